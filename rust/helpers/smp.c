@@ -1,0 +1,22 @@
+// SPDX-License-Identifier: GPL-2.0
+
+#include <linux/irqflags.h>
+#include <linux/preempt.h>
+#include <linux/smp.h>
+
+__rust_helper bool rust_helper_in_task(void)
+{
+	return in_task();
+}
+
+__rust_helper bool rust_helper_irqs_disabled(void)
+{
+	return irqs_disabled();
+}
+
+#ifndef CONFIG_SMP
+__rust_helper void rust_helper_smp_call_function(smp_call_func_t func, void *info, int wait)
+{
+	smp_call_function(func, info, wait);
+}
+#endif

@@ -1,0 +1,269 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Probes: code that runs whenever a tracepoint of the kernel is passed.
+//!
+//! C header: [`include/linux/tracepoint.h`](srctree/include/linux/tracepoint.h)
+
+use crate::{
+    bindings,
+    error::to_result,
+    ffi::{
+        c_char,
+        c_ulong,
+        c_void, //
+    },
+    prelude::*,
+    str::CStr, //
+};
+use core::{
+    marker::{
+        PhantomData,
+        PhantomPinned, //
+    },
+    ptr::{
+        self,
+        NonNull, //
+    },
+};
+
+/// A tracepoint that a [`Probe`] can be attached to.
+///
+/// Implemented by [`declare_tracepoints!`](crate::declare_tracepoints), not by hand.
+///
+/// # Safety
+///
+/// What [`Self::callback()`] returns must be callable as a probe of the tracepoint called
+/// [`Self::NAME`], with a pointer to a `P` as its data.
+pub unsafe trait Tracepoint: Sized {
+    /// The tracepoint's name, without `trace_`.
+    const NAME: &'static CStr;
+
+    /// What the tracepoint passes to its probes.
+    type Args;
+
+    /// The C function to register for the probe type `P`.
+    fn callback<P: Probe<Self>>() -> *mut c_void;
+}
+
+/// Code to run when the tracepoint `T` is passed.
+pub trait Probe<T: Tracepoint>: Sync {
+    /// Called each time, on the CPU that passes the tracepoint.
+    ///
+    /// # Context
+    ///
+    /// That of the tracepoint, which may be a hard interrupt or an exception handler: it must not
+    /// sleep. It may be entered again on the same CPU while it runs, if what it does passes the
+    /// tracepoint.
+    fn fire(&self, args: &T::Args);
+}
+
+/// A probe that is attached to the tracepoint `T` as long as this object exists.
+///
+/// Dropping it detaches the probe and waits until it runs nowhere any more, so neither the probe
+/// nor its code can go away under a CPU that is inside of it. Dropping may sleep.
+///
+/// # Examples
+///
+/// ```
+/// use kernel::sync::atomic::{Atomic, Relaxed};
+/// use kernel::tracepoint::probe::{CsdFunctionEntry, Probe, Registration, Tracepoint};
+///
+/// struct Count(Atomic<i32>);
+///
+/// impl Probe<CsdFunctionEntry> for Count {
+///     fn fire(&self, _args: &<CsdFunctionEntry as Tracepoint>::Args) {
+///         self.0.fetch_add(1, Relaxed);
+///     }
+/// }
+///
+/// let counting = KBox::pin_init(
+///     Registration::<CsdFunctionEntry, _>::new(Count(Atomic::new(0))),
+///     GFP_KERNEL,
+/// )?;
+/// kernel::smp::on_each_cpu(|_| {})?;
+/// assert!(counting.probe().0.load(Relaxed) > 0);
+/// # Ok::<(), Error>(())
+/// ```
+///
+/// # Invariants
+///
+/// `T::callback::<P>()` is registered for `tracepoint` with a pointer to `probe` as its data.
+#[pin_data(PinnedDrop)]
+pub struct Registration<T: Tracepoint, P: Probe<T>> {
+    tracepoint: NonNull<bindings::tracepoint>,
+    probe: P,
+    _declaration: PhantomData<fn(T)>,
+
+    /// The tracepoint keeps the address of `probe`.
+    #[pin]
+    _pin: PhantomPinned,
+}
+
+// SAFETY: A tracepoint can be unregistered from any task, and is never freed while it belongs to
+// the kernel image.
+unsafe impl<T: Tracepoint, P: Probe<T> + Send> Send for Registration<T, P> {}
+
+// SAFETY: A shared registration gives access to nothing but a shared `P`, which is `Sync`.
+unsafe impl<T: Tracepoint, P: Probe<T>> Sync for Registration<T, P> {}
+
+impl<T: Tracepoint, P: Probe<T>> Registration<T, P> {
+    /// Attaches `probe`; it may run before this returns.
+    ///
+    /// # Context
+    ///
+    /// May sleep.
+    ///
+    /// # Errors
+    ///
+    /// [`ENOENT`] when the kernel image has no tracepoint of that name: only those are searched,
+    /// because one that belongs to a module could vanish with it. [`ENOMEM`] when out of memory.
+    pub fn new(probe: P) -> impl PinInit<Self, Error> {
+        try_pin_init!(&this in Self {
+            tracepoint: find(T::NAME).ok_or(ENOENT)?,
+            probe,
+            _declaration: PhantomData,
+            _pin: PhantomPinned,
+            // INVARIANT: Registered as the last step, with the address that `probe` keeps because
+            // `Self` is pinned.
+            _: {
+                // SAFETY: All fields are initialised, so the probe may fire at once. The tracepoint
+                // comes from the kernel image, and by the safety requirements of `Tracepoint` the
+                // callback fits it. The data stays valid until `drop()` has synchronised.
+                to_result(unsafe {
+                    bindings::tracepoint_probe_register(
+                        tracepoint.as_ptr(),
+                        T::callback::<P>(),
+                        (&raw mut (*this.as_ptr()).probe).cast(),
+                    )
+                })?;
+            },
+        }? Error)
+    }
+
+    /// The probe.
+    pub fn probe(&self) -> &P {
+        &self.probe
+    }
+}
+
+#[pinned_drop]
+impl<T: Tracepoint, P: Probe<T>> PinnedDrop for Registration<T, P> {
+    fn drop(self: Pin<&mut Self>) {
+        // SAFETY: By the type invariant this very combination is registered. Afterwards no CPU
+        // starts the probe, and after the synchronisation none is inside of it.
+        unsafe {
+            bindings::tracepoint_probe_unregister(
+                self.tracepoint.as_ptr(),
+                T::callback::<P>(),
+                ptr::from_ref(&self.probe).cast_mut().cast(),
+            );
+            bindings::tracepoint_synchronize_unregister();
+        }
+    }
+}
+
+/// Searches the tracepoints of the kernel image.
+fn find(name: &CStr) -> Option<NonNull<bindings::tracepoint>> {
+    struct Search<'a> {
+        name: &'a CStr,
+        found: Option<NonNull<bindings::tracepoint>>,
+    }
+
+    /// # Safety
+    ///
+    /// `tracepoint` must be valid, and `search` point to a [`Search`] that nobody else uses.
+    unsafe extern "C" fn compare(tracepoint: *mut bindings::tracepoint, search: *mut c_void) {
+        // SAFETY: By the safety requirements.
+        let search = unsafe { &mut *search.cast::<Search<'_>>() };
+        // SAFETY: By the safety requirements; a tracepoint's name is a string that is never freed.
+        let name = unsafe { CStr::from_char_ptr((*tracepoint).name.cast::<c_char>()) };
+        if name == search.name {
+            search.found = NonNull::new(tracepoint);
+        }
+    }
+
+    let mut search = Search { name, found: None };
+    // SAFETY: `compare` is called with the tracepoints of the kernel image only and with the
+    // pointer given here, and never after this returns.
+    unsafe {
+        bindings::for_each_kernel_tracepoint(Some(compare), (&raw mut search).cast::<c_void>())
+    };
+    search.found
+}
+
+/// Declares tracepoints of the kernel image that probes can be attached to.
+///
+/// The arguments are those of the tracepoint's `TP_PROTO()`. Each declaration is compared with the
+/// C prototype when it is compiled, so the header with the `TRACE_EVENT()` has to be part of
+/// `rust/bindings/bindings_helper.h`.
+///
+/// # Examples
+///
+/// ```ignore
+/// kernel::declare_tracepoints! {
+///     /// Passed when a page fault in kernel mode is about to be handled.
+///     pub enum PageFaultKernel = page_fault_kernel(
+///         address: c_ulong, regs: *mut bindings::pt_regs, cause: c_ulong,
+///     );
+/// }
+/// ```
+#[macro_export]
+macro_rules! declare_tracepoints {
+    ($(
+        $(#[$attr:meta])*
+        $vis:vis enum $type:ident = $name:ident($($arg:ident: $arg_type:ty),* $(,)?);
+    )*) => {$(
+        $(#[$attr])*
+        $vis enum $type {}
+
+        $crate::macros::paste! {
+            const _: unsafe extern "C" fn(*mut $crate::ffi::c_void, $($arg_type),*)
+                -> $crate::ffi::c_int = $crate::bindings::[< __traceiter_ $name >];
+        }
+
+        // SAFETY: The arguments have just been compared with the C prototype. The callback reads
+        // its data as a `P`, as the trait asks.
+        unsafe impl $crate::tracepoint::probe::Tracepoint for $type {
+            const NAME: &'static $crate::str::CStr = $crate::c_str!(stringify!($name));
+
+            type Args = ($($arg_type,)*);
+
+            fn callback<P: $crate::tracepoint::probe::Probe<Self>>() -> *mut $crate::ffi::c_void {
+                /// # Safety
+                ///
+                /// `data` must point to a valid `P` that may be shared.
+                unsafe extern "C" fn callback<P: $crate::tracepoint::probe::Probe<$type>>(
+                    data: *mut $crate::ffi::c_void,
+                    $($arg: $arg_type),*
+                ) {
+                    // SAFETY: By the safety requirements.
+                    let probe = unsafe { &*data.cast_const().cast::<P>() };
+                    probe.fire(&($($arg,)*));
+                }
+
+                callback::<P> as *mut $crate::ffi::c_void
+            }
+        }
+    )*};
+}
+
+declare_tracepoints! {
+    /// Passed before a function runs that another CPU, or this one, asked for with
+    /// `smp_call_function()` and its relatives.
+    ///
+    /// C header: [`include/trace/events/csd.h`](srctree/include/trace/events/csd.h)
+    pub enum CsdFunctionEntry = csd_function_entry(
+        func: bindings::smp_call_func_t,
+        csd: *mut bindings::call_single_data_t,
+    );
+
+    /// Passed when a page fault that was taken in kernel mode is about to be handled. The arguments
+    /// are the address, the registers and the architecture's error code. riscv and x86 have it.
+    ///
+    /// C header: [`include/trace/events/exceptions.h`](srctree/include/trace/events/exceptions.h)
+    pub enum PageFaultKernel = page_fault_kernel(
+        address: c_ulong,
+        regs: *mut bindings::pt_regs,
+        error_code: c_ulong,
+    );
+}

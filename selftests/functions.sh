@@ -1,0 +1,66 @@
+# SPDX-License-Identifier: GPL-2.0
+#
+# What the test scripts of this folder have in common. A test is a module that
+# runs when it is loaded, and that loads only if it passes.
+
+DIR="$(dirname "$(readlink -f "$0")")"
+
+# Two levels up in the source tree and with TARGETS=riscv/lazy_map, one with
+# TARGETS=riscv, which installs all its subfolders into one.
+for helpers in "$DIR"/../../kselftest/ktap_helpers.sh \
+	       "$DIR"/../kselftest/ktap_helpers.sh "$DIR"/ktap_helpers.sh; do
+	if [ -r "$helpers" ]; then
+		. "$helpers"
+		break
+	fi
+done
+if [ -z "$KSFT_SKIP" ]; then
+	echo "$0: ktap_helpers.sh is missing: install kselftest as a whole" >&2
+	exit 1
+fi
+
+# skip_test REASON: end the script, nothing of it can run here
+skip_test()
+{
+	ktap_skip_all "$@"
+	exit "$KSFT_SKIP"
+}
+
+# require_module NAME: skip unless NAME.ko was built and may be loaded
+require_module()
+{
+	[ "$(id -u)" -eq 0 ] || skip_test "must be run as root"
+	[ -e "$DIR/test_modules/$1.ko" ] ||
+		skip_test "$1.ko is missing: build with KDIR= set to a kernel with CONFIG_RUST"
+}
+
+# require_tracepoint SYSTEM NAME: skip if tracefs tells that there is no such event
+require_tracepoint()
+{
+	for events in /sys/kernel/tracing/events /sys/kernel/debug/tracing/events; do
+		[ -d "$events" ] || continue
+		[ -d "$events/$1/$2" ] || skip_test "no tracepoint $2 in this kernel"
+		return
+	done
+}
+
+# run_module TEST NAME [PARAMETER=VALUE...]: one test case, with the module's
+# own words as diagnostics
+run_module()
+{
+	local test="$1" module="$2" status
+	shift 2
+
+	dmesg -c > /dev/null
+	insmod "$DIR/test_modules/$module.ko" "$@"
+	status=$?
+	dmesg | sed -n "s/^\(\[[^]]*\] \)\{0,1\}$module: /# /p"
+	if [ "$status" -ne 0 ]; then
+		ktap_test_fail "$test"
+	elif ! rmmod "$module"; then
+		ktap_print_msg "$module cannot be unloaded"
+		ktap_test_fail "$test"
+	else
+		ktap_test_pass "$test"
+	fi
+}

@@ -1,0 +1,15 @@
+#!/bin/sh
+# SPDX-License-Identifier: GPL-2.0
+#
+# Touch new kernel mappings from tracepoints, as early as they exist. A kernel
+# that cannot stand it dies: the loop ends in a kernel stack overflow.
+
+. "$(dirname "$0")/functions.sh"
+
+ktap_print_header
+require_module lazy_map_trace
+require_tracepoint csd csd_function_entry
+require_tracepoint exceptions page_fault_kernel
+ktap_set_plan 1
+run_module new_mapping_touched_from_tracepoint lazy_map_trace "$@"
+ktap_finished
