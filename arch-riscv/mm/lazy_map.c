@@ -9,8 +9,10 @@
 #include <linux/cache.h>
 #include <linux/cacheflush.h>
 #include <linux/cpumask.h>
-#include <asm/asm-prototypes.h>
+#include <linux/smp.h>
 #include <asm/barrier.h>
+#include <asm/lazy_map.h>
+#include <asm/tlbflush.h>
 
 /*
  * One bit per possible CPU. Set: the hart has fenced since the last mapping
@@ -44,7 +46,8 @@ void flush_cache_vmap(unsigned long start, unsigned long end)
 	 * that find a mark already there: an earlier mark is only as good as a
 	 * new one if the hart that is about to clear it sees these PTEs.
 	 *
-	 * Pairs with the amoor.d.aq and the sfence.vma in lazy_map_check.
+	 * Pairs with the amoor.d.aq and the sfence.vma in lazy_map_check, and
+	 * with the smp_mb__after_atomic() in lazy_map_sync().
 	 */
 	smp_mb();
 
@@ -52,4 +55,24 @@ void flush_cache_vmap(unsigned long start, unsigned long end)
 		if (READ_ONCE(words[i]))
 			WRITE_ONCE(words[i], 0);
 	}
+}
+
+/**
+ * lazy_map_sync() - make everything that was announced visible to this hart
+ *
+ * What lazy_map_check does after a fault, for those who cannot afford one.
+ *
+ * Context: Any in which the task cannot move to another hart.
+ */
+void lazy_map_sync(void)
+{
+	cpumask_set_cpu(smp_processor_id(), &lazy_map_synced);
+
+	/*
+	 * A mark that was overwritten comes before the walks that follow the
+	 * fence, so they see what it announced. Pairs with the smp_mb() in
+	 * flush_cache_vmap().
+	 */
+	smp_mb__after_atomic();
+	local_flush_tlb_all();
 }

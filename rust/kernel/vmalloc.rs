@@ -25,7 +25,7 @@ use core::ptr::NonNull;
 /// Number of 64-bit words in a page.
 pub const WORDS_PER_PAGE: usize = PAGE_SIZE / size_of::<u64>();
 
-/// A range of addresses whose pages are mapped one after the other.
+/// A range of addresses whose pages are mapped one at a time, in any order.
 ///
 /// All addresses are known, and can be looked up with [`Self::word()`], before anything is mapped
 /// there. What is mapped stays mapped until the area is dropped, which needs exclusive access: that
@@ -39,7 +39,7 @@ pub const WORDS_PER_PAGE: usize = PAGE_SIZE / size_of::<u64>();
 ///
 /// let area = SparseArea::new(2, |word| word as u64)?;
 /// assert!(area.word(0).is_none());
-/// assert_eq!(area.map_next()?, 0);
+/// area.map(0)?;
 /// assert_eq!(area.word(3).map(|word| word.load(Relaxed)), Some(3));
 /// # Ok::<(), Error>(())
 /// ```
@@ -47,17 +47,23 @@ pub const WORDS_PER_PAGE: usize = PAGE_SIZE / size_of::<u64>();
 /// # Invariants
 ///
 /// `area` is a sparse area that we own, of exactly `pages.len()` pages. Page `i` of the area is
-/// either not mapped or mapped to `pages[i]`; those at `next` and above are not mapped.
+/// either not mapped or mapped to the page of `pages[i]`; it is not mapped if that is not claimed.
 pub struct SparseArea {
     area: NonNull<bindings::vm_struct>,
-    pages: KVec<Page>,
-    next: Atomic<usize>,
+    pages: KVec<SparsePage>,
+}
+
+/// A page of a [`SparseArea`].
+struct SparsePage {
+    page: Page,
+    /// Not 0 once somebody maps the page; nobody else may then.
+    claimed: Atomic<i32>,
 }
 
 // SAFETY: Nothing in an area belongs to the task that created it.
 unsafe impl Send for SparseArea {}
 
-// SAFETY: `map_next()` gives each page to one caller only, and words are atomics.
+// SAFETY: Each page is mapped by the one caller that claims it, and words are atomics.
 unsafe impl Sync for SparseArea {}
 
 impl SparseArea {
@@ -92,7 +98,8 @@ impl SparseArea {
                     )
                 }?;
             }
-            pages.push(page, GFP_KERNEL)?;
+            let claimed = Atomic::new(0);
+            pages.push(SparsePage { page, claimed }, GFP_KERNEL)?;
         }
 
         Self::reserve(pages)
@@ -101,7 +108,7 @@ impl SparseArea {
     /// Reserves addresses for `pages`.
     // Not generic and not inlined: `get_vm_area()` is not exported to modules.
     #[inline(never)]
-    fn reserve(pages: KVec<Page>) -> Result<Self> {
+    fn reserve(pages: KVec<SparsePage>) -> Result<Self> {
         // SAFETY: Always safe to call in a context that may sleep.
         let area =
             unsafe { bindings::get_vm_area(pages.len() * PAGE_SIZE, bindings::VM_SPARSE as usize) };
@@ -109,7 +116,6 @@ impl SparseArea {
         Ok(Self {
             area: NonNull::new(area).ok_or(ENOMEM)?,
             pages,
-            next: Atomic::new(0),
         })
     }
 
@@ -118,7 +124,7 @@ impl SparseArea {
         self.pages.len()
     }
 
-    /// Maps the first page that is not mapped yet and returns its number.
+    /// Maps page `index` of the area.
     ///
     /// # Context
     ///
@@ -126,24 +132,22 @@ impl SparseArea {
     ///
     /// # Errors
     ///
-    /// [`ENOSPC`] when all pages have been mapped, [`ENOMEM`] when there is no memory for a page
-    /// table; the page stays unmapped for good then.
-    pub fn map_next(&self) -> Result<usize> {
-        let index = self.next.fetch_add(1, Relaxed);
-        let page = self.pages.get(index).ok_or_else(|| {
-            self.next.fetch_add(usize::MAX, Relaxed);
-            ENOSPC
-        })?;
+    /// [`EINVAL`] when the area has no such page, [`EBUSY`] when the page has been mapped before,
+    /// [`ENOMEM`] when there is no memory for a page table; the page stays unmapped for good then.
+    pub fn map(&self, index: usize) -> Result {
+        let page = self.pages.get(index).ok_or(EINVAL)?;
+        if page.claimed.xchg(1, Relaxed) != 0 {
+            return Err(EBUSY);
+        }
 
         let start = self.address(index);
-        let mut page = page.as_ptr();
-        // INVARIANT: Only this call got `index`, so the page was not mapped.
+        let mut page = page.page.as_ptr();
+        // INVARIANT: Only this call claimed the page, so it was not mapped.
         // SAFETY: `start` and its page lie within the area that we own, which is sparse; the page
         // outlives the mapping because `drop()` frees the area first.
         to_result(unsafe {
             bindings::vm_area_map_pages(self.area.as_ptr(), start, start + PAGE_SIZE, &mut page)
-        })?;
-        Ok(index)
+        })
     }
 
     /// Word `index` of the area, or [`None`] as long as the page table has no valid entry for it.
@@ -169,7 +173,8 @@ impl SparseArea {
         Some(unsafe { Atomic::from_ptr(address as *mut u64) })
     }
 
-    fn address(&self, page: usize) -> usize {
+    /// The address at which page `page` is, or will be, mapped.
+    pub fn address(&self, page: usize) -> usize {
         // SAFETY: By the type invariant.
         unsafe { (*self.area.as_ptr()).addr as usize + page * PAGE_SIZE }
     }

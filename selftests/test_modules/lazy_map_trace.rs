@@ -11,6 +11,7 @@
 //! Loading the module runs the test. It loads only if the test passes.
 
 use kernel::{
+    page::PAGE_SIZE,
     prelude::*,
     smp,
     sync::{
@@ -42,35 +43,58 @@ module! {
     params: {
         rounds: u32 {
             default: 4,
-            description: "Number of areas that are used one after the other, 1 to 1000 (default 4)",
+            description: "How often new areas are made, 1 to 1000000 (default 4)",
         },
-        pages: u32 {
-            default: 32,
-            description: "Pages in each area, 1 to 4096; each is a new mapping (default 32)",
+        areas: u32 {
+            default: 4,
+            description: "Areas that exist at once, 1 to 1024 (default 4)",
+        },
+        size: u32 {
+            default: 32768,
+            description: "Size of an area in bytes, 4096 to 16777216 (default 32768)",
         },
     },
 }
 
 /// What the word at the start of page `page` must contain.
-fn pattern(round: u32, page: usize) -> u64 {
-    (u64::from(round) << 32 | page as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1
+fn pattern(seed: u64, page: usize) -> u64 {
+    (seed + page as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1
 }
 
-/// A new area, and what the probes found there.
+/// New areas, and what the probes found there.
 struct Target {
-    area: SparseArea,
-    round: u32,
-    /// The page that is being mapped.
+    areas: KVec<SparseArea>,
+    seed: u64,
+    /// The area that is being mapped, and its page.
+    area: Atomic<usize>,
     page: Atomic<usize>,
     touches: Atomic<u64>,
     corrupt: Atomic<u64>,
 }
 
 impl Target {
+    fn new(round: u32, areas: usize, pages: usize) -> Result<Self> {
+        let seed = u64::from(round) << 32;
+        let mut target = Self {
+            areas: KVec::with_capacity(areas, GFP_KERNEL)?,
+            seed,
+            area: Atomic::new(0),
+            page: Atomic::new(0),
+            touches: Atomic::new(0),
+            corrupt: Atomic::new(0),
+        };
+        for _ in 0..areas {
+            let area = SparseArea::new(pages, |word| pattern(seed, word / WORDS_PER_PAGE))?;
+            target.areas.push(area, GFP_KERNEL)?;
+        }
+        Ok(target)
+    }
+
     fn touch(&self) {
         let page = self.page.load(Relaxed);
-        if let Some(word) = self.area.word(page * WORDS_PER_PAGE) {
-            if word.load(Relaxed) != pattern(self.round, page) {
+        let area = self.areas.get(self.area.load(Relaxed));
+        if let Some(word) = area.and_then(|area| area.word(page * WORDS_PER_PAGE)) {
+            if word.load(Relaxed) != pattern(self.seed, page) {
                 self.corrupt.fetch_add(1, Relaxed);
             }
             self.touches.fetch_add(1, Relaxed);
@@ -102,31 +126,26 @@ where
     })
 }
 
-/// Maps `pages` pages one after the other under the eyes of the tracers; returns the touches.
-fn run(round: u32, pages: usize) -> Result<u64> {
-    let target = Arc::new(
-        Target {
-            area: SparseArea::new(pages, |word| pattern(round, word / WORDS_PER_PAGE))?,
-            round,
-            page: Atomic::new(0),
-            touches: Atomic::new(0),
-            corrupt: Atomic::new(0),
-        },
-        GFP_KERNEL,
-    )?;
+/// Maps page after page of new areas under the eyes of the tracers; returns the touches.
+fn run(round: u32, areas: usize, pages: usize) -> Result<u64> {
+    let target = Arc::new(Target::new(round, areas, pages)?, GFP_KERNEL)?;
     let calls = attach::<CsdFunctionEntry>(&target)?;
     let faults = attach::<PageFaultKernel>(&target)?;
 
-    for page in 0..pages {
-        target.page.store(page, Relaxed);
-        // A kernel that flushes here calls all CPUs, and so fires the first probe.
-        target.area.map_next()?;
-        // One that does not is made to: the touch on each CPU is the first one there.
-        let before = target.touches.load(Relaxed);
-        smp::on_each_cpu(|_| {})?;
-        if target.touches.load(Relaxed) == before {
-            pr_err!("round {round}, page {page}: no probe touched the new page\n");
-            return Err(ENODATA);
+    for (number, area) in target.areas.iter().enumerate() {
+        for page in 0..pages {
+            // Probes that see the new area with the old page find it unmapped, or touch it early.
+            target.page.store(page, Relaxed);
+            target.area.store(number, Relaxed);
+            // A kernel that flushes here calls all CPUs, and so fires the first probe.
+            area.map(page)?;
+            // One that does not is made to: the touch on each CPU is the first one there.
+            let before = target.touches.load(Relaxed);
+            smp::on_each_cpu(|_| {})?;
+            if target.touches.load(Relaxed) == before {
+                pr_err!("round {round}, area {number}, page {page}: no probe touched it\n");
+                return Err(ENODATA);
+            }
         }
     }
 
@@ -145,19 +164,25 @@ struct LazyMapTrace;
 impl kernel::Module for LazyMapTrace {
     fn init(_module: &'static ThisModule) -> Result<Self> {
         let rounds = module_parameters::rounds.value();
-        let pages = module_parameters::pages.value();
-        if !(1..=1000).contains(&rounds) {
-            pr_err!("rounds={rounds}: want 1 to 1000\n");
+        let areas = module_parameters::areas.value();
+        let size = module_parameters::size.value();
+        if !(1..=1_000_000).contains(&rounds) {
+            pr_err!("rounds={rounds}: want 1 to 1000000\n");
             return Err(EINVAL);
         }
-        if !(1..=4096).contains(&pages) {
-            pr_err!("pages={pages}: want 1 to 4096\n");
+        if !(1..=1024).contains(&areas) {
+            pr_err!("areas={areas}: want 1 to 1024\n");
+            return Err(EINVAL);
+        }
+        if !(4096..=16 << 20).contains(&size) {
+            pr_err!("size={size}: want 4096 to 16777216\n");
             return Err(EINVAL);
         }
 
+        let pages = size as usize / PAGE_SIZE;
         let mut touches = 0;
         for round in 0..rounds {
-            touches += run(round, pages as usize).inspect_err(|_| pr_err!("FAIL\n"))?;
+            touches += run(round, areas as usize, pages).inspect_err(|_| pr_err!("FAIL\n"))?;
         }
         pr_info!("touches: {touches}\n");
         pr_info!("PASS\n");

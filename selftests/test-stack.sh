@@ -1,0 +1,13 @@
+#!/bin/sh
+# SPDX-License-Identifier: GPL-2.0
+#
+# Trap on a stack of which a page is new. A kernel that cannot stand it dies: the
+# exception entry saves registers before it can handle another trap.
+
+. "$(dirname "$0")/functions.sh"
+
+ktap_print_header
+require_module lazy_map_stack
+ktap_set_plan 1
+run_module new_stack_page_used_by_trap lazy_map_stack "$@"
+ktap_finished
