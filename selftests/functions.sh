@@ -48,13 +48,15 @@ require_tracepoint()
 # own words as diagnostics
 run_module()
 {
-	local test="$1" module="$2" status
+	local test="$1" module="$2" status start
 	shift 2
 
-	dmesg -c > /dev/null
+	# The kernel's log is not ours to clear: print what follows this line.
+	start="$module: start of test $$"
+	echo "$start" > /dev/kmsg
 	insmod "$DIR/test_modules/$module.ko" "$@"
 	status=$?
-	dmesg | sed -n "s/^\(\[[^]]*\] \)\{0,1\}$module: /# /p"
+	dmesg | sed -n "/$start/,\$s/^\(\[[^]]*\] *\)*$module: /# /p" | sed 1d
 	if [ "$status" -ne 0 ]; then
 		ktap_test_fail "$test"
 	elif ! rmmod "$module"; then

@@ -32,6 +32,11 @@
  * clears it again, which costs one needless retry; the other way round the
  * announcement would be lost.
  *
+ * The AMO also is the load that tests the bit. A plain load could be satisfied
+ * too early, before the hart saw the pointer through which it came to the new
+ * mapping; a store, and so an AMO, is not executed ahead of the branches and
+ * addresses that lead to it.
+ *
  * .aq: the walk of the retried access comes after the AMO. Together with
  * sfence.vma it pairs with the smp_mb() in flush_cache_vmap(): an AMO that
  * overwrites a mark is followed by a walk that sees the PTEs which were stored
@@ -41,7 +46,7 @@
  */
 .macro lazy_map_check
 	csrr	sp, CSR_TVAL
-	bgez	sp, .Llazy_map_done	/* an interrupt or a user address */
+	bgez	sp, .Llazy_map_done	/* an interrupt, a user address */
 	csrr	sp, CSR_CAUSE
 	andi	sp, sp, LAZY_MAP_CAUSE_BIT
 	beqz	sp, .Llazy_map_done	/* a breakpoint, an access fault ... */
@@ -49,7 +54,11 @@
 	REG_S	a0, TASK_TI_LAZY_MAP_A0(tp)
 	REG_S	a1, TASK_TI_LAZY_MAP_A1(tp)
 	lw	a1, TASK_TI_CPU_NUM(tp)
+	/* gp may be anything here, so the linker must not use it */
+.option push
+.option norelax
 	lla	a0, lazy_map_synced
+.option pop
 	srli	sp, a1, 6
 	slli	sp, sp, 3
 	add	a0, a0, sp

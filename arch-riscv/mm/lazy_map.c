@@ -30,7 +30,8 @@ struct cpumask lazy_map_synced ____cacheline_aligned_in_smp;
  * @end: end of the new mappings, exclusive
  *
  * The PTEs have been stored before the call. All kernel addresses are treated
- * alike, whatever they are used for, so the range does not matter.
+ * alike, whatever they are used for, so the range does not matter. Who passes
+ * an address on to another hart afterwards does so with release semantics.
  *
  * Context: Any, including interrupts disabled and NMI. Takes no lock, sends no
  * IPI, executes no sfence.vma; stores nothing if no hart has fenced since the
@@ -62,11 +63,15 @@ void flush_cache_vmap(unsigned long start, unsigned long end)
  *
  * What lazy_map_check does after a fault, for those who cannot afford one.
  *
- * Context: Any in which the task cannot move to another hart.
+ * Context: Interrupts disabled: what is touched between the bit and the fence
+ * had better be visible.
  */
-void lazy_map_sync(void)
+noinstr void lazy_map_sync(void)
 {
-	cpumask_set_cpu(smp_processor_id(), &lazy_map_synced);
+	unsigned int cpu = raw_smp_processor_id();
+
+	/* Instrumentation could touch what is new after the bit says that nothing is */
+	arch_set_bit(cpu, cpumask_bits(&lazy_map_synced));
 
 	/*
 	 * A mark that was overwritten comes before the walks that follow the

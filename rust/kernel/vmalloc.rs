@@ -15,9 +15,15 @@ use crate::{
         PAGE_SIZE, //
     },
     prelude::*,
-    sync::atomic::{
-        Atomic,
-        Relaxed, //
+    sync::{
+        atomic::{
+            Acquire,
+            Atomic,
+            Full,
+            Relaxed,
+            Release, //
+        },
+        barrier::smp_mb, //
     },
 };
 use core::ptr::NonNull;
@@ -27,9 +33,9 @@ pub const WORDS_PER_PAGE: usize = PAGE_SIZE / size_of::<u64>();
 
 /// A range of addresses whose pages are mapped one at a time, in any order.
 ///
-/// All addresses are known, and can be looked up with [`Self::word()`], before anything is mapped
-/// there. What is mapped stays mapped until the area is dropped, which needs exclusive access: that
-/// is why a word, once found, can be used without a lock.
+/// All addresses are known before anything is mapped there. What is mapped stays mapped until the
+/// area is dropped, which needs exclusive access: that is why a word, once found, can be used
+/// without a lock. Dropping may sleep.
 ///
 /// # Examples
 ///
@@ -47,7 +53,8 @@ pub const WORDS_PER_PAGE: usize = PAGE_SIZE / size_of::<u64>();
 /// # Invariants
 ///
 /// `area` is a sparse area that we own, of exactly `pages.len()` pages. Page `i` of the area is
-/// either not mapped or mapped to the page of `pages[i]`; it is not mapped if that is not claimed.
+/// either not mapped or mapped to the page of `pages[i]`. It is not mapped in the state [`UNUSED`],
+/// and mapped and announced to all CPUs in the state [`MAPPED`].
 pub struct SparseArea {
     area: NonNull<bindings::vm_struct>,
     pages: KVec<SparsePage>,
@@ -56,9 +63,16 @@ pub struct SparseArea {
 /// A page of a [`SparseArea`].
 struct SparsePage {
     page: Page,
-    /// Not 0 once somebody maps the page; nobody else may then.
-    claimed: Atomic<i32>,
+    /// One of the states below.
+    state: Atomic<i32>,
 }
+
+/// Nobody has asked for the page to be mapped.
+const UNUSED: i32 = 0;
+/// Somebody maps the page; nobody else may.
+const CLAIMED: i32 = 1;
+/// The page is mapped.
+const MAPPED: i32 = 2;
 
 // SAFETY: Nothing in an area belongs to the task that created it.
 unsafe impl Send for SparseArea {}
@@ -98,8 +112,8 @@ impl SparseArea {
                     )
                 }?;
             }
-            let claimed = Atomic::new(0);
-            pages.push(SparsePage { page, claimed }, GFP_KERNEL)?;
+            let state = Atomic::new(UNUSED);
+            pages.push(SparsePage { page, state }, GFP_KERNEL)?;
         }
 
         Self::reserve(pages)
@@ -134,49 +148,80 @@ impl SparseArea {
     ///
     /// [`EINVAL`] when the area has no such page, [`EBUSY`] when the page has been mapped before,
     /// [`ENOMEM`] when there is no memory for a page table; the page stays unmapped for good then.
+    // Not inlined: `vm_area_map_pages()` is not exported to modules.
+    #[inline(never)]
     pub fn map(&self, index: usize) -> Result {
-        let page = self.pages.get(index).ok_or(EINVAL)?;
-        if page.claimed.xchg(1, Relaxed) != 0 {
+        let sparse_page = self.pages.get(index).ok_or(EINVAL)?;
+        if sparse_page.state.cmpxchg(UNUSED, CLAIMED, Relaxed).is_err() {
             return Err(EBUSY);
         }
 
-        let start = self.address(index);
-        let mut page = page.page.as_ptr();
+        let start = self.start() as usize + index * PAGE_SIZE;
+        let mut page = sparse_page.page.as_ptr();
+        // Orders what the page contains before its PTE; pairs with the barrier in `peek()`.
+        smp_mb(Full);
         // INVARIANT: Only this call claimed the page, so it was not mapped.
         // SAFETY: `start` and its page lie within the area that we own, which is sparse; the page
         // outlives the mapping because `drop()` frees the area first.
         to_result(unsafe {
             bindings::vm_area_map_pages(self.area.as_ptr(), start, start + PAGE_SIZE, &mut page)
-        })
+        })?;
+        // Pairs with the load in `word()`.
+        sparse_page.state.store(MAPPED, Release);
+        Ok(())
     }
 
-    /// Word `index` of the area, or [`None`] as long as the page table has no valid entry for it.
-    ///
-    /// That this returns a word does not mean that the CPU already sees the mapping: it may be so
-    /// new that the CPU that makes it has not announced it to the others.
+    /// Word `index` of the area, or [`None`] if [`Self::map()`] has not returned for its page yet.
     ///
     /// # Context
     ///
     /// Any.
     pub fn word(&self, index: usize) -> Option<&Atomic<u64>> {
-        if index / WORDS_PER_PAGE >= self.pages.len() {
-            return None;
-        }
-        let address = self.address(0) + index * size_of::<u64>();
-        // SAFETY: The address lies in the vmalloc range. Page tables of that range are never freed,
-        // so the walk needs no lock.
-        if unsafe { bindings::vmalloc_to_page(address as *const c_void) }.is_null() {
+        let page = self.pages.get(index / WORDS_PER_PAGE)?;
+        if page.state.load(Acquire) != MAPPED {
             return None;
         }
         // SAFETY: By the type invariant one of our pages is mapped there, until `self` is dropped.
         // The address is aligned, the memory initialised and accessed through atomics only.
-        Some(unsafe { Atomic::from_ptr(address as *mut u64) })
+        Some(unsafe { Atomic::from_ptr(self.start().wrapping_add(index)) })
     }
 
-    /// The address at which page `page` is, or will be, mapped.
-    pub fn address(&self, page: usize) -> usize {
+    /// Reads word `index` of the area, or [`None`] if the page table has no valid entry for it.
+    ///
+    /// This is earlier than an access is allowed: as long as [`Self::map()`] has not returned, the
+    /// new mapping may not have been announced to the calling CPU. If the CPU caches invalid
+    /// translations, the access may fault, and the fault may be fatal to the kernel. It exists for
+    /// tests of exactly that.
+    ///
+    /// # Context
+    ///
+    /// Any.
+    pub fn peek(&self, index: usize) -> Option<u64> {
+        if index / WORDS_PER_PAGE >= self.pages.len() {
+            return None;
+        }
+        let word = self.start().wrapping_add(index);
+        // SAFETY: The address lies in the vmalloc range. Page tables of that range are not freed
+        // while the area exists, so the walk needs no lock.
+        if unsafe { bindings::vmalloc_to_page(word.cast()) }.is_null() {
+            return None;
+        }
+        // Orders the PTE before what the page contains; pairs with the barrier in `map()`.
+        smp_mb(Full);
+        // SAFETY: By the type invariant one of our pages is mapped there, until `self` is dropped.
+        // The address is aligned, the memory initialised and accessed through atomics only.
+        Some(unsafe { Atomic::from_ptr(word) }.load(Relaxed))
+    }
+
+    /// The address at which page `index` is, or will be, mapped; [`None`] if there is no such page.
+    pub fn address(&self, index: usize) -> Option<usize> {
+        (index < self.pages.len()).then(|| self.start() as usize + index * PAGE_SIZE)
+    }
+
+    /// Word 0 of the area.
+    fn start(&self) -> *mut u64 {
         // SAFETY: By the type invariant.
-        unsafe { (*self.area.as_ptr()).addr as usize + page * PAGE_SIZE }
+        unsafe { (*self.area.as_ptr()).addr.cast() }
     }
 }
 

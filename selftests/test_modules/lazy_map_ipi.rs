@@ -18,11 +18,9 @@ use kernel::{
     sync::{
         atomic::{
             Atomic,
-            Full,
             Relaxed, //
         },
-        Arc,
-        Completion, //
+        Arc, //
     },
     workqueue::{
         self,
@@ -64,7 +62,6 @@ fn pattern(seed: u64, index: usize) -> u64 {
 }
 
 /// What the workers have in common.
-#[pin_data]
 struct Shared {
     /// Words read in an IPI handler.
     touches: Atomic<u64>,
@@ -72,9 +69,6 @@ struct Shared {
     crossings: Atomic<u64>,
     corrupt: Atomic<u64>,
     errors: Atomic<u64>,
-    running: Atomic<u32>,
-    #[pin]
-    done: Completion,
 }
 
 impl Shared {
@@ -111,7 +105,7 @@ impl_has_work! {
 }
 
 impl Worker {
-    fn start(number: u32, rounds: u32, words: usize, shared: &Arc<Shared>) -> Result {
+    fn start(number: u32, rounds: u32, words: usize, shared: &Arc<Shared>) -> Result<Arc<Self>> {
         let shared = shared.clone();
         let worker = Arc::pin_init(
             pin_init!(Worker {
@@ -124,8 +118,8 @@ impl Worker {
             GFP_KERNEL,
         )?;
         // A new work item is on no queue, so there is always room for it.
-        let _ = workqueue::system_unbound().enqueue(worker);
-        Ok(())
+        let _ = workqueue::system_unbound().enqueue(worker.clone());
+        Ok(worker)
     }
 
     fn round(&self, round: u32) -> Result {
@@ -165,9 +159,6 @@ impl WorkItem for Worker {
                 break;
             }
         }
-        if this.shared.running.fetch_sub(1, Full) == 1 {
-            this.shared.done.complete_all();
-        }
     }
 }
 
@@ -175,31 +166,28 @@ struct LazyMapIpi;
 
 impl LazyMapIpi {
     fn test(rounds: u32, areas: u32, words: usize) -> Result {
-        let shared = Arc::pin_init(
-            pin_init!(Shared {
+        let shared = Arc::new(
+            Shared {
                 touches: Atomic::new(0),
                 crossings: Atomic::new(0),
                 corrupt: Atomic::new(0),
                 errors: Atomic::new(0),
-                // One more than there are workers: the loop below.
-                running: Atomic::new(1),
-                done <- Completion::new(),
-            }),
+            },
             GFP_KERNEL,
         )?;
 
+        let mut workers = KVec::with_capacity(areas as usize, GFP_KERNEL)?;
         let mut started = Ok(());
         for number in 0..areas {
-            shared.running.fetch_add(1, Full);
-            started = Worker::start(number, rounds, words, &shared);
+            started = Worker::start(number, rounds, words, &shared)
+                .and_then(|worker| Ok(workers.push(worker, GFP_KERNEL)?));
             if started.is_err() {
-                shared.running.fetch_sub(1, Full);
                 break;
             }
         }
-        // Workers use code and data of the module, so all have to end before anything returns.
-        if shared.running.fetch_sub(1, Full) != 1 {
-            shared.done.wait_for_completion();
+        // Workers run code of the module, so all have to be done before anything returns.
+        for worker in &workers {
+            worker.work.flush();
         }
         started?;
 

@@ -7,7 +7,7 @@
 //! hart, not only once it is touched.
 //!
 //! A task touches the upper page of an area, so the hart may remember that the pages below are not
-//! mapped. Somebody else maps them, and the task sleeps. When it runs again on the same hart, it
+//! mapped. A worker maps them on the same hart, so the task is switched away and back. Then it
 //! moves its stack pointer to just above the page boundary and traps. So the registers are saved
 //! across the boundary.
 //!
@@ -16,6 +16,7 @@
 use core::arch::asm;
 use kernel::{
     cpu::CpuId,
+    interrupt::local_interrupt_disable,
     page::PAGE_SIZE,
     prelude::*,
     sync::{
@@ -23,12 +24,7 @@ use kernel::{
             Atomic,
             Relaxed, //
         },
-        Arc,
-        Completion, //
-    },
-    time::{
-        delay::fsleep,
-        Delta, //
+        Arc, //
     },
     vmalloc::{
         SparseArea,
@@ -57,12 +53,13 @@ module! {
     },
 }
 
-/// Stacks are told from what overflows them by an address bit, 1 << 14 or above. Below such a
-/// boundary all of these bits are 0.
-const ALIGNMENT: usize = 1 << 16;
-const AREA_PAGES: usize = 2 * ALIGNMENT / PAGE_SIZE;
+/// The entry tells an overflow by an address bit, the one above those of an address within a stack.
+/// Stacks have 1 to 32 pages; this many above a multiple of twice as much all of these bits are 0.
+const ALIGNMENT: usize = 64 * PAGE_SIZE;
+const AREA_PAGES: usize = ALIGNMENT / PAGE_SIZE + LOWER_PAGES + 2;
 
-/// Pages that the handler of the trap may use, beside the one that was there before.
+/// Pages that the handler of the trap may use, beside the one that was there before. Only the
+/// registers that are saved first have to be above the multiple.
 const LOWER_PAGES: usize = 3;
 
 /// Bytes between the page boundary and the stack pointer, less than what a trap saves.
@@ -73,9 +70,9 @@ const ABOVE_BOUNDARY: usize = 128;
 struct Mapper {
     area: Arc<SparseArea>,
     first: usize,
+    /// CPU that the worker runs on.
+    cpu: Atomic<u32>,
     errors: Atomic<i32>,
-    #[pin]
-    done: Completion,
     #[pin]
     work: Work<Mapper>,
 }
@@ -88,12 +85,12 @@ impl WorkItem for Mapper {
     type Pointer = Arc<Mapper>;
 
     fn run(this: Arc<Mapper>) {
+        this.cpu.store(CpuId::current().as_u32(), Relaxed);
         for page in this.first..this.first + LOWER_PAGES {
             if this.area.map(page).is_err() {
                 this.errors.fetch_add(1, Relaxed);
             }
         }
-        this.done.complete_all();
     }
 }
 
@@ -102,20 +99,17 @@ impl WorkItem for Mapper {
 /// # Safety
 ///
 /// There must be room for a trap's registers and a page fault handler below `stack`, in memory that
-/// nobody else uses.
+/// nobody else uses. Interrupts must be disabled, so that the task is not switched away while it is
+/// on a stack that is not its own.
 unsafe fn trap_on(stack: usize) {
     // SAFETY: The load from user address 0 faults, because the kernel does not allow itself such
-    // accesses, and the exception table makes execution go on behind it. Interrupts are disabled,
-    // so the task is not switched away while it is on a stack that is not its own.
+    // accesses, and the exception table makes execution go on behind it. The rest is the caller's.
     unsafe {
         asm!(
-            "csrrci {status}, sstatus, 2",
             "mv {old}, sp",
             "mv sp, {new}",
             "2: lb zero, 0(zero)",
             "3: mv sp, {old}",
-            "andi {status}, {status}, 2",
-            "csrs sstatus, {status}",
             ".pushsection __ex_table, \"a\"",
             ".balign 4",
             ".long 2b - .",
@@ -123,7 +117,6 @@ unsafe fn trap_on(stack: usize) {
             ".short 1", // EX_TYPE_FIXUP
             ".short 0",
             ".popsection",
-            status = out(reg) _,
             old = out(reg) _,
             new = in(reg) stack,
         )
@@ -135,19 +128,20 @@ fn pattern(index: usize) -> u64 {
     (index as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15)
 }
 
-/// Uses one stack; says whether the task was back on the same CPU, so that the trap counts.
+/// Uses one stack; says whether everything happened on one CPU. Otherwise there was no trap.
 fn round() -> Result<bool> {
     let area = Arc::new(SparseArea::new(AREA_PAGES, pattern)?, GFP_KERNEL)?;
-    let start = area.address(0);
-    let first = (start.next_multiple_of(ALIGNMENT) - start) / PAGE_SIZE;
-    let upper = first + LOWER_PAGES;
+    let start = area.address(LOWER_PAGES).ok_or(EINVAL)?;
+    let upper = LOWER_PAGES + (start.next_multiple_of(ALIGNMENT) - start) / PAGE_SIZE + 1;
+    let first = upper - LOWER_PAGES;
+    let stack = area.address(upper).ok_or(EINVAL)? + ABOVE_BOUNDARY;
     let shared = area.clone();
     let mapper = Arc::pin_init(
         pin_init!(Mapper {
             area: shared,
             first,
+            cpu: Atomic::new(u32::MAX),
             errors: Atomic::new(0),
-            done <- Completion::new(),
             work <- new_work!("lazy_map_stack::Mapper::work"),
         }),
         GFP_KERNEL,
@@ -159,20 +153,19 @@ fn round() -> Result<bool> {
     if area.word(lowest).map(|word| word.load(Relaxed)) != Some(pattern(lowest)) {
         return Err(EIO);
     }
-    // A new work item is on no queue, so there is always room for it.
-    let _ = workqueue::system_unbound().enqueue(mapper.clone());
-    mapper.done.wait_for_completion();
-    // The mapper may have been so quick that there was nothing to wait for.
-    fsleep(Delta::from_millis(1));
+    // A new work item is on no queue, so there is always room for it. This queue runs it here.
+    let _ = workqueue::system().enqueue(mapper.clone());
+    mapper.work.flush();
     if mapper.errors.load(Relaxed) != 0 {
         return Err(ENOMEM);
     }
-    if CpuId::current() != cpu {
+    let interrupts = local_interrupt_disable();
+    if CpuId::current() != cpu || mapper.cpu.load(Relaxed) != cpu.as_u32() {
         return Ok(false);
     }
-
     // SAFETY: `LOWER_PAGES` pages below have just been mapped, and the area is ours.
-    unsafe { trap_on(area.address(upper) + ABOVE_BOUNDARY) };
+    unsafe { trap_on(stack) };
+    drop(interrupts);
 
     // The registers were saved below the boundary as well, or nothing was tested.
     let saved = (lowest - WORDS_PER_PAGE / 2..lowest)
@@ -209,7 +202,7 @@ impl kernel::Module for LazyMapStack {
         }
         pr_info!("traps: {traps}\n");
         if traps == 0 {
-            pr_err!("the task never came back to its CPU\n");
+            pr_err!("the task and the worker were never on one CPU\n");
             pr_err!("FAIL\n");
             return Err(ENODATA);
         }

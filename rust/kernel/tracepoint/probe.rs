@@ -46,7 +46,9 @@ pub unsafe trait Tracepoint: Sized {
 }
 
 /// Code to run when the tracepoint `T` is passed.
-pub trait Probe<T: Tracepoint>: Sync {
+///
+/// A probe borrows nothing, because a [`Registration`] that is leaked stays registered.
+pub trait Probe<T: Tracepoint>: Sync + 'static {
     /// Called each time, on the CPU that passes the tracepoint.
     ///
     /// # Context
@@ -60,11 +62,14 @@ pub trait Probe<T: Tracepoint>: Sync {
 /// A probe that is attached to the tracepoint `T` as long as this object exists.
 ///
 /// Dropping it detaches the probe and waits until it runs nowhere any more, so neither the probe
-/// nor its code can go away under a CPU that is inside of it. Dropping may sleep.
+/// nor its code can go away under a CPU that is inside of it. Dropping may sleep. A module must not
+/// leak a registration: its code would be gone while the tracepoint still calls it.
 ///
 /// # Examples
 ///
 /// ```
+/// # #[cfg(CONFIG_SMP)] // Only then there is such a tracepoint.
+/// # {
 /// use kernel::sync::atomic::{Atomic, Relaxed};
 /// use kernel::tracepoint::probe::{CsdFunctionEntry, Probe, Registration, Tracepoint};
 ///
@@ -82,6 +87,7 @@ pub trait Probe<T: Tracepoint>: Sync {
 /// )?;
 /// kernel::smp::on_each_cpu(|_| {})?;
 /// assert!(counting.probe().0.load(Relaxed) > 0);
+/// # }
 /// # Ok::<(), Error>(())
 /// ```
 ///
