@@ -1,0 +1,270 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//! `lazymap check`: everything that can be checked, and one line that counts it.
+
+use std::env;
+use std::fs;
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use crate::cli::Options;
+use crate::cmd::{self, Ended};
+use crate::demo::{self, Outcome, Verdict};
+use crate::error::Result;
+use crate::ktap::Status;
+use crate::progress::Step;
+use crate::workbench::{self, Workbench};
+use crate::{console, series};
+
+/// Variables that are meant for the run as a whole; the tool's own tests set what they need.
+const NOT_FOR_TESTS: &[&str] =
+    &["KSRC", "BASE", "LAZYMAP_OUT", "LAZYMAP_SILENCE", "LAZYMAP_TIMEOUT", "MAKEFLAGS", "MAKELEVEL", "MFLAGS"];
+
+/// Runs the tool's own tests, the checks of the series and the demo's matrix. The last line that is
+/// printed is `N passed, N failed, N skipped`.
+///
+/// # Errors
+/// None at present: what could not be checked counts as failed, with its reason.
+pub fn run(opts: &Options) -> Result<Outcome> {
+    let mut tally = Tally::default();
+    harness_tests(opts, &mut tally);
+    let manifest = opts.root.join("harness/Cargo.toml");
+    component(opts, &mut tally, "harness: format", "fmt", &["--manifest-path".as_ref(), &manifest, "--check".as_ref()]);
+    let target = opts.out.join("harness");
+    let arguments: [&Path; 9] = [
+        "--manifest-path".as_ref(),
+        &manifest,
+        "--target-dir".as_ref(),
+        &target,
+        "--all-targets".as_ref(),
+        "--locked".as_ref(),
+        "--".as_ref(),
+        "-D".as_ref(),
+        "warnings".as_ref(),
+    ];
+    component(opts, &mut tally, "harness: clippy", "clippy", &arguments);
+
+    match series::check(opts) {
+        Ok(results) if results.is_empty() => tally.error("series", "nothing was checked"),
+        Ok(results) => results.iter().for_each(|r| match r.ok {
+            true => tally.ok(&r.name),
+            false => tally.not_ok(&r.name, &r.detail),
+        }),
+        Err(error) => tally.error("series", &error.message),
+    }
+    match workbench::prepare(opts) {
+        Ok(bench) => {
+            guest(&bench, &mut tally);
+            matrix(&bench, &mut tally);
+        }
+        Err(error) => tally.error("demo", &error.message),
+    }
+    let Outcome { passed, failed, skipped, .. } = tally.outcome;
+    println!("{passed} passed, {failed} failed, {skipped} skipped");
+    Ok(tally.outcome)
+}
+
+/// The rows of the demo's table.
+fn matrix(bench: &Workbench, tally: &mut Tally) {
+    match demo::rows(bench) {
+        Ok(rows) if rows.is_empty() => tally.error("demo", "nothing was booted"),
+        Ok(rows) => rows.iter().for_each(|row| {
+            let name = format!("demo: {} on {}: {} ends in {}", row.kernel, row.machine, row.test, row.expected);
+            match row.verdict {
+                Verdict::Pass => tally.ok(&name),
+                Verdict::Fail => tally.not_ok(&name, &row.observed),
+                Verdict::Error => tally.error(&name, &row.observed),
+            }
+        }),
+        Err(error) => tally.error("demo", &error.message),
+    }
+}
+
+/// Tests with which the guest's init has to cope, and what it has to say of them: result, reason,
+/// and a diagnostic line.
+const GUEST_TESTS: &[(&str, Status, Option<&str>, Option<&str>)] = &[
+    ("test-pass.sh", Status::Pass, None, Some("touches: 12")),
+    ("test-fail.sh", Status::Fail, Some("exit=3"), Some("a word on stderr")),
+    ("test-skip.sh", Status::Skip, Some("no reason given"), None),
+    ("test-slow.sh", Status::Fail, Some("timeout"), Some("starting")),
+    ("test-stubborn.sh", Status::Fail, Some("timeout"), None),
+    ("test-noexec.sh", Status::Fail, Some("not executable"), None),
+    ("test-none.sh", Status::Fail, Some("missing"), None),
+    ("test-pass.sh", Status::Pass, None, None),
+];
+
+/// The guest's init in a real guest: it keeps exit codes, ends tests, and gets to its own end.
+fn guest(bench: &Workbench, tally: &mut Tally) {
+    let tests: Vec<&str> = GUEST_TESTS.iter().map(|(name, ..)| *name).collect();
+    let append = format!("lazymap.timeout=8 lazymap.tests={}", tests.join(","));
+    let folder = bench.root.join("harness/tests/fixtures/guest");
+    let console = bench.out.join("demo/guest-plain.log");
+    let booted = match demo::boot(bench, "series", demo::PLAIN, &folder, &append, &console) {
+        Ok(booted) => booted,
+        Err(error) => return tally.error("guest", &error.message),
+    };
+    match booted.run.reading.verdict {
+        console::Verdict::Finished => tally.ok("guest: gets to its end"),
+        ref end => tally.not_ok("guest: gets to its end", &format!("{end}; see {}", console.display())),
+    }
+    for (at, (test, status, reason, note)) in GUEST_TESTS.iter().enumerate() {
+        let name = format!("guest: {} {test}", at + 1);
+        let Some(case) = booted.report.cases.get(at).filter(|c| c.name.ends_with(test)) else {
+            tally.not_ok(&name, "no result");
+            continue;
+        };
+        let noted = note.is_none_or(|n| case.all_notes().contains(&n));
+        if case.status == *status && case.reason.as_deref() == *reason && noted {
+            tally.ok(&name);
+        } else {
+            let said = case.reason.as_deref().unwrap_or("no reason");
+            tally.not_ok(&name, &format!("is {}, {said}, {:?}", case.status, case.all_notes()));
+        }
+    }
+}
+
+/// Counts checks, and prints a line of each.
+#[derive(Default)]
+struct Tally {
+    outcome: Outcome,
+}
+
+impl Tally {
+    fn ok(&mut self, name: &str) {
+        println!("ok {name}");
+        self.outcome.passed += 1;
+    }
+
+    fn not_ok(&mut self, name: &str, why: &str) {
+        println!("not ok {name} # {}", one_line(why));
+        self.outcome.failed += 1;
+    }
+
+    /// A check that could not be made.
+    fn error(&mut self, name: &str, why: &str) {
+        self.not_ok(name, why);
+        self.outcome.errors += 1;
+    }
+
+    fn skip(&mut self, name: &str, why: &str) {
+        println!("ok {name} # SKIP {}", one_line(why));
+        self.outcome.skipped += 1;
+    }
+}
+
+fn one_line(text: &str) -> String {
+    text.split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
+/// The tool's unit and fixture tests.
+fn harness_tests(opts: &Options, tally: &mut Tally) {
+    let name = "harness: tests";
+    let log = opts.out.join("log/harness-tests.log");
+    let mut command = cargo("test");
+    command.arg("--manifest-path").arg(opts.root.join("harness/Cargo.toml"));
+    command.arg("--target-dir").arg(opts.out.join("harness")).args(["--locked", "--no-fail-fast"]);
+    let step = Step::start("test the harness");
+    let ended = cmd::captured(&mut command, &log, &step);
+    step.finish(if matches!(ended, Ok(Ended::Well)) { "done" } else { "failed" });
+    let failure = match ended {
+        Err(error) => return tally.error(name, &error.message),
+        Ok(Ended::Well) => None,
+        Ok(Ended::Badly { what, .. }) => Some(what),
+    };
+    let text = match fs::read(&log) {
+        Ok(bytes) => String::from_utf8_lossy(&bytes).into_owned(),
+        Err(error) => return tally.error(name, &format!("cannot read {}: {error}", log.display())),
+    };
+    let Some(sum) = parse_tests(&text) else {
+        return tally.error(name, &format!("no or unknown results; see {}", log.display()));
+    };
+    if sum.passed > 0 {
+        println!("ok {name} ({} passed)", sum.passed);
+        tally.outcome.passed += sum.passed;
+    }
+    sum.failures.iter().for_each(|failed| tally.not_ok(&format!("harness: {failed}"), "see the log"));
+    sum.ignored.iter().for_each(|ignored| tally.skip(&format!("harness: {ignored}"), "ignored"));
+    if let Some(what) = failure {
+        if sum.failures.is_empty() {
+            tally.error(name, &format!("{what}; see {}", log.display()));
+        } else {
+            println!("# the tests' whole output is in {}", log.display());
+        }
+    }
+}
+
+/// The sum of what test programs of `cargo test` say.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Tests {
+    /// Number of tests that passed.
+    pub passed: usize,
+    /// Names of those that failed.
+    pub failures: Vec<String>,
+    /// Names of those that were not run.
+    pub ignored: Vec<String>,
+}
+
+/// Adds up the output of `cargo test`; none if there is no test, or the sums of the test programs
+/// and the lines of the tests contradict each other.
+pub fn parse_tests(text: &str) -> Option<Tests> {
+    let mut sum = Tests::default();
+    let (mut passed, mut failed, mut ignored) = (0, 0, 0);
+    for line in text.lines().map(str::trim) {
+        if let Some(rest) = line.strip_prefix("test result: ") {
+            let (_, counts) = rest.split_once(". ")?;
+            let mut fields = counts.split("; ").map(|field| field.split_once(' '));
+            let mut next = |name: &str| {
+                let (number, what) = fields.next()??;
+                if what == name { number.parse::<usize>().ok() } else { None }
+            };
+            passed += next("passed")?;
+            failed += next("failed")?;
+            ignored += next("ignored")?;
+        } else if let Some((name, result)) = line.strip_prefix("test ").and_then(|l| l.rsplit_once(" ... ")) {
+            match result.split([',', ' ']).next() {
+                Some("FAILED") => sum.failures.push(name.to_owned()),
+                Some("ignored") => sum.ignored.push(name.to_owned()),
+                _ => {}
+            }
+        }
+    }
+    sum.passed = passed;
+    let agrees = failed == sum.failures.len() && ignored == sum.ignored.len();
+    (agrees && passed + failed > 0).then_some(sum)
+}
+
+/// A check by a part of the Rust toolchain that may not be installed.
+fn component(opts: &Options, tally: &mut Tally, name: &str, verb: &str, arguments: &[&Path]) {
+    let asked = cargo(verb).arg("--version").stdin(Stdio::null()).output();
+    if !asked.is_ok_and(|done| done.status.success()) {
+        return tally.skip(name, &format!("`cargo {verb}` is not installed"));
+    }
+    let log = opts.out.join(format!("log/harness-{verb}.log"));
+    let step = Step::start(format!("cargo {verb}"));
+    let ended = cmd::captured(cargo(verb).args(arguments), &log, &step);
+    step.finish(if matches!(ended, Ok(Ended::Well)) { "done" } else { "failed" });
+    match ended {
+        Ok(Ended::Well) => tally.ok(name),
+        Ok(Ended::Badly { what, .. }) => tally.not_ok(name, &format!("{what}; see {}", log.display())),
+        Err(error) => tally.error(name, &error.message),
+    }
+}
+
+/// The cargo that builds this tool.
+fn cargo(verb: &str) -> Command {
+    let named = |name| env::var_os(name).filter(|v| !v.is_empty());
+    let cargo = named("LAZYMAP_CARGO").or_else(|| named("CARGO")).unwrap_or_else(|| "cargo".into());
+    let mut command = Command::new(&cargo);
+    command.arg(verb);
+    // Its compiler is the one beside it, should there be several.
+    if let Some(folder) = Path::new(&cargo).parent().filter(|f| f.is_absolute()) {
+        let paths = env::var_os("PATH").unwrap_or_default();
+        let all = std::iter::once(folder.to_path_buf()).chain(env::split_paths(&paths));
+        if let Ok(path) = env::join_paths(all) {
+            command.env("PATH", path);
+        }
+    }
+    for name in NOT_FOR_TESTS {
+        command.env_remove(name);
+    }
+    command
+}

@@ -1,0 +1,219 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//! The command line: verbs, options, exit codes.
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::thread;
+use std::time::Duration;
+
+use clap::error::ErrorKind;
+use clap::{Args, Parser, Subcommand};
+
+use crate::base::Base;
+use crate::error::{Error, Exit, Result};
+use crate::{check, cmd, demo, host, lock, qemu, series, workbench};
+
+/// What every verb needs to know.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Top of the repository (the folder with `base.toml`).
+    pub root: PathBuf,
+    /// Where everything generated goes.
+    pub out: PathBuf,
+    /// The user's kernel tree instead of the distribution's.
+    pub ksrc: Option<PathBuf>,
+    /// Parallel jobs of a build.
+    pub jobs: usize,
+    /// `series-check` builds every patch of the series alone as well.
+    pub build_each: bool,
+}
+
+/// Exit codes as `--help` shows them.
+const EXIT_CODES: &str = "Exit codes: 0 all as expected; 1 a test failed; 2 something could not be had, \
+applied, built or booted; 4 everything was skipped; 64 wrong usage; 130 interrupted";
+
+#[derive(Parser, Debug)]
+#[command(name = "lazymap", version, about, after_help = EXIT_CODES, disable_help_subcommand = true)]
+struct Cli {
+    #[command(flatten)]
+    global: Global,
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Args, Debug)]
+struct Global {
+    /// Top of the repository [default: the folder with base.toml, from here upwards]
+    #[arg(long, global = true, value_name = "DIR")]
+    root: Option<PathBuf>,
+    /// Folder for everything generated [default: out in the repository]
+    #[arg(long, global = true, value_name = "DIR", env = "LAZYMAP_OUT", hide_env_values = true)]
+    out: Option<PathBuf>,
+    /// A kernel tree to use instead of the distribution's; it is never written to
+    #[arg(long, global = true, value_name = "DIR", env = "KSRC", hide_env_values = true)]
+    ksrc: Option<PathBuf>,
+    /// The kernel version whose patches are meant
+    #[arg(long, global = true, value_name = "VERSION", env = "BASE", hide_env_values = true)]
+    base: Option<String>,
+    /// Parallel jobs of a build [default: one per CPU]
+    #[arg(long, short, global = true, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
+    jobs: Option<u16>,
+}
+
+#[derive(Subcommand, Clone, Copy, Debug)]
+enum Verb {
+    /// Sets up what is missing, builds, boots both kernels on both machines, prints the table
+    Demo,
+    /// The demo's matrix and the checks of the series; the last line counts them
+    Check,
+    /// Writes the patches anew from the sources and the commits in the work tree
+    Series,
+    /// Checks that the patches are up to date, apply and have no style problems
+    SeriesCheck {
+        /// Also builds the kernel at every patch
+        #[arg(long)]
+        build: bool,
+    },
+    /// Builds the two kernels and their test modules, and boots nothing
+    Kernels,
+    /// Builds the machine model only
+    Qemu,
+    /// Checks what the host must have, and says what was found
+    Host {
+        /// Installs nothing, not even as root
+        #[arg(long)]
+        no_install: bool,
+    },
+}
+
+/// Runs the tool on the process's arguments.
+pub fn main() -> ExitCode {
+    let exit = match parse() {
+        Ok(Some((options, verb))) => dispatch(&options, verb),
+        Ok(None) => Ok(Exit::Pass as u8),
+        Err(error) => Err(error),
+    };
+    if exit.is_err() {
+        // Ctrl-C reaches git and the like at the same moment: it, not their end, is the news.
+        thread::sleep(Duration::from_millis(50));
+        cmd::park_if_interrupted();
+    }
+    ExitCode::from(exit.unwrap_or_else(|error| {
+        eprintln!("lazymap: {error}");
+        error.exit as u8
+    }))
+}
+
+fn parse() -> Result<Option<(Options, Verb)>> {
+    // A variable that is set but empty means "not set": make exports KSRC= like that.
+    let arguments = std::env::args_os();
+    let cli = match Cli::try_parse_from(arguments) {
+        Ok(cli) => cli,
+        Err(e) if matches!(e.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion) => {
+            print!("{e}");
+            return Ok(None);
+        }
+        Err(e) if e.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => {
+            return Err(Error::usage("no verb given; `lazymap --help` lists them"));
+        }
+        Err(e) => {
+            let text = e.to_string();
+            // A line that ends in a colon needs the one after it.
+            let mut lines = text.lines().map(str::trim);
+            let mut what = lines.next().unwrap_or_default().trim_start_matches("error: ").to_owned();
+            if what.ends_with(':') {
+                what = format!("{what} {}", lines.next().unwrap_or_default());
+            }
+            return Err(Error::usage(format!("{what}; `lazymap --help` shows what there is")));
+        }
+    };
+    let given = |path: Option<PathBuf>| path.filter(|p| !p.as_os_str().is_empty());
+    let root = match given(cli.global.root) {
+        Some(root) => absolute(&root)?,
+        None => find_root()?,
+    };
+    let out = match given(cli.global.out) {
+        Some(out) => absolute(&out)?,
+        None => root.join("out"),
+    };
+    if out.as_os_str().as_encoded_bytes().iter().any(|b| b.is_ascii_whitespace() || *b == b':') {
+        // Kbuild and make cannot do with such a name.
+        return Err(Error::usage(format!(
+            "{}: no build works in a folder with a blank or colon in its name; \
+             check out elsewhere or give another with OUT=",
+            out.display()
+        )));
+    }
+    let base = Base::load(&root)?;
+    if let Some(asked) = cli.global.base.filter(|b| !b.is_empty() && *b != base.linux.version) {
+        let have = &base.linux.version;
+        return Err(Error::usage(format!(
+            "BASE={asked}: there are patches for {have} only; leave BASE out or say {have}"
+        )));
+    }
+    let ksrc = given(cli.global.ksrc).map(|p| absolute(&p)).transpose()?;
+    let jobs = cli.global.jobs.map_or_else(cpus, usize::from);
+    let build_each = matches!(cli.verb, Verb::SeriesCheck { build: true });
+    Ok(Some((Options { root, out, ksrc, jobs, build_each }, cli.verb)))
+}
+
+fn dispatch(options: &Options, verb: Verb) -> Result<u8> {
+    let base = Base::load(&options.root)?;
+    cmd::end_on_signals()?;
+    let _lock = lock::take(&options.out)?;
+    let exit = match verb {
+        Verb::Demo => demo::run(&workbench::prepare(options)?)?.exit(),
+        Verb::Check => {
+            // The tool's own tests need git and the like, too.
+            host::for_series(options, &base)?;
+            check::run(options)?.exit()
+        }
+        Verb::Series => {
+            series::regenerate(options)?;
+            Exit::Pass
+        }
+        Verb::SeriesCheck { .. } => {
+            let results = series::check(options)?;
+            series::print(&results);
+            let failed = results.iter().filter(|r| !r.ok).count();
+            println!("{} passed, {failed} failed, 0 skipped", results.len() - failed);
+            if failed == 0 { Exit::Pass } else { Exit::Failed }
+        }
+        Verb::Kernels => {
+            for kernel in workbench::kernels(options)?.1.values() {
+                println!("{}\t{}\t{}", kernel.name, kernel.commit, kernel.image.display());
+            }
+            Exit::Pass
+        }
+        Verb::Qemu => {
+            let built = qemu::build(options, &base)?;
+            println!("{}\t{}", built.binary.display(), built.version);
+            Exit::Pass
+        }
+        Verb::Host { no_install } => {
+            let host = host::prepare(options, &base, !no_install)?;
+            for (tool, version) in host.versions() {
+                println!("{tool}\t{version}");
+            }
+            Exit::Pass
+        }
+    };
+    Ok(exit as u8)
+}
+
+/// The nearest folder with a `base.toml`, from the current one upwards.
+fn find_root() -> Result<PathBuf> {
+    let here = std::env::current_dir().map_err(|e| Error::could_not(format!("no current folder: {e}")))?;
+    here.ancestors()
+        .find(|dir| dir.join("base.toml").is_file())
+        .map(Path::to_path_buf)
+        .ok_or_else(|| Error::usage(format!("{} is in no checkout of the project; give --root", here.display())))
+}
+
+fn absolute(path: &Path) -> Result<PathBuf> {
+    std::path::absolute(path).map_err(|e| Error::usage(format!("{}: {e}", path.display())))
+}
+
+fn cpus() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from)
+}

@@ -1,0 +1,245 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//! Child processes: output kept in a log file, and none that outlives the tool.
+
+use std::ffi::OsStr;
+use std::fs::{self, File};
+use std::io::{BufRead, BufReader, Write};
+use std::os::unix::process::CommandExt;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal, kill_process_group, set_parent_process_death_signal, test_kill_process_group};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
+
+use crate::error::{Error, Result};
+use crate::progress::Step;
+
+/// Number of log lines that an error message points out.
+const SHOWN_LINES: usize = 12;
+
+/// How long interrupted builds get to remove their half-written files.
+const GRACE: Duration = Duration::from_secs(5);
+
+/// Set when a signal has come; the process ends in a moment.
+static INTERRUPTED: AtomicBool = AtomicBool::new(false);
+
+/// Process groups of the running [`logged`] children.
+static GROUPS: Mutex<Vec<Pid>> = Mutex::new(Vec::new());
+
+/// Runs `command` to its end with stdout and stderr in `log`, showing lines in `step`.
+///
+/// # Errors
+/// When it cannot be started or ends with a status other than 0; the last lines of the log are
+/// printed to stderr then, and the error's line names the log.
+pub fn logged(command: &mut Command, log: &Path, step: &Step) -> Result<()> {
+    let tail = match captured(command, log, step)? {
+        Ended::Well => return Ok(()),
+        Ended::Badly { tail, what } => {
+            for line in &tail {
+                step.println(&format!("    {line}"));
+            }
+            what
+        }
+    };
+    Err(Error::could_not(format!("{tail}; its whole output is in {}", log.display())))
+}
+
+/// How a child of [`captured`] ended.
+pub enum Ended {
+    /// With status 0.
+    Well,
+    /// With another status.
+    Badly {
+        /// The last lines that it printed.
+        tail: Vec<String>,
+        /// The program and its status, as the start of a message.
+        what: String,
+    },
+}
+
+/// As [`logged`], for callers that make their own message of a failure.
+///
+/// # Errors
+/// When the command cannot be started or the log not be written.
+pub fn captured(command: &mut Command, log: &Path, step: &Step) -> Result<Ended> {
+    if let Some(parent) = log.parent() {
+        fs::create_dir_all(parent).map_err(|e| Error::io("create", parent, e))?;
+    }
+    let mut file = File::create(log).map_err(|e| Error::io("create", log, e))?;
+    let name = display(command);
+    let (reader, writer) = std::io::pipe().map_err(|e| Error::could_not(format!("pipe: {e}")))?;
+    let second = writer.try_clone().map_err(|e| Error::could_not(format!("pipe: {e}")))?;
+    command.stdin(Stdio::null()).stdout(writer).stderr(second).process_group(0);
+    dies_with_signal(command, Signal::TERM);
+    let mut child = command.spawn().map_err(|e| cannot_run(&name, &e))?;
+    let group = Group::register(child.id());
+    // The parent's copies of the pipe's write end must go, or the read below never ends.
+    command.stdout(Stdio::null()).stderr(Stdio::null());
+    let mut tail: Vec<String> = Vec::new();
+    for line in BufReader::new(reader).split(b'\n') {
+        let Ok(line) = line else { break };
+        file.write_all(&line).and_then(|()| file.write_all(b"\n")).map_err(|e| Error::io("write", log, e))?;
+        let text = String::from_utf8_lossy(&line).into_owned();
+        step.detail(text.trim());
+        if tail.len() == SHOWN_LINES {
+            tail.remove(0);
+        }
+        tail.push(text);
+    }
+    let status = child.wait().map_err(|e| Error::could_not(format!("waiting for `{name}`: {e}")))?;
+    drop(group);
+    park_if_interrupted();
+    Ok(if status.success() { Ended::Well } else { Ended::Badly { tail, what: format!("`{name}` failed ({status})") } })
+}
+
+/// Runs `command` and returns its stdout as text.
+///
+/// # Errors
+/// When it cannot be started or fails; the error carries the last line it printed to stderr.
+pub fn output(command: &mut Command) -> Result<String> {
+    let name = display(command);
+    dies_with_signal(command, Signal::TERM);
+    let done = command.stdin(Stdio::null()).output().map_err(|e| cannot_run(&name, &e))?;
+    if !done.status.success() {
+        let stderr = String::from_utf8_lossy(&done.stderr);
+        let last = stderr.lines().rfind(|l| !l.trim().is_empty()).unwrap_or("no message");
+        return Err(Error::could_not(format!("`{name}` failed ({}): {last}", done.status)));
+    }
+    Ok(String::from_utf8_lossy(&done.stdout).into_owned())
+}
+
+/// A command without the variables with which an outer make or the user's shell would steer a build.
+///
+/// `make demo KSRC=…` exports its variables to everything below it; the kernel's make must not see them.
+pub fn plain(program: impl AsRef<OsStr>) -> Command {
+    const STEERING: [&str; 24] = [
+        "MAKEFLAGS",
+        "MFLAGS",
+        "MAKELEVEL",
+        "MAKEFILES",
+        "MAKEOVERRIDES",
+        "GNUMAKEFLAGS",
+        "KSRC",
+        "BASE",
+        "OUT",
+        "ARCH",
+        "CROSS_COMPILE",
+        "CC",
+        "LD",
+        "LLVM",
+        "LLVM_IAS",
+        "O",
+        "V",
+        "W",
+        "C",
+        "M",
+        "KBUILD_OUTPUT",
+        "KCFLAGS",
+        "KRUSTFLAGS",
+        "LOCALVERSION",
+    ];
+    let mut command = Command::new(program);
+    for name in STEERING {
+        command.env_remove(name);
+    }
+    command.env("LC_ALL", "C");
+    command
+}
+
+/// Makes the kernel kill the child the moment the tool is gone, however it went.
+///
+/// The *thread* that spawns the child counts as its parent: it has to outlive the child.
+pub fn dies_with_us(command: &mut Command) -> &mut Command {
+    dies_with_signal(command, Signal::KILL)
+}
+
+/// `make` and `ninja` get SIGTERM rather than SIGKILL: they end their own children then.
+#[allow(unsafe_code)]
+fn dies_with_signal(command: &mut Command, signal: Signal) -> &mut Command {
+    // SAFETY: the closure runs between fork and exec; all it does is one prctl system call,
+    // which neither allocates nor takes a lock.
+    unsafe { command.pre_exec(move || Ok(set_parent_process_death_signal(Some(signal))?)) }
+}
+
+/// Ends the tool on Ctrl-C, SIGTERM and SIGHUP, builds first; the exit code is 128 + the signal.
+///
+/// # Errors
+/// When the signals cannot be caught.
+pub fn end_on_signals() -> Result<()> {
+    let mut signals =
+        Signals::new([SIGINT, SIGTERM, SIGHUP]).map_err(|e| Error::could_not(format!("cannot catch signals: {e}")))?;
+    thread::spawn(move || {
+        if let Some(signal) = signals.forever().next() {
+            INTERRUPTED.store(true, Ordering::SeqCst);
+            eprintln!("\nlazymap: interrupted; what was finished is kept, the same command continues from there");
+            end_groups();
+            std::process::exit(128 + signal);
+        }
+    });
+    Ok(())
+}
+
+/// Never returns once the tool is being ended: a build that was made to end has not failed.
+pub fn park_if_interrupted() {
+    while INTERRUPTED.load(Ordering::SeqCst) {
+        thread::park();
+    }
+}
+
+/// Asks all running builds to end, and after [`GRACE`] makes them.
+fn end_groups() {
+    let groups = GROUPS.lock().unwrap_or_else(PoisonError::into_inner).clone();
+    let ask = |signal| {
+        for &group in &groups {
+            // It may be gone by now.
+            let _ = kill_process_group(group, signal);
+        }
+    };
+    ask(Signal::TERM);
+    let until = Instant::now() + GRACE;
+    while Instant::now() < until && groups.iter().any(|&g| test_kill_process_group(g).is_ok()) {
+        thread::sleep(Duration::from_millis(20));
+    }
+    ask(Signal::KILL);
+}
+
+/// Keeps a process group in [`GROUPS`] while its leader runs.
+struct Group(Option<Pid>);
+
+impl Group {
+    fn register(id: u32) -> Self {
+        let pid = i32::try_from(id).ok().and_then(Pid::from_raw);
+        GROUPS.lock().unwrap_or_else(PoisonError::into_inner).extend(pid);
+        Self(pid)
+    }
+}
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        GROUPS.lock().unwrap_or_else(PoisonError::into_inner).retain(|p| Some(*p) != self.0);
+    }
+}
+
+fn cannot_run(name: &str, error: &std::io::Error) -> Error {
+    Error::could_not(format!("cannot run `{name}`: {error}; is it installed?"))
+}
+
+/// Program and arguments, shortened for a message.
+fn display(command: &Command) -> String {
+    let mut words = vec![short(command.get_program())];
+    words.extend(command.get_args().take(4).map(short));
+    words.join(" ")
+}
+
+fn short(word: &OsStr) -> String {
+    let word = word.to_string_lossy();
+    match word.rsplit_once('/') {
+        Some((_, last)) if word.starts_with('/') => last.to_owned(),
+        _ => word.into_owned(),
+    }
+}

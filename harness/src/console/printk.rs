@@ -1,0 +1,146 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//! What `printk()` puts in front of a message, and messages that share a line of the console.
+//!
+//! The format is the kernel's `print_prefix()` (kernel/printk/printk.c): `<LEVEL>` when raw,
+//! `[SECONDS.MICROSECONDS]` with `CONFIG_PRINTK_TIME`, `[TTHREAD]` or `[CCPU]` with
+//! `CONFIG_PRINTK_CALLER`, and a space.
+
+/// A message, or what is left of one, on a line of the console.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Piece<'a> {
+    /// Seconds since boot, if the message carries a time stamp.
+    pub stamp: Option<f64>,
+    /// The message without its prefix; white space at its end is gone, at its start it is kept.
+    pub text: &'a str,
+    /// The line goes on with another message: the end of this one may be missing.
+    pub torn: bool,
+}
+
+/// Takes a line of the console apart.
+///
+/// Programs that write to the tty directly are not ordered with kernel messages, so that a kernel
+/// message can start anywhere in a line. Every time stamp therefore starts a new piece.
+pub fn pieces(line: &str) -> Vec<Piece<'_>> {
+    let line = strip_level(line.trim_end());
+    let mut found: Vec<Piece<'_>> = Vec::new();
+    let mut stamp = None;
+    let mut start = 0;
+    let mut at = 0;
+    while let Some(offset) = line[at..].find('[') {
+        let open = at + offset;
+        let Some((seconds, length)) = prefix(&line[open..]) else {
+            at = open + 1;
+            continue;
+        };
+        if open > 0 {
+            let text = strip_trailing_level(&line[start..open]).trim_end();
+            if !text.is_empty() || stamp.is_some() {
+                found.push(Piece { stamp, text, torn: true });
+            }
+        }
+        stamp = Some(seconds);
+        start = open + length;
+        at = start;
+    }
+    found.push(Piece { stamp, text: &line[start..], torn: false });
+    found
+}
+
+/// Every message in `text` with the number of its line, which starts at 1.
+pub fn messages(text: &str) -> impl Iterator<Item = (usize, Piece<'_>)> {
+    text.split('\n').enumerate().flat_map(|(n, line)| pieces(line).into_iter().map(move |p| (n + 1, p)))
+}
+
+/// Seconds and length of the prefix that `text` starts with: the time stamp, the caller, a space.
+fn prefix(text: &str) -> Option<(f64, usize)> {
+    let inside = &text[1..text.find(']')?];
+    let (seconds, micros) = inside.trim_start().split_once('.')?;
+    let digits = |s: &str| !s.is_empty() && s.bytes().all(|b| b.is_ascii_digit());
+    // `%5lu.%06lu`: anything else in brackets is part of a message.
+    if !digits(seconds) || !digits(micros) || micros.len() != 6 {
+        return None;
+    }
+    let value = inside.trim_start().parse().ok()?;
+    let mut length = inside.len() + 2;
+    length += caller(&text[length..]);
+    if text[length..].starts_with(' ') {
+        length += 1;
+    } else if length < text.len() {
+        return None;
+    }
+    Some((value, length))
+}
+
+/// Length of `[   T123]` or `[  C0]`, which `dmesg` separates from the time by a space.
+fn caller(text: &str) -> usize {
+    let space = usize::from(text.starts_with(" ["));
+    let Some(inside) = text[space..].strip_prefix('[').and_then(|t| t.split_once(']')).map(|(i, _)| i) else {
+        return 0;
+    };
+    let word = inside.trim_start();
+    let number = word.strip_prefix(['T', 'C']).unwrap_or_default();
+    if !number.is_empty() && number.bytes().all(|b| b.is_ascii_digit()) { space + inside.len() + 2 } else { 0 }
+}
+
+/// Removes `<6>` from the start.
+fn strip_level(text: &str) -> &str {
+    let Some((level, rest)) = text.strip_prefix('<').and_then(|t| t.split_once('>')) else { return text };
+    if (1..=3).contains(&level.len()) && level.bytes().all(|b| b.is_ascii_digit()) { rest } else { text }
+}
+
+/// Removes the `<6>` of the message that follows.
+fn strip_trailing_level(text: &str) -> &str {
+    let Some(open) = text.rfind('<') else { return text };
+    let level = text[open + 1..].strip_suffix('>').unwrap_or_default();
+    if (1..=3).contains(&level.len()) && level.bytes().all(|b| b.is_ascii_digit()) { &text[..open] } else { text }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn texts(line: &str) -> Vec<&str> {
+        pieces(line).into_iter().map(|p| p.text).collect()
+    }
+
+    #[test]
+    fn prefixes_of_all_configurations_are_removed() {
+        for line in [
+            "ok 1 a",
+            "[    1.234567] ok 1 a",
+            "<6>[    1.234567] ok 1 a\r",
+            "[    1.234567][    T1] ok 1 a",
+            "[    1.234567] [    T1] ok 1 a",
+            "[12345.234567][   C12] ok 1 a  ",
+            "<14>ok 1 a",
+        ] {
+            assert_eq!(texts(line), ["ok 1 a"], "{line}");
+        }
+        assert_eq!(pieces("[   12.500000] x")[0].stamp, Some(12.5));
+        assert_eq!(texts("[    1.234567]     ok 1 a"), ["    ok 1 a"]);
+        assert_eq!(texts("[    1.234567]"), [""]);
+    }
+
+    #[test]
+    fn other_brackets_stay() {
+        for line in ["[ffffffff80002048] do_trap+0x1", "[1.2] a", "x [<ffff>] y", "[ 1.1234567] a", "a[", "[", "<b>c"] {
+            assert_eq!(texts(line), [line]);
+        }
+    }
+
+    #[test]
+    fn a_message_inside_a_line_is_a_piece_of_its_own() {
+        let found = pieces("[    1.000000] ok 1 fi<4>[    1.000100][    T7] random: crng init done");
+        assert_eq!(found.len(), 2);
+        assert_eq!((found[0].text, found[0].torn), ("ok 1 fi", true));
+        assert_eq!((found[1].text, found[1].torn), ("random: crng init done", false));
+        let found = pieces("# tou[    1.000100] x");
+        assert_eq!((found[0].text, found[0].stamp, found[0].torn), ("# tou", None, true));
+    }
+
+    #[test]
+    fn lines_are_counted_from_one() {
+        let lines: Vec<_> = messages("a\n[    1.000000] b\nc[    2.000000] d").map(|(n, p)| (n, p.text)).collect();
+        assert_eq!(lines, [(1, "a"), (2, "b"), (3, "c"), (3, "d")]);
+    }
+}

@@ -1,0 +1,168 @@
+#!/bin/busybox sh
+# SPDX-License-Identifier: GPL-2.0-only
+#
+# The guest's /init: runs the tests that the kernel command line names, the way
+# the kselftest runner does, and switches the machine off.
+#
+#   lazymap.tests=A,B   files in /lazy_map, in this order; `all` = every test-*.sh
+#   lazymap.timeout=N   seconds that a test may take (otherwise what `settings` says)
+#   lazymap.shell       an interactive shell on the console after the tests
+#
+# Everything is written to /dev/kmsg, one line at a time: what a program writes
+# to the terminal gets mixed up with the messages of the kernel, printk() does not.
+
+PATH=/bin
+export PATH
+bb=/bin/busybox
+run=/run/lazymap
+
+$bb mkdir -p /proc /sys /dev /tmp /run $run /root /usr
+$bb mount -t devtmpfs dev /dev
+$bb mount -t proc proc /proc
+$bb mount -t sysfs sys /sys
+$bb --install -s /bin
+# Scripts may name their interpreter by any of these paths.
+for place in /sbin /usr/bin /usr/sbin; do
+	[ -e $place ] || ln -s /bin $place
+done
+
+# What goes wrong in here belongs into the log as well.
+exec 2>/dev/kmsg
+
+# A record of the kernel's log holds less than 1 KiB, longer writes are refused.
+say() {
+	text=$1
+	while [ ${#text} -gt 800 ]; do
+		echo "<6>${text:0:800}" >/dev/kmsg
+		text="# ...${text:800}"
+	done
+	echo "<6>$text" >/dev/kmsg
+}
+
+say "lazymap: the guest's init runs"
+for mount in debugfs:/sys/kernel/debug tracefs:/sys/kernel/tracing; do
+	kind=${mount%%:*}
+	grep -qw $kind /proc/filesystems || continue
+	mount -t $kind $kind ${mount#*:} || say "# cannot mount $kind on ${mount#*:}"
+done
+
+tests=
+limit=
+shell=
+for word in $(cat /proc/cmdline); do
+	case $word in
+	lazymap.tests=*) tests=$(echo "${word#*=}" | tr ',' ' ') ;;
+	lazymap.timeout=*) limit=${word#*=} ;;
+	lazymap.shell) shell=yes ;;
+	esac
+done
+cd /lazy_map || say "# there is no /lazy_map"
+if [ "$tests" = all ]; then
+	tests=
+	for file in test-*.sh; do
+		[ -e "$file" ] && tests="$tests $file"
+	done
+fi
+[ -n "$limit" ] || limit=$(sed -n 's/^timeout=//p' settings 2>/dev/null)
+case $limit in
+'' | *[!0-9]*) limit=300 ;;
+esac
+
+# Sends signal $1 to the session of process $2, which may be gone already, or so
+# young that it is no session yet.
+end_session() {
+	kill "-$1" "-$2" 2>/dev/null || kill "-$1" "$2" 2>/dev/null
+}
+
+# Runs a test in a session of its own, so that all of it can be ended. What
+# happens comes through a pipe: `exit STATUS` from the test, the other words from
+# a watchdog. Sets $result to the status or to `timeout`.
+run_test() {
+	rm -f $run/out $run/event
+	mkfifo $run/out $run/event
+	exec 3<>$run/event 4<>$run/out
+
+	# Its end is marked, because whatever the test leaves running keeps the pipe open.
+	end="<end of test $number of $$>"
+	while IFS= read -r line <&4; do
+		case $line in
+		*"$end")
+			line=${line%"$end"}
+			[ -z "$line" ] || say "# $line"
+			break
+			;;
+		esac
+		say "# $line"
+	done &
+	reader=$!
+
+	(
+		setsid "./$1" </dev/null >$run/out 2>&1 3>&- 4>&- &
+		echo $! >$run/pid
+		wait $! 2>/dev/null
+		echo "exit $?" >&3
+	) &
+	setsid sh -c '
+		sleep "$1"; echo timeout >&3
+		sleep 5; echo stubborn >&3
+		sleep 5; echo stuck >&3' sh "$limit" </dev/null 4>&- &
+	watchdog=$!
+
+	result=
+	while read -r what status <&3; do
+		case $what in
+		timeout)
+			result=timeout
+			end_session TERM "$(cat $run/pid)"
+			;;
+		stubborn)
+			end_session KILL "$(cat $run/pid)"
+			;;
+		*)
+			break
+			;;
+		esac
+	done
+	[ -n "$result" ] || result=$status
+	end_session KILL $watchdog
+	wait $watchdog 2>/dev/null
+	end_session KILL "$(cat $run/pid)"
+	echo "$end" >&4
+	wait $reader 2>/dev/null
+	[ "$what" != stuck ] || say "# $1 cannot be ended: it hangs in the kernel"
+	exec 3>&- 4>&-
+}
+
+say "lazymap: guest ready"
+if [ -n "$tests" ]; then
+	set -- $tests
+	say "TAP version 13"
+	say "1..$#"
+	number=0
+	for name in "$@"; do
+		number=$((number + 1))
+		title="selftests: riscv/lazy_map: $name"
+		say "# $title"
+		if [ ! -f "$name" ]; then
+			say "not ok $number $title # missing"
+			continue
+		elif [ ! -x "$name" ]; then
+			say "not ok $number $title # not executable"
+			continue
+		fi
+		run_test "$name"
+		# 2 is no `expected failure` here: a shell also says 2 when it cannot read its script.
+		case $result in
+		0) say "ok $number $title" ;;
+		4) say "ok $number $title # SKIP" ;;
+		timeout) say "not ok $number $title # timeout" ;;
+		*) say "not ok $number $title # exit=$result" ;;
+		esac
+	done
+fi
+if [ -n "$shell" ]; then
+	say "lazymap: a shell; \`exit\` switches the machine off"
+	setsid cttyhack sh </dev/console >/dev/console 2>&1
+fi
+say "lazymap: guest done"
+poweroff -f

@@ -1,0 +1,31 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//! Boots a RISC-V kernel on a machine that caches invalid translations, and tells whether it copes.
+//!
+//! One module per concern; [`cli`] is the entry point, [`workbench`] produces everything that a
+//! boot needs, [`demo`] boots and judges.
+
+#![deny(unsafe_code)]
+#![warn(missing_docs)]
+
+pub mod apt;
+pub mod base;
+pub mod check;
+pub mod cli;
+pub mod cmd;
+pub mod console;
+pub mod demo;
+pub mod error;
+pub mod git;
+pub mod host;
+pub mod initramfs;
+pub mod kernel;
+pub mod ktap;
+pub mod litmus;
+pub mod lock;
+pub mod machine;
+pub mod progress;
+pub mod qemu;
+pub mod series;
+pub mod stamp;
+pub mod tree;
+pub mod workbench;

@@ -1,0 +1,115 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//! What a person sees while a long step runs: a moving bar on a terminal, plain lines otherwise.
+
+use std::cell::Cell;
+use std::time::{Duration, Instant};
+
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+
+/// One long step; says when it started and, when finished, how long it took.
+pub struct Step {
+    name: String,
+    started: Instant,
+    bar: ProgressBar,
+    plain: bool,
+    /// Lines that the step is expected to print; 0 when unknown.
+    expected: Cell<u64>,
+    ended: Cell<bool>,
+}
+
+impl Step {
+    /// Announces a step.
+    pub fn start(name: impl Into<String>) -> Self {
+        let name = name.into();
+        let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr());
+        let plain = bar.is_hidden();
+        if plain {
+            eprintln!("  {name} ...");
+        } else {
+            style(&bar, "  {spinner} {msg} [{elapsed}]");
+            bar.set_message(name.clone());
+            bar.enable_steady_tick(Duration::from_millis(200));
+        }
+        Self { name, started: Instant::now(), bar, plain, expected: Cell::new(0), ended: Cell::new(false) }
+    }
+
+    /// Says about how many lines the step will print, so that the bar can show how far it is.
+    pub fn expect_lines(&self, lines: u64) {
+        self.measure(lines);
+        self.expected.set(lines);
+    }
+
+    /// Shows the latest detail, for instance the last line that a build printed; terminals only.
+    /// A line that starts with `[3/20]`, as ninja prints them, moves the bar.
+    pub fn detail(&self, text: &str) {
+        if self.plain {
+            return;
+        }
+        if self.expected.get() > 0 {
+            // An estimate must not claim to be complete while the step still runs.
+            self.bar.set_position((self.bar.position() + 1).min(self.expected.get().saturating_sub(1)));
+        } else if let Some((at, of)) = fraction(text) {
+            self.measure(of);
+            self.bar.set_position(at);
+        }
+        let text: String = text.chars().take(60).collect();
+        self.bar.set_message(format!("{}: {text}", self.name));
+    }
+
+    /// Prints a whole line to stderr without disturbing the bar.
+    pub fn println(&self, line: &str) {
+        self.bar.suspend(|| eprintln!("{line}"));
+    }
+
+    /// Ends the step; `outcome` is a word or two, such as `done` or `unchanged`.
+    pub fn finish(self, outcome: &str) {
+        self.ended.set(true);
+        self.bar.finish_and_clear();
+        let seconds = self.started.elapsed().as_secs_f64();
+        if self.plain {
+            eprintln!("  {}: {outcome} ({seconds:.1} s)", self.name);
+        } else {
+            eprintln!("  ✓ {}: {outcome} ({seconds:.1} s)", self.name);
+        }
+    }
+
+    fn measure(&self, of: u64) {
+        if !self.plain && self.bar.length() != Some(of) {
+            self.bar.set_length(of);
+            style(&self.bar, "  {bar:20} {percent:>3} % {msg} [{elapsed}]");
+        }
+    }
+}
+
+impl Drop for Step {
+    fn drop(&mut self) {
+        // A step that fails leaves no half-drawn bar in front of the error's line.
+        if !self.ended.get() {
+            self.bar.finish_and_clear();
+        }
+    }
+}
+
+fn style(bar: &ProgressBar, template: &str) {
+    if let Ok(style) = ProgressStyle::with_template(template) {
+        bar.set_style(style);
+    }
+}
+
+/// `[3/20] rest` as (3, 20).
+fn fraction(text: &str) -> Option<(u64, u64)> {
+    let (at, of) = text.strip_prefix('[')?.split_once(']')?.0.split_once('/')?;
+    Some((at.trim().parse().ok()?, of.trim().parse().ok()?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::fraction;
+
+    #[test]
+    fn ninja_lines_are_fractions() {
+        assert_eq!(fraction("[12/1495] Compiling C object x.o"), Some((12, 1495)));
+        assert_eq!(fraction("[  OK  ] x"), None);
+        assert_eq!(fraction("  CC  x.o"), None);
+    }
+}

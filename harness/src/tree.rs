@@ -1,0 +1,745 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//! The kernel tree: where it comes from, its base commit, and the patches on top of it.
+//!
+//! The tree in `out/` is a git work tree with the tag [`BASE_TAG`] and the branch [`BRANCH`]. What
+//! is checked out there changes only by [`Tree::check_out`], which touches exactly the files that
+//! differ: the next build is incremental then. Patches are applied elsewhere, in a scratch folder
+//! that shares the tree's objects.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::io;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use serde::{Deserialize, Serialize};
+
+use crate::apt::{self, Kind};
+use crate::base::{Base, BaseUsed};
+use crate::cli::Options;
+use crate::cmd;
+use crate::error::{Error, Result};
+use crate::git::Repo;
+use crate::progress::Step;
+use crate::stamp::{self, Key};
+
+/// Tag of the commit that the patches are applied to.
+pub const BASE_TAG: &str = "lazymap-base";
+/// Branch with the series; a developer may work on it.
+pub const BRANCH: &str = "series";
+
+/// What is remembered about a tree, in its `.git` folder so that both go together.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+struct State {
+    /// What the base commit was made from; another value means another base.
+    source: String,
+    used: Option<BaseUsed>,
+    /// SHA-256 over the patches that `applied` comes from.
+    patches: String,
+    /// The commit that `git am` of the patches gave.
+    applied: String,
+    /// Where the tool itself last put [`BRANCH`]; elsewhere means that a developer moved it.
+    branch: String,
+    /// Contents that sources had when they were last worked into the branch, by path in the tree.
+    #[serde(default)]
+    worked_in: BTreeMap<String, String>,
+    /// The commit that is being checked out; the work tree may be half-way.
+    checking_out: Option<String>,
+    /// The commit that the tool checked out last.
+    checked_out: String,
+}
+
+/// A kernel tree in `out/`.
+#[derive(Debug)]
+pub struct Tree {
+    /// The git work tree.
+    pub repo: Repo,
+    /// What it was made from.
+    pub used: BaseUsed,
+    /// Id of the base commit.
+    pub base: String,
+    state: State,
+}
+
+/// Where the kernel comes from, checked as far as that is possible without writing anything.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Source {
+    /// The distribution's package.
+    Package,
+    /// A git clone with this HEAD.
+    Clone {
+        /// The user's tree.
+        path: PathBuf,
+        /// Its HEAD commit.
+        commit: String,
+        /// Its `VERSION.PATCHLEVEL.SUBLEVEL`.
+        version: String,
+    },
+    /// An unpacked tarball.
+    Folder {
+        /// The user's tree.
+        path: PathBuf,
+        /// Its `VERSION.PATCHLEVEL.SUBLEVEL`.
+        version: String,
+    },
+}
+
+impl Source {
+    /// Looks at `KSRC`.
+    ///
+    /// # Errors
+    /// When the user's tree is missing, unreadable, no kernel tree, of another version, or has
+    /// changes that no commit has.
+    pub fn find(options: &Options, base: &Base) -> Result<Self> {
+        let Some(path) = &options.ksrc else { return Ok(Self::Package) };
+        let show = path.display();
+        match fs::read_dir(path) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => {
+                return Err(Error::could_not(format!("KSRC={show} does not exist; give the top of a kernel tree")));
+            }
+            Err(e) if e.kind() == io::ErrorKind::NotADirectory => {
+                return Err(Error::could_not(format!(
+                    "KSRC={show} is no folder; unpack it and give the top of the tree"
+                )));
+            }
+            Err(e) => {
+                return Err(Error::could_not(format!(
+                    "KSRC={show} cannot be read: {e}; give a tree that you may read"
+                )));
+            }
+            Ok(_) => {}
+        }
+        let makefile = match fs::read(path.join("Makefile")) {
+            Ok(bytes) => String::from_utf8_lossy(&bytes).into_owned(),
+            Err(e) if e.kind() == io::ErrorKind::PermissionDenied => {
+                return Err(Error::could_not(format!(
+                    "KSRC={show}: Makefile cannot be read: {e}; give a tree that you may read"
+                )));
+            }
+            Err(_) => String::new(),
+        };
+        let wanted = &base.linux.version;
+        let Some(version) = version(&makefile).filter(|_| path.join("arch/riscv").is_dir()) else {
+            return Err(Error::could_not(format!(
+                "KSRC={show} is no kernel tree (no Makefile with VERSION and PATCHLEVEL, or no arch/riscv); give the \
+                 top of a Linux {wanted} tree"
+            )));
+        };
+        if version != *wanted && !version.starts_with(&format!("{wanted}.")) {
+            return Err(Error::could_not(format!(
+                "KSRC={show} is Linux {version}, the patches are for {wanted}; check out {wanted}.y there"
+            )));
+        }
+        let path = path.clone();
+        let repo = Repo::at(&path);
+        let top = repo.attempt(["rev-parse", "--show-toplevel"])?;
+        let top = PathBuf::from(String::from_utf8_lossy(&top.stdout).trim());
+        let here = fs::canonicalize(&path).map_err(|e| Error::io("read", &path, e))?;
+        // A tarball that was unpacked inside some other repository is not that repository.
+        if fs::canonicalize(top).ok() != Some(here) {
+            return Ok(Self::Folder { path, version });
+        }
+        let Some(commit) = repo.find("HEAD^{commit}")? else {
+            return Err(Error::could_not(format!("KSRC={show} is a git repository without commits; commit its files")));
+        };
+        // A look only: the index is not even refreshed, so a read-only tree is as good as any.
+        let changes = repo.with("GIT_OPTIONAL_LOCKS", "0").run(["status", "--porcelain", "--untracked-files=no"])?;
+        if let Some(first) = changes.lines().next() {
+            let file = first.get(3..).unwrap_or(first);
+            return Err(Error::could_not(format!(
+                "KSRC={show} has changes that are not committed ({file}{}); only commits are tested: commit or stash them",
+                if changes.lines().count() > 1 { " and others" } else { "" }
+            )));
+        }
+        Ok(Self::Clone { path, commit, version })
+    }
+
+    /// Folder of the tree that is made from this, below `out`.
+    fn folder(&self, out: &Path, base: &Base) -> PathBuf {
+        match self {
+            Self::Package => out.join(format!("linux-{}", base.linux.version)),
+            _ => out.join("linux-ksrc"),
+        }
+    }
+
+    /// Changes when the base has to be made anew.
+    fn identity(&self) -> Result<String> {
+        Ok(match self {
+            // A package that was unpacked stays: newer point releases are taken after `make distclean`.
+            Self::Package => "package".to_owned(),
+            Self::Clone { path, commit, .. } => format!("clone {} {commit}", path.display()),
+            Self::Folder { path, .. } => format!("folder {} {}", path.display(), listing(path)?),
+        })
+    }
+}
+
+/// `7.3.4` from the head of a kernel's top Makefile.
+fn version(makefile: &str) -> Option<String> {
+    let value = |name: &str| {
+        let line = makefile.lines().take(40).find_map(|l| l.strip_prefix(name)?.trim_start().strip_prefix('='))?;
+        line.trim().parse::<u32>().ok()
+    };
+    let (version, level) = (value("VERSION")?, value("PATCHLEVEL")?);
+    Some(match value("SUBLEVEL") {
+        Some(sub) if sub > 0 => format!("{version}.{level}.{sub}"),
+        _ => format!("{version}.{level}"),
+    })
+}
+
+/// Names, sizes and times of all files below `top`, as one hash.
+fn listing(top: &Path) -> Result<String> {
+    let mut key = Key::default();
+    let mut folders = vec![top.to_owned()];
+    while let Some(dir) = folders.pop() {
+        let entries = fs::read_dir(&dir).map_err(|e| Error::io("read", &dir, e))?;
+        let mut entries: Vec<_> = entries.flatten().collect();
+        entries.sort_by_key(fs::DirEntry::file_name);
+        for entry in entries {
+            let meta = entry.metadata().map_err(|e| Error::io("read", &entry.path(), e))?;
+            let path = entry.path();
+            key = key.text("path", path.as_os_str().as_encoded_bytes());
+            if meta.is_dir() {
+                folders.push(path);
+            } else {
+                key =
+                    key.text("file", format!("{} {} {} {}", meta.size(), meta.mtime(), meta.mtime_nsec(), meta.mode()));
+            }
+        }
+    }
+    Ok(key.finish())
+}
+
+impl Tree {
+    /// The tree for `options`, made if it is missing, with the patches on [`BRANCH`].
+    ///
+    /// # Errors
+    /// When the source cannot be had, a patch does not apply, or the tree has a developer's changes
+    /// that the tool would have to throw away.
+    pub fn open(options: &Options, base: &Base) -> Result<Self> {
+        Self::open_from(&Source::find(options, base)?, options, base)
+    }
+
+    /// As [`Tree::open`] for a source that was looked at before.
+    ///
+    /// # Errors
+    /// As [`Tree::open`].
+    pub fn open_from(source: &Source, options: &Options, base: &Base) -> Result<Self> {
+        let mut tree = Self::base_only(source, options, base)?;
+        tree.apply(&options.root.join(&base.linux.patches))?;
+        Ok(tree)
+    }
+
+    /// The tree with its base commit; patches are not looked at.
+    ///
+    /// # Errors
+    /// When the source cannot be had.
+    pub fn base_only(source: &Source, options: &Options, base: &Base) -> Result<Self> {
+        let dir = source.folder(&options.out, base);
+        let identity = source.identity()?;
+        let state = read_state(&dir);
+        let state = match state {
+            Some(state) if state.source == identity && state.used.is_some() => state,
+            Some(state) if state.branch != current(&dir)? => {
+                return Err(Error::could_not(format!(
+                    "the branch {BRANCH} in {} has commits for another base; fetch what you need from there, then \
+                     remove the folder",
+                    dir.display()
+                )));
+            }
+            _ => make(source, &dir, options, base, identity)?,
+        };
+        let used = state.used.clone().ok_or_else(|| Error::could_not("tree without a base"))?;
+        Ok(Self { repo: Repo::at(&dir), base: used.commit.clone(), used, state })
+    }
+
+    /// The commit that the patches gave, as last applied.
+    pub fn applied(&self) -> &str {
+        &self.state.applied
+    }
+
+    /// The commit that [`BRANCH`] is at.
+    ///
+    /// # Errors
+    /// When there is no such branch.
+    pub fn tip(&self) -> Result<String> {
+        self.repo.run(["rev-parse", "--verify", &format!("refs/heads/{BRANCH}")])
+    }
+
+    /// Whether a developer has moved [`BRANCH`] since the tool last did.
+    ///
+    /// # Errors
+    /// When there is no such branch.
+    pub fn moved_by_hand(&self) -> Result<bool> {
+        Ok(self.tip()? != self.state.branch)
+    }
+
+    /// Puts the patches of `folder` on [`BRANCH`], unless they are there.
+    fn apply(&mut self, folder: &Path) -> Result<()> {
+        let patches = patches(folder)?;
+        let key = patches_key(&patches)?;
+        if self.state.patches == key {
+            return Ok(());
+        }
+        if self.moved_by_hand()? {
+            let dir = self.repo.dir().display();
+            return Err(Error::could_not(format!(
+                "both {} and the branch {BRANCH} in {dir} have changed; keep the commits with `make series`, or drop \
+                 them with `git -C {dir} update-ref refs/heads/{BRANCH} {}`",
+                folder.display(),
+                self.state.branch
+            )));
+        }
+        let step = Step::start(format!("git am {} patches", patches.len()));
+        let tip = am(&self.repo, &self.base, &patches)?;
+        self.move_branch(&tip)?;
+        self.state.branch.clone_from(&tip);
+        self.state.applied = tip;
+        self.state.patches = key;
+        self.save()?;
+        step.finish("applied");
+        Ok(())
+    }
+
+    /// Says that [`BRANCH`] and the patches in `folder` are the same now.
+    ///
+    /// # Errors
+    /// When the state cannot be written.
+    pub fn settle(&mut self, folder: &Path, tip: &str) -> Result<()> {
+        self.move_branch(tip)?;
+        self.state.patches = patches_key(&patches(folder)?)?;
+        self.state.applied = tip.to_owned();
+        self.state.branch = tip.to_owned();
+        self.save()
+    }
+
+    /// Puts [`BRANCH`] at `tip` after the tool has worked sources, with these contents, into its
+    /// commits. Whether a developer had moved it before stays known.
+    ///
+    /// # Errors
+    /// When git or the disk fails.
+    pub fn rewrite(&mut self, tip: &str, sources: BTreeMap<String, String>) -> Result<()> {
+        if self.tip()? == tip && self.state.worked_in == sources {
+            return Ok(());
+        }
+        let by_hand = self.moved_by_hand()?;
+        self.move_branch(tip)?;
+        if !by_hand {
+            tip.clone_into(&mut self.state.branch);
+        }
+        self.state.worked_in = sources;
+        self.save()
+    }
+
+    /// Content id of a source when it was last worked into the branch.
+    pub fn worked_in(&self, path: &str) -> Option<&str> {
+        self.state.worked_in.get(path).map(String::as_str)
+    }
+
+    /// The commit that the patches gave, or the base before any were applied.
+    pub fn applied_or_base(&self) -> &str {
+        if self.state.applied.is_empty() { &self.base } else { &self.state.applied }
+    }
+
+    /// Moves the branch and leaves what is checked out as it is.
+    fn move_branch(&mut self, tip: &str) -> Result<()> {
+        let attached = self.repo.attempt(["symbolic-ref", "--quiet", "HEAD"])?;
+        if String::from_utf8_lossy(&attached.stdout).trim() == format!("refs/heads/{BRANCH}") {
+            // Otherwise everything that the move changes would look like an edit by hand.
+            self.repo.run(["update-ref", "--no-deref", "HEAD", "HEAD"])?;
+            // What was checked out lives on in what the branch becomes.
+            self.state.checked_out = self.repo.run(["rev-parse", "HEAD"])?;
+        }
+        self.repo.run(["update-ref", &format!("refs/heads/{BRANCH}"), tip]).map(drop)
+    }
+
+    /// Checks `commit` out, touching only the files that differ from what is checked out.
+    ///
+    /// # Errors
+    /// When a tracked file was edited by hand, or a commit was made that no branch holds.
+    pub fn check_out(&mut self, commit: &str) -> Result<()> {
+        let dir = self.repo.dir().to_owned();
+        let half_way = self.state.checking_out.is_some();
+        if !half_way {
+            let changes = self.repo.run(["status", "--porcelain", "--untracked-files=no"])?;
+            if let Some(first) = changes.lines().next() {
+                return Err(Error::could_not(format!(
+                    "{} in {} was edited but not committed; commit it on the branch {BRANCH} there, or drop it with \
+                     `git -C {} checkout -f`",
+                    first.get(3..).unwrap_or(first),
+                    dir.display(),
+                    dir.display()
+                )));
+            }
+            let head = self.repo.run(["rev-parse", "HEAD"])?;
+            let held = head == self.state.checked_out
+                || !self.repo.run(["for-each-ref", "--count=1", "--contains", &head])?.is_empty();
+            if !held {
+                return Err(Error::could_not(format!(
+                    "commit {:.12} in {} is on no branch; put it on the branch {BRANCH} there first",
+                    head,
+                    dir.display()
+                )));
+            }
+        }
+        self.state.checking_out = Some(commit.to_owned());
+        self.save()?;
+        let branch = self.tip()? == commit;
+        let target = if branch { BRANCH } else { commit };
+        let mut args = vec!["checkout", "--quiet"];
+        args.extend(half_way.then_some("--force"));
+        args.extend((!branch).then_some("--detach"));
+        args.push(target);
+        // Without the last word a name could be taken for a file's.
+        args.push("--");
+        self.repo.run(args)?;
+        self.state.checking_out = None;
+        self.state.checked_out = commit.to_owned();
+        self.save()
+    }
+
+    /// The commits of the series, oldest first, up to `tip`.
+    ///
+    /// # Errors
+    /// When they do not follow on the base in a line.
+    pub fn commits(&self, tip: &str) -> Result<Vec<String>> {
+        let range = format!("{}..{tip}", self.base);
+        let list = self.repo.run(["rev-list", "--reverse", "--topo-order", "--parents", &range])?;
+        let mut parent = self.base.clone();
+        let mut commits = Vec::new();
+        for line in list.lines() {
+            let mut words = line.split(' ');
+            let (commit, first, more) = (words.next().unwrap_or_default(), words.next(), words.next());
+            if first != Some(parent.as_str()) || more.is_some() {
+                return Err(Error::could_not(format!(
+                    "the branch {BRANCH} in {} is no line of commits on {BASE_TAG} (see {:.12}); rebase it",
+                    self.repo.dir().display(),
+                    commit
+                )));
+            }
+            commit.clone_into(&mut parent);
+            commits.push(commit.to_owned());
+        }
+        if commits.is_empty() && tip != self.base {
+            return Err(Error::could_not(format!(
+                "the branch {BRANCH} in {} is not based on {BASE_TAG}; rebase it",
+                self.repo.dir().display()
+            )));
+        }
+        Ok(commits)
+    }
+
+    /// Id of the tree of files of a commit.
+    ///
+    /// # Errors
+    /// When there is no such commit.
+    pub fn files(&self, commit: &str) -> Result<String> {
+        self.repo.run(["rev-parse", &format!("{commit}^{{tree}}")])
+    }
+
+    fn save(&self) -> Result<()> {
+        save_state(self.repo.dir(), &self.state)
+    }
+}
+
+fn state_path(dir: &Path) -> PathBuf {
+    dir.join(".git/lazymap.json")
+}
+
+fn read_state(dir: &Path) -> Option<State> {
+    serde_json::from_str(&fs::read_to_string(state_path(dir)).ok()?).ok()
+}
+
+fn save_state(dir: &Path, state: &State) -> Result<()> {
+    let text = serde_json::to_string_pretty(state).map_err(|e| Error::could_not(e.to_string()))?;
+    stamp::write_whole(&state_path(dir), text)
+}
+
+/// Where the branch is, or nothing.
+fn current(dir: &Path) -> Result<String> {
+    Ok(Repo::at(dir).find(&format!("refs/heads/{BRANCH}"))?.unwrap_or_default())
+}
+
+/// Makes the tree and its base commit from nothing.
+fn make(source: &Source, dir: &Path, options: &Options, base: &Base, identity: String) -> Result<State> {
+    // A tree without its state was never finished.
+    stamp::remove(dir)?;
+    let used = match source {
+        Source::Package => from_package(dir, options, base)?,
+        Source::Clone { path, commit, version } => from_clone(dir, path, commit, version)?,
+        Source::Folder { path, version } => from_folder(dir, path, version)?,
+    };
+    let repo = Repo::at(dir);
+    repo.run(["tag", "--force", BASE_TAG, &used.commit])?;
+    repo.run(["update-ref", &format!("refs/heads/{BRANCH}"), &used.commit])?;
+    let state = State {
+        source: identity,
+        branch: used.commit.clone(),
+        checked_out: used.commit.clone(),
+        used: Some(used),
+        ..State::default()
+    };
+    save_state(dir, &state)?;
+    Ok(state)
+}
+
+fn from_package(dir: &Path, options: &Options, base: &Base) -> Result<BaseUsed> {
+    let package = &base.linux.package;
+    let fetched = apt::fetch(&options.out, package, Kind::Binary, &apt::host_arch()?)?;
+    let step = Step::start(format!("unpack {} {}", package.name, fetched.version));
+    let deb = options.out.join("dl").join(&fetched.main().name);
+    let unpacked = options.out.join("dl/unpacked");
+    stamp::remove(&unpacked)?;
+    apt::unpack(&deb, &unpacked)?;
+    fs::create_dir_all(dir).map_err(|e| Error::io("create", dir, e))?;
+    let tarball = unpacked.join(&base.linux.tarball);
+    let mut tar = Command::new("tar");
+    tar.arg("-C").arg(dir).args(["--no-same-owner", "--strip-components=1", "-xf"]).arg(&tarball);
+    cmd::output(&mut tar)?;
+    stamp::remove(&unpacked)?;
+    step.finish("done");
+    let version = kernel_version(dir)?;
+    if !version.starts_with(&format!("{}.", base.linux.version)) && version != base.linux.version {
+        return Err(Error::could_not(format!(
+            "{} {} is Linux {version}, the patches are for {}; correct base.toml",
+            package.name, fetched.version, base.linux.version
+        )));
+    }
+    let from = format!("{} {}", package.name, fetched.version);
+    let commit = commit_all(dir, &format!("Linux {version} ({from})\n"))?;
+    if fetched.version == package.version && commit != base.linux.commit {
+        eprintln!("lazymap: note: the base commit is {commit}, base.toml says {}", base.linux.commit);
+    }
+    Ok(BaseUsed { version, source: "package".to_owned(), from, sha256: Some(fetched.main().sha256.clone()), commit })
+}
+
+fn from_clone(dir: &Path, path: &Path, commit: &str, version: &str) -> Result<BaseUsed> {
+    let step = Step::start(format!("check out {:.12} of {}", commit, path.display()));
+    let theirs = Repo::at(path);
+    let objects = theirs.run(["rev-parse", "--path-format=absolute", "--git-path", "objects"])?;
+    let shallow = theirs.run(["rev-parse", "--path-format=absolute", "--git-path", "shallow"])?;
+    init(dir)?;
+    // The objects stay where they are and are only read; nothing is written there, not even a lock.
+    let alternates = dir.join(".git/objects/info/alternates");
+    stamp::write_whole(&alternates, format!("{objects}\n"))?;
+    if Path::new(&shallow).exists() {
+        let own = dir.join(".git/shallow");
+        fs::copy(&shallow, &own).map_err(|e| Error::io("write", &own, e))?;
+    }
+    let repo = Repo::at(dir);
+    repo.run(["checkout", "--quiet", "--detach", commit])?;
+    step.finish("done");
+    let from = path.display().to_string();
+    Ok(BaseUsed {
+        version: version.to_owned(),
+        source: "ksrc".to_owned(),
+        from,
+        sha256: None,
+        commit: commit.to_owned(),
+    })
+}
+
+fn from_folder(dir: &Path, path: &Path, version: &str) -> Result<BaseUsed> {
+    let step = Step::start(format!("copy {}", path.display()));
+    fs::create_dir_all(dir).map_err(|e| Error::io("create", dir, e))?;
+    let mut copy = Command::new("cp");
+    copy.args(["-a", "--no-preserve=ownership", "--reflink=auto"]).arg(path.join(".")).arg(dir);
+    cmd::output(&mut copy)?;
+    // The copy of a read-only tree has to be written to.
+    cmd::output(Command::new("chmod").args(["-R", "u+rwX"]).arg(dir))?;
+    stamp::remove(&dir.join(".git"))?;
+    if dir.join(".config").exists() || dir.join("include/generated").exists() || dir.join("include/config").exists() {
+        step.detail("clean the copy");
+        let mut clean = cmd::plain("make");
+        clean.arg("-C").arg(dir).args(["ARCH=riscv", "mrproper"]);
+        cmd::output(&mut clean)?;
+    }
+    step.finish("done");
+    let commit = commit_all(dir, &format!("Linux {version} (a folder)\n"))?;
+    let from = path.display().to_string();
+    Ok(BaseUsed { version: version.to_owned(), source: "ksrc".to_owned(), from, sha256: None, commit })
+}
+
+fn kernel_version(dir: &Path) -> Result<String> {
+    let makefile = fs::read_to_string(dir.join("Makefile")).unwrap_or_default();
+    version(&makefile)
+        .ok_or_else(|| Error::could_not(format!("{} is no kernel tree; remove it and run again", dir.display())))
+}
+
+fn init(dir: &Path) -> Result<()> {
+    fs::create_dir_all(dir).map_err(|e| Error::io("create", dir, e))?;
+    Repo::at(dir).run(["init", "--quiet", "--template=", "-b", "base"]).map(drop)
+}
+
+/// Commits everything below `dir`, ignored files too: what a tarball has is meant to be there.
+///
+/// The same files give the same commit id on every machine.
+pub fn commit_all(dir: &Path, message: &str) -> Result<String> {
+    let step = Step::start(format!("commit {}", message.trim()));
+    init(dir)?;
+    let repo = Repo::at(dir);
+    // Every file counts as big: big files go straight into one pack instead of 90,000 loose objects.
+    repo.run(["-c", "core.bigFileThreshold=1", "-c", "core.compression=1", "add", "--all", "--force"])?;
+    let files = repo.run(["write-tree"])?;
+    let commit = repo.feed(["commit-tree", &files], message.as_bytes())?;
+    repo.run(["update-ref", "refs/heads/base", &commit])?;
+    step.finish("done");
+    Ok(commit)
+}
+
+/// The mailbox patches in `folder`, in order; the cover letter is none. No folder, no patches.
+///
+/// # Errors
+/// When the folder cannot be read.
+pub fn patches(folder: &Path) -> Result<Vec<PathBuf>> {
+    let entries = match fs::read_dir(folder) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        entries => entries.map_err(|e| Error::io("read", folder, e))?,
+    };
+    let name = |p: &PathBuf| p.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    let mut list: Vec<PathBuf> = entries
+        .flatten()
+        .map(|e| e.path())
+        .filter(|p| {
+            let name = name(p);
+            name.ends_with(".patch") && name.starts_with(|c: char| c.is_ascii_digit()) && !name.starts_with("0000-")
+        })
+        .collect();
+    list.sort();
+    Ok(list)
+}
+
+/// One hash over names and contents.
+///
+/// # Errors
+/// When a patch cannot be read.
+pub fn patches_key(patches: &[PathBuf]) -> Result<String> {
+    let mut key = Key::default();
+    for patch in patches {
+        key = key.file(patch)?;
+    }
+    Ok(key.finish())
+}
+
+/// Runs plain `git am` of `patches` on `base` and returns the last commit.
+///
+/// This happens in a scratch folder that holds only the files the patches touch and shares the
+/// objects of `repo`, so that nothing in its work tree is touched.
+///
+/// # Errors
+/// When a patch does not apply: patch, file, hunk and line are named, nothing is left behind.
+pub fn am(repo: &Repo, base: &str, patches: &[PathBuf]) -> Result<String> {
+    if patches.is_empty() {
+        return Ok(base.to_owned());
+    }
+    let scratch = tempfile::Builder::new()
+        .prefix("am-")
+        .tempdir_in(repo.dir().join(".git"))
+        .map_err(|e| Error::could_not(format!("no scratch folder in {}: {e}", repo.dir().display())))?;
+    init(scratch.path())?;
+    let objects = repo.run(["rev-parse", "--path-format=absolute", "--git-path", "objects"])?;
+    let work = Repo::at(scratch.path()).with("GIT_OBJECT_DIRECTORY", objects);
+    // Which files a patch touches cannot be asked of a broken one; `git am` says so below.
+    let mut touched = BTreeSet::new();
+    for patch in patches {
+        let done =
+            work.attempt([std::ffi::OsStr::new("apply"), "--numstat".as_ref(), "-z".as_ref(), patch.as_os_str()])?;
+        // A rename is `ADDED\tREMOVED\t`, old name, new name, each ended by a zero byte.
+        for field in String::from_utf8_lossy(&done.stdout).split('\0') {
+            touched.extend(field.rsplit('\t').next().filter(|f| !f.is_empty()).map(str::to_owned));
+        }
+        // numstat gives a rename's new name only, and the old file must be there as well.
+        let text = fs::read(patch).map_err(|e| Error::io("read", patch, e))?;
+        let text = String::from_utf8_lossy(&text);
+        touched.extend(
+            text.lines()
+                .filter_map(|l| l.strip_prefix("rename from ").or(l.strip_prefix("copy from ")))
+                .map(str::to_owned),
+        );
+    }
+    let patterns: String = touched.iter().map(|f| format!("/{}\n", escape(f))).collect();
+    stamp::write_whole(&scratch.path().join(".git/info/sparse-checkout"), patterns)?;
+    work.run(["config", "core.sparseCheckout", "true"])?;
+    work.run(["config", "core.sparseCheckoutCone", "false"])?;
+    work.run(["update-ref", "refs/heads/base", base])?;
+    work.run(["read-tree", "-m", "-u", "HEAD"])?;
+    let mut args: Vec<std::ffi::OsString> = ["am", "--committer-date-is-author-date", "--"].map(Into::into).into();
+    args.extend(patches.iter().map(|p| p.clone().into_os_string()));
+    let done = work.attempt(args)?;
+    if done.status.success() {
+        return work.run(["rev-parse", "HEAD"]);
+    }
+    let mut said = String::from_utf8_lossy(&done.stdout).into_owned();
+    said.push_str(&String::from_utf8_lossy(&done.stderr));
+    let next = work.run(["rev-list", "--count", &format!("{base}..HEAD")])?.parse().unwrap_or(0);
+    let patch: &Path = patches.get(next).map_or(Path::new("?"), PathBuf::as_path);
+    Err(does_not_apply(patch, &said, base))
+}
+
+/// A path as a literal pattern of a sparse-checkout file.
+fn escape(path: &str) -> String {
+    let special = |c| matches!(c, '*' | '?' | '[' | '\\' | '!' | '#' | ' ');
+    path.chars().flat_map(|c| special(c).then_some('\\').into_iter().chain([c])).collect()
+}
+
+/// Names patch, file and hunk from what `git am` or `git apply` said.
+pub fn does_not_apply(patch: &Path, said: &str, base: &str) -> Error {
+    let name = patch.file_name().unwrap_or_default().to_string_lossy();
+    let todo = "apply it by hand to see why, or use the base that base.toml names; nothing was changed";
+    let failed = said.lines().find_map(|l| l.strip_prefix("error: patch failed: "));
+    let place = if let Some((file, line)) = failed.and_then(|f| f.rsplit_once(':')) {
+        match hunk(&fs::read(patch).map(|b| String::from_utf8_lossy(&b).into_owned()).unwrap_or_default(), file, line) {
+            Some(n) => format!("{file}, hunk {n} (line {line})"),
+            None => format!("{file}, line {line}"),
+        }
+    } else {
+        let why = said
+            .lines()
+            .find_map(|l| l.strip_prefix("error: "))
+            .or_else(|| said.lines().find_map(|l| l.strip_prefix("fatal: ")))
+            .or_else(|| said.lines().find(|l| !l.starts_with("Applying:") && !l.starts_with("hint:")))
+            .unwrap_or("git gave no reason");
+        why.to_owned()
+    };
+    Error::could_not(format!("{name} does not apply to {base:.12}: {place}; {todo}"))
+}
+
+/// Number (from 1) of the hunk of `file` that starts at old line `line`.
+fn hunk(patch: &str, file: &str, line: &str) -> Option<usize> {
+    let mut here = false;
+    let mut count = 0;
+    for text in patch.lines() {
+        if text.starts_with("diff --git ") {
+            here = text.ends_with(&format!(" b/{file}"));
+            count = 0;
+        } else if here && text.starts_with("@@ -") {
+            count += 1;
+            let start = text["@@ -".len()..].split([',', ' ']).next();
+            if start == Some(line) {
+                return Some(count);
+            }
+        }
+    }
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn versions_of_makefiles() {
+        let head = "# SPDX-License-Identifier: GPL-2.0\nVERSION = 7\nPATCHLEVEL = 3\nSUBLEVEL = 4\nEXTRAVERSION =\n";
+        assert_eq!(version(head), Some("7.3.4".into()));
+        assert_eq!(version("VERSION = 7\nPATCHLEVEL = 3\nSUBLEVEL = 0\n"), Some("7.3".into()));
+        assert_eq!(version("all:\n\techo\n"), None);
+    }
+
+    #[test]
+    fn hunks_are_counted_per_file() {
+        let patch = "diff --git a/x b/x\n@@ -1,2 +1,2 @@\n@@ -9 +9 @@\ndiff --git a/y b/y\n@@ -5,1 +5,1 @@\n@@ -9,3 +9,3 @@ f\n";
+        assert_eq!(hunk(patch, "y", "9"), Some(2));
+        assert_eq!(hunk(patch, "x", "9"), Some(2));
+        assert_eq!(hunk(patch, "y", "7"), None);
+    }
+}

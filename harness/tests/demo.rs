@@ -1,0 +1,421 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//! What the demo makes of what it sees, and the whole of it with a machine that is a shell script.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::os::unix::fs::symlink;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use lazymap::base::{Base, BaseUsed};
+use lazymap::console::{Found, Verdict as End};
+use lazymap::demo::{self, Cell, Expect, Outcome, Row, Seen, Sight, Verdict};
+use lazymap::error::Exit;
+use lazymap::kernel::Kernel;
+use lazymap::ktap::Status;
+use lazymap::machine::Counters;
+use lazymap::qemu::Qemu;
+use lazymap::workbench::Workbench;
+use serde_json::Value;
+use tempfile::TempDir;
+
+/// The cell of the matrix with this kernel and machine.
+fn cell(kernel: &str, machine: &str) -> &'static Cell {
+    demo::MATRIX.iter().find(|c| c.kernel == kernel && c.machine.name() == machine).unwrap()
+}
+
+fn counters(stale_hits: u64) -> Result<Option<Counters>, String> {
+    Ok(Some(Counters { harts: 4, stale_hits, fences: 1000 }))
+}
+
+fn passed() -> Seen {
+    Seen { result: Some((Status::Pass, None)), touches: Some(100), forbidden: vec![], seconds: 1.25 }
+}
+
+fn with(status: Status, reason: &str) -> Seen {
+    Seen { result: Some((status, Some(reason.to_owned()))), ..passed() }
+}
+
+fn unfinished() -> Seen {
+    Seen { result: None, touches: None, ..passed() }
+}
+
+/// A boot that went well.
+fn well() -> Sight {
+    Sight {
+        end: Ok(End::Finished),
+        ready: true,
+        tests: vec![passed(), passed()],
+        counters: counters(40),
+        headline: None,
+        problem: None,
+    }
+}
+
+/// A boot that ended while the second test was running.
+fn died(end: End) -> Sight {
+    Sight { end: Ok(end), tests: vec![passed(), unfinished()], ..well() }
+}
+
+fn overflow() -> End {
+    End::StackOverflow { headline: "Kernel panic - not syncing: Kernel stack overflow".to_owned() }
+}
+
+/// What comes of it: `OBSERVED VERDICT` of both tests.
+fn judged(cell: &Cell, seen: &Sight) -> Vec<String> {
+    demo::judge(cell, seen).iter().map(|r| format!("{} {:?}", r.observed, r.verdict)).collect()
+}
+
+#[test]
+fn the_matrix_is_the_one_of_the_readme() {
+    let rows: Vec<_> = demo::MATRIX
+        .iter()
+        .flat_map(|c| c.tests.iter().map(|(t, e)| (c.kernel, c.machine.name(), c.machine.harts, *t, *e)))
+        .collect();
+    use Expect::{Pass, StackOverflow, Survive};
+    let (ipi, trace) = ("test-ipi.sh", "test-trace.sh");
+    assert_eq!(
+        rows,
+        [
+            ("preventive", "plain", 4, ipi, Pass),
+            ("preventive", "plain", 4, trace, Pass),
+            ("preventive", "stale", 4, ipi, Pass),
+            ("preventive", "stale", 4, trace, StackOverflow),
+            ("series", "plain", 4, ipi, Pass),
+            ("series", "plain", 4, trace, Pass),
+            ("series", "stale", 4, ipi, Survive),
+            ("series", "stale", 4, trace, Survive),
+            ("series", "stale-sbi", 4, ipi, Survive),
+            ("series", "stale-sbi", 4, trace, Survive),
+        ]
+    );
+}
+
+#[test]
+fn all_as_expected() {
+    let plain = Sight { counters: Ok(None), ..well() };
+    assert_eq!(judged(cell("preventive", "plain"), &plain), ["pass Pass", "pass Pass"]);
+    assert_eq!(judged(cell("series", "plain"), &plain), ["pass Pass", "pass Pass"]);
+    assert_eq!(judged(cell("preventive", "stale"), &died(overflow())), ["pass Pass", "stack overflow Pass"]);
+    assert_eq!(judged(cell("series", "stale"), &well()), ["pass Pass", "pass Pass"]);
+    assert_eq!(judged(cell("series", "stale-sbi"), &well()), ["pass Pass", "pass Pass"]);
+    let row = &demo::judge(cell("series", "stale"), &well())[1];
+    assert_eq!((row.stale_hits, row.seconds, row.console.as_str()), (Some(40), 1.3, "series-stale.log"));
+    assert_eq!(demo::judge(cell("series", "plain"), &plain)[0].stale_hits, None);
+}
+
+#[test]
+fn a_preventive_kernel_that_survives_has_failed() {
+    assert_eq!(judged(cell("preventive", "stale"), &well()), ["pass Pass", "pass Fail"]);
+}
+
+#[test]
+fn a_preventive_kernel_that_dies_of_something_else_has_failed() {
+    let preventive = cell("preventive", "stale");
+    let headline = || "x".to_owned();
+    for (end, observed) in [
+        (End::Panic { headline: headline() }, "panic: x Fail"),
+        (End::Oops { headline: headline() }, "oops: x Fail"),
+        (End::Hang(Duration::from_secs(60)), "hang: no output for 60 s Fail"),
+        (End::Timeout(Duration::from_secs(240)), "timeout after 240 s Fail"),
+        (End::Incomplete { missing: vec!["mark"] }, "incomplete: no mark Error"),
+        (End::QemuFailed { stderr: headline() }, "QEMU failed: x Error"),
+    ] {
+        assert_eq!(judged(preventive, &died(end)), ["pass Pass", observed]);
+    }
+    // The right death at the wrong time: in the first test, or after the second had passed.
+    let early = Sight { tests: vec![unfinished(), unfinished()], ..died(overflow()) };
+    assert_eq!(judged(preventive, &early), ["stack overflow Fail", "not reached Error"]);
+    let boot = Sight { ready: false, ..early };
+    assert_eq!(judged(preventive, &boot), ["stack overflow before any test Error", "not reached Error"]);
+    // Nothing was stale: whatever it was, it was not the loop.
+    let other = Sight { counters: counters(0), ..died(overflow()) };
+    assert_eq!(judged(preventive, &other), ["pass Pass", "stack overflow Fail"]);
+}
+
+#[test]
+fn a_series_that_dies_has_failed() {
+    for kernel in ["plain", "stale", "stale-sbi"] {
+        let seen = Sight { counters: if kernel == "plain" { Ok(None) } else { counters(9) }, ..died(overflow()) };
+        assert_eq!(judged(cell("series", kernel), &seen), ["pass Pass", "stack overflow Fail"]);
+    }
+    let late = Sight { end: Ok(End::Panic { headline: "x".to_owned() }), ..well() };
+    assert_eq!(judged(cell("series", "stale"), &late), ["pass Pass", "panic: x Fail"]);
+}
+
+#[test]
+fn surviving_takes_something_to_survive() {
+    for machine in ["stale", "stale-sbi"] {
+        let series = cell("series", machine);
+        assert_eq!(judged(series, &Sight { counters: counters(0), ..well() }), ["pass Fail", "pass Fail"]);
+        assert_eq!(judged(series, &Sight { counters: Ok(None), ..well() }), ["pass Fail", "pass Fail"]);
+        for touches in [None, Some(0)] {
+            let tests = vec![passed(), Seen { touches, ..passed() }];
+            assert_eq!(judged(series, &Sight { tests, ..well() }), ["pass Pass", "pass Fail"]);
+        }
+        let counters = Err("no counters".to_owned());
+        assert_eq!(judged(series, &Sight { counters, ..well() }), ["pass Error", "pass Error"]);
+    }
+    let counters = Err("no counters".to_owned());
+    let seen = Sight { counters, ..died(overflow()) };
+    assert_eq!(judged(cell("preventive", "stale"), &seen), ["pass Error", "stack overflow Error"]);
+}
+
+#[test]
+fn only_a_pass_is_a_pass() {
+    let plain = |second: Seen| Sight { tests: vec![passed(), second], counters: Ok(None), ..well() };
+    for (second, observed) in [
+        (with(Status::Fail, "exit=1"), "fail: exit=1 Fail"),
+        (with(Status::Skip, "no module"), "skip: no module Fail"),
+        (with(Status::Xfail, "known"), "xfail: known Fail"),
+        (with(Status::Xpass, "odd"), "xpass: odd Fail"),
+        (with(Status::Error, "torn"), "error: torn Error"),
+        (unfinished(), "no result Error"),
+    ] {
+        assert_eq!(judged(cell("series", "plain"), &plain(second)), ["pass Pass", observed]);
+    }
+    let none = Sight { tests: vec![], ..plain(passed()) };
+    assert_eq!(judged(cell("series", "plain"), &none), ["no result Error", "no result Error"]);
+    let problem = Sight { problem: Some("line 3: x".to_owned()), ..plain(passed()) };
+    assert_eq!(judged(cell("series", "plain"), &problem), ["pass Error", "pass Error"]);
+}
+
+#[test]
+fn a_forbidden_line_makes_a_failure_of_a_pass_and_is_named() {
+    let forbidden = vec![Found { line: 7, text: "WARNING: CPU: 1".to_owned() }];
+    let tests = vec![passed(), Seen { forbidden, ..passed() }];
+    let rows = demo::judge(cell("series", "stale"), &Sight { tests, ..well() });
+    assert_eq!((rows[0].verdict, rows[1].verdict), (Verdict::Pass, Verdict::Fail));
+    assert!(rows[1].why.iter().any(|w| w.contains("line 7") && w.contains("WARNING: CPU: 1")), "{:?}", rows[1].why);
+}
+
+#[test]
+fn what_did_not_boot_is_an_error() {
+    let nothing = |end| Sight { end, ready: false, tests: vec![unfinished(), unfinished()], ..well() };
+    for (end, observed) in [
+        (Err("cannot run qemu".to_owned()), "not run: cannot run qemu Error"),
+        (Ok(End::NeverBooted), "never booted Error"),
+        (Ok(End::Panic { headline: "x".to_owned() }), "panic: x before any test Error"),
+        (Ok(End::Hang(Duration::from_secs(60))), "hang: no output for 60 s before any test Error"),
+    ] {
+        for cell in demo::MATRIX {
+            assert_eq!(judged(cell, &nothing(end.clone()))[0], observed);
+            assert!(judged(cell, &nothing(end.clone()))[1].ends_with(" Error"));
+        }
+    }
+}
+
+#[test]
+fn exit_codes() {
+    let exit = |passed, failed, errors, skipped| Outcome { passed, failed, errors, skipped }.exit();
+    assert_eq!(exit(3, 0, 0, 1), Exit::Pass);
+    assert_eq!(exit(3, 1, 0, 0), Exit::Failed);
+    assert_eq!(exit(3, 2, 1, 0), Exit::Failed);
+    assert_eq!(exit(3, 1, 1, 0), Exit::CouldNot);
+    assert_eq!(exit(0, 0, 0, 2), Exit::Skipped);
+    assert_eq!(exit(0, 0, 0, 0), Exit::CouldNot);
+}
+
+/// What the real kernels do on the real machines; `$qemu` may be replaced to make a difference.
+const MACHINE: &str = r#"
+case "$*" in
+*preventive/Image*x-cache-invalid=on* | *x-cache-invalid=on*preventive/Image*) cat "$logs/stack-overflow.log"; hits=119 ;;
+*) cat "$logs/finished.log"; hits=1187 ;;
+esac
+case "$*" in *x-cache-invalid=on*)
+	echo "x-cache-invalid: total harts=4 stale_hits=$hits fences=50265 remembered=12264" >&2 ;;
+esac
+"#;
+
+struct Lab {
+    dir: TempDir,
+    bench: Workbench,
+}
+
+/// A workbench with nothing real but the files that have to exist.
+fn lab(script: &str) -> Lab {
+    let dir = TempDir::new().unwrap();
+    let at = |name: &str| dir.path().join(name);
+    let here = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let logs = here.join("tests/fixtures/console");
+    symlink(here.join("tests/fixtures/fake-qemu"), at("qemu")).unwrap();
+    fs::write(at("script"), format!("logs='{}'\n{script}", logs.display())).unwrap();
+    let mut elf = b"\x7fELF".to_vec();
+    elf.resize(64, 0);
+    elf[18] = 243;
+    fs::write(at("busybox"), elf).unwrap();
+    fs::create_dir(at("selftests")).unwrap();
+    let kernel = |name: &str| {
+        let image = at(&format!("{name}/Image"));
+        let vmlinux = at(&format!("{name}/vmlinux"));
+        (
+            name.to_owned(),
+            Kernel { name: name.to_owned(), image, vmlinux, selftests: at("selftests"), commit: "0".into() },
+        )
+    };
+    let base_used = BaseUsed {
+        version: "7.3.4".into(),
+        source: "package".into(),
+        from: "linux-source-7.3".into(),
+        sha256: Some("ab".into()),
+        commit: "0".into(),
+    };
+    let bench = Workbench {
+        root: dir.path().to_path_buf(),
+        out: at("out"),
+        base: Base::load(here.parent().unwrap()).unwrap(),
+        base_used,
+        toolchain: BTreeMap::from([("clang".to_owned(), "22.1.8".to_owned())]),
+        kernels: BTreeMap::from([kernel("preventive"), kernel("series")]),
+        qemu: Qemu { binary: at("qemu"), version: "10.0".into() },
+        busybox: at("busybox"),
+        firmware: at("fw_dynamic.bin"),
+    };
+    Lab { dir, bench }
+}
+
+impl Lab {
+    fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join("out/demo").join(name)
+    }
+
+    fn results(&self) -> Value {
+        serde_json::from_slice(&fs::read(self.path("results.json")).unwrap()).unwrap()
+    }
+
+    fn rows(&self) -> Vec<Row> {
+        demo::rows(&self.bench).unwrap()
+    }
+}
+
+fn verdicts(rows: &[Row]) -> Vec<(&str, &str, &str, Verdict)> {
+    rows.iter().map(|r| (r.kernel, r.machine, r.observed.as_str(), r.verdict)).collect()
+}
+
+#[test]
+fn the_whole_demo_writes_results_and_keeps_the_consoles() {
+    let lab = lab(MACHINE);
+    let outcome = demo::run(&lab.bench).unwrap();
+    assert_eq!((outcome, outcome.exit()), (Outcome { passed: 10, ..Outcome::default() }, Exit::Pass));
+    let results = lab.results();
+    let keys = |value: &Value| value.as_object().unwrap().keys().cloned().collect::<Vec<_>>();
+    let mut top = keys(&results);
+    top.sort();
+    assert_eq!(top, ["base", "runs", "schema", "toolchain"]);
+    assert_eq!(results["schema"], 1);
+    assert_eq!((&results["base"]["version"], &results["base"]["sha256"]), (&"7.3.4".into(), &"ab".into()));
+    assert_eq!(results["toolchain"]["clang"], "22.1.8");
+    assert_eq!(results["runs"].as_array().unwrap().len(), 10);
+    let mut fields = keys(&results["runs"][0]);
+    fields.sort();
+    let mut wanted = vec![
+        "kernel",
+        "machine",
+        "harts",
+        "test",
+        "expected",
+        "observed",
+        "verdict",
+        "stale_hits",
+        "seconds",
+        "console",
+    ];
+    wanted.sort();
+    assert_eq!(fields, wanted);
+    assert_eq!(results["runs"][0]["stale_hits"], Value::Null);
+    let loop_run = &results["runs"][3];
+    assert_eq!((&loop_run["expected"], &loop_run["observed"]), (&"stack overflow".into(), &"stack overflow".into()));
+    assert_eq!((&loop_run["verdict"], &loop_run["stale_hits"]), (&"PASS".into(), &119.into()));
+    for run in results["runs"].as_array().unwrap() {
+        let console = run["console"].as_str().unwrap();
+        assert!(fs::read_to_string(lab.path(console)).unwrap().contains("Linux version"), "{console}");
+        assert!(lab.path(console).with_extension("cmd").exists());
+        assert!(lab.path(console).with_extension("qemu.log").exists());
+    }
+}
+
+#[test]
+fn a_machine_that_shows_nothing_makes_the_demo_fail() {
+    let rows = lab(&MACHINE.replace("hits=1187", "hits=0")).rows();
+    let bad: Vec<_> = rows.iter().filter(|r| r.verdict == Verdict::Fail).map(|r| (r.kernel, r.machine)).collect();
+    let expected = [("series", "stale"), ("series", "stale"), ("series", "stale-sbi"), ("series", "stale-sbi")];
+    assert_eq!(bad, expected);
+}
+
+#[test]
+fn a_preventive_kernel_that_does_not_die_makes_the_demo_fail() {
+    let lab = lab(&MACHINE.replace("stack-overflow.log", "finished.log"));
+    let outcome = demo::run(&lab.bench).unwrap();
+    assert_eq!((outcome, outcome.exit()), (Outcome { passed: 9, failed: 1, ..Outcome::default() }, Exit::Failed));
+    assert_eq!(lab.results()["runs"][3]["verdict"], "FAIL");
+    assert_eq!(lab.results()["runs"][3]["observed"], "pass");
+}
+
+#[test]
+fn a_qemu_without_the_property_is_an_error_with_results() {
+    let script = format!("case \"$*\" in *x-cache*) echo 'qemu: no such property' >&2; exit 1 ;; esac\n{MACHINE}");
+    let lab = lab(&script);
+    let outcome = demo::run(&lab.bench).unwrap();
+    assert_eq!((outcome, outcome.exit()), (Outcome { passed: 4, failed: 6, errors: 6, skipped: 0 }, Exit::CouldNot));
+    let runs = lab.results();
+    assert_eq!(runs["runs"][2]["observed"], "QEMU failed: qemu: no such property");
+    assert_eq!(runs["runs"][2]["verdict"], "ERROR");
+}
+
+#[test]
+fn no_qemu_no_busybox_no_kernel_are_rows_of_errors() {
+    let mut lab = lab(MACHINE);
+    lab.bench.qemu.binary = lab.path("none");
+    assert!(lab.rows().iter().all(|r| r.verdict == Verdict::Error && r.observed.contains("not run") | r.observed.contains("not reached")));
+    lab.bench.kernels.remove("series");
+    assert_eq!(lab.rows()[9].verdict, Verdict::Error);
+    assert_eq!(lab.results()["runs"].as_array().unwrap().len(), 10);
+}
+
+#[test]
+fn a_warning_is_the_failure_of_the_test_that_was_running() {
+    for (test, failed) in [("test-ipi", 0), ("test-trace", 1)] {
+        let warning = "[    3.000000] WARNING: CPU: 1 PID: 9 at mm/vmalloc.c:1";
+        let warn = format!("sed '/# selftests: .*{test}/a {warning}' \"$logs/finished.log\"");
+        let rows = lab(&MACHINE.replace("cat \"$logs/finished.log\"", &warn)).rows();
+        let mut expected = [("preventive", "plain", "pass", Verdict::Pass); 2];
+        expected[failed].3 = Verdict::Fail;
+        assert_eq!(verdicts(&rows)[..2], expected);
+    }
+}
+
+#[test]
+fn results_of_an_earlier_run_do_not_survive() {
+    let lab = lab(MACHINE);
+    fs::create_dir_all(lab.path("")).unwrap();
+    fs::write(lab.path("results.json"), "{}").unwrap();
+    fs::create_dir(lab.path("preventive-plain.log")).unwrap();
+    let rows = lab.rows();
+    assert_eq!(rows[0].verdict, Verdict::Error);
+    assert!(rows[0].observed.contains("preventive-plain.log"), "{}", rows[0].observed);
+    assert_eq!(lab.results()["runs"][2]["verdict"], "PASS");
+}
+
+#[test]
+fn the_table_is_aligned_and_has_colour_only_if_asked() {
+    let seen = Sight { tests: vec![passed(), with(Status::Fail, &"long ".repeat(30))], counters: Ok(None), ..well() };
+    let mut rows = demo::judge(cell("preventive", "stale"), &died(overflow()));
+    rows.extend(demo::judge(cell("series", "plain"), &seen));
+    let text = demo::table(&rows, false);
+    let expected = "\
+kernel      machine  harts  test           expected        observed                                          verdict  seconds  stale hits
+preventive  stale        4  test-ipi.sh    pass            pass                                              PASS         1.3          40
+preventive  stale        4  test-trace.sh  stack overflow  stack overflow                                    PASS         1.3          40
+series      plain        4  test-ipi.sh    pass            pass                                              PASS         1.3           -
+series      plain        4  test-trace.sh  pass            fail: long long long long long long long long l…  FAIL         1.3           -
+";
+    assert_eq!(text, expected);
+    let colored = demo::table(&rows, true);
+    assert!(colored.contains('\x1b'));
+    let mut plain = colored;
+    while let Some(start) = plain.find('\x1b') {
+        let end = start + plain[start..].find('m').unwrap();
+        plain.replace_range(start..=end, "");
+    }
+    assert_eq!(plain, expected);
+}
