@@ -20,13 +20,14 @@ export KSRC BASE
 # Builds the tool if need be, then runs it.
 LAZYMAP := harness/lazymap
 
-.PHONY: help demo check series series-check kernels qemu clean distclean
+.PHONY: help demo check series series-check kernels qemu litmus clean distclean
 
 help:
 	@echo 'make demo          boot both kernels on both machines, and print what happened'
 	@echo 'make check         all tests: the tool, the series, the demo; the last line counts them'
 	@echo 'make series        write patches/ anew from the sources and the commits in the work tree'
 	@echo 'make series-check  check patches/: up to date, applies, style; BUILD=1 builds each patch'
+	@echo 'make litmus        run the litmus files of the protocol with herd7'
 	@echo 'make kernels       build the two kernels and their test modules only'
 	@echo 'make qemu          build the machine model only'
 	@echo 'make clean         remove what was built; downloads and the kernel tree stay'
@@ -39,7 +40,7 @@ help:
 	@echo 'make ends with 2 whatever went wrong, and names the exit code of the tool in its last line.'
 	@echo 'To get at that code call the tool itself: harness/lazymap demo'
 
-demo check series kernels qemu:
+demo check series kernels qemu litmus:
 	@$(LAZYMAP) $@
 
 series-check:
@@ -47,7 +48,7 @@ series-check:
 
 # By name, because OUT may be a folder that holds other things as well.
 BUILT := build build-ksrc kernel qemu demo log guest
-GOTTEN := linux-7.3 linux-ksrc dl apt tools ccache harness lock
+GOTTEN := linux-7.3 linux-ksrc dl apt herd tools ccache harness lock
 
 clean:
 	rm -rf $(addprefix $(LAZYMAP_OUT)/,$(BUILT))

@@ -47,6 +47,8 @@ pub struct Fetched {
     pub package: String,
     /// Its version.
     pub version: String,
+    /// The version that `base.toml` recorded then; another one there means: look again.
+    pub recorded: String,
     /// Its files; the `.deb` or `.dsc` comes first.
     pub files: Vec<FetchedFile>,
 }
@@ -94,7 +96,7 @@ enum Trouble {
 pub fn fetch(out: &Path, package: &Package, kind: Kind, arch: &str) -> Result<Fetched> {
     let dl = out.join("dl");
     let note = dl.join(format!("{}.json", package.name));
-    if let Some(have) = present(&dl, &note)? {
+    if let Some(have) = present(&dl, &note, package)? {
         return Ok(have);
     }
     if !Path::new(KEYRING).exists() && !local(&mirror()?) {
@@ -106,7 +108,8 @@ pub fn fetch(out: &Path, package: &Package, kind: Kind, arch: &str) -> Result<Fe
     for suite in &package.suites {
         let root = Root::create(out, &mirror, suite, kind, arch)?;
         match root.get(&package.name, kind, &dl, &step) {
-            Ok(fetched) => {
+            Ok(mut fetched) => {
+                fetched.recorded.clone_from(&package.version);
                 check_recorded(package, &fetched, &dl)?;
                 let text = serde_json::to_string_pretty(&fetched).map_err(|e| Error::could_not(e.to_string()))?;
                 stamp::write_whole(&note, text)?;
@@ -128,9 +131,12 @@ pub fn fetch(out: &Path, package: &Package, kind: Kind, arch: &str) -> Result<Fe
 }
 
 /// The files that an earlier run fetched, if all of them are there and whole.
-fn present(dl: &Path, note: &Path) -> Result<Option<Fetched>> {
+fn present(dl: &Path, note: &Path, package: &Package) -> Result<Option<Fetched>> {
     let Ok(text) = fs::read_to_string(note) else { return Ok(None) };
     let Ok(have) = serde_json::from_str::<Fetched>(&text) else { return Ok(None) };
+    if have.recorded != package.version {
+        return Ok(None);
+    }
     for file in &have.files {
         let path = dl.join(&file.name);
         if !path.exists() || stamp::sha256_file(&path)? != file.sha256 {
@@ -219,6 +225,8 @@ impl Root {
             "Dir::Etc::SourceList=/dev/null".to_owned(),
             format!("Dir::Etc::SourceParts={dir}/parts"),
             "Dir::Etc::Preferences=/dev/null".to_owned(),
+            // One that the machine is set to would be unknown here, which is an error to apt.
+            "APT::Default-Release=".to_owned(),
             "Dir::Etc::PreferencesParts=/dev/null".to_owned(),
             format!("Dir::State={dir}"),
             format!("Dir::State::Lists={dir}/lists"),
@@ -311,18 +319,25 @@ impl Root {
             Kind::Binary => vec!["-q", "download", &wanted],
             Kind::Source => vec!["-q", "source", "--download-only", "--only-source", &wanted],
         };
+        // What a run that was killed left.
+        for left in fs::read_dir(dl).map_err(io)?.flatten() {
+            if left.file_name().to_string_lossy().starts_with(".part-") {
+                stamp::remove(&left.path()).map_err(|e| Trouble::Other(e.message))?;
+            }
+        }
+        // Files get their final names only when they are whole and right.
+        let part = tempfile::Builder::new().prefix(".part-").tempdir_in(dl).map_err(io)?;
+        // In an empty folder: a file that is there already would not be listed.
         let list = {
             let mut list = args.clone();
             list.insert(1, "--print-uris");
-            self.ask("apt-get", &list, dl, |text| classify(text, During::Download))?
+            self.ask("apt-get", &list, part.path(), |text| classify(text, During::Download))?
         };
         let mut files: Vec<FetchedFile> = list.lines().filter_map(uri_line).collect();
         files.sort_by_key(|f| !(f.name.ends_with(".dsc") || f.name.ends_with(".deb")));
         if files.is_empty() {
             return Err(Trouble::NotInIndex);
         }
-        // Files get their final names only when they are whole and right.
-        let part = tempfile::Builder::new().prefix(".part-").tempdir_in(dl).map_err(io)?;
         patiently(|| self.ask("apt-get", &args, part.path(), |text| classify(text, During::Download)).map(drop))?;
         for file in &files {
             let got = found(part.path(), &file.name)?;
@@ -338,7 +353,7 @@ impl Root {
             // apt links to the files of a mirror on this machine, which may go away.
             if got.is_symlink() { fs::copy(&got, &place).map(drop) } else { fs::rename(&got, &place) }.map_err(io)?;
         }
-        Ok(Fetched { package: name.to_owned(), version: version.to_owned(), files })
+        Ok(Fetched { package: name.to_owned(), version: version.to_owned(), recorded: String::new(), files })
     }
 }
 

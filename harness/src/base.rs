@@ -134,7 +134,7 @@ impl Base {
     /// As [`Base::load`].
     pub fn parse(text: &str, path: &Path) -> Result<Self> {
         toml::from_str(text).map_err(|e| {
-            let line = e.span().map_or(1, |s| text[..s.start.min(text.len())].lines().count().max(1));
+            let line = e.span().map_or(1, |s| text[..s.start.min(text.len())].matches('\n').count() + 1);
             let what = e.message().lines().next().unwrap_or("not valid").to_owned();
             Error::could_not(format!("{}:{line}: {what}; correct the file", path.display()))
         })

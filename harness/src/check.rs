@@ -13,7 +13,7 @@ use crate::error::Result;
 use crate::ktap::Status;
 use crate::progress::Step;
 use crate::workbench::{self, Workbench};
-use crate::{console, series};
+use crate::{console, litmus, series};
 
 /// Variables that are meant for the run as a whole; the tool's own tests set what they need.
 const NOT_FOR_TESTS: &[&str] =
@@ -43,6 +43,10 @@ pub fn run(opts: &Options) -> Result<Outcome> {
     ];
     component(opts, &mut tally, "harness: clippy", "clippy", &arguments);
 
+    match litmus::run(opts) {
+        Ok(outcome) => tally.outcome.add(outcome),
+        Err(error) => tally.error("litmus", &error.message),
+    }
     match series::check(opts) {
         Ok(results) if results.is_empty() => tally.error("series", "nothing was checked"),
         Ok(results) => results.iter().for_each(|r| match r.ok {

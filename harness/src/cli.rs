@@ -6,12 +6,13 @@ use std::process::ExitCode;
 use std::thread;
 use std::time::Duration;
 
+use clap::builder::{OsStringValueParser, TypedValueParser};
 use clap::error::ErrorKind;
 use clap::{Args, Parser, Subcommand};
 
 use crate::base::Base;
 use crate::error::{Error, Exit, Result};
-use crate::{check, cmd, demo, host, lock, qemu, series, workbench};
+use crate::{check, cmd, demo, host, litmus, lock, qemu, series, workbench};
 
 /// What every verb needs to know.
 #[derive(Clone, Debug)]
@@ -44,13 +45,13 @@ struct Cli {
 #[derive(Args, Debug)]
 struct Global {
     /// Top of the repository [default: the folder with base.toml, from here upwards]
-    #[arg(long, global = true, value_name = "DIR")]
+    #[arg(long, global = true, value_name = "DIR", value_parser = path())]
     root: Option<PathBuf>,
     /// Folder for everything generated [default: out in the repository]
-    #[arg(long, global = true, value_name = "DIR", env = "LAZYMAP_OUT", hide_env_values = true)]
+    #[arg(long, global = true, value_name = "DIR", value_parser = path(), env = "LAZYMAP_OUT", hide_env_values = true)]
     out: Option<PathBuf>,
     /// A kernel tree to use instead of the distribution's; it is never written to
-    #[arg(long, global = true, value_name = "DIR", env = "KSRC", hide_env_values = true)]
+    #[arg(long, global = true, value_name = "DIR", value_parser = path(), env = "KSRC", hide_env_values = true)]
     ksrc: Option<PathBuf>,
     /// The kernel version whose patches are meant
     #[arg(long, global = true, value_name = "VERSION", env = "BASE", hide_env_values = true)]
@@ -78,6 +79,8 @@ enum Verb {
     Kernels,
     /// Builds the machine model only
     Qemu,
+    /// Runs the litmus files of the protocol with herd7, which is fetched if it is not there
+    Litmus,
     /// Checks what the host must have, and says what was found
     Host {
         /// Installs nothing, not even as root
@@ -105,15 +108,18 @@ pub fn main() -> ExitCode {
 }
 
 fn parse() -> Result<Option<(Options, Verb)>> {
-    // A variable that is set but empty means "not set": make exports KSRC= like that.
-    let arguments = std::env::args_os();
-    let cli = match Cli::try_parse_from(arguments) {
+    let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(e) if matches!(e.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion) => {
             print!("{e}");
             return Ok(None);
         }
-        Err(e) if e.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => {
+        Err(e)
+            if matches!(
+                e.kind(),
+                ErrorKind::MissingSubcommand | ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand
+            ) =>
+        {
             return Err(Error::usage("no verb given; `lazymap --help` lists them"));
         }
         Err(e) => {
@@ -127,6 +133,7 @@ fn parse() -> Result<Option<(Options, Verb)>> {
             return Err(Error::usage(format!("{what}; `lazymap --help` shows what there is")));
         }
     };
+    // A variable that is set but empty counts as not set.
     let given = |path: Option<PathBuf>| path.filter(|p| !p.as_os_str().is_empty());
     let root = match given(cli.global.root) {
         Some(root) => absolute(&root)?,
@@ -190,6 +197,11 @@ fn dispatch(options: &Options, verb: Verb) -> Result<u8> {
             println!("{}\t{}", built.binary.display(), built.version);
             Exit::Pass
         }
+        Verb::Litmus => {
+            let outcome = litmus::run(options)?;
+            println!("{} passed, {} failed, {} skipped", outcome.passed, outcome.failed, outcome.skipped);
+            outcome.exit()
+        }
         Verb::Host { no_install } => {
             let host = host::prepare(options, &base, !no_install)?;
             for (tool, version) in host.versions() {
@@ -208,6 +220,11 @@ fn find_root() -> Result<PathBuf> {
         .find(|dir| dir.join("base.toml").is_file())
         .map(Path::to_path_buf)
         .ok_or_else(|| Error::usage(format!("{} is in no checkout of the project; give --root", here.display())))
+}
+
+/// Unlike clap's own parser of paths takes an empty one, which stands for "not given".
+fn path() -> impl TypedValueParser<Value = PathBuf> {
+    OsStringValueParser::new().map(PathBuf::from)
 }
 
 fn absolute(path: &Path) -> Result<PathBuf> {

@@ -97,6 +97,32 @@ pub fn captured(command: &mut Command, log: &Path, step: &Step) -> Result<Ended>
     Ok(if status.success() { Ended::Well } else { Ended::Badly { tail, what: format!("`{name}` failed ({status})") } })
 }
 
+/// As [`captured`] for what must not be ended half-way: an interrupted tool leaves it alone, and it
+/// goes on to its end. (A package manager that is killed leaves the machine in need of repair.)
+///
+/// # Errors
+/// As [`captured`].
+pub fn uninterrupted(command: &mut Command, log: &Path) -> Result<Ended> {
+    if let Some(parent) = log.parent() {
+        fs::create_dir_all(parent).map_err(|e| Error::io("create", parent, e))?;
+    }
+    let name = display(command);
+    // A file and not a pipe, which would break with the tool.
+    let file = File::create(log).map_err(|e| Error::io("create", log, e))?;
+    let second = file.try_clone().map_err(|e| Error::io("create", log, e))?;
+    command.stdin(Stdio::null()).stdout(file).stderr(second).process_group(0);
+    let status = command.status().map_err(|e| cannot_run(&name, &e))?;
+    park_if_interrupted();
+    if status.success() {
+        return Ok(Ended::Well);
+    }
+    let text = fs::read(log).unwrap_or_default();
+    let text = String::from_utf8_lossy(&text);
+    let lines: Vec<&str> = text.lines().collect();
+    let tail = lines[lines.len().saturating_sub(SHOWN_LINES)..].iter().map(|l| (*l).to_owned()).collect();
+    Ok(Ended::Badly { tail, what: format!("`{name}` failed ({status})") })
+}
+
 /// Runs `command` and returns its stdout as text.
 ///
 /// # Errors

@@ -213,11 +213,11 @@ fn packages(options: &Options, base: &Base, install: bool) -> Result<()> {
     if install && root {
         let step = Step::start("install missing packages");
         let log = options.out.join("log/apt.log");
-        apt(&["update"], &log, &step)?;
+        apt(&["update"], &log)?;
         let names = known(&missing);
         let mut args = vec!["install", "-y", "--no-install-recommends"];
         args.extend(names.iter().map(String::as_str));
-        apt(&args, &log, &step)?;
+        apt(&args, &log)?;
         step.finish(&format!("{} installed", names.len()));
         return Ok(());
     }
@@ -226,10 +226,12 @@ fn packages(options: &Options, base: &Base, install: bool) -> Result<()> {
 }
 
 /// `apt-get ARGS`, not interactive.
-fn apt(args: &[&str], log: &Path, step: &Step) -> Result<()> {
+fn apt(args: &[&str], log: &Path) -> Result<()> {
     let mut command = Command::new("apt-get");
-    command.arg("-q").args(args).env("LC_ALL", "C").env("DEBIAN_FRONTEND", "noninteractive");
-    match cmd::captured(&mut command, log, step)? {
+    // Another apt, such as one that an interrupted run left to its end, is waited for.
+    command.args(["-q", "-oDPkg::Lock::Timeout=300"]).args(args);
+    command.env("LC_ALL", "C").env("DEBIAN_FRONTEND", "noninteractive");
+    match cmd::uninterrupted(&mut command, log)? {
         Ended::Well => Ok(()),
         Ended::Badly { tail, what } => {
             let why = tail.iter().rfind(|l| l.starts_with("E: ")).or(tail.last()).cloned().unwrap_or_default();

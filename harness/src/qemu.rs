@@ -55,6 +55,8 @@ pub struct Qemu {
 struct Unpacked {
     /// Version of the source package.
     version: String,
+    /// The version that `base.toml` recorded then.
+    recorded: String,
     /// SHA-256 of its `.dsc`.
     sha256: String,
     /// Commit of the source without the project's patches.
@@ -82,7 +84,7 @@ pub fn build(options: &Options, base: &Base) -> Result<Qemu> {
         let key = Key::default().text("dsc", &unpacked.sha256).text("patches", &wanted);
         key.text("configure", CONFIGURE.join(" ")).text("python", base.qemu.python.join(" ")).finish()
     };
-    let unpacked = read(&dir);
+    let unpacked = read(&dir).filter(|unpacked| unpacked.recorded == base.qemu.package.version);
     if let Some(unpacked) = &unpacked
         && binary.exists()
         && stamp::fresh(&stamp, &key(unpacked))
@@ -98,9 +100,12 @@ pub fn build(options: &Options, base: &Base) -> Result<Qemu> {
     let repo = source(&dir);
     apply(&repo, &dir, &unpacked.commit, &patches)?;
     let build = dir.join("build");
-    if !build.join("build.ninja").exists() {
+    let configured = build.join("lazymap.stamp");
+    let how = format!("{} {}", CONFIGURE.join(" "), base.qemu.python.join(" "));
+    if !stamp::fresh(&configured, &how) {
         step.detail("configure");
         configure(&dir, options, base, &step)?;
+        stamp::write_whole(&configured, how)?;
     }
     let log = options.out.join("log/qemu-build.log");
     let mut ninja = cmd::plain("ninja");
@@ -177,7 +182,12 @@ fn unpack(dir: &Path, options: &Options, base: &Base) -> Result<Unpacked> {
     let files = repo.run(["write-tree"])?;
     let commit = repo.feed(["commit-tree", &files], format!("QEMU {}\n", fetched.version).as_bytes())?;
     repo.run(["update-ref", "HEAD", &commit])?;
-    let unpacked = Unpacked { version: fetched.version.clone(), sha256: fetched.main().sha256.clone(), commit };
+    let unpacked = Unpacked {
+        version: fetched.version.clone(),
+        recorded: package.version.clone(),
+        sha256: fetched.main().sha256.clone(),
+        commit,
+    };
     let text = serde_json::to_string_pretty(&unpacked).map_err(|e| Error::could_not(e.to_string()))?;
     stamp::write_whole(&dir.join("unpacked.json"), text)?;
     Ok(unpacked)

@@ -164,10 +164,11 @@ impl Source {
     }
 
     /// Changes when the base has to be made anew.
-    fn identity(&self) -> Result<String> {
+    fn identity(&self, base: &Base) -> Result<String> {
         Ok(match self {
-            // A package that was unpacked stays: newer point releases are taken after `make distclean`.
-            Self::Package => "package".to_owned(),
+            // What was unpacked stays until base.toml moves on: newer point releases are taken after
+            // `make distclean`.
+            Self::Package => format!("package {} {}", base.linux.package.name, base.linux.package.version),
             Self::Clone { path, commit, .. } => format!("clone {} {commit}", path.display()),
             Self::Folder { path, .. } => format!("folder {} {}", path.display(), listing(path)?),
         })
@@ -236,18 +237,36 @@ impl Tree {
     /// When the source cannot be had.
     pub fn base_only(source: &Source, options: &Options, base: &Base) -> Result<Self> {
         let dir = source.folder(&options.out, base);
-        let identity = source.identity()?;
-        let state = read_state(&dir);
-        let state = match state {
+        let identity = source.identity(base)?;
+        let state = match read_state(&dir) {
             Some(state) if state.source == identity && state.used.is_some() => state,
-            Some(state) if state.branch != current(&dir)? => {
-                return Err(Error::could_not(format!(
-                    "the branch {BRANCH} in {} has commits for another base; fetch what you need from there, then \
-                     remove the folder",
-                    dir.display()
-                )));
+            Some(state) => {
+                let show = dir.display();
+                if state.branch != current(&dir)? {
+                    return Err(Error::could_not(format!(
+                        "the branch {BRANCH} in {show} has commits for another base; fetch what you need from there, \
+                         then remove the folder"
+                    )));
+                }
+                let half_way = state.checking_out.is_some();
+                if !half_way && let Some(file) = edited(&Repo::at(&dir))? {
+                    return Err(Error::could_not(format!(
+                        "{file} in {show} was edited, and the tree has to be made anew for another base; save the \
+                         edit, then remove the folder"
+                    )));
+                }
+                match source {
+                    Source::Clone { path, commit, version } if state.source.starts_with("clone ") => {
+                        match move_base(state, &dir, path, commit, version, &identity)? {
+                            Some(state) => state,
+                            None => make(source, &dir, options, base, identity)?,
+                        }
+                    }
+                    _ => make(source, &dir, options, base, identity)?,
+                }
             }
-            _ => make(source, &dir, options, base, identity)?,
+            // Without its state it was never finished.
+            None => make(source, &dir, options, base, identity)?,
         };
         let used = state.used.clone().ok_or_else(|| Error::could_not("tree without a base"))?;
         Ok(Self { repo: Repo::at(&dir), base: used.commit.clone(), used, state })
@@ -361,12 +380,10 @@ impl Tree {
         let dir = self.repo.dir().to_owned();
         let half_way = self.state.checking_out.is_some();
         if !half_way {
-            let changes = self.repo.run(["status", "--porcelain", "--untracked-files=no"])?;
-            if let Some(first) = changes.lines().next() {
+            if let Some(file) = edited(&self.repo)? {
                 return Err(Error::could_not(format!(
-                    "{} in {} was edited but not committed; commit it on the branch {BRANCH} there, or drop it with \
-                     `git -C {} checkout -f`",
-                    first.get(3..).unwrap_or(first),
+                    "{file} in {} was edited but not committed; commit it on the branch {BRANCH} there, or drop it \
+                     with `git -C {} checkout -f`",
                     dir.display(),
                     dir.display()
                 )));
@@ -460,9 +477,71 @@ fn current(dir: &Path) -> Result<String> {
     Ok(Repo::at(dir).find(&format!("refs/heads/{BRANCH}"))?.unwrap_or_default())
 }
 
+/// The first tracked file that was edited and not committed.
+fn edited(repo: &Repo) -> Result<Option<String>> {
+    let changes = repo.run(["status", "--porcelain", "--untracked-files=no"])?;
+    Ok(changes.lines().next().map(|first| first.get(3..).unwrap_or(first).to_owned()))
+}
+
+/// Makes the tree of one commit of a user's clone that of another: only what differs will be touched
+/// and built again. Nothing if the objects of what is checked out are gone.
+fn move_base(
+    state: State,
+    dir: &Path,
+    path: &Path,
+    commit: &str,
+    version: &str,
+    identity: &str,
+) -> Result<Option<State>> {
+    share_objects(dir, path)?;
+    let repo = Repo::at(dir);
+    if repo.find("HEAD^{tree}")?.is_none() || repo.find(&format!("{commit}^{{tree}}"))?.is_none() {
+        return Ok(None);
+    }
+    repo.run(["update-ref", "--no-deref", "HEAD", "HEAD"])?;
+    repo.run(["tag", "--force", BASE_TAG, commit])?;
+    repo.run(["update-ref", &format!("refs/heads/{BRANCH}"), commit])?;
+    let from = path.display().to_string();
+    let state = State {
+        source: identity.to_owned(),
+        used: Some(BaseUsed {
+            version: version.to_owned(),
+            source: "ksrc".to_owned(),
+            from,
+            sha256: None,
+            commit: commit.to_owned(),
+        }),
+        branch: commit.to_owned(),
+        checked_out: repo.run(["rev-parse", "HEAD"])?,
+        checking_out: state.checking_out,
+        ..State::default()
+    };
+    save_state(dir, &state)?;
+    Ok(Some(state))
+}
+
+/// Lets the tree read the objects of a user's repository, where they stay; nothing is written
+/// there, not even a lock.
+fn share_objects(dir: &Path, path: &Path) -> Result<()> {
+    let theirs = Repo::at(path);
+    let objects = theirs.run(["rev-parse", "--path-format=absolute", "--git-path", "objects"])?;
+    let shallow = theirs.run(["rev-parse", "--path-format=absolute", "--git-path", "shallow"])?;
+    let alternates = dir.join(".git/objects/info/alternates");
+    let mut list = fs::read_to_string(&alternates).unwrap_or_default();
+    if !list.lines().any(|l| l == objects) {
+        list.push_str(&format!("{objects}\n"));
+    }
+    stamp::write_whole(&alternates, list)?;
+    let own = dir.join(".git/shallow");
+    stamp::remove(&own)?;
+    if Path::new(&shallow).exists() {
+        fs::copy(&shallow, &own).map_err(|e| Error::io("write", &own, e))?;
+    }
+    Ok(())
+}
+
 /// Makes the tree and its base commit from nothing.
 fn make(source: &Source, dir: &Path, options: &Options, base: &Base, identity: String) -> Result<State> {
-    // A tree without its state was never finished.
     stamp::remove(dir)?;
     let used = match source {
         Source::Package => from_package(dir, options, base)?,
@@ -515,17 +594,8 @@ fn from_package(dir: &Path, options: &Options, base: &Base) -> Result<BaseUsed> 
 
 fn from_clone(dir: &Path, path: &Path, commit: &str, version: &str) -> Result<BaseUsed> {
     let step = Step::start(format!("check out {:.12} of {}", commit, path.display()));
-    let theirs = Repo::at(path);
-    let objects = theirs.run(["rev-parse", "--path-format=absolute", "--git-path", "objects"])?;
-    let shallow = theirs.run(["rev-parse", "--path-format=absolute", "--git-path", "shallow"])?;
     init(dir)?;
-    // The objects stay where they are and are only read; nothing is written there, not even a lock.
-    let alternates = dir.join(".git/objects/info/alternates");
-    stamp::write_whole(&alternates, format!("{objects}\n"))?;
-    if Path::new(&shallow).exists() {
-        let own = dir.join(".git/shallow");
-        fs::copy(&shallow, &own).map_err(|e| Error::io("write", &own, e))?;
-    }
+    share_objects(dir, path)?;
     let repo = Repo::at(dir);
     repo.run(["checkout", "--quiet", "--detach", commit])?;
     step.finish("done");
@@ -632,9 +702,15 @@ pub fn am(repo: &Repo, base: &str, patches: &[PathBuf]) -> Result<String> {
     if patches.is_empty() {
         return Ok(base.to_owned());
     }
+    let place = repo.dir().join(".git");
+    let entries = fs::read_dir(&place).map_err(|e| Error::io("read", &place, e))?;
+    for left in entries.flatten().filter(|e| e.file_name().to_string_lossy().starts_with("am-")) {
+        // Of a run that was killed.
+        stamp::remove(&left.path())?;
+    }
     let scratch = tempfile::Builder::new()
         .prefix("am-")
-        .tempdir_in(repo.dir().join(".git"))
+        .tempdir_in(&place)
         .map_err(|e| Error::could_not(format!("no scratch folder in {}: {e}", repo.dir().display())))?;
     init(scratch.path())?;
     let objects = repo.run(["rev-parse", "--path-format=absolute", "--git-path", "objects"])?;

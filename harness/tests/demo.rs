@@ -19,9 +19,15 @@ use lazymap::workbench::Workbench;
 use serde_json::Value;
 use tempfile::TempDir;
 
-/// The cell of the matrix with this kernel and machine.
-fn cell(kernel: &str, machine: &str) -> &'static Cell {
-    demo::MATRIX.iter().find(|c| c.kernel == kernel && c.machine.name() == machine).unwrap()
+/// A cell like the one of the matrix with this kernel and machine, with two tests.
+fn cell(kernel: &str, machine: &str) -> Cell {
+    let tests: &[(&str, Expect)] = match (kernel, machine) {
+        (_, "plain") => &[("one.sh", Expect::Pass), ("two.sh", Expect::Pass)],
+        ("preventive", _) => &[("one.sh", Expect::Pass), ("two.sh", Expect::StackOverflow)],
+        _ => &[("one.sh", Expect::Survive), ("two.sh", Expect::Survive)],
+    };
+    let real = demo::MATRIX.iter().find(|c| c.kernel == kernel && c.machine.name() == machine).unwrap();
+    Cell { tests, ..*real }
 }
 
 fn counters(stale_hits: u64) -> Result<Option<Counters>, String> {
@@ -73,19 +79,24 @@ fn the_matrix_is_the_one_of_the_readme() {
         .flat_map(|c| c.tests.iter().map(|(t, e)| (c.kernel, c.machine.name(), c.machine.harts, *t, *e)))
         .collect();
     use Expect::{Pass, StackOverflow, Survive};
-    let (ipi, trace) = ("test-ipi.sh", "test-trace.sh");
+    let (ipi, stack, trace) = ("test-ipi.sh", "test-stack.sh", "test-trace.sh");
     assert_eq!(
         rows,
         [
             ("preventive", "plain", 4, ipi, Pass),
+            ("preventive", "plain", 4, stack, Pass),
             ("preventive", "plain", 4, trace, Pass),
             ("preventive", "stale", 4, ipi, Pass),
+            ("preventive", "stale", 4, stack, Pass),
             ("preventive", "stale", 4, trace, StackOverflow),
             ("series", "plain", 4, ipi, Pass),
+            ("series", "plain", 4, stack, Pass),
             ("series", "plain", 4, trace, Pass),
             ("series", "stale", 4, ipi, Survive),
+            ("series", "stale", 4, stack, Survive),
             ("series", "stale", 4, trace, Survive),
             ("series", "stale-sbi", 4, ipi, Survive),
+            ("series", "stale-sbi", 4, stack, Survive),
             ("series", "stale-sbi", 4, trace, Survive),
         ]
     );
@@ -94,19 +105,19 @@ fn the_matrix_is_the_one_of_the_readme() {
 #[test]
 fn all_as_expected() {
     let plain = Sight { counters: Ok(None), ..well() };
-    assert_eq!(judged(cell("preventive", "plain"), &plain), ["pass Pass", "pass Pass"]);
-    assert_eq!(judged(cell("series", "plain"), &plain), ["pass Pass", "pass Pass"]);
-    assert_eq!(judged(cell("preventive", "stale"), &died(overflow())), ["pass Pass", "stack overflow Pass"]);
-    assert_eq!(judged(cell("series", "stale"), &well()), ["pass Pass", "pass Pass"]);
-    assert_eq!(judged(cell("series", "stale-sbi"), &well()), ["pass Pass", "pass Pass"]);
-    let row = &demo::judge(cell("series", "stale"), &well())[1];
+    assert_eq!(judged(&cell("preventive", "plain"), &plain), ["pass Pass", "pass Pass"]);
+    assert_eq!(judged(&cell("series", "plain"), &plain), ["pass Pass", "pass Pass"]);
+    assert_eq!(judged(&cell("preventive", "stale"), &died(overflow())), ["pass Pass", "stack overflow Pass"]);
+    assert_eq!(judged(&cell("series", "stale"), &well()), ["pass Pass", "pass Pass"]);
+    assert_eq!(judged(&cell("series", "stale-sbi"), &well()), ["pass Pass", "pass Pass"]);
+    let row = &demo::judge(&cell("series", "stale"), &well())[1];
     assert_eq!((row.stale_hits, row.seconds, row.console.as_str()), (Some(40), 1.3, "series-stale.log"));
-    assert_eq!(demo::judge(cell("series", "plain"), &plain)[0].stale_hits, None);
+    assert_eq!(demo::judge(&cell("series", "plain"), &plain)[0].stale_hits, None);
 }
 
 #[test]
 fn a_preventive_kernel_that_survives_has_failed() {
-    assert_eq!(judged(cell("preventive", "stale"), &well()), ["pass Pass", "pass Fail"]);
+    assert_eq!(judged(&cell("preventive", "stale"), &well()), ["pass Pass", "pass Fail"]);
 }
 
 #[test]
@@ -121,44 +132,44 @@ fn a_preventive_kernel_that_dies_of_something_else_has_failed() {
         (End::Incomplete { missing: vec!["mark"] }, "incomplete: no mark Error"),
         (End::QemuFailed { stderr: headline() }, "QEMU failed: x Error"),
     ] {
-        assert_eq!(judged(preventive, &died(end)), ["pass Pass", observed]);
+        assert_eq!(judged(&preventive, &died(end)), ["pass Pass", observed]);
     }
     // The right death at the wrong time: in the first test, or after the second had passed.
     let early = Sight { tests: vec![unfinished(), unfinished()], ..died(overflow()) };
-    assert_eq!(judged(preventive, &early), ["stack overflow Fail", "not reached Error"]);
+    assert_eq!(judged(&preventive, &early), ["stack overflow Fail", "not reached Error"]);
     let boot = Sight { ready: false, ..early };
-    assert_eq!(judged(preventive, &boot), ["stack overflow before any test Error", "not reached Error"]);
+    assert_eq!(judged(&preventive, &boot), ["stack overflow before any test Error", "not reached Error"]);
     // Nothing was stale: whatever it was, it was not the loop.
     let other = Sight { counters: counters(0), ..died(overflow()) };
-    assert_eq!(judged(preventive, &other), ["pass Pass", "stack overflow Fail"]);
+    assert_eq!(judged(&preventive, &other), ["pass Pass", "stack overflow Fail"]);
 }
 
 #[test]
 fn a_series_that_dies_has_failed() {
     for kernel in ["plain", "stale", "stale-sbi"] {
         let seen = Sight { counters: if kernel == "plain" { Ok(None) } else { counters(9) }, ..died(overflow()) };
-        assert_eq!(judged(cell("series", kernel), &seen), ["pass Pass", "stack overflow Fail"]);
+        assert_eq!(judged(&cell("series", kernel), &seen), ["pass Pass", "stack overflow Fail"]);
     }
     let late = Sight { end: Ok(End::Panic { headline: "x".to_owned() }), ..well() };
-    assert_eq!(judged(cell("series", "stale"), &late), ["pass Pass", "panic: x Fail"]);
+    assert_eq!(judged(&cell("series", "stale"), &late), ["pass Pass", "panic: x Fail"]);
 }
 
 #[test]
 fn surviving_takes_something_to_survive() {
     for machine in ["stale", "stale-sbi"] {
         let series = cell("series", machine);
-        assert_eq!(judged(series, &Sight { counters: counters(0), ..well() }), ["pass Fail", "pass Fail"]);
-        assert_eq!(judged(series, &Sight { counters: Ok(None), ..well() }), ["pass Fail", "pass Fail"]);
+        assert_eq!(judged(&series, &Sight { counters: counters(0), ..well() }), ["pass Fail", "pass Fail"]);
+        assert_eq!(judged(&series, &Sight { counters: Ok(None), ..well() }), ["pass Fail", "pass Fail"]);
         for touches in [None, Some(0)] {
             let tests = vec![passed(), Seen { touches, ..passed() }];
-            assert_eq!(judged(series, &Sight { tests, ..well() }), ["pass Pass", "pass Fail"]);
+            assert_eq!(judged(&series, &Sight { tests, ..well() }), ["pass Pass", "pass Fail"]);
         }
         let counters = Err("no counters".to_owned());
-        assert_eq!(judged(series, &Sight { counters, ..well() }), ["pass Error", "pass Error"]);
+        assert_eq!(judged(&series, &Sight { counters, ..well() }), ["pass Error", "pass Error"]);
     }
     let counters = Err("no counters".to_owned());
     let seen = Sight { counters, ..died(overflow()) };
-    assert_eq!(judged(cell("preventive", "stale"), &seen), ["pass Error", "stack overflow Error"]);
+    assert_eq!(judged(&cell("preventive", "stale"), &seen), ["pass Error", "stack overflow Error"]);
 }
 
 #[test]
@@ -172,19 +183,19 @@ fn only_a_pass_is_a_pass() {
         (with(Status::Error, "torn"), "error: torn Error"),
         (unfinished(), "no result Error"),
     ] {
-        assert_eq!(judged(cell("series", "plain"), &plain(second)), ["pass Pass", observed]);
+        assert_eq!(judged(&cell("series", "plain"), &plain(second)), ["pass Pass", observed]);
     }
     let none = Sight { tests: vec![], ..plain(passed()) };
-    assert_eq!(judged(cell("series", "plain"), &none), ["no result Error", "no result Error"]);
+    assert_eq!(judged(&cell("series", "plain"), &none), ["no result Error", "no result Error"]);
     let problem = Sight { problem: Some("line 3: x".to_owned()), ..plain(passed()) };
-    assert_eq!(judged(cell("series", "plain"), &problem), ["pass Error", "pass Error"]);
+    assert_eq!(judged(&cell("series", "plain"), &problem), ["pass Error", "pass Error"]);
 }
 
 #[test]
 fn a_forbidden_line_makes_a_failure_of_a_pass_and_is_named() {
     let forbidden = vec![Found { line: 7, text: "WARNING: CPU: 1".to_owned() }];
     let tests = vec![passed(), Seen { forbidden, ..passed() }];
-    let rows = demo::judge(cell("series", "stale"), &Sight { tests, ..well() });
+    let rows = demo::judge(&cell("series", "stale"), &Sight { tests, ..well() });
     assert_eq!((rows[0].verdict, rows[1].verdict), (Verdict::Pass, Verdict::Fail));
     assert!(rows[1].why.iter().any(|w| w.contains("line 7") && w.contains("WARNING: CPU: 1")), "{:?}", rows[1].why);
 }
@@ -199,8 +210,9 @@ fn what_did_not_boot_is_an_error() {
         (Ok(End::Hang(Duration::from_secs(60))), "hang: no output for 60 s before any test Error"),
     ] {
         for cell in demo::MATRIX {
-            assert_eq!(judged(cell, &nothing(end.clone()))[0], observed);
-            assert!(judged(cell, &nothing(end.clone()))[1].ends_with(" Error"));
+            let seen = judged(cell, &nothing(end.clone()));
+            assert_eq!(seen[0], observed);
+            assert!(seen.iter().all(|s| s.ends_with(" Error")), "{seen:?}");
         }
     }
 }
@@ -226,6 +238,9 @@ case "$*" in *x-cache-invalid=on*)
 	echo "x-cache-invalid: total harts=4 stale_hits=$hits fences=50265 remembered=12264" >&2 ;;
 esac
 "#;
+
+/// The row of the matrix in which the kernel has to die.
+const LOOP: usize = 5;
 
 struct Lab {
     dir: TempDir,
@@ -296,7 +311,7 @@ fn verdicts(rows: &[Row]) -> Vec<(&str, &str, &str, Verdict)> {
 fn the_whole_demo_writes_results_and_keeps_the_consoles() {
     let lab = lab(MACHINE);
     let outcome = demo::run(&lab.bench).unwrap();
-    assert_eq!((outcome, outcome.exit()), (Outcome { passed: 10, ..Outcome::default() }, Exit::Pass));
+    assert_eq!((outcome, outcome.exit()), (Outcome { passed: 15, ..Outcome::default() }, Exit::Pass));
     let results = lab.results();
     let keys = |value: &Value| value.as_object().unwrap().keys().cloned().collect::<Vec<_>>();
     let mut top = keys(&results);
@@ -305,7 +320,7 @@ fn the_whole_demo_writes_results_and_keeps_the_consoles() {
     assert_eq!(results["schema"], 1);
     assert_eq!((&results["base"]["version"], &results["base"]["sha256"]), (&"7.3.4".into(), &"ab".into()));
     assert_eq!(results["toolchain"]["clang"], "22.1.8");
-    assert_eq!(results["runs"].as_array().unwrap().len(), 10);
+    assert_eq!(results["runs"].as_array().unwrap().len(), 15);
     let mut fields = keys(&results["runs"][0]);
     fields.sort();
     let mut wanted = vec![
@@ -323,7 +338,7 @@ fn the_whole_demo_writes_results_and_keeps_the_consoles() {
     wanted.sort();
     assert_eq!(fields, wanted);
     assert_eq!(results["runs"][0]["stale_hits"], Value::Null);
-    let loop_run = &results["runs"][3];
+    let loop_run = &results["runs"][LOOP];
     assert_eq!((&loop_run["expected"], &loop_run["observed"]), (&"stack overflow".into(), &"stack overflow".into()));
     assert_eq!((&loop_run["verdict"], &loop_run["stale_hits"]), (&"PASS".into(), &119.into()));
     for run in results["runs"].as_array().unwrap() {
@@ -338,17 +353,16 @@ fn the_whole_demo_writes_results_and_keeps_the_consoles() {
 fn a_machine_that_shows_nothing_makes_the_demo_fail() {
     let rows = lab(&MACHINE.replace("hits=1187", "hits=0")).rows();
     let bad: Vec<_> = rows.iter().filter(|r| r.verdict == Verdict::Fail).map(|r| (r.kernel, r.machine)).collect();
-    let expected = [("series", "stale"), ("series", "stale"), ("series", "stale-sbi"), ("series", "stale-sbi")];
-    assert_eq!(bad, expected);
+    assert_eq!(bad, [[("series", "stale"); 3], [("series", "stale-sbi"); 3]].concat());
 }
 
 #[test]
 fn a_preventive_kernel_that_does_not_die_makes_the_demo_fail() {
     let lab = lab(&MACHINE.replace("stack-overflow.log", "finished.log"));
     let outcome = demo::run(&lab.bench).unwrap();
-    assert_eq!((outcome, outcome.exit()), (Outcome { passed: 9, failed: 1, ..Outcome::default() }, Exit::Failed));
-    assert_eq!(lab.results()["runs"][3]["verdict"], "FAIL");
-    assert_eq!(lab.results()["runs"][3]["observed"], "pass");
+    assert_eq!((outcome, outcome.exit()), (Outcome { passed: 14, failed: 1, ..Outcome::default() }, Exit::Failed));
+    assert_eq!(lab.results()["runs"][LOOP]["verdict"], "FAIL");
+    assert_eq!(lab.results()["runs"][LOOP]["observed"], "pass");
 }
 
 #[test]
@@ -356,10 +370,10 @@ fn a_qemu_without_the_property_is_an_error_with_results() {
     let script = format!("case \"$*\" in *x-cache*) echo 'qemu: no such property' >&2; exit 1 ;; esac\n{MACHINE}");
     let lab = lab(&script);
     let outcome = demo::run(&lab.bench).unwrap();
-    assert_eq!((outcome, outcome.exit()), (Outcome { passed: 4, failed: 6, errors: 6, skipped: 0 }, Exit::CouldNot));
+    assert_eq!((outcome, outcome.exit()), (Outcome { passed: 6, failed: 9, errors: 9, skipped: 0 }, Exit::CouldNot));
     let runs = lab.results();
-    assert_eq!(runs["runs"][2]["observed"], "QEMU failed: qemu: no such property");
-    assert_eq!(runs["runs"][2]["verdict"], "ERROR");
+    assert_eq!(runs["runs"][3]["observed"], "QEMU failed: qemu: no such property");
+    assert_eq!(runs["runs"][3]["verdict"], "ERROR");
 }
 
 #[test]
@@ -368,19 +382,19 @@ fn no_qemu_no_busybox_no_kernel_are_rows_of_errors() {
     lab.bench.qemu.binary = lab.path("none");
     assert!(lab.rows().iter().all(|r| r.verdict == Verdict::Error && r.observed.contains("not run") | r.observed.contains("not reached")));
     lab.bench.kernels.remove("series");
-    assert_eq!(lab.rows()[9].verdict, Verdict::Error);
-    assert_eq!(lab.results()["runs"].as_array().unwrap().len(), 10);
+    assert_eq!(lab.rows()[14].verdict, Verdict::Error);
+    assert_eq!(lab.results()["runs"].as_array().unwrap().len(), 15);
 }
 
 #[test]
 fn a_warning_is_the_failure_of_the_test_that_was_running() {
-    for (test, failed) in [("test-ipi", 0), ("test-trace", 1)] {
+    for (test, failed) in [("test-ipi", 0), ("test-stack", 1), ("test-trace", 2)] {
         let warning = "[    3.000000] WARNING: CPU: 1 PID: 9 at mm/vmalloc.c:1";
         let warn = format!("sed '/# selftests: .*{test}/a {warning}' \"$logs/finished.log\"");
         let rows = lab(&MACHINE.replace("cat \"$logs/finished.log\"", &warn)).rows();
-        let mut expected = [("preventive", "plain", "pass", Verdict::Pass); 2];
+        let mut expected = [("preventive", "plain", "pass", Verdict::Pass); 3];
         expected[failed].3 = Verdict::Fail;
-        assert_eq!(verdicts(&rows)[..2], expected);
+        assert_eq!(verdicts(&rows)[..3], expected);
     }
 }
 
@@ -393,21 +407,21 @@ fn results_of_an_earlier_run_do_not_survive() {
     let rows = lab.rows();
     assert_eq!(rows[0].verdict, Verdict::Error);
     assert!(rows[0].observed.contains("preventive-plain.log"), "{}", rows[0].observed);
-    assert_eq!(lab.results()["runs"][2]["verdict"], "PASS");
+    assert_eq!(lab.results()["runs"][3]["verdict"], "PASS");
 }
 
 #[test]
 fn the_table_is_aligned_and_has_colour_only_if_asked() {
     let seen = Sight { tests: vec![passed(), with(Status::Fail, &"long ".repeat(30))], counters: Ok(None), ..well() };
-    let mut rows = demo::judge(cell("preventive", "stale"), &died(overflow()));
-    rows.extend(demo::judge(cell("series", "plain"), &seen));
+    let mut rows = demo::judge(&cell("preventive", "stale"), &died(overflow()));
+    rows.extend(demo::judge(&cell("series", "plain"), &seen));
     let text = demo::table(&rows, false);
     let expected = "\
-kernel      machine  harts  test           expected        observed                                          verdict  seconds  stale hits
-preventive  stale        4  test-ipi.sh    pass            pass                                              PASS         1.3          40
-preventive  stale        4  test-trace.sh  stack overflow  stack overflow                                    PASS         1.3          40
-series      plain        4  test-ipi.sh    pass            pass                                              PASS         1.3           -
-series      plain        4  test-trace.sh  pass            fail: long long long long long long long long l…  FAIL         1.3           -
+kernel      machine  harts  test    expected        observed                                          verdict  seconds  stale hits
+preventive  stale        4  one.sh  pass            pass                                              PASS         1.3          40
+preventive  stale        4  two.sh  stack overflow  stack overflow                                    PASS         1.3          40
+series      plain        4  one.sh  pass            pass                                              PASS         1.3           -
+series      plain        4  two.sh  pass            fail: long long long long long long long long l…  FAIL         1.3           -
 ";
     assert_eq!(text, expected);
     let colored = demo::table(&rows, true);

@@ -37,6 +37,12 @@ fn a_whole_download_is_used_and_not_repeated() {
     check(&lab, &mirror).passes();
     assert_eq!(*mirror.requests.lock().unwrap(), requests);
     assert_eq!(git(&lab.out().join("linux-7.3"), &["rev-parse", "lazymap-base"]), id);
+    // When base.toml moves on, the mirror is asked again.
+    edit(&lab.repo().join("base.toml"), "version = \"7.3.4-1\"", "version = \"7.3.5-1\"");
+    let moved = check(&lab, &mirror);
+    moved.passes();
+    assert!(moved.err.contains("tested with 7.3.5-1"), "{moved:?}");
+    let requests = *mirror.requests.lock().unwrap();
     // A damaged download is not trusted.
     fs::remove_dir_all(lab.out().join("linux-7.3")).unwrap();
     write(&lab.out().join("dl").join(DEB.rsplit('/').next().unwrap()), "damaged");

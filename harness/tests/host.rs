@@ -29,6 +29,26 @@ fn packages() {
 }
 
 #[test]
+fn packages_are_installed_and_a_failure_says_why() {
+    // Only root is allowed to; everybody else gets the line of the test above.
+    if std::fs::metadata("/proc/self").is_ok_and(|m| std::os::unix::fs::MetadataExt::uid(&m) != 0) {
+        return;
+    }
+    let lab = Lab::new();
+    lab.script("apt-cache", "exit 0");
+    let done = lab.dir.path().join("done");
+    let all = "for p in flex make; do echo \"installed $p\"; done";
+    lab.script("dpkg-query", all);
+    let note = format!("case \"$*\" in *install*) echo \"$*\" > {} ;; esac", done.display());
+    lab.script("apt-get", &format!("{note}; echo 'E: Unable to fetch some archives'; exit 100"));
+    said(lab.tool().arg("host")).fails(2, &["cannot be installed", "E: Unable to fetch some archives", "apt.log"]);
+    lab.script("apt-get", &note);
+    said(lab.tool().arg("host")).passes();
+    let asked = fs::read_to_string(done).unwrap();
+    assert!(asked.contains("--no-install-recommends") && asked.contains(" bc ") && !asked.contains("flex"), "{asked}");
+}
+
+#[test]
 fn clang() {
     let lab = Lab::new();
     lab.script("apt-cache", "exit 0");

@@ -122,3 +122,35 @@ fn a_built_tarball_is_cleaned_in_the_copy() {
     assert!(lab.linux().join("vmlinux").exists(), "the user's tree is as it was");
     assert!(!lab.out().join("linux-ksrc/vmlinux").exists(), "the copy is clean");
 }
+
+#[test]
+fn a_clone_that_moves_on_touches_only_what_differs() {
+    use std::os::unix::fs::MetadataExt;
+    let lab = Lab::new();
+    lab.script("make", "exit 2");
+    lab.with_ksrc(&["kernels"]).fails(2, &["`make", "failed"]);
+    let tree = lab.out().join("linux-ksrc");
+    let file = |name: &str| {
+        let meta = fs::metadata(tree.join(name)).unwrap();
+        (meta.ino(), meta.mtime_nsec())
+    };
+    let (makefile, kconfig) = (file("Makefile"), file("arch/riscv/Kconfig"));
+    edit(&lab.linux().join("arch/riscv/Kconfig"), "RISCV", "RISCV64");
+    git(&lab.linux(), &["commit", "-q", "-a", "-m", "next"]);
+    lab.with_ksrc(&["kernels"]).fails(2, &["`make", "failed"]);
+    assert_eq!(file("Makefile"), makefile);
+    assert_ne!(file("arch/riscv/Kconfig"), kconfig);
+    assert!(fs::read_to_string(tree.join("arch/riscv/Kconfig")).unwrap().contains("RISCV64"));
+    assert_eq!(git(&tree, &["rev-parse", "lazymap-base"]), git(&lab.linux(), &["rev-parse", "HEAD"]));
+    // Work on the old base is not thrown away.
+    git(&tree, &["checkout", "-q", "series"]);
+    git(&tree, &["commit", "-q", "--allow-empty", "-m", "mine"]);
+    let mine = git(&tree, &["rev-parse", "HEAD"]);
+    git(&lab.linux(), &["commit", "-q", "--allow-empty", "-m", "next"]);
+    lab.with_ksrc(&["kernels"]).fails(2, &["commits for another base", "linux-ksrc"]);
+    assert_eq!(git(&tree, &["rev-parse", "series"]), mine);
+    git(&tree, &["reset", "-q", "--hard", "HEAD~1"]);
+    edit(&tree.join("arch/riscv/Kconfig"), "RISCV64", "MINE");
+    lab.with_ksrc(&["kernels"]).fails(2, &["arch/riscv/Kconfig", "was edited", "save the edit"]);
+    assert!(fs::read_to_string(tree.join("arch/riscv/Kconfig")).unwrap().contains("MINE"));
+}

@@ -22,6 +22,15 @@ fn wrong_usage_is_64() {
 }
 
 #[test]
+fn a_variable_that_is_set_but_empty_counts_as_not_set() {
+    let lab = Lab::new();
+    let mut tool = lab.tool();
+    tool.env("KSRC", "").env("BASE", "").env("LAZYMAP_OUT", "").args(["host", "--no-install"]);
+    said(&mut tool).passes();
+    assert!(lab.repo().join("out/lock").exists(), "the default is used");
+}
+
+#[test]
 fn help_and_version_are_no_errors() {
     let lab = Lab::new();
     let help = said(lab.tool().arg("--help"));

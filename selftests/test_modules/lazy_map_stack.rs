@@ -200,7 +200,7 @@ impl kernel::Module for LazyMapStack {
                 }
             }
         }
-        pr_info!("traps: {traps}\n");
+        pr_info!("touches: {traps}\n");
         if traps == 0 {
             pr_err!("the task and the worker were never on one CPU\n");
             pr_err!("FAIL\n");
