@@ -499,7 +499,9 @@ fn judge_test(expect: Expect, seen: &Sight, own: &Seen, at: usize, running: usiz
 fn judge_end(expect: Expect, end: &console::Verdict, ready: bool) -> (String, Verdict) {
     use console::Verdict as End;
     let verdict = match end {
-        // Before the tests it is the boot that failed, not a test.
+        // A kernel that is seen dying on the way to its tests has failed them; what else keeps it from
+        // getting there says nothing about them.
+        End::StackOverflow { .. } | End::Panic { .. } | End::Oops { .. } if !ready => Verdict::Fail,
         _ if !ready => Verdict::Error,
         End::NeverBooted | End::QemuFailed { .. } | End::Incomplete { .. } | End::Finished => Verdict::Error,
         End::StackOverflow { .. } if expect == Expect::StackOverflow => Verdict::Pass,

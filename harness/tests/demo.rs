@@ -136,7 +136,7 @@ fn a_preventive_kernel_that_dies_of_something_else_has_failed() {
     let early = Sight { tests: vec![unfinished(), unfinished()], ..died(overflow()) };
     assert_eq!(judged(&preventive, &early), ["stack overflow Fail", "not reached Error"]);
     let boot = Sight { ready: false, ..early };
-    assert_eq!(judged(&preventive, &boot), ["stack overflow before any test Error", "not reached Error"]);
+    assert_eq!(judged(&preventive, &boot), ["stack overflow before any test Fail", "not reached Error"]);
     // Nothing was stale: whatever it was, it was not the loop.
     let other = Sight { counters: counters(0), ..died(overflow()) };
     assert_eq!(judged(&preventive, &other), ["pass Pass", "stack overflow Fail"]);
@@ -204,7 +204,6 @@ fn what_did_not_boot_is_an_error() {
     for (end, observed) in [
         (Err("cannot run qemu".to_owned()), "not run: cannot run qemu Error"),
         (Ok(End::NeverBooted), "never booted Error"),
-        (Ok(End::Panic { headline: "x".to_owned() }), "panic: x before any test Error"),
         (Ok(End::Hang(Duration::from_secs(60))), "hang: no output for 60 s before any test Error"),
     ] {
         for cell in demo::MATRIX {
@@ -212,6 +211,17 @@ fn what_did_not_boot_is_an_error() {
             assert_eq!(seen[0], observed);
             assert!(seen.iter().all(|s| s.ends_with(" Error")), "{seen:?}");
         }
+    }
+}
+
+#[test]
+fn a_kernel_that_dies_before_its_tests_has_failed() {
+    let end = Ok(End::Panic { headline: "x".to_owned() });
+    let seen = Sight { end, ready: false, tests: vec![unfinished(), unfinished()], ..well() };
+    for cell in demo::MATRIX {
+        let judged = judged(cell, &seen);
+        assert_eq!(judged[0], "panic: x before any test Fail");
+        assert!(judged[1..].iter().all(|s| s.ends_with(" Error")), "{judged:?}");
     }
 }
 
