@@ -89,8 +89,22 @@ enum Verb {
     },
 }
 
+/// Ends the tool quietly when nobody reads what it prints any more, as `lazymap demo | head` does;
+/// `println!` and `eprintln!` would panic.
+fn end_on_closed_pipe() {
+    let usual = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |info| {
+        let text = info.payload().downcast_ref::<String>();
+        if text.is_some_and(|text| text.starts_with("failed printing to std")) {
+            std::process::exit(i32::from(Exit::CouldNot as u8));
+        }
+        usual(info);
+    }));
+}
+
 /// Runs the tool on the process's arguments.
 pub fn main() -> ExitCode {
+    end_on_closed_pipe();
     let exit = match parse() {
         Ok(Some((options, verb))) => dispatch(&options, verb),
         Ok(None) => Ok(Exit::Pass as u8),

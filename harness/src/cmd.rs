@@ -184,6 +184,11 @@ pub fn dies_with_us(command: &mut Command) -> &mut Command {
     dies_with_signal(command, Signal::KILL)
 }
 
+/// As [`dies_with_us`], with a signal that lets the child clean up: for git and its lock files.
+pub fn ends_with_us(command: &mut Command) -> &mut Command {
+    dies_with_signal(command, Signal::TERM)
+}
+
 /// `make` and `ninja` get SIGTERM rather than SIGKILL: they end their own children then.
 #[allow(unsafe_code)]
 fn dies_with_signal(command: &mut Command, signal: Signal) -> &mut Command {
@@ -202,7 +207,11 @@ pub fn end_on_signals() -> Result<()> {
     thread::spawn(move || {
         if let Some(signal) = signals.forever().next() {
             INTERRUPTED.store(true, Ordering::SeqCst);
-            eprintln!("\nlazymap: interrupted; what was finished is kept, the same command continues from there");
+            // Whoever read this may be gone: that must not keep the process from ending.
+            let _ = writeln!(
+                std::io::stderr(),
+                "\nlazymap: interrupted; what was finished is kept, the same command continues from there"
+            );
             end_groups();
             std::process::exit(128 + signal);
         }

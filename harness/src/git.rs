@@ -6,6 +6,7 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
+use crate::cmd;
 use crate::error::{Error, Result};
 
 /// Identity of the commits that the tool makes; patches keep their own authors.
@@ -77,6 +78,7 @@ impl Repo {
             command.arg("-c").arg(setting);
         }
         command.args(args).stdin(Stdio::null());
+        cmd::ends_with_us(&mut command);
         command
     }
 

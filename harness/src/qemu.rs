@@ -126,7 +126,7 @@ pub fn build(options: &Options, base: &Base) -> Result<Qemu> {
 /// Checks that a QEMU runs and has the property.
 fn look_at(binary: &Path, base: &Base, todo: &str) -> Result<Qemu> {
     let show = binary.display();
-    let version = Command::new(binary).arg("--version").output();
+    let version = cmd::dies_with_us(Command::new(binary).arg("--version")).output();
     let version = match version {
         Ok(done) if done.status.success() => {
             String::from_utf8_lossy(&done.stdout).lines().next().unwrap_or_default().to_owned()
@@ -135,7 +135,7 @@ fn look_at(binary: &Path, base: &Base, todo: &str) -> Result<Qemu> {
         Err(e) => return Err(Error::could_not(format!("{show} does not run: {e}; {todo}"))),
     };
     let device = format!("{CPU}-riscv-cpu,help");
-    let help = Command::new(binary).args(["-M", "virt", "-device", &device]).output();
+    let help = cmd::dies_with_us(Command::new(binary).args(["-M", "virt", "-device", &device])).output();
     let help = help.map_err(|e| Error::could_not(format!("{show} does not run: {e}; {todo}")))?;
     let property = &base.qemu.property;
     let names = |line: &str| line.trim_start().split(['=', ' ']).next() == Some(property.as_str());

@@ -399,6 +399,10 @@ impl Tree {
                 )));
             }
         }
+        if half_way {
+            // Left by a git that was killed; with the tool's own lock held, no other one runs.
+            stamp::remove(&dir.join(".git/index.lock"))?;
+        }
         self.state.checking_out = Some(commit.to_owned());
         self.save()?;
         let branch = self.tip()? == commit;

@@ -54,6 +54,43 @@ fn runs(pid: &str) -> bool {
 }
 
 #[test]
+fn nobody_reads_what_it_prints() {
+    let lab = Lab::new();
+    lab.link("sleep");
+    // The reader of stderr is gone before the first line: no panic, no hang.
+    let mut first = lab.tool().env("KSRC", lab.linux()).arg("kernels").stderr(Stdio::piped()).spawn().unwrap();
+    drop(first.stderr.take());
+    assert_eq!(first.wait().unwrap().code(), Some(2));
+    // The same, interrupted while it prints nothing.
+    let started = lab.dir.path().join("started");
+    let slow = lab.script("slow", &format!("echo $$ > {}; exec sleep 60", started.display()));
+    let mut tool = lab.tool();
+    let mut child = tool.env("LAZYMAP_QEMU", slow).arg("qemu").stderr(Stdio::piped()).spawn().unwrap();
+    drop(child.stderr.take());
+    let start = Instant::now();
+    let pid = loop {
+        let text = std::fs::read_to_string(&started).unwrap_or_default();
+        if text.ends_with('\n') {
+            break text;
+        }
+        assert!(start.elapsed() < Duration::from_secs(5), "it never started");
+        sleep(Duration::from_millis(10));
+    };
+    let kill = std::process::Command::new("sh").args(["-c", &format!("kill -TERM {}", child.id())]).status();
+    assert!(kill.unwrap().success());
+    while child.try_wait().unwrap().is_none() {
+        if start.elapsed() > Duration::from_secs(10) {
+            child.kill().unwrap();
+            panic!("it hangs");
+        }
+        sleep(Duration::from_millis(20));
+    }
+    assert_eq!(child.wait().unwrap().code(), Some(143));
+    sleep(Duration::from_millis(100));
+    assert!(!runs(pid.trim()), "a QEMU is left behind");
+}
+
+#[test]
 fn an_interrupted_build_leaves_nothing_running() {
     for (signal, code) in [("INT", 130), ("TERM", 143), ("KILL", -1)] {
         let lab = Lab::new();

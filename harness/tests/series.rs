@@ -175,6 +175,7 @@ fn the_demo_takes_edited_sources_without_writing_patches() {
     tool(&lab, &mirror, "kernels").fails(2, &["arch/riscv/Kconfig", "not committed"]);
     // after one that was interrupted half of it is there, and it is done again.
     edit(&tree.join(".git/lazymap.json"), "\"checking_out\": null", "\"checking_out\": \"x\"");
+    write(&tree.join(".git/index.lock"), "");
     tool(&lab, &mirror, "kernels").fails(2, &["`make", "failed"]);
     assert!(fs::read_to_string(tree.join("arch/riscv/Kconfig")).unwrap().contains("RISCV"));
 }
