@@ -47,7 +47,7 @@ series-check:
 	@$(LAZYMAP) $@ $(if $(filter-out 0,$(BUILD)),--build)
 
 # By name, because OUT may be a folder that holds other things as well.
-BUILT := build build-ksrc kernel qemu demo log guest
+BUILT := build build-ksrc kernel qemu demo machine log guest
 GOTTEN := linux-7.3 linux-ksrc dl apt herd tools ccache harness lock
 
 clean:

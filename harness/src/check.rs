@@ -57,6 +57,7 @@ pub fn run(opts: &Options) -> Result<Outcome> {
     }
     match workbench::prepare(opts) {
         Ok(bench) => {
+            machine(&bench, &mut tally);
             guest(&bench, &mut tally);
             matrix(&bench, &mut tally);
         }
@@ -65,6 +66,37 @@ pub fn run(opts: &Options) -> Result<Outcome> {
     let Outcome { passed, failed, skipped, .. } = tally.outcome;
     println!("{passed} passed, {failed} failed, {skipped} skipped");
     Ok(tally.outcome)
+}
+
+/// Runs and machines in `harness/machine/test.py`; fewer results mean that it broke off.
+const MACHINE_TESTS: usize = 14;
+
+/// The machine model by itself, under a guest without a kernel.
+fn machine(bench: &Workbench, tally: &mut Tally) {
+    let log = bench.out.join("log/machine.log");
+    let step = Step::start("test the machine");
+    let mut test = Command::new("python3");
+    test.arg(bench.root.join("harness/machine/test.py")).arg(&bench.qemu.binary).arg(bench.out.join("machine"));
+    let ended = cmd::captured(&mut test, &log, &step);
+    step.finish(if matches!(ended, Ok(Ended::Well)) { "done" } else { "failed" });
+    let text = fs::read_to_string(&log).unwrap_or_default();
+    let mut results = 0;
+    for line in text.lines() {
+        let named = |rest: &str| format!("machine: {}", rest.split(" # ").next().unwrap_or_default().trim());
+        if let Some(rest) = line.strip_prefix("ok ") {
+            tally.ok(&named(rest));
+        } else if let Some(rest) = line.strip_prefix("not ok ") {
+            tally.not_ok(&named(rest), &format!("see {}", log.display()));
+        } else {
+            continue;
+        }
+        results += 1;
+    }
+    if let Err(error) = ended {
+        tally.error("machine", &error.message);
+    } else if results != MACHINE_TESTS {
+        tally.error("machine", &format!("{results} results instead of {MACHINE_TESTS}; see {}", log.display()));
+    }
 }
 
 /// The rows of the demo's table.
