@@ -12,6 +12,7 @@ use crate::demo::{self, Outcome, Verdict};
 use crate::error::Result;
 use crate::ktap::Status;
 use crate::progress::Step;
+use crate::tally::Tally;
 use crate::workbench::{self, Workbench};
 use crate::{console, litmus, series};
 
@@ -63,8 +64,7 @@ pub fn run(opts: &Options) -> Result<Outcome> {
         }
         Err(error) => tally.error("demo", &error.message),
     }
-    let Outcome { passed, failed, skipped, .. } = tally.outcome;
-    println!("{passed} passed, {failed} failed, {skipped} skipped");
+    println!("{}", tally.outcome);
     Ok(tally.outcome)
 }
 
@@ -156,39 +156,6 @@ fn guest(bench: &Workbench, tally: &mut Tally) {
             tally.not_ok(&name, &format!("is {}, {said}, {:?}", case.status, case.all_notes()));
         }
     }
-}
-
-/// Counts checks, and prints a line of each.
-#[derive(Default)]
-struct Tally {
-    outcome: Outcome,
-}
-
-impl Tally {
-    fn ok(&mut self, name: &str) {
-        println!("ok {name}");
-        self.outcome.passed += 1;
-    }
-
-    fn not_ok(&mut self, name: &str, why: &str) {
-        println!("not ok {name} # {}", one_line(why));
-        self.outcome.failed += 1;
-    }
-
-    /// A check that could not be made.
-    fn error(&mut self, name: &str, why: &str) {
-        self.not_ok(name, why);
-        self.outcome.errors += 1;
-    }
-
-    fn skip(&mut self, name: &str, why: &str) {
-        println!("ok {name} # SKIP {}", one_line(why));
-        self.outcome.skipped += 1;
-    }
-}
-
-fn one_line(text: &str) -> String {
-    text.split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
 /// The tool's unit and fixture tests.

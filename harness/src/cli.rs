@@ -213,7 +213,7 @@ fn dispatch(options: &Options, verb: Verb) -> Result<u8> {
         }
         Verb::Litmus => {
             let outcome = litmus::run(options)?;
-            println!("{} passed, {} failed, {} skipped", outcome.passed, outcome.failed, outcome.skipped);
+            println!("{outcome}");
             outcome.exit()
         }
         Verb::Host { no_install } => {

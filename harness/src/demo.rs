@@ -6,6 +6,7 @@
 //! and what could not be observed is an error; nothing passes because nothing was seen.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::fs;
 use std::io::{IsTerminal, Write};
 use std::path::{Path, PathBuf};
@@ -119,6 +120,14 @@ impl Outcome {
             Self { skipped: 1.., .. } => Exit::Skipped,
             _ => Exit::CouldNot,
         }
+    }
+}
+
+/// The line that ends a run of checks.
+impl fmt::Display for Outcome {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { passed, failed, skipped, .. } = self;
+        write!(f, "{passed} passed, {failed} failed, {skipped} skipped")
     }
 }
 

@@ -27,5 +27,6 @@ pub mod progress;
 pub mod qemu;
 pub mod series;
 pub mod stamp;
+pub mod tally;
 pub mod tree;
 pub mod workbench;

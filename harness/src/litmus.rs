@@ -20,6 +20,7 @@ use crate::error::{Error, Result};
 use crate::host;
 use crate::progress::Step;
 use crate::stamp;
+use crate::tally::{Tally, one_line};
 
 /// herd7 and the shared libraries that it needs, for a host whose own are older.
 const PACKAGES: [&str; 3] = ["herdtools7", "libc6", "libgmp10"];
@@ -66,42 +67,34 @@ fn files(dir: &Path) -> Result<Vec<PathBuf>> {
 }
 
 fn skip_all(files: &[PathBuf], why: &str) -> Outcome {
+    let mut tally = Tally::default();
     for file in files {
-        println!("ok litmus: {} # SKIP {}", stem(file), one_line(why));
+        tally.skip(&format!("litmus: {}", stem(file)), why);
     }
-    Outcome { skipped: files.len(), ..Outcome::default() }
+    tally.outcome
 }
 
 fn judge_all(herd: &Herd, files: &[PathBuf], root: &Path, log: &Path) -> Result<Outcome> {
     let step = Step::start(format!("litmus tests with herd7 {}", herd.version));
     let scratch = tempfile::tempdir().map_err(|e| Error::could_not(format!("no temporary folder: {e}")))?;
-    let mut outcome = Outcome::default();
+    let mut tally = Tally::default();
     let mut said = String::new();
     for file in files {
         let name = stem(file);
         step.detail(&name);
+        let check = format!("litmus: {name}");
         match judge(herd, file, root, scratch.path(), &mut said) {
-            Ok(None) => {
-                println!("ok litmus: {name}");
-                outcome.passed += 1;
-            }
-            Ok(Some(why)) => {
-                println!("not ok litmus: {name} # {}", one_line(&why));
-                outcome.failed += 1;
-            }
-            Err(why) => {
-                println!("not ok litmus: {name} # {}", one_line(&why));
-                outcome.failed += 1;
-                outcome.errors += 1;
-            }
+            Ok(None) => tally.ok(&check),
+            Ok(Some(why)) => tally.not_ok(&check, &why),
+            Err(why) => tally.error(&check, &why),
         }
     }
     stamp::write_whole(log, said)?;
     step.finish("done");
-    if outcome.failed > 0 {
+    if tally.outcome.failed > 0 {
         println!("# herd7's whole output is in {}", log.display());
     }
-    Ok(outcome)
+    Ok(tally.outcome)
 }
 
 /// What is wrong with a file, if anything is; an error is why that cannot be said.
@@ -383,10 +376,6 @@ pub fn parse(name: &str, text: &str) -> std::result::Result<Verdict, String> {
 
 fn stem(file: &Path) -> String {
     file.file_stem().unwrap_or_default().to_string_lossy().into_owned()
-}
-
-fn one_line(text: &str) -> String {
-    text.split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
 #[cfg(test)]
