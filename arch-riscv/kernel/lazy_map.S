@@ -17,16 +17,16 @@
  * and the kernel image may be touched: kernel stacks and per-CPU areas are
  * vmalloc'ed, so they are among the things that this hart may not see yet.
  *
- * In:   tp = current, sp saved in TASK_TI_KERNEL_SP(tp), interrupts disabled
- * Out:  sp = what was saved; everything else as before. Or the macro does not
- *	 end: the hart has fenced, and sret retries the trapped instruction.
+ * In:   sscratch = current, tp = any, interrupts disabled
+ * Out:  tp = any, everything else as before. Or the macro does not end: the hart
+ *	 has fenced, and sret retries the trapped instruction.
  *
- * sp is the only scratch register until a fault on a kernel address is certain.
- * Then a0 and a1 are saved in their thread_info slots:
+ * tp is the only scratch register until a fault on a kernel address is certain;
+ * its value waits in sscratch. Then sp and a0 are saved in thread_info:
  *
- *	a1 = cpu, then the cpu's bit in its word: sll uses cpu modulo 64
- *	a0 = the word's address: lazy_map_synced + cpu / 64 * 8
- *	sp = the word as it was before the AMO set the bit
+ *	a0 = the address of the word of lazy_map_synced with the hart's bit, then
+ *	     the word as it was before the AMO set the bit
+ *	sp = the bit: sll uses the cpu modulo 64
  *
  * The bit is set before the fence. A mapping that is announced in between
  * clears it again, which costs one needless retry; the other way round the
@@ -45,43 +45,71 @@
  * and be taken for a genuine one.
  */
 .macro lazy_map_check
-	csrr	sp, CSR_TVAL
-	bgez	sp, .Llazy_map_done	/* an interrupt, a user address */
-	csrr	sp, CSR_CAUSE
-	andi	sp, sp, LAZY_MAP_CAUSE_BIT
-	beqz	sp, .Llazy_map_done	/* a breakpoint, an access fault ... */
+	csrr	tp, CSR_TVAL
+	bgez	tp, .Llazy_map_done	/* an interrupt, a user address */
+	csrr	tp, CSR_CAUSE
+	andi	tp, tp, LAZY_MAP_CAUSE_BIT
+	beqz	tp, .Llazy_map_done	/* a breakpoint, an access fault ... */
 
+	csrr	tp, CSR_SCRATCH
+	REG_S	sp, TASK_TI_KERNEL_SP(tp)
 	REG_S	a0, TASK_TI_LAZY_MAP_A0(tp)
-	REG_S	a1, TASK_TI_LAZY_MAP_A1(tp)
-	lw	a1, TASK_TI_CPU_NUM(tp)
-	/* gp may be anything here, so the linker must not use it */
-.option push
-.option norelax
-	lla	a0, lazy_map_synced
-.option pop
-	srli	sp, a1, 6
-	slli	sp, sp, 3
-	add	a0, a0, sp
-	li	sp, 1
-	sll	a1, sp, a1
-	amoor.d.aq sp, a1, (a0)
-	and	sp, sp, a1
+	REG_L	a0, TASK_TI_LAZY_MAP_WORD(tp)
+	lw	sp, TASK_TI_CPU_NUM(tp)
+	li	tp, 1
+	sll	sp, tp, sp
+	amoor.d.aq a0, sp, (a0)
+	and	sp, sp, a0
+	csrrw	tp, CSR_SCRATCH, x0
 	REG_L	a0, TASK_TI_LAZY_MAP_A0(tp)
-	REG_L	a1, TASK_TI_LAZY_MAP_A1(tp)
-	bnez	sp, .Llazy_map_done	/* nothing is new: a genuine fault */
+	bnez	sp, .Llazy_map_genuine	/* nothing is new */
 
 	sfence.vma
 	REG_L	sp, TASK_TI_KERNEL_SP(tp)
-	csrw	CSR_SCRATCH, x0
 	sret
 
-.Llazy_map_done:
+.Llazy_map_genuine:
 	REG_L	sp, TASK_TI_KERNEL_SP(tp)
+	csrw	CSR_SCRATCH, tp
+.Llazy_map_done:
+.endm
+
+/*
+ * lazy_map_switch - make the next task's stack visible before it is used
+ *
+ * handle_exception cannot handle a fault on the stack that it is saving
+ * registers to, or restoring them from. So a hart must not run on a stack for
+ * which it may hold a stale translation.
+ *
+ * In:   a0 = current, a1 = next task, interrupts disabled
+ * Out:  a2, a3 and a4 are changed
+ *
+ * The stack was announced before the task could be put on a runqueue. This hart
+ * has taken the runqueue's lock since, so the plain load sees that announcement,
+ * or a later fence of this hart. AMO and fence as in lazy_map_check.
+ */
+.macro lazy_map_switch
+	REG_L	a2, TASK_TI_LAZY_MAP_WORD(a0)
+	REG_S	a2, TASK_TI_LAZY_MAP_WORD(a1)
+	lw	a3, TASK_TI_CPU_NUM(a0)
+	REG_L	a4, 0(a2)
+	srl	a4, a4, a3
+	andi	a4, a4, 1
+	bnez	a4, .Llazy_map_visible
+
+	li	a4, 1
+	sll	a4, a4, a3
+	amoor.d.aq x0, a4, (a2)
+	sfence.vma
+.Llazy_map_visible:
 .endm
 
 #else
 
 .macro lazy_map_check
+.endm
+
+.macro lazy_map_switch
 .endm
 
 #endif /* CONFIG_RISCV_LAZY_MAP */

@@ -9,10 +9,8 @@
 #include <linux/cache.h>
 #include <linux/cacheflush.h>
 #include <linux/cpumask.h>
-#include <linux/smp.h>
 #include <asm/barrier.h>
 #include <asm/lazy_map.h>
-#include <asm/tlbflush.h>
 
 /*
  * One bit per possible CPU. Set: the hart has fenced since the last mapping
@@ -47,8 +45,8 @@ void flush_cache_vmap(unsigned long start, unsigned long end)
 	 * that find a mark already there: an earlier mark is only as good as a
 	 * new one if the hart that is about to clear it sees these PTEs.
 	 *
-	 * Pairs with the amoor.d.aq and the sfence.vma in lazy_map_check, and
-	 * with the smp_mb__after_atomic() in lazy_map_sync().
+	 * Pairs with the amoor.d.aq and the sfence.vma in lazy_map_check and in
+	 * lazy_map_switch.
 	 */
 	smp_mb();
 
@@ -56,28 +54,4 @@ void flush_cache_vmap(unsigned long start, unsigned long end)
 		if (READ_ONCE(words[i]))
 			WRITE_ONCE(words[i], 0);
 	}
-}
-
-/**
- * lazy_map_sync() - make everything that was announced visible to this hart
- *
- * What lazy_map_check does after a fault, for those who cannot afford one.
- *
- * Context: Interrupts disabled: what is touched between the bit and the fence
- * had better be visible.
- */
-noinstr void lazy_map_sync(void)
-{
-	unsigned int cpu = raw_smp_processor_id();
-
-	/* Instrumentation could touch what is new after the bit says that nothing is */
-	arch_set_bit(cpu, cpumask_bits(&lazy_map_synced));
-
-	/*
-	 * A mark that was overwritten comes before the walks that follow the
-	 * fence, so they see what it announced. Pairs with the smp_mb() in
-	 * flush_cache_vmap().
-	 */
-	smp_mb__after_atomic();
-	local_flush_tlb_all();
 }
