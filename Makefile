@@ -14,19 +14,26 @@ KSRC ?=
 BASE ?=
 BUILD ?=
 
+# Names of scenarios and controls; all where none is given.
+SCENARIO ?=
+CONTROL ?=
+
 export LAZYMAP_OUT := $(abspath $(OUT))
 export KSRC BASE
 
 # Builds the tool if need be, then runs it.
 LAZYMAP := harness/lazymap
 
-.PHONY: help demo check series series-check kernels qemu litmus clean distclean
+.PHONY: help demo check check-full run controls series series-check kernels qemu litmus clean distclean
 
 help:
 	@echo 'make demo          boot both kernels on both machines, and print what happened'
-	@echo 'make check         all tests: the tool, the series, the demo; the last line counts them'
+	@echo 'make check         the tests: tool, series, demo, scenarios, controls; the last line counts them'
+	@echo 'make check-full    the same with every scenario and control, which takes hours'
+	@echo 'make run           run scenarios: SCENARIO="sv39 lockdep", or all; harness/lazymap run --list'
+	@echo 'make controls      run kernels broken on purpose, each of which must be caught: CONTROL="..."'
 	@echo 'make series        write patches/ anew from the sources and the commits in the work tree'
-	@echo 'make series-check  check patches/: up to date, applies, style; BUILD=1 builds each patch'
+	@echo 'make series-check  check patches/: up to date, applies, style; BUILD=1 boots each'
 	@echo 'make litmus        run the litmus files of the protocol with herd7'
 	@echo 'make kernels       build the two kernels and their test modules only'
 	@echo 'make qemu          build the machine model only'
@@ -43,12 +50,23 @@ help:
 demo check series kernels qemu litmus:
 	@$(LAZYMAP) $@
 
+check-full:
+	@$(LAZYMAP) check --full
+
+run:
+	@$(LAZYMAP) $@ $(SCENARIO)
+
+controls:
+	@$(LAZYMAP) $@ $(CONTROL)
+
 series-check:
 	@$(LAZYMAP) $@ $(if $(filter-out 0,$(BUILD)),--build)
 
 # By name, because OUT may be a folder that holds other things as well.
-BUILT := build build-ksrc kernel qemu demo machine log guest
-GOTTEN := linux-7.3 linux-ksrc dl apt herd tools ccache harness lock
+VERSIONS := $(patsubst patches/linux-%,%,$(wildcard patches/linux-*))
+PER_BASE := build build-ksrc kernel demo run controls each scenarios scenarios-ksrc
+BUILT := $(PER_BASE) $(foreach v,$(VERSIONS),$(addsuffix -$(v),$(PER_BASE))) qemu machine log guest
+GOTTEN := $(addprefix linux-,$(VERSIONS)) linux-ksrc dl apt herd tools ccache harness lock
 
 clean:
 	rm -rf $(addprefix $(LAZYMAP_OUT)/,$(BUILT))

@@ -6,14 +6,16 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
+use crate::cli::Options;
 use crate::error::{Error, Result};
 
-/// The whole of `base.toml`.
-#[derive(Clone, Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
+/// The whole of `base.toml`, with one of its kernels.
+#[derive(Clone, Debug)]
 pub struct Base {
-    /// The kernel.
+    /// The kernel that is meant.
     pub linux: Linux,
+    /// All kernels that there are patches for; the first is meant where none is named.
+    pub all: Vec<Linux>,
     /// The emulator.
     pub qemu: Qemu,
     /// Programs that run inside the guest.
@@ -22,7 +24,17 @@ pub struct Base {
     pub host: Host,
 }
 
-/// The kernel that `patches/linux-*` are for.
+/// `base.toml` as it is written.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct File {
+    linux: Vec<Linux>,
+    qemu: Qemu,
+    guest: Guest,
+    host: Host,
+}
+
+/// A kernel that `patches/linux-*` are for.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Linux {
@@ -116,7 +128,7 @@ pub struct BaseUsed {
 }
 
 impl Base {
-    /// Reads `base.toml` in the repository `root`.
+    /// Reads `base.toml` in the repository `root`, for the first kernel.
     ///
     /// # Errors
     /// When it is missing, is not TOML, or has unknown or missing fields; the line and column are named.
@@ -128,15 +140,47 @@ impl Base {
         Self::parse(&text, &path)
     }
 
+    /// Reads `base.toml` for the kernel that is meant.
+    ///
+    /// # Errors
+    /// As [`Base::load`], and when there are no patches for that kernel (exit code 64).
+    pub fn of(options: &Options) -> Result<Self> {
+        let base = Self::load(&options.root)?;
+        match &options.base {
+            Some(version) => base.choose(version),
+            None => Ok(base),
+        }
+    }
+
+    /// The same with the kernel `version`.
+    ///
+    /// # Errors
+    /// When there are no patches for it (exit code 64).
+    pub fn choose(self, version: &str) -> Result<Self> {
+        match self.all.iter().find(|linux| linux.version == version) {
+            Some(linux) => Ok(Self { linux: linux.clone(), ..self }),
+            None => {
+                let have = self.all.iter().map(|linux| linux.version.as_str()).collect::<Vec<_>>().join(" and ");
+                Err(Error::usage(format!(
+                    "BASE={version}: there are patches for {have} only; leave BASE out or name one of them"
+                )))
+            }
+        }
+    }
+
     /// Parses the text of a base file; `path` is for messages.
     ///
     /// # Errors
     /// As [`Base::load`].
     pub fn parse(text: &str, path: &Path) -> Result<Self> {
-        toml::from_str(text).map_err(|e| {
+        let file: File = toml::from_str(text).map_err(|e| {
             let line = e.span().map_or(1, |s| text[..s.start.min(text.len())].matches('\n').count() + 1);
             let what = e.message().lines().next().unwrap_or("not valid").to_owned();
             Error::could_not(format!("{}:{line}: {what}; correct the file", path.display()))
-        })
+        })?;
+        let Some(linux) = file.linux.first().cloned() else {
+            return Err(Error::could_not(format!("{}: there is no [[linux]]; correct the file", path.display())));
+        };
+        Ok(Self { linux, all: file.linux, qemu: file.qemu, guest: file.guest, host: file.host })
     }
 }

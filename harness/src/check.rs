@@ -8,11 +8,16 @@ use std::process::{Command, Stdio};
 
 use crate::cli::Options;
 use crate::cmd::{self, Ended};
-use crate::demo::{self, Outcome, Verdict};
-use crate::error::Result;
+use crate::control;
+use crate::demo;
+use crate::error::{Error, Result};
+use crate::kernel::SERIES;
 use crate::ktap::Status;
+use crate::machine::Limits;
 use crate::progress::Step;
+use crate::scenario::{self, Which};
 use crate::tally::Tally;
+use crate::trial::{self, Outcome, Row, Seat, Verdict};
 use crate::workbench::{self, Workbench};
 use crate::{console, litmus, series};
 
@@ -20,12 +25,13 @@ use crate::{console, litmus, series};
 const NOT_FOR_TESTS: &[&str] =
     &["KSRC", "BASE", "LAZYMAP_OUT", "LAZYMAP_SILENCE", "LAZYMAP_TIMEOUT", "MAKEFLAGS", "MAKELEVEL", "MFLAGS"];
 
-/// Runs the tool's own tests, the checks of the series and the demo's matrix. The last line that is
-/// printed is `N passed, N failed, N skipped`.
+/// Runs the tool's own tests, the checks of the series, the demo's matrix, and the scenarios and
+/// controls: all of them if it is a `full` check, otherwise those that are meant for every check. The
+/// last line that is printed is `N passed, N failed, N skipped`.
 ///
 /// # Errors
 /// None at present: what could not be checked counts as failed, with its reason.
-pub fn run(opts: &Options) -> Result<Outcome> {
+pub fn run(opts: &Options, full: bool) -> Result<Outcome> {
     let mut tally = Tally::default();
     harness_tests(opts, &mut tally);
     let manifest = opts.root.join("harness/Cargo.toml");
@@ -57,10 +63,13 @@ pub fn run(opts: &Options) -> Result<Outcome> {
         Err(error) => tally.error("series", &error.message),
     }
     match workbench::prepare(opts) {
-        Ok(bench) => {
-            machine(&bench, &mut tally);
-            guest(&bench, &mut tally);
-            matrix(&bench, &mut tally);
+        Ok(mut lab) => {
+            machine(&lab.bench, &mut tally);
+            guest(&lab.bench, &mut tally);
+            rows(&mut tally, "demo", demo::rows(&lab.bench));
+            let which = if full { Which::All } else { Which::Check };
+            rows(&mut tally, "run", scenario::rows(&mut lab, opts, &which));
+            rows(&mut tally, "control", control::rows(&mut lab, opts, &which));
         }
         Err(error) => tally.error("demo", &error.message),
     }
@@ -99,19 +108,23 @@ fn machine(bench: &Workbench, tally: &mut Tally) {
     }
 }
 
-/// The rows of the demo's table.
-fn matrix(bench: &Workbench, tally: &mut Tally) {
-    match demo::rows(bench) {
-        Ok(rows) if rows.is_empty() => tally.error("demo", "nothing was booted"),
+/// The rows of a table.
+fn rows(tally: &mut Tally, what: &str, rows: Result<Vec<Row>>) {
+    match rows {
+        Ok(rows) if rows.is_empty() => tally.error(what, "nothing was booted"),
         Ok(rows) => rows.iter().for_each(|row| {
-            let name = format!("demo: {} on {}: {} ends in {}", row.kernel, row.machine, row.test, row.expected);
+            let scenario = row.scenario.as_ref().map(|s| format!("{s}: ")).unwrap_or_default();
+            let on = if row.harts > 0 { format!(" on {}", row.machine) } else { String::new() };
+            let verb = if row.harts > 0 { " ends in" } else { "" };
+            let name = format!("{what}: {scenario}{}{on}: {}{verb} {}", row.kernel, row.test, row.expected);
             match row.verdict {
                 Verdict::Pass => tally.ok(&name),
                 Verdict::Fail => tally.not_ok(&name, &row.observed),
                 Verdict::Error => tally.error(&name, &row.observed),
+                Verdict::Skip => tally.skip(&name, &row.observed),
             }
         }),
-        Err(error) => tally.error("demo", &error.message),
+        Err(error) => tally.error(what, &error.message),
     }
 }
 
@@ -133,8 +146,14 @@ fn guest(bench: &Workbench, tally: &mut Tally) {
     let tests: Vec<&str> = GUEST_TESTS.iter().map(|(name, ..)| *name).collect();
     let append = format!("lazymap.timeout=8 lazymap.tests={}", tests.join(","));
     let folder = bench.root.join("harness/tests/fixtures/guest");
-    let console = bench.out.join("demo/guest-plain.log");
-    let booted = match demo::boot(bench, "series", demo::PLAIN, &folder, &append, &console) {
+    let console = bench.place("demo").join("guest-plain.log");
+    let booted = demo::plain().and_then(|machine| {
+        let kernel = bench.kernels.get(SERIES).ok_or_else(|| Error::could_not("there is no kernel"))?;
+        let limits = Limits::from_env()?;
+        let seat = Seat { machine: &machine, selftests: &folder, append: &append, limits };
+        trial::boot(bench, kernel, &seat, &console)
+    });
+    let booted = match booted {
         Ok(booted) => booted,
         Err(error) => return tally.error("guest", &error.message),
     };

@@ -12,7 +12,10 @@ use clap::{Args, Parser, Subcommand};
 
 use crate::base::Base;
 use crate::error::{Error, Exit, Result};
-use crate::{check, cmd, demo, host, litmus, lock, qemu, series, workbench};
+use crate::scenario::Which;
+use crate::trial::{Outcome, Row};
+use crate::workbench::Lab;
+use crate::{check, cmd, control, demo, host, litmus, lock, qemu, scenario, series, workbench};
 
 /// What every verb needs to know.
 #[derive(Clone, Debug)]
@@ -23,10 +26,24 @@ pub struct Options {
     pub out: PathBuf,
     /// The user's kernel tree instead of the distribution's.
     pub ksrc: Option<PathBuf>,
+    /// The kernel version that is meant, if it is not the first of `base.toml`.
+    pub base: Option<String>,
     /// Parallel jobs of a build.
     pub jobs: usize,
     /// `series-check` builds every patch of the series alone as well.
     pub build_each: bool,
+}
+
+impl Options {
+    /// The folder called `name` for what depends on the kernel's version, below `out`.
+    pub fn place(&self, name: &str) -> PathBuf {
+        self.out.join(format!("{name}{}", self.suffix()))
+    }
+
+    /// What [`Options::place`] adds: nothing, or `-VERSION`.
+    pub fn suffix(&self) -> String {
+        self.base.as_ref().map(|version| format!("-{version}")).unwrap_or_default()
+    }
 }
 
 /// Exit codes as `--help` shows them.
@@ -61,12 +78,39 @@ struct Global {
     jobs: Option<u16>,
 }
 
-#[derive(Subcommand, Clone, Copy, Debug)]
+#[derive(Subcommand, Clone, Debug)]
 enum Verb {
     /// Sets up what is missing, builds, boots both kernels on both machines, prints the table
     Demo,
-    /// The demo's matrix and the checks of the series; the last line counts them
-    Check,
+    /// The tool's own tests, the checks of the series, the demo's matrix, the scenarios and the
+    /// controls; the last line counts them
+    Check {
+        /// Every scenario and every run of a control, not only those that are quick
+        #[arg(long)]
+        full: bool,
+    },
+    /// Runs scenarios: other configurations, machines and boot parameters
+    Run {
+        /// Their names [default: all]
+        scenario: Vec<String>,
+        /// Lists them and runs none
+        #[arg(long)]
+        list: bool,
+        /// Prints what would be done, with QEMU's command line
+        #[arg(long)]
+        dry_run: bool,
+    },
+    /// Runs kernels that are broken on purpose, each of which must be caught
+    Controls {
+        /// Their names [default: all]
+        control: Vec<String>,
+        /// Lists them and runs none
+        #[arg(long)]
+        list: bool,
+        /// Prints what would be done, with QEMU's command line
+        #[arg(long)]
+        dry_run: bool,
+    },
     /// Writes the patches anew from the sources and the commits in the work tree
     Series,
     /// Checks that the patches are up to date, apply and have no style problems
@@ -165,29 +209,57 @@ fn parse() -> Result<Option<(Options, Verb)>> {
             out.display()
         )));
     }
-    let base = Base::load(&root)?;
-    if let Some(asked) = cli.global.base.filter(|b| !b.is_empty() && *b != base.linux.version) {
-        let have = &base.linux.version;
-        return Err(Error::usage(format!(
-            "BASE={asked}: there are patches for {have} only; leave BASE out or say {have}"
-        )));
+    let first = Base::load(&root)?;
+    let named = cli.global.base.filter(|b| !b.is_empty());
+    let base = named.filter(|b| *b != first.linux.version);
+    if let Some(asked) = &base {
+        first.choose(asked)?;
     }
     let ksrc = given(cli.global.ksrc).map(|p| absolute(&p)).transpose()?;
     let jobs = cli.global.jobs.map_or_else(cpus, usize::from);
     let build_each = matches!(cli.verb, Verb::SeriesCheck { build: true });
-    Ok(Some((Options { root, out, ksrc, jobs, build_each }, cli.verb)))
+    Ok(Some((Options { root, out, ksrc, base, jobs, build_each }, cli.verb)))
 }
 
 fn dispatch(options: &Options, verb: Verb) -> Result<u8> {
-    let base = Base::load(&options.root)?;
+    let base = Base::of(options)?;
+    // What only looks needs neither the lock nor anything in the folder, and a wrong name should not
+    // be found out after a download.
+    match &verb {
+        Verb::Run { scenario, list, dry_run } => {
+            let which = Which::Named(scenario.clone());
+            match (list, dry_run) {
+                (true, _) => return scenario::list(&options.root).map(|()| Exit::Pass as u8),
+                (_, true) => return scenario::dry_run(options, &which).map(|()| Exit::Pass as u8),
+                _ => scenario::choose(&options.root, &which).map(drop)?,
+            }
+        }
+        Verb::Controls { control, list, dry_run } => {
+            let which = Which::Named(control.clone());
+            match (list, dry_run) {
+                (true, _) => return control::list(&options.root).map(|()| Exit::Pass as u8),
+                (_, true) => return control::dry_run(options, &which).map(|()| Exit::Pass as u8),
+                _ => control::choose(&options.root, &which).map(drop)?,
+            }
+        }
+        _ => {}
+    }
     cmd::end_on_signals()?;
     let _lock = lock::take(&options.out)?;
     let exit = match verb {
-        Verb::Demo => demo::run(&workbench::prepare(options)?)?.exit(),
-        Verb::Check => {
+        Verb::Demo => demo::run(&workbench::prepare(options)?.bench)?.exit(),
+        Verb::Check { full } => {
             // The tool's own tests need git and the like, too.
             host::for_series(options, &base)?;
-            check::run(options)?.exit()
+            check::run(options, full)?.exit()
+        }
+        Verb::Run { scenario, .. } => {
+            let which = Which::Named(scenario);
+            outcome(&scenario::rows(&mut Lab::open(options)?, options, &which)?).exit()
+        }
+        Verb::Controls { control, .. } => {
+            let which = Which::Named(control);
+            outcome(&control::rows(&mut Lab::open(options)?, options, &which)?).exit()
         }
         Verb::Series => {
             series::regenerate(options)?;
@@ -225,6 +297,14 @@ fn dispatch(options: &Options, verb: Verb) -> Result<u8> {
         }
     };
     Ok(exit as u8)
+}
+
+/// Counts rows, and prints the count.
+fn outcome(rows: &[Row]) -> Outcome {
+    let mut outcome = Outcome::default();
+    rows.iter().for_each(|row| outcome.count(row.verdict));
+    println!("{outcome}");
+    outcome
 }
 
 /// The nearest folder with a `base.toml`, from the current one upwards.

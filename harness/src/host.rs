@@ -71,6 +71,11 @@ const DISK: [(&str, u64); 5] = [
 /// What a run needs when every part is there.
 const DISK_SLACK: u64 = 1000;
 
+/// Names of the distribution's gcc for the kernel begin with this.
+pub const GCC_PREFIX: &str = "riscv64-linux-gnu-";
+/// The package that has it.
+const GCC_PACKAGE: &str = "gcc-riscv64-linux-gnu";
+
 /// A toolchain that was found to be good enough.
 #[derive(Clone, Debug)]
 pub struct Host {
@@ -223,6 +228,30 @@ fn packages(options: &Options, base: &Base, install: bool) -> Result<()> {
     }
     let command = format!("apt-get update && apt-get install -y --no-install-recommends {}", known(&missing).join(" "));
     Err(Error::could_not(format!("{}; run as root: {command}", why.join("; "))))
+}
+
+/// Sees to it that the distribution's gcc for the kernel is there.
+///
+/// # Errors
+/// Why it is not, for a message.
+pub fn gcc(options: &Options) -> std::result::Result<(), String> {
+    let there = || in_path(&format!("{GCC_PREFIX}gcc")).is_some();
+    if there() {
+        return Ok(());
+    }
+    let hint = format!("apt-get install {GCC_PACKAGE}");
+    if in_path("apt-get").is_none() || !rustix::process::geteuid().is_root() {
+        return Err(format!("{GCC_PREFIX}gcc is missing: {hint}"));
+    }
+    let step = Step::start(format!("install {GCC_PACKAGE}"));
+    let log = options.out.join("log/apt-gcc.log");
+    let done = apt(&["install", "-y", "--no-install-recommends", GCC_PACKAGE], &log);
+    step.finish(if done.is_ok() { "done" } else { "not possible" });
+    match done {
+        Ok(()) if there() => Ok(()),
+        Ok(()) => Err(format!("{GCC_PACKAGE} has no {GCC_PREFIX}gcc")),
+        Err(error) => Err(format!("{GCC_PREFIX}gcc is missing: {}", error.message)),
+    }
 }
 
 /// `apt-get ARGS`, not interactive.

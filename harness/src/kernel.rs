@@ -1,19 +1,23 @@
 // SPDX-License-Identifier: GPL-2.0-only
 //! Configures and builds a variant of the kernel, with its selftests.
 //!
-//! All variants are built one after the other in one `O=` folder. They differ in a few files, and
-//! checking one out touches only these, so the second build is a matter of seconds.
+//! All variants with one configuration are built one after the other in one `O=` folder. They differ
+//! in a few files, and checking one out touches only these, so the second build is a matter of
+//! seconds.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use serde::Deserialize;
+
 use crate::base::Base;
 use crate::cli::Options;
-use crate::cmd;
+use crate::cmd::{self, Ended};
 use crate::error::{Error, Result};
-use crate::host::Host;
+use crate::host::{self, Host};
 use crate::progress::Step;
 use crate::stamp::{self, Key};
 use crate::tree::Tree;
@@ -32,10 +36,52 @@ const FULL_BUILD_LINES: u64 = 1400;
 /// Counts up when this file builds something else from the same inputs.
 const RECIPE: &str = "2";
 
+/// What a kernel is configured with.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Config {
+    /// Its folder's name; empty for what everybody has.
+    pub name: String,
+    /// Lines on top of `harness/kernel.config`, which may take back what that says.
+    pub lines: String,
+    /// The lines stand alone, on top of tinyconfig.
+    pub standalone: bool,
+}
+
+/// What compiles the kernel's C.
+#[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq, Eq)]
+#[serde(rename_all = "lowercase")]
+pub enum Compiler {
+    /// The LLVM that everything else is built with.
+    #[default]
+    Clang,
+    /// The distribution's cross compiler, without Rust.
+    Gcc,
+}
+
+impl fmt::Display for Compiler {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Clang => "clang",
+            Self::Gcc => "gcc",
+        })
+    }
+}
+
+/// What came of compiling a part of the kernel.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Compiled {
+    /// It compiles.
+    Yes,
+    /// It does not: why, and where the whole output is.
+    No(String),
+    /// The compiler cannot be had.
+    NoCompiler(String),
+}
+
 /// A built variant.
 #[derive(Clone, Debug)]
 pub struct Kernel {
-    /// `preventive` or `series`.
+    /// `preventive`, `series` or `control-NAME`, followed by `-CONFIG` if it has one of its own.
     pub name: String,
     /// `arch/riscv/boot/Image`.
     pub image: PathBuf,
@@ -71,33 +117,45 @@ pub fn variants(
 /// The parent of the commit that switches to the lazy scheme.
 fn before_switch(tree: &Tree, tip: &str, base: &Base) -> Result<String> {
     let wanted = &base.linux.switch;
-    let mut parent = tree.base.clone();
-    for commit in tree.commits(tip)? {
-        if tree.repo.run(["log", "-1", "--format=%s", &commit])? == *wanted {
-            return Ok(parent);
-        }
-        parent = commit;
+    match tree.by_subject(tip, wanted)? {
+        Some(commit) => tree.repo.run(["rev-parse", &format!("{commit}^")]),
+        None => Err(Error::could_not(format!(
+            "no patch has the subject \"{wanted}\", which base.toml names as the switch; correct `switch` there"
+        ))),
     }
-    Err(Error::could_not(format!(
-        "no patch has the subject \"{wanted}\", which base.toml names as the switch; correct `switch` there"
-    )))
 }
 
-/// Builds `commit` as the variant `name`, unless that was done before.
+/// Builds `commit` as the variant `name` with the configuration that everybody has, unless that was
+/// done before.
 ///
 /// # Errors
 /// When it cannot be checked out, configured or built.
 pub fn build(tree: &mut Tree, name: &str, commit: &str, host: &Host, options: &Options) -> Result<Kernel> {
-    let dir = options.out.join("kernel").join(name);
-    let kernel = Kernel {
-        name: name.to_owned(),
-        image: dir.join("Image"),
-        vmlinux: dir.join("vmlinux"),
-        selftests: dir.join("kselftest").join(TARGET),
-        commit: commit.to_owned(),
-    };
-    let step = Step::start(format!("build kernel {name}"));
-    let build = Build { tree_dir: tree.repo.dir().to_owned(), o: o_folder(tree, options), host, options };
+    build_with(tree, name, commit, &Config::default(), None, host, options)
+}
+
+/// As [`build`] with a configuration, and with the tests in a folder if there is one, rather than
+/// those of the commit.
+///
+/// # Errors
+/// As [`build`].
+pub fn build_with(
+    tree: &mut Tree,
+    name: &str,
+    commit: &str,
+    config: &Config,
+    tests: Option<&Path>,
+    host: &Host,
+    options: &Options,
+) -> Result<Kernel> {
+    let mut kernel = planned(options, name, config);
+    commit.clone_into(&mut kernel.commit);
+    let dir = folder(options, &kernel.name);
+    if let Some(tests) = tests {
+        tests.clone_into(&mut kernel.selftests);
+    }
+    let step = Step::start(format!("build kernel {}", kernel.name));
+    let build = Build::new(tree, config, host, options);
     let key = key(tree, commit, &build)?;
     let stamp = dir.join("stamp");
     if stamp::fresh(&stamp, &key) && kernel.image.exists() && kernel.vmlinux.exists() && kernel.selftests.exists() {
@@ -110,39 +168,100 @@ pub fn build(tree: &mut Tree, name: &str, commit: &str, host: &Host, options: &O
     stamp::remove(&stamp)?;
     step.detail("check out");
     tree.check_out(commit)?;
-    let config = build.configure(tree, commit, name == SERIES, &step)?;
-    build.image(name, &step)?;
+    let kept = build.configure(tree, commit, name == SERIES, &step)?;
+    build.image(&kernel.name, &step)?;
     fs::create_dir_all(&dir).map_err(|e| Error::io("create", &dir, e))?;
     for (from, to) in [
         (build.o.join("arch/riscv/boot/Image"), &kernel.image),
         (build.o.join("vmlinux"), &kernel.vmlinux),
-        (config, &dir.join("config")),
+        (kept, &dir.join("config")),
     ] {
         fs::copy(&from, to).map_err(|e| Error::io("copy", &from, e))?;
     }
-    build.selftests(name, &dir.join("kselftest"), &kernel.selftests, &step)?;
+    if tests.is_none() {
+        build.selftests(&kernel.name, &dir.join("kselftest"), &kernel.selftests, &step)?;
+    }
     stamp::write_whole(&stamp, key)?;
     step.finish("built");
     Ok(kernel)
 }
 
-/// Only configures and compiles `commit`: for a look at each patch alone.
-///
-/// # Errors
-/// As [`build`].
-pub fn compile(tree: &mut Tree, commit: &str, host: &Host, options: &Options) -> Result<()> {
-    let step = Step::start(format!("build {commit:.12}"));
-    let build = Build { tree_dir: tree.repo.dir().to_owned(), o: o_folder(tree, options), host, options };
-    tree.check_out(commit)?;
-    build.configure(tree, commit, false, &step)?;
-    build.image("each", &step)?;
-    step.finish("built");
-    Ok(())
+/// The kernel that [`build_with`] gives, without a commit, whether or not it is there.
+pub fn planned(options: &Options, name: &str, config: &Config) -> Kernel {
+    let name = if config.name.is_empty() { name.to_owned() } else { format!("{name}-{}", config.name) };
+    let dir = folder(options, &name);
+    Kernel {
+        image: dir.join("Image"),
+        vmlinux: dir.join("vmlinux"),
+        selftests: dir.join("kselftest").join(TARGET),
+        commit: String::new(),
+        name,
+    }
 }
 
-/// The `O=` folder: a user's tree has one of its own, or changing over would rebuild everything.
-fn o_folder(tree: &Tree, options: &Options) -> PathBuf {
-    options.out.join(if tree.used.source == "package" { "build" } else { "build-ksrc" })
+/// Names of the test scripts that `commit` has.
+///
+/// # Errors
+/// When there is no such commit.
+pub fn tests_of(tree: &Tree, commit: &str) -> Result<Vec<String>> {
+    let folder = format!("tools/testing/selftests/{TARGET}/");
+    let list = tree.repo.run(["ls-tree", "--name-only", commit, "--", &folder])?;
+    let names = list.lines().filter_map(|path| path.strip_prefix(&folder));
+    Ok(names.filter(|n| n.starts_with("test-") && n.ends_with(".sh")).map(str::to_owned).collect())
+}
+
+/// Where a kernel is kept.
+fn folder(options: &Options, name: &str) -> PathBuf {
+    options.place("kernel").join(name)
+}
+
+/// Configures and compiles a few folders of `commit`.
+///
+/// # Errors
+/// When it cannot be checked out or configured. That it does not compile is no error.
+pub fn compile_folders(
+    tree: &mut Tree,
+    commit: &str,
+    config: &Config,
+    folders: &[String],
+    compiler: Compiler,
+    host: &Host,
+    options: &Options,
+) -> Result<Compiled> {
+    if compiler == Compiler::Gcc
+        && let Err(why) = host::gcc(options)
+    {
+        return Ok(Compiled::NoCompiler(why));
+    }
+    let step = Step::start(format!("compile {} of {}", folders.join(" "), config.name));
+    let mut build = Build::new(tree, config, host, options);
+    build.compiler = compiler;
+    tree.check_out(commit)?;
+    build.configure(tree, commit, true, &step)?;
+    // Two sets of folders in one run of make would both prepare the tree.
+    for folder in folders {
+        let log = build.log(&format!("compile-{}-{}", config.name, folder.trim_matches('/').replace('/', "-")));
+        match cmd::captured(build.kbuild().arg(folder), &log, &step)? {
+            Ended::Well => {}
+            Ended::Badly { tail, what } => {
+                step.finish("failed");
+                let why = tail.iter().find(|l| l.contains("error:")).map_or(what.as_str(), |l| l.trim());
+                return Ok(Compiled::No(format!("{folder}: {why}; see {}", log.display())));
+            }
+        }
+    }
+    step.finish("compiles");
+    Ok(Compiled::Yes)
+}
+
+/// The `O=` folder: each configuration has one of its own, and so has a user's tree, or changing
+/// over would rebuild everything.
+pub fn o_folder(options: &Options, config: &Config) -> PathBuf {
+    let user = if options.ksrc.is_some() { "-ksrc" } else { "" };
+    match config.name.as_str() {
+        "" => options.place(&format!("build{user}")),
+        name => options.place(&format!("scenarios{user}")).join(name),
+    }
 }
 
 /// Everything that decides what a build gives.
@@ -152,6 +271,7 @@ fn key(tree: &Tree, commit: &str, build: &Build<'_>) -> Result<String> {
         .text("files", tree.files(commit)?)
         .text("llvm", &build.host.llvm)
         .text("o", build.o.as_os_str().as_encoded_bytes())
+        .text("config", &build.config.lines)
         .file(&build.options.root.join(FRAGMENT))?;
     for (tool, version) in build.host.versions() {
         key = key.text(tool, version);
@@ -162,11 +282,18 @@ fn key(tree: &Tree, commit: &str, build: &Build<'_>) -> Result<String> {
 struct Build<'a> {
     tree_dir: PathBuf,
     o: PathBuf,
+    config: &'a Config,
+    compiler: Compiler,
     host: &'a Host,
     options: &'a Options,
 }
 
-impl Build<'_> {
+impl<'a> Build<'a> {
+    fn new(tree: &Tree, config: &'a Config, host: &'a Host, options: &'a Options) -> Self {
+        let o = o_folder(options, config);
+        Self { tree_dir: tree.repo.dir().to_owned(), o, config, compiler: Compiler::Clang, host, options }
+    }
+
     /// `make` with everything that must be the same for kernel and modules.
     fn make(&self, dir: &Path) -> Command {
         let host = self.host;
@@ -178,9 +305,14 @@ impl Build<'_> {
             word.push(value);
             word
         };
-        let compiler = if host.ccache { format!("ccache {}", host.clang) } else { host.clang.clone() };
-        make.arg(format!("-j{}", self.options.jobs))
-            .args(["ARCH=riscv", &format!("LLVM={}", host.llvm), &format!("CC={compiler}")])
+        let cached = |name: &str| if host.ccache { format!("ccache {name}") } else { name.to_owned() };
+        make.arg(format!("-j{}", self.options.jobs)).arg("ARCH=riscv");
+        if self.compiler == Compiler::Gcc {
+            make.arg(format!("CROSS_COMPILE={}", host::GCC_PREFIX));
+            make.arg(format!("CC={}", cached(&format!("{}gcc", host::GCC_PREFIX))));
+            return make;
+        }
+        make.args([format!("LLVM={}", host.llvm), format!("CC={}", cached(&host.clang))])
             .arg(variable("RUSTC", &host.rustc))
             .arg(variable("RUSTDOC", &host.rustdoc))
             .arg(variable("HOSTRUSTC", &host.rustc))
@@ -218,15 +350,27 @@ impl Build<'_> {
     /// it came true. Done once per set of Kconfig files.
     fn configure(&self, tree: &Tree, commit: &str, whole: bool, step: &Step) -> Result<PathBuf> {
         step.detail("configure");
-        let mut fragments = vec![self.options.root.join(FRAGMENT)];
-        let tests = self.tree_dir.join("tools/testing/selftests").join(TARGET).join("config");
-        fragments.extend(tests.exists().then_some(tests));
-        let mut key = Key::default().text("recipe", RECIPE).text("kconfig", kconfig_files(tree, commit)?);
+        let mut fragments = Vec::new();
+        if !self.config.standalone {
+            fragments.push(self.options.root.join(FRAGMENT));
+            let tests = self.tree_dir.join("tools/testing/selftests").join(TARGET).join("config");
+            fragments.extend(tests.exists().then_some(tests));
+        }
+        let mut key = Key::default()
+            .text("recipe", RECIPE)
+            .text("kconfig", kconfig_files(tree, commit)?)
+            .text("compiler", self.compiler.to_string())
+            .text("own", &self.config.lines);
         for fragment in &fragments {
             key = key.file(fragment)?;
         }
         for (tool, version) in self.host.versions() {
             key = key.text(tool, version);
+        }
+        if !self.config.lines.is_empty() {
+            let own = self.o.join("lazymap.config");
+            stamp::write_whole(&own, &self.config.lines)?;
+            fragments.push(own);
         }
         let kept = self.o.join("configs").join(key.finish());
         let config = self.o.join(".config");
@@ -240,9 +384,9 @@ impl Build<'_> {
             cmd::logged(self.kbuild().arg("olddefconfig"), &log, step)?;
             let text = fs::read_to_string(&config).map_err(|e| Error::io("read", &config, e))?;
             // A test may need what only the whole series has.
-            for fragment in fragments.iter().take(if whole { fragments.len() } else { 1 }) {
-                came_true(fragment, &text)?;
-            }
+            let tests = |f: &&PathBuf| whole || !f.starts_with(&self.tree_dir);
+            let asserted: Vec<&Path> = fragments.iter().filter(tests).map(PathBuf::as_path).collect();
+            came_true(&asserted, &text)?;
             stamp::write_whole(&kept, text)?;
         } else if fs::read(&config).ok() != fs::read(&kept).ok() {
             fs::copy(&kept, &config).map_err(|e| Error::io("write", &config, e))?;
@@ -317,22 +461,37 @@ fn kconfig_files(tree: &Tree, commit: &str) -> Result<String> {
     Ok(key.finish())
 }
 
-/// Checks that every line of a fragment is what the configuration says.
-fn came_true(fragment: &Path, config: &str) -> Result<()> {
+/// The option that a line of a fragment is about, and whether the line takes it back.
+fn option(line: &str) -> Option<(&str, bool)> {
+    if let Some(name) = line.strip_prefix("# CONFIG_").and_then(|l| l.strip_suffix(" is not set")) {
+        return Some((name, true));
+    }
+    let (name, value) = line.strip_prefix("CONFIG_")?.split_once('=')?;
+    Some((name, value == "n"))
+}
+
+/// Checks that what fragments say is what the configuration says. A later line about an option takes
+/// the place of an earlier one.
+fn came_true(fragments: &[&Path], config: &str) -> Result<()> {
     let lines: std::collections::BTreeSet<&str> = config.lines().collect();
-    let text = fs::read_to_string(fragment).map_err(|e| Error::io("read", fragment, e))?;
-    for line in text.lines().map(str::trim) {
-        let off = line
-            .strip_prefix("# CONFIG_")
-            .and_then(|l| l.strip_suffix(" is not set"))
-            .or_else(|| line.strip_prefix("CONFIG_").and_then(|l| l.strip_suffix("=n")));
-        let ok = match off {
-            // An option that is off need not be mentioned at all.
-            Some(name) => !config.lines().any(|l| l.starts_with(&format!("CONFIG_{name}="))),
-            None if line.starts_with("CONFIG_") => lines.contains(line),
-            None => true,
-        };
-        if !ok {
+    let mut texts = Vec::new();
+    for fragment in fragments {
+        let text = fs::read_to_string(fragment).map_err(|e| Error::io("read", fragment, e))?;
+        texts.push((*fragment, text));
+    }
+    let mut wanted: BTreeMap<&str, (&str, bool, &Path)> = BTreeMap::new();
+    for (fragment, text) in &texts {
+        for line in text.lines().map(str::trim) {
+            if let Some((name, off)) = option(line) {
+                wanted.insert(name, (line, off, fragment));
+            }
+        }
+    }
+    for (name, (line, off, fragment)) in wanted {
+        // An option that is off need not be mentioned at all.
+        let set =
+            || config.lines().any(|l| l.strip_prefix("CONFIG_").is_some_and(|l| l.split('=').next() == Some(name)));
+        if if off { set() } else { !lines.contains(line) } {
             return Err(Error::could_not(format!(
                 "`{line}` of {} did not come true in the kernel's configuration: a dependency is missing or the \
                  option is gone; correct the fragment",
@@ -354,11 +513,26 @@ mod tests {
         let config = "CONFIG_A=y\n# CONFIG_B is not set\nCONFIG_C=m\n";
         let check = |text: &str| {
             fs::write(&path, text).unwrap();
-            came_true(&path, config).map_err(|e| e.message)
+            came_true(&[&path], config).map_err(|e| e.message)
         };
         assert!(check("# a comment\nCONFIG_A=y\nCONFIG_B=n\n# CONFIG_D is not set\nCONFIG_C=m\n").is_ok());
         assert!(check("CONFIG_C=y\n").unwrap_err().contains("`CONFIG_C=y`"));
         assert!(check("# CONFIG_A is not set\n").unwrap_err().contains("CONFIG_A"));
         assert!(check("CONFIG_D=y\n").unwrap_err().contains("CONFIG_D"));
+    }
+
+    #[test]
+    fn later_fragments_take_the_place_of_earlier_ones() {
+        let dir = tempfile::tempdir().unwrap();
+        let (first, second) = (dir.path().join("first"), dir.path().join("second"));
+        fs::write(&first, "CONFIG_A=y\nCONFIG_B=64\n").unwrap();
+        let check = |own: &str, config: &str| {
+            fs::write(&second, own).unwrap();
+            came_true(&[&first, &second], config).map_err(|e| e.message)
+        };
+        assert!(check("# CONFIG_A is not set\nCONFIG_B=512\n", "CONFIG_B=512\n").is_ok());
+        assert!(check("# CONFIG_A is not set\n", "CONFIG_A=y\nCONFIG_B=64\n").unwrap_err().contains("/second"));
+        assert!(check("CONFIG_B=512\n", "CONFIG_A=y\nCONFIG_B=64\n").unwrap_err().contains("CONFIG_B=512"));
+        assert!(check("CONFIG_AB=y\n", "CONFIG_AB=y\nCONFIG_B=64\n").unwrap_err().contains("/first"));
     }
 }

@@ -2,7 +2,7 @@
 //! Boots a RISC-V kernel on a machine that caches invalid translations, and tells whether it copes.
 //!
 //! One module per concern; [`cli`] is the entry point, [`workbench`] produces everything that a
-//! boot needs, [`demo`] boots and judges.
+//! boot needs, [`trial`] boots and judges, [`demo`], [`scenario`] and [`control`] say what.
 
 #![deny(unsafe_code)]
 #![warn(missing_docs)]
@@ -13,6 +13,7 @@ pub mod check;
 pub mod cli;
 pub mod cmd;
 pub mod console;
+pub mod control;
 pub mod demo;
 pub mod error;
 pub mod git;
@@ -23,10 +24,13 @@ pub mod ktap;
 pub mod litmus;
 pub mod lock;
 pub mod machine;
+pub mod models;
 pub mod progress;
 pub mod qemu;
+pub mod scenario;
 pub mod series;
 pub mod stamp;
 pub mod tally;
 pub mod tree;
+pub mod trial;
 pub mod workbench;

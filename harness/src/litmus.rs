@@ -15,12 +15,12 @@ use crate::apt::{self, Kind};
 use crate::base::Package;
 use crate::cli::Options;
 use crate::cmd;
-use crate::demo::Outcome;
 use crate::error::{Error, Result};
 use crate::host;
 use crate::progress::Step;
 use crate::stamp;
 use crate::tally::{Tally, one_line};
+use crate::trial::Outcome;
 
 /// herd7 and the shared libraries that it needs, for a host whose own are older.
 const PACKAGES: [&str; 3] = ["herdtools7", "libc6", "libgmp10"];

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only
 //! The machine: its QEMU command line, and a run of it that always comes to an end.
 
+use std::borrow::Cow;
 use std::ffi::OsString;
 use std::fmt;
 use std::fs::{self, File};
@@ -22,6 +23,8 @@ use crate::error::{Error, Result};
 /// ends a QEMU with `-no-reboot`.
 pub const APPEND: &str = "console=ttyS0 earlycon panic=-1 oops=panic printk.devkmsg=on loglevel=7";
 
+/// QEMU's CPU.
+const CPU: &str = "rv64";
 /// How often a run is looked at.
 const TICK: Duration = Duration::from_millis(50);
 /// What a process that QEMU left behind may still have to say after QEMU ended.
@@ -36,11 +39,22 @@ pub enum Irq {
     Sbi,
 }
 
-/// A machine of QEMU's `virt` kind.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Machine {
-    /// Harts cache invalid translations until they fence.
+/// What the harts of a machine do with translations.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Model {
+    /// Its name in tables and file names.
+    pub name: Cow<'static, str>,
+    /// CPU properties beyond the CPU's name, as `NAME=VALUE,NAME=VALUE`; may be empty.
+    pub cpu: Cow<'static, str>,
+    /// Harts may hold stale translations: QEMU counts them, and prints the counters.
     pub stale: bool,
+}
+
+/// A machine of QEMU's `virt` kind.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Machine {
+    /// What its harts do with translations.
+    pub model: Model,
     /// Inter-processor interrupts.
     pub irq: Irq,
     /// Number of harts, at least 1.
@@ -50,20 +64,39 @@ pub struct Machine {
 }
 
 impl Machine {
-    /// Its name in tables and file names.
-    pub fn name(&self) -> &'static str {
-        match (self.stale, self.irq) {
-            (false, Irq::Imsic) => "plain",
-            (false, Irq::Sbi) => "plain-sbi",
-            (true, Irq::Imsic) => "stale",
-            (true, Irq::Sbi) => "stale-sbi",
+    /// Number of harts where nothing else is said.
+    pub const HARTS: u32 = 4;
+    /// Memory in MiB where nothing else is said.
+    pub const MEMORY_MIB: u32 = 1024;
+
+    /// A machine of this model with interrupts through IMSICs, 4 harts and 1 GiB.
+    pub fn new(model: Model) -> Self {
+        Self { model, irq: Irq::Imsic, harts: Self::HARTS, memory_mib: Self::MEMORY_MIB }
+    }
+
+    /// Its name in tables and file names: the model's, with `-sbi` if the SBI interrupts harts.
+    pub fn name(&self) -> String {
+        match self.irq {
+            Irq::Imsic => self.model.name.to_string(),
+            Irq::Sbi => format!("{}-sbi", self.model.name),
         }
+    }
+
+    /// QEMU's arguments for the machine alone.
+    pub fn arguments(&self) -> Vec<String> {
+        let machine = match self.irq {
+            Irq::Imsic => "virt,aia=aplic-imsic",
+            Irq::Sbi => "virt",
+        };
+        let cpu = if self.model.cpu.is_empty() { CPU.to_owned() } else { format!("{CPU},{}", self.model.cpu) };
+        let (harts, memory) = (self.harts.to_string(), format!("{}M", self.memory_mib));
+        ["-M", machine, "-cpu", &cpu, "-smp", &harts, "-m", &memory].map(str::to_owned).into()
     }
 }
 
 impl fmt::Display for Machine {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.name())
+        f.write_str(&self.name())
     }
 }
 
@@ -98,7 +131,15 @@ impl Limits {
     /// # Errors
     /// When one of them is no positive number (exit code 64).
     pub fn from_env() -> Result<Self> {
-        let mut limits = Self::default();
+        Self::default().or_from_env()
+    }
+
+    /// The same, with what `LAZYMAP_SILENCE` and `LAZYMAP_TIMEOUT` say in seconds instead.
+    ///
+    /// # Errors
+    /// As [`Limits::from_env`].
+    pub fn or_from_env(self) -> Result<Self> {
+        let mut limits = self;
         for (name, limit) in [("LAZYMAP_SILENCE", &mut limits.silence), ("LAZYMAP_TIMEOUT", &mut limits.total)] {
             let Some(value) = std::env::var_os(name) else { continue };
             let value = value.to_string_lossy();
@@ -116,10 +157,10 @@ impl Limits {
 #[derive(Clone, Debug)]
 pub struct Boot<'a> {
     /// The machine.
-    pub machine: Machine,
+    pub machine: &'a Machine,
     /// `qemu-system-riscv64`.
     pub qemu: &'a Path,
-    /// The CPU property that makes a machine stale.
+    /// The CPU property whose name starts the lines with QEMU's counters.
     pub property: &'a str,
     /// OpenSBI's `fw_dynamic.bin`.
     pub firmware: &'a Path,
@@ -175,16 +216,10 @@ impl Run {
 impl Boot<'_> {
     /// QEMU's arguments.
     pub fn arguments(&self) -> Vec<OsString> {
-        let machine = match self.machine.irq {
-            Irq::Imsic => "virt,aia=aplic-imsic",
-            Irq::Sbi => "virt",
-        };
-        let cpu = if self.machine.stale { format!("rv64,{}=on", self.property) } else { "rv64".to_owned() };
-        let harts = self.machine.harts.to_string();
-        let memory = format!("{}M", self.machine.memory_mib);
-        let fixed = ["-M", machine, "-cpu", &cpu, "-smp", &harts, "-m", &memory];
         let quiet = ["-display", "none", "-monitor", "none", "-serial", "stdio", "-no-reboot"];
-        let mut all: Vec<OsString> = fixed.iter().chain(&quiet).map(OsString::from).collect();
+        let machine = self.machine.arguments();
+        let mut all: Vec<OsString> = machine.into_iter().map(OsString::from).collect();
+        all.extend(quiet.map(OsString::from));
         for (option, path) in [("-bios", self.firmware), ("-kernel", self.image), ("-initrd", self.initrd)] {
             all.push(option.into());
             all.push(path.into());
@@ -241,7 +276,7 @@ impl Boot<'_> {
     /// The counters, which a machine that is stale must have, and no other.
     fn count(&self, stderr: &str) -> std::result::Result<Option<Counters>, String> {
         let counters = parse_counters(stderr, self.property)?;
-        match (self.machine.stale, counters) {
+        match (self.machine.model.stale, counters) {
             (true, None) => Err(format!("QEMU printed no line `{}: total`", self.property)),
             (true, Some(c)) if c.harts != u64::from(self.machine.harts) => {
                 Err(format!("QEMU counted {} harts of {}", c.harts, self.machine.harts))

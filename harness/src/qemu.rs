@@ -7,8 +7,9 @@
 use std::env;
 use std::ffi::OsString;
 use std::fs;
+use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 use serde::{Deserialize, Serialize};
 
@@ -19,6 +20,7 @@ use crate::cmd::{self, Ended};
 use crate::error::{Error, Result};
 use crate::git::Repo;
 use crate::host;
+use crate::machine::Machine;
 use crate::progress::Step;
 use crate::stamp::{self, Key};
 use crate::tree::{does_not_apply, patches, patches_key};
@@ -48,6 +50,42 @@ pub struct Qemu {
     pub binary: PathBuf,
     /// What it says about its version.
     pub version: String,
+}
+
+impl Qemu {
+    /// Whether it takes a machine with these CPU properties.
+    ///
+    /// # Errors
+    /// What it says against them.
+    pub fn takes(&self, machine: &Machine) -> std::result::Result<(), String> {
+        let mut probe = Command::new(&self.binary);
+        probe.args(machine.arguments());
+        // It is made, and not started.
+        probe.args(["-bios", "none", "-S", "-display", "none", "-serial", "none", "-monitor", "stdio"]);
+        cmd::dies_with_us(&mut probe).stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped());
+        let cannot = |e| format!("cannot run {}: {e}", self.binary.display());
+        let mut child = probe.spawn().map_err(cannot)?;
+        if let Some(mut stdin) = child.stdin.take() {
+            // It may have ended by now, with a message.
+            let _ = stdin.write_all(b"quit\n");
+        }
+        let done = child.wait_with_output().map_err(cannot)?;
+        if done.status.success() {
+            return Ok(());
+        }
+        let said = String::from_utf8_lossy(&done.stderr);
+        let last = said.lines().rfind(|l| !l.trim().is_empty()).unwrap_or("no message");
+        // QEMU's own name in front says nothing.
+        let last = last.split_once(": ").map_or(last, |(_, rest)| rest);
+        Err(format!("QEMU does not take the machine {machine} (-cpu {}): {last}", machine.arguments()[3]))
+    }
+}
+
+/// The QEMU that [`build`] gives, whether or not it is there.
+pub fn planned(options: &Options) -> Qemu {
+    let asked = env::var_os("LAZYMAP_QEMU").filter(|v| !v.is_empty());
+    let binary = asked.map_or_else(|| options.out.join("qemu/bin").join(BINARY), PathBuf::from);
+    Qemu { binary, version: String::new() }
 }
 
 /// What the unpacked source is.

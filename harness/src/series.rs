@@ -16,9 +16,12 @@ use crate::base::Base;
 use crate::cli::Options;
 use crate::error::{Error, Result};
 use crate::git::Repo;
+use crate::machine::Machine;
 use crate::progress::Step;
 use crate::tree::{self, BASE_TAG, BRANCH, Source, Tree};
-use crate::{host, kernel, stamp};
+use crate::trial::{self, Expect, Trial, Verdict};
+use crate::workbench::Lab;
+use crate::{host, models, stamp};
 
 /// Where files of the repository land in the kernel tree; the first match counts.
 const MAPPING: [(&str, &str); 6] = [
@@ -41,6 +44,11 @@ const COVER_TEXT: &str = "docs/cover-letter.md";
 const COVER: &str = "0000-cover-letter.txt";
 /// checkpatch's types that say nothing about this series, each with its reason.
 const IGNORED: &str = "harness/checkpatch.ignore";
+
+/// Tests for a kernel that has none yet, in the repository.
+const FIXTURES: &str = "harness/tests/fixtures/guest";
+/// The one of them that passes.
+const FIXTURE: &str = "test-pass.sh";
 
 /// One check of the series.
 #[derive(Clone, Debug)]
@@ -70,7 +78,7 @@ struct SourceFile {
 /// When sources and commits contradict each other, or the base is not the one that `base.toml`
 /// records: patches made against another would not say what they are for.
 pub fn regenerate(options: &Options) -> Result<()> {
-    let base = Base::load(&options.root)?;
+    let base = Base::of(options)?;
     if options.ksrc.is_some() {
         return Err(Error::usage("the patches are made against the base that base.toml names; leave KSRC out"));
     }
@@ -124,12 +132,13 @@ pub fn current(tree: &mut Tree, options: &Options) -> Result<String> {
     Ok(tip)
 }
 
-/// Checks the series: up to date, applies, checkpatch, rustfmt, no sign-off.
+/// Checks the series: up to date, applies, checkpatch, rustfmt, no sign-off; if `options` say so, every
+/// patch builds and boots.
 ///
 /// # Errors
 /// When a check could not be made at all.
 pub fn check(options: &Options) -> Result<Vec<CheckResult>> {
-    let base = Base::load(&options.root)?;
+    let base = Base::of(options)?;
     let source = Source::find(options, &base)?;
     let rustfmt = host::for_series(options, &base)?;
     let folder = options.root.join(&base.linux.patches);
@@ -168,18 +177,55 @@ pub fn check(options: &Options) -> Result<Vec<CheckResult>> {
     if let Ok(tip) = &applied {
         result("rustfmt".to_owned(), formatted(&tree, tip, &rustfmt)?);
         if options.build_each {
-            let host = host::prepare(options, &base, true)?;
-            let commits = tree.commits(tip)?;
-            for (mail, commit) in mails.iter().zip(&commits) {
-                let name = mail.file_stem().unwrap_or_default().to_string_lossy().into_owned();
-                let built = kernel::compile(&mut tree, commit, &host, options);
-                result(format!("{name} builds"), built.map(|()| String::new()).map_err(|e| e.message));
-            }
-            let tip = tree.tip()?;
-            tree.check_out(&tip)?;
+            drop(tree);
+            each(options, tip, &mails, &mut result)?;
         }
     }
     Ok(results)
+}
+
+/// Builds and boots the kernel at every patch: on stale harts from the switch on, on plain ones
+/// before it.
+fn each(
+    options: &Options,
+    tip: &str,
+    mails: &[PathBuf],
+    result: &mut dyn FnMut(String, std::result::Result<String, String>),
+) -> Result<()> {
+    let mut lab = Lab::open(options)?;
+    let folder = lab.bench.place("each");
+    let switch = lab.tree.by_subject(tip, &lab.bench.base.linux.switch)?;
+    let fixtures = options.root.join(FIXTURES);
+    let mut model = "plain";
+    let commits = lab.tree.commits(tip)?;
+    for (mail, commit) in mails.iter().zip(&commits) {
+        if switch.as_ref() == Some(commit) {
+            model = "stale";
+        }
+        let name = mail.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+        let short = format!("patch-{}", name.split('-').next().unwrap_or_default());
+        let built = lab.patch(options, &short, commit, (&fixtures, FIXTURE));
+        result(format!("{name} builds"), built.as_ref().map(|_| String::new()).map_err(|e| e.message.clone()));
+        let Ok((kernel, tests)) = built else { continue };
+        let machine = Machine::new(models::find(model)?);
+        let expect = if machine.model.stale { Expect::Survive } else { Expect::Pass };
+        let tests: Vec<_> = tests.into_iter().map(|test| (test, expect.clone())).collect();
+        let names = tests.iter().map(|(test, _)| test.as_str()).collect::<Vec<_>>().join(", ");
+        let mut trial = Trial::new(&short, machine, tests);
+        trial.limits = trial.limits.or_from_env()?;
+        let done = trial::run(&lab.bench, &trial, Ok(&kernel), &folder);
+        done.report.iter().for_each(|report| println!("{report}"));
+        let bad = done.rows.iter().find(|row| row.verdict != Verdict::Pass);
+        result(
+            format!("{name} boots on {model}"),
+            match bad {
+                Some(row) => Err(format!("{}: {}", row.test, row.observed)),
+                None => Ok(names),
+            },
+        );
+    }
+    let tip = lab.tree.tip()?;
+    lab.tree.check_out(&tip)
 }
 
 /// Prints one line per check.

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only
 //! A line for each check, and their count.
 
-use crate::demo::Outcome;
+use crate::trial::Outcome;
 
 /// Counts checks, and prints a line of each.
 #[derive(Default)]

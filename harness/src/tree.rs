@@ -450,6 +450,28 @@ impl Tree {
         Ok(commits)
     }
 
+    /// The commit of the series up to `tip` with this subject, if there is one.
+    ///
+    /// # Errors
+    /// As [`Tree::commits`].
+    pub fn by_subject(&self, tip: &str, subject: &str) -> Result<Option<String>> {
+        for commit in self.commits(tip)? {
+            if self.repo.run(["log", "-1", "--format=%s", &commit])? == subject {
+                return Ok(Some(commit));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Paths of the files in which two commits differ.
+    ///
+    /// # Errors
+    /// When there is no such commit.
+    pub fn changed(&self, from: &str, to: &str) -> Result<Vec<String>> {
+        let list = self.repo.run(["diff", "--name-only", "--no-renames", from, to])?;
+        Ok(list.lines().map(str::to_owned).collect())
+    }
+
     /// Id of the tree of files of a commit.
     ///
     /// # Errors

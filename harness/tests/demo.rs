@@ -9,25 +9,32 @@ use std::time::Duration;
 
 use lazymap::base::{Base, BaseUsed};
 use lazymap::console::{Found, Verdict as End};
-use lazymap::demo::{self, Cell, Expect, Outcome, Row, Seen, Sight, Verdict};
+use lazymap::demo;
 use lazymap::error::Exit;
 use lazymap::kernel::Kernel;
 use lazymap::ktap::Status;
 use lazymap::machine::Counters;
 use lazymap::qemu::Qemu;
+use lazymap::trial::{self, Expect, Outcome, Row, Seen, Sight, Trial, Verdict};
 use lazymap::workbench::Workbench;
 use serde_json::Value;
 use tempfile::TempDir;
 
-/// A cell like the one of the matrix with this kernel and machine, with two tests.
-fn cell(kernel: &str, machine: &str) -> Cell {
-    let tests: &[(&str, Expect)] = match (kernel, machine) {
-        (_, "plain") => &[("one.sh", Expect::Pass), ("two.sh", Expect::Pass)],
-        ("preventive", _) => &[("one.sh", Expect::Pass), ("two.sh", Expect::StackOverflow)],
-        _ => &[("one.sh", Expect::Survive), ("two.sh", Expect::Survive)],
+/// The matrix.
+fn matrix() -> Vec<Trial> {
+    demo::matrix().unwrap()
+}
+
+/// A trial like the one of the matrix with this kernel and machine, with two tests.
+fn cell(kernel: &str, machine: &str) -> Trial {
+    let tests = match (kernel, machine) {
+        (_, "plain") => [("one.sh", Expect::Pass), ("two.sh", Expect::Pass)],
+        ("preventive", _) => [("one.sh", Expect::Pass), ("two.sh", Expect::StackOverflow)],
+        _ => [("one.sh", Expect::Survive), ("two.sh", Expect::Survive)],
     };
-    let real = demo::MATRIX.iter().find(|c| c.kernel == kernel && c.machine.name() == machine).unwrap();
-    Cell { tests, ..*real }
+    let tests = tests.map(|(test, expect)| (test.to_owned(), expect)).into();
+    let real = matrix().into_iter().find(|t| t.kernel == kernel && t.machine.name() == machine).unwrap();
+    Trial { tests, ..real }
 }
 
 fn counters(stale_hits: u64) -> Result<Option<Counters>, String> {
@@ -35,7 +42,7 @@ fn counters(stale_hits: u64) -> Result<Option<Counters>, String> {
 }
 
 fn passed() -> Seen {
-    Seen { result: Some((Status::Pass, None)), touches: Some(100), forbidden: vec![], seconds: 1.25 }
+    Seen { result: Some((Status::Pass, None)), touches: Some(100), seconds: 1.25, ..Seen::default() }
 }
 
 fn with(status: Status, reason: &str) -> Seen {
@@ -54,6 +61,9 @@ fn well() -> Sight {
         tests: vec![passed(), passed()],
         counters: counters(40),
         headline: None,
+        report: vec![],
+        boot: vec![],
+        lacking: vec![],
         problem: None,
     }
 }
@@ -68,34 +78,40 @@ fn overflow() -> End {
 }
 
 /// What comes of it: `OBSERVED VERDICT` of both tests.
-fn judged(cell: &Cell, seen: &Sight) -> Vec<String> {
-    demo::judge(cell, seen).iter().map(|r| format!("{} {:?}", r.observed, r.verdict)).collect()
+fn judged(cell: &Trial, seen: &Sight) -> Vec<String> {
+    trial::judge(cell, seen).iter().map(|r| format!("{} {:?}", r.observed, r.verdict)).collect()
 }
 
 #[test]
 fn the_matrix_is_the_one_of_the_readme() {
-    let rows: Vec<_> = demo::MATRIX
+    let matrix = matrix();
+    let rows: Vec<_> = matrix
         .iter()
-        .flat_map(|c| c.tests.iter().map(|(t, e)| (c.kernel, c.machine.name(), c.machine.harts, *t, *e)))
+        .flat_map(|c| {
+            c.tests
+                .iter()
+                .map(|(t, e)| (c.kernel.as_str(), c.machine.name(), c.machine.harts, t.as_str(), format!("{e:?}")))
+        })
         .collect();
-    use Expect::{Pass, StackOverflow, Survive};
+    let rows: Vec<_> = rows.iter().map(|(k, m, h, t, e)| (*k, m.as_str(), *h, *t, e.as_str())).collect();
+    let (pass, overflow, survive) = ("Pass", "StackOverflow", "Survive");
     let (ipi, stack, trace) = ("test-ipi.sh", "test-stack.sh", "test-trace.sh");
     assert_eq!(
         rows,
         [
-            ("preventive", "plain", 4, ipi, Pass),
-            ("preventive", "plain", 4, trace, Pass),
-            ("preventive", "stale", 4, ipi, Pass),
-            ("preventive", "stale", 4, trace, StackOverflow),
-            ("series", "plain", 4, ipi, Pass),
-            ("series", "plain", 4, stack, Pass),
-            ("series", "plain", 4, trace, Pass),
-            ("series", "stale", 4, ipi, Survive),
-            ("series", "stale", 4, stack, Survive),
-            ("series", "stale", 4, trace, Survive),
-            ("series", "stale-sbi", 4, ipi, Survive),
-            ("series", "stale-sbi", 4, stack, Survive),
-            ("series", "stale-sbi", 4, trace, Survive),
+            ("preventive", "plain", 4, ipi, pass),
+            ("preventive", "plain", 4, trace, pass),
+            ("preventive", "stale", 4, ipi, pass),
+            ("preventive", "stale", 4, trace, overflow),
+            ("series", "plain", 4, ipi, pass),
+            ("series", "plain", 4, stack, pass),
+            ("series", "plain", 4, trace, pass),
+            ("series", "stale", 4, ipi, survive),
+            ("series", "stale", 4, stack, survive),
+            ("series", "stale", 4, trace, survive),
+            ("series", "stale-sbi", 4, ipi, survive),
+            ("series", "stale-sbi", 4, stack, survive),
+            ("series", "stale-sbi", 4, trace, survive),
         ]
     );
 }
@@ -108,9 +124,9 @@ fn all_as_expected() {
     assert_eq!(judged(&cell("preventive", "stale"), &died(overflow())), ["pass Pass", "stack overflow Pass"]);
     assert_eq!(judged(&cell("series", "stale"), &well()), ["pass Pass", "pass Pass"]);
     assert_eq!(judged(&cell("series", "stale-sbi"), &well()), ["pass Pass", "pass Pass"]);
-    let row = &demo::judge(&cell("series", "stale"), &well())[1];
+    let row = &trial::judge(&cell("series", "stale"), &well())[1];
     assert_eq!((row.stale_hits, row.seconds, row.console.as_str()), (Some(40), 1.3, "series-stale.log"));
-    assert_eq!(demo::judge(&cell("series", "plain"), &plain)[0].stale_hits, None);
+    assert_eq!(trial::judge(&cell("series", "plain"), &plain)[0].stale_hits, None);
 }
 
 #[test]
@@ -193,7 +209,7 @@ fn only_a_pass_is_a_pass() {
 fn a_forbidden_line_makes_a_failure_of_a_pass_and_is_named() {
     let forbidden = vec![Found { line: 7, text: "WARNING: CPU: 1".to_owned() }];
     let tests = vec![passed(), Seen { forbidden, ..passed() }];
-    let rows = demo::judge(&cell("series", "stale"), &Sight { tests, ..well() });
+    let rows = trial::judge(&cell("series", "stale"), &Sight { tests, ..well() });
     assert_eq!((rows[0].verdict, rows[1].verdict), (Verdict::Pass, Verdict::Fail));
     assert!(rows[1].why.iter().any(|w| w.contains("line 7") && w.contains("WARNING: CPU: 1")), "{:?}", rows[1].why);
 }
@@ -206,7 +222,7 @@ fn what_did_not_boot_is_an_error() {
         (Ok(End::NeverBooted), "never booted Error"),
         (Ok(End::Hang(Duration::from_secs(60))), "hang: no output for 60 s before any test Error"),
     ] {
-        for cell in demo::MATRIX {
+        for cell in &matrix() {
             let seen = judged(cell, &nothing(end.clone()));
             assert_eq!(seen[0], observed);
             assert!(seen.iter().all(|s| s.ends_with(" Error")), "{seen:?}");
@@ -218,7 +234,7 @@ fn what_did_not_boot_is_an_error() {
 fn a_kernel_that_dies_before_its_tests_has_failed() {
     let end = Ok(End::Panic { headline: "x".to_owned() });
     let seen = Sight { end, ready: false, tests: vec![unfinished(), unfinished()], ..well() };
-    for cell in demo::MATRIX {
+    for cell in &matrix() {
         let judged = judged(cell, &seen);
         assert_eq!(judged[0], "panic: x before any test Fail");
         assert!(judged[1..].iter().all(|s| s.ends_with(" Error")), "{judged:?}");
@@ -286,6 +302,7 @@ fn lab(script: &str) -> Lab {
     let bench = Workbench {
         root: dir.path().to_path_buf(),
         out: at("out"),
+        suffix: String::new(),
         base: Base::load(here.parent().unwrap()).unwrap(),
         base_used,
         toolchain: BTreeMap::from([("clang".to_owned(), "22.1.8".to_owned())]),
@@ -312,7 +329,7 @@ impl Lab {
 }
 
 fn verdicts(rows: &[Row]) -> Vec<(&str, &str, &str, Verdict)> {
-    rows.iter().map(|r| (r.kernel, r.machine, r.observed.as_str(), r.verdict)).collect()
+    rows.iter().map(|r| (r.kernel.as_str(), r.machine.as_str(), r.observed.as_str(), r.verdict)).collect()
 }
 
 #[test]
@@ -360,7 +377,8 @@ fn the_whole_demo_writes_results_and_keeps_the_consoles() {
 #[test]
 fn a_machine_that_shows_nothing_makes_the_demo_fail() {
     let rows = lab(&MACHINE.replace("hits=1187", "hits=0")).rows();
-    let bad: Vec<_> = rows.iter().filter(|r| r.verdict == Verdict::Fail).map(|r| (r.kernel, r.machine)).collect();
+    let bad: Vec<_> =
+        rows.iter().filter(|r| r.verdict == Verdict::Fail).map(|r| (r.kernel.as_str(), r.machine.as_str())).collect();
     assert_eq!(bad, [[("series", "stale"); 3], [("series", "stale-sbi"); 3]].concat());
 }
 
@@ -421,9 +439,9 @@ fn results_of_an_earlier_run_do_not_survive() {
 #[test]
 fn the_table_is_aligned_and_has_colour_only_if_asked() {
     let seen = Sight { tests: vec![passed(), with(Status::Fail, &"long ".repeat(30))], counters: Ok(None), ..well() };
-    let mut rows = demo::judge(&cell("preventive", "stale"), &died(overflow()));
-    rows.extend(demo::judge(&cell("series", "plain"), &seen));
-    let text = demo::table(&rows, false);
+    let mut rows = trial::judge(&cell("preventive", "stale"), &died(overflow()));
+    rows.extend(trial::judge(&cell("series", "plain"), &seen));
+    let text = trial::table(&rows, false);
     let expected = "\
 kernel      machine  harts  test    expected        observed                                          verdict  seconds  stale hits
 preventive  stale        4  one.sh  pass            pass                                              PASS         1.3          40
@@ -432,7 +450,7 @@ series      plain        4  one.sh  pass            pass                        
 series      plain        4  two.sh  pass            fail: long long long long long long long long l…  FAIL         1.3           -
 ";
     assert_eq!(text, expected);
-    let colored = demo::table(&rows, true);
+    let colored = trial::table(&rows, true);
     assert!(colored.contains('\x1b'));
     let mut plain = colored;
     while let Some(start) = plain.find('\x1b') {

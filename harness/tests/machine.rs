@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only
 //! Runs of machines that are shell scripts: what they say, how they end, and that they end.
 
+use std::borrow::Cow;
 use std::env;
 use std::fs;
 use std::os::unix::fs::symlink;
@@ -11,11 +12,21 @@ use std::time::{Duration, Instant};
 
 use lazymap::console::{Ending, Verdict};
 use lazymap::error::{Error, Exit};
-use lazymap::machine::{self, Boot, Counters, Irq, Limits, Machine, Run};
+use lazymap::machine::{self, Boot, Counters, Irq, Limits, Machine, Model, Run};
 use tempfile::TempDir;
 
-const PLAIN: Machine = Machine { stale: false, irq: Irq::Imsic, harts: 4, memory_mib: 1024 };
-const STALE: Machine = Machine { stale: true, irq: Irq::Sbi, harts: 2, memory_mib: 512 };
+const PLAIN: Machine = Machine {
+    model: Model { name: Cow::Borrowed("plain"), cpu: Cow::Borrowed(""), stale: false },
+    irq: Irq::Imsic,
+    harts: 4,
+    memory_mib: 1024,
+};
+const STALE: Machine = Machine {
+    model: Model { name: Cow::Borrowed("stale"), cpu: Cow::Borrowed("x-cache-invalid=on"), stale: true },
+    irq: Irq::Sbi,
+    harts: 2,
+    memory_mib: 512,
+};
 const COUNTERS: &str = "x-cache-invalid: hart=0 stale_hits=1 fences=2 remembered=3
 x-cache-invalid: hart=1 stale_hits=39 fences=3 remembered=3
 x-cache-invalid: total harts=2 stale_hits=40 fences=12345 remembered=5678";
@@ -59,7 +70,7 @@ impl Fake {
     fn try_run(&self, machine: Machine, limits: Limits) -> Result<Run, Error> {
         let console = self.path("logs/k-m.log");
         let boot = Boot {
-            machine,
+            machine: &machine,
             qemu: &self.qemu,
             property: "x-cache-invalid",
             firmware: Path::new("/fw dir/fw.bin"),
@@ -104,7 +115,7 @@ fn a_run_to_the_end_is_kept_and_can_be_repeated() {
     let mut lines = Vec::new();
     let console = fake.path("logs/k-m.log");
     let boot = Boot {
-        machine: PLAIN,
+        machine: &PLAIN,
         qemu: &fake.qemu,
         property: "x-cache-invalid",
         firmware: Path::new("/fw dir/fw.bin"),

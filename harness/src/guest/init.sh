@@ -6,6 +6,7 @@
 #
 #   lazymap.tests=A,B   files in /lazy_map, in this order; `all` = every test-*.sh
 #   lazymap.timeout=N   seconds that a test may take (otherwise what `settings` says)
+#   lazymap.hotplug     take CPUs offline and online all the time while tests run
 #   lazymap.shell       an interactive shell on the console after the tests
 #
 # Everything is written to /dev/kmsg, one line at a time: what a program writes
@@ -49,10 +50,12 @@ done
 tests=
 limit=
 shell=
+hotplug=
 for word in $(cat /proc/cmdline); do
 	case $word in
 	lazymap.tests=*) tests=$(echo "${word#*=}" | tr ',' ' ') ;;
 	lazymap.timeout=*) limit=${word#*=} ;;
+	lazymap.hotplug) hotplug=yes ;;
 	lazymap.shell) shell=yes ;;
 	esac
 done
@@ -133,7 +136,30 @@ run_test() {
 	exec 3>&- 4>&-
 }
 
+# Takes one CPU after the other offline and online until $run/hotplug-stop is
+# there. Leaves the number of times in $run/hotplug.
+toggle_cpus() {
+	count=0
+	while [ ! -e $run/hotplug-stop ]; do
+		for cpu in /sys/devices/system/cpu/cpu[0-9]*/online; do
+			[ ! -e $run/hotplug-stop ] || break
+			echo 0 >"$cpu" || continue
+			# Long enough for new mappings to be made meanwhile.
+			usleep 20000
+			echo 1 >"$cpu" || say "# hotplug: $cpu does not come back"
+			[ "$(cat "$cpu")" = 1 ] && count=$((count + 1))
+			usleep 20000
+		done
+	done
+	echo $count >$run/hotplug
+}
+
+say "lazymap: mmu $(sed -n 's/^mmu[[:blank:]]*: //p' /proc/cpuinfo | sort -u)"
 say "lazymap: guest ready"
+if [ -n "$hotplug" ]; then
+	toggle_cpus </dev/null &
+	toggler=$!
+fi
 if [ -n "$tests" ]; then
 	set -- $tests
 	say "TAP version 13"
@@ -159,6 +185,11 @@ if [ -n "$tests" ]; then
 		*) say "not ok $number $title # exit=$result" ;;
 		esac
 	done
+fi
+if [ -n "$hotplug" ]; then
+	: >$run/hotplug-stop
+	wait $toggler
+	say "lazymap: hotplug: $(cat $run/hotplug) harts went offline and came back"
 fi
 if [ -n "$shell" ]; then
 	say "lazymap: a shell; \`exit\` switches the machine off"

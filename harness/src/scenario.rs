@@ -1,0 +1,481 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//! Scenarios: ways to configure, boot or only compile the kernel with the series, one file each in
+//! `harness/scenarios`.
+//!
+//! The name of a scenario is that of its file without `.toml`. Scenarios with the same config
+//! fragment share a kernel.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use regex_lite::Regex;
+use serde::Deserialize;
+
+use crate::cli::Options;
+use crate::error::{Error, Result};
+use crate::kernel::{self, Compiler, Config, Kernel, SERIES};
+use crate::machine::{Irq, Limits, Machine};
+use crate::models;
+use crate::trial::{self, Expect, Row, Trial, Verdict};
+use crate::workbench::{Lab, Workbench};
+
+/// Where the files are, in the repository.
+const FOLDER: &str = "harness/scenarios";
+/// Where the tests' sources are, in the repository.
+const TESTS: &str = "selftests";
+/// QEMU's `virt` machine takes no more harts.
+const MOST_HARTS: u32 = 512;
+/// Less memory is not enough for the guest, in MiB.
+const LEAST_MEMORY_MIB: u32 = 128;
+
+/// A file as it is written.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct File {
+    /// One line for `--list`.
+    description: String,
+    /// Whether `make check` runs it.
+    #[serde(default)]
+    check: bool,
+    /// Lines on top of `harness/kernel.config`; for one that is only compiled, on top of tinyconfig.
+    #[serde(default)]
+    config: String,
+    /// More for the kernel's command line.
+    #[serde(default)]
+    append: String,
+    /// Scripts of `selftests`; all if it is left out.
+    tests: Option<Vec<String>>,
+    /// Regular expressions, each of which a kernel message must match.
+    #[serde(default)]
+    require: Vec<String>,
+    machine: Option<MachineFile>,
+    #[serde(default)]
+    limits: LimitsFile,
+    compile: Option<CompileFile>,
+}
+
+/// A machine in a file.
+#[derive(Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct MachineFile {
+    /// Name in `harness/models.toml`.
+    model: String,
+    /// CPU properties beyond the model's.
+    #[serde(default)]
+    cpu: String,
+    /// `imsic` or `sbi`.
+    irq: Option<IrqFile>,
+    /// 1 to 512, default 4.
+    harts: Option<u32>,
+    /// MiB, default 1024.
+    memory: Option<u32>,
+}
+
+#[derive(Clone, Copy, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum IrqFile {
+    Imsic,
+    Sbi,
+}
+
+/// Seconds; 60 and 240 where nothing is said.
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct LimitsFile {
+    silence: Option<u32>,
+    total: Option<u32>,
+}
+
+/// What is compiled in a scenario that boots nothing.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct CompileFile {
+    /// Folders of the kernel, each with a `/` at its end.
+    folders: Vec<String>,
+    /// `clang` (default) or `gcc`.
+    #[serde(default)]
+    compiler: Compiler,
+}
+
+/// A scenario.
+#[derive(Clone, Debug)]
+pub struct Scenario {
+    /// Its name.
+    pub name: String,
+    /// One line about it.
+    pub description: String,
+    /// Whether `make check` runs it.
+    pub check: bool,
+    /// The kernel's configuration.
+    pub config: Config,
+    /// What it does with it.
+    pub kind: Kind,
+}
+
+/// What a scenario does with its kernel.
+#[derive(Clone, Debug)]
+pub enum Kind {
+    /// It boots, and tests run.
+    Boot(Box<Seat>),
+    /// Folders of it are compiled.
+    Compile {
+        /// Each with a `/` at its end.
+        folders: Vec<String>,
+        /// With what.
+        compiler: Compiler,
+    },
+}
+
+/// On what, with what and for how long a scenario boots.
+#[derive(Clone, Debug)]
+pub struct Seat {
+    /// The machine.
+    pub machine: Machine,
+    /// More for the kernel's command line.
+    pub append: String,
+    /// Scripts of `selftests`.
+    pub tests: Vec<String>,
+    /// What the console must have.
+    pub require: Vec<Regex>,
+    /// How long it may take.
+    pub limits: Limits,
+}
+
+/// All scenarios in the repository `root`, by name.
+///
+/// # Errors
+/// When a file cannot be read (exit code 2) or says something that it must not (64).
+pub fn load(root: &Path) -> Result<BTreeMap<String, Scenario>> {
+    let folder = root.join(FOLDER);
+    let known = tests(root)?;
+    let entries = fs::read_dir(&folder).map_err(|e| Error::io("read", &folder, e))?;
+    let mut all: BTreeMap<String, Scenario> = BTreeMap::new();
+    let mut paths: Vec<_> = entries.flatten().map(|e| e.path()).collect();
+    paths.sort();
+    for path in paths.iter().filter(|p| p.extension().is_some_and(|e| e == "toml")) {
+        let name = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+        let text = fs::read_to_string(path).map_err(|e| Error::io("read", path, e))?;
+        let mut scenario = parse(&name, &text, &known).map_err(|why| {
+            let show = path.strip_prefix(root).unwrap_or(path).display();
+            Error::usage(format!("{show}{why}; correct the file"))
+        })?;
+        // Named after the first scenario that has it, as others with the same lines share it.
+        let compiled = matches!(scenario.kind, Kind::Compile { .. });
+        let same = |other: &&Scenario| !compiled && other.config.lines == scenario.config.lines && other.boots();
+        if let Some(other) = all.values().find(same) {
+            scenario.config.name.clone_from(&other.config.name);
+        }
+        all.insert(name, scenario);
+    }
+    Ok(all)
+}
+
+/// The test scripts of the repository `root`.
+fn tests(root: &Path) -> Result<Vec<String>> {
+    let folder = root.join(TESTS);
+    let entries = match fs::read_dir(&folder) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        entries => entries.map_err(|e| Error::io("read", &folder, e))?,
+    };
+    let names = entries.flatten().map(|e| e.file_name().to_string_lossy().into_owned());
+    let mut tests: Vec<String> = names.filter(|n| n.starts_with("test-") && n.ends_with(".sh")).collect();
+    tests.sort();
+    Ok(tests)
+}
+
+/// Reads a file; the error is `:LINE: WHY` or `: WHY`.
+fn parse(name: &str, text: &str, known: &[String]) -> std::result::Result<Scenario, String> {
+    let file: File = toml::from_str(text).map_err(|e| {
+        let line = e.span().map_or(1, |s| text[..s.start.min(text.len())].matches('\n').count() + 1);
+        format!(":{line}: {}", e.message().lines().next().unwrap_or("not valid"))
+    })?;
+    let say = |why: String| format!(": {why}");
+    if !name.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-') {
+        return Err(say("the name of a scenario has small letters, digits and `-` only".to_owned()));
+    }
+    if file.description.trim().is_empty() || file.description.contains('\n') {
+        return Err(say("description must be one line".to_owned()));
+    }
+    let lines = config_lines(&file.config).map_err(say)?;
+    let config_name = if lines.is_empty() { String::new() } else { name.to_owned() };
+    let kind = match (file.compile, file.machine) {
+        (Some(_), Some(_)) => return Err(say("it has both machine and compile; keep one".to_owned())),
+        (None, None) => return Err(say("it has neither machine nor compile; add one".to_owned())),
+        (Some(compile), None) => {
+            if file.tests.is_some() || !file.append.is_empty() || !file.require.is_empty() {
+                return Err(say("tests, append and require need a machine, and it has compile".to_owned()));
+            }
+            if compile.folders.is_empty() || compile.folders.iter().any(|f| !f.ends_with('/') || f.starts_with('/')) {
+                return Err(say("folders must be folders of the kernel, each with a / at its end".to_owned()));
+            }
+            Kind::Compile { folders: compile.folders, compiler: compile.compiler }
+        }
+        (None, Some(machine)) => {
+            let tests = file.tests.unwrap_or_else(|| known.to_vec());
+            if tests.is_empty() {
+                return Err(say("it has no tests".to_owned()));
+            }
+            if let Some(unknown) = tests.iter().find(|t| !known.contains(t)) {
+                return Err(say(format!("there is no test `{unknown}` in {TESTS}/")));
+            }
+            let mut require = Vec::new();
+            for pattern in &file.require {
+                require.push(Regex::new(pattern).map_err(|e| say(format!("require: `{pattern}`: {e}")))?);
+            }
+            let mut limits = Limits::default();
+            for (given, limit) in [(file.limits.silence, &mut limits.silence), (file.limits.total, &mut limits.total)] {
+                match given {
+                    Some(0) => return Err(say("a limit is a positive number of seconds".to_owned())),
+                    Some(seconds) => *limit = Duration::from_secs(seconds.into()),
+                    None => {}
+                }
+            }
+            let machine = machine.machine().map_err(say)?;
+            Kind::Boot(Box::new(Seat { machine, append: file.append.trim().to_owned(), tests, require, limits }))
+        }
+    };
+    let config = Config { name: config_name, lines, standalone: matches!(kind, Kind::Compile { .. }) };
+    let config = Config { name: if config.standalone { name.to_owned() } else { config.name }, ..config };
+    Ok(Scenario { name: name.to_owned(), description: file.description, check: file.check, config, kind })
+}
+
+/// The lines of a config fragment, without blanks and comments.
+fn config_lines(text: &str) -> std::result::Result<String, String> {
+    let mut lines = String::new();
+    for line in text.lines().map(str::trim).filter(|l| !l.is_empty()) {
+        let option = |word: &str| {
+            word.strip_prefix("CONFIG_")
+                .is_some_and(|n| !n.is_empty() && n.chars().all(|c| c.is_ascii_alphanumeric() || c == '_'))
+        };
+        let on = line.split_once('=').is_some_and(|(name, value)| option(name) && !value.is_empty());
+        let off = line.strip_prefix("# ").and_then(|l| l.strip_suffix(" is not set")).is_some_and(option);
+        if on || off {
+            lines.push_str(&format!("{line}\n"));
+        } else if !line.starts_with('#') || line.starts_with("# CONFIG_") {
+            return Err(format!("`{line}` in config is no option; write CONFIG_X=y or # CONFIG_X is not set"));
+        }
+    }
+    Ok(lines)
+}
+
+impl MachineFile {
+    /// A machine of the model `name`, or `NAME-sbi`, with what every machine has.
+    pub fn named(name: &str) -> Self {
+        let (model, irq) = match name.strip_suffix("-sbi") {
+            Some(model) => (model, Some(IrqFile::Sbi)),
+            None => (name, None),
+        };
+        Self { model: model.to_owned(), cpu: String::new(), irq, harts: None, memory: None }
+    }
+
+    /// The machine.
+    ///
+    /// # Errors
+    /// What is wrong with it, for a message.
+    pub fn machine(&self) -> std::result::Result<Machine, String> {
+        let mut model = models::find(&self.model).map_err(|e| e.message)?;
+        models::properties(&self.cpu)?;
+        if !self.cpu.is_empty() {
+            let comma = if model.cpu.is_empty() { "" } else { "," };
+            model.cpu = format!("{}{comma}{}", model.cpu, self.cpu).into();
+        }
+        let mut machine = Machine::new(model);
+        if let Some(IrqFile::Sbi) = self.irq {
+            machine.irq = Irq::Sbi;
+        }
+        machine.harts = self.harts.unwrap_or(machine.harts);
+        machine.memory_mib = self.memory.unwrap_or(machine.memory_mib);
+        if !(1..=MOST_HARTS).contains(&machine.harts) {
+            return Err(format!("harts = {} is not between 1 and {MOST_HARTS}", machine.harts));
+        }
+        if machine.memory_mib < LEAST_MEMORY_MIB {
+            return Err(format!("memory = {} is less than {LEAST_MEMORY_MIB} MiB", machine.memory_mib));
+        }
+        Ok(machine)
+    }
+}
+
+impl Scenario {
+    /// Whether it boots anything.
+    pub fn boots(&self) -> bool {
+        matches!(self.kind, Kind::Boot(_))
+    }
+
+    /// The trial that it is, booted on `seat`; limits from the environment come first.
+    ///
+    /// # Errors
+    /// When a limit in the environment is wrong.
+    pub fn trial(&self, seat: &Seat) -> Result<Trial> {
+        let expect = if seat.machine.model.stale { Expect::Survive } else { Expect::Pass };
+        let tests = seat.tests.iter().map(|test| (test.clone(), expect.clone())).collect();
+        Ok(Trial {
+            name: self.name.clone(),
+            scenario: Some(self.name.clone()),
+            append: seat.append.clone(),
+            require: seat.require.clone(),
+            limits: seat.limits.or_from_env()?,
+            ..Trial::new(SERIES, seat.machine.clone(), tests)
+        })
+    }
+}
+
+/// Which scenarios are meant.
+#[derive(Clone, Debug)]
+pub enum Which {
+    /// All.
+    All,
+    /// Those of `make check`.
+    Check,
+    /// These; none is the same as all.
+    Named(Vec<String>),
+}
+
+/// The scenarios that are meant, in the order in which they are run: those with one kernel together,
+/// and first those with the kernel that everybody has.
+///
+/// # Errors
+/// As [`load`], and when a name is unknown (exit code 64).
+pub fn choose(root: &Path, which: &Which) -> Result<Vec<Scenario>> {
+    let mut all = load(root)?;
+    let mut chosen: Vec<Scenario> = match which {
+        Which::Named(names) if !names.is_empty() => {
+            for name in names {
+                if !all.contains_key(name) {
+                    let there = all.keys().map(String::as_str).collect::<Vec<_>>().join(", ");
+                    return Err(Error::usage(format!("there is no scenario `{name}`; there are {there}")));
+                }
+            }
+            names.iter().filter_map(|name| all.remove(name)).collect()
+        }
+        Which::Check => all.into_values().filter(|s| s.check).collect(),
+        _ => all.into_values().collect(),
+    };
+    chosen.sort_by(|a, b| (!a.boots(), &a.config.name, &a.name).cmp(&(!b.boots(), &b.config.name, &b.name)));
+    Ok(chosen)
+}
+
+/// Prints all scenarios with their descriptions.
+///
+/// # Errors
+/// As [`load`].
+pub fn list(root: &Path) -> Result<()> {
+    let all = load(root)?;
+    let width = all.keys().map(String::len).max().unwrap_or(0);
+    for scenario in all.values() {
+        let check = if scenario.check { "check" } else { "     " };
+        println!("{:width$}  {check}  {}", scenario.name, scenario.description);
+    }
+    Ok(())
+}
+
+/// Says what [`rows`] would do; builds and boots nothing.
+///
+/// # Errors
+/// As [`choose`].
+pub fn dry_run(options: &Options, which: &Which) -> Result<()> {
+    let bench = Workbench::planned(options)?;
+    for scenario in choose(&options.root, which)? {
+        println!("{}: {}", scenario.name, scenario.description);
+        let fragment = if scenario.config.standalone { "tinyconfig and" } else { "harness/kernel.config and" };
+        match scenario.config.lines.is_empty() {
+            true => println!("  configure  harness/kernel.config"),
+            false => println!("  configure  {fragment} {}", scenario.config.lines.trim().replace('\n', ", ")),
+        }
+        println!("  build in   {}", trial::shown(&options.root, &kernel::o_folder(options, &scenario.config)));
+        match &scenario.kind {
+            Kind::Compile { folders, compiler } => println!("  compile    {} with {compiler}", folders.join(" ")),
+            Kind::Boot(seat) => {
+                let trial = scenario.trial(seat)?;
+                let tests: Vec<&str> = trial.tests.iter().map(|(test, _)| test.as_str()).collect();
+                println!("  tests      {}", tests.join(" "));
+                trial.require.iter().for_each(|r| println!("  require    {r}"));
+                let kernel = kernel::planned(options, SERIES, &scenario.config);
+                println!("  boot       {}", trial::command(&bench, &trial, &kernel, &bench.place("run")));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Runs scenarios, prints the table, and writes `out/run/results.json`.
+///
+/// # Errors
+/// When they cannot be chosen, or the results not be written. What goes wrong with one of them is
+/// a row of the table.
+pub fn rows(lab: &mut Lab, options: &Options, which: &Which) -> Result<Vec<Row>> {
+    let scenarios = choose(&options.root, which)?;
+    // What is wrong with a file is said before anything is built.
+    for scenario in &scenarios {
+        if let Kind::Boot(seat) = &scenario.kind {
+            scenario.trial(seat)?;
+            lab.bench
+                .takes(&seat.machine)
+                .map_err(|why| Error::usage(format!("{FOLDER}/{}.toml: {why}; correct the file", scenario.name)))?;
+        }
+    }
+    let folder = lab.bench.place("run");
+    trial::start_results(&folder)?;
+    let mut rows = Vec::new();
+    let mut reports = Vec::new();
+    let mut built: Option<(String, Result<Kernel>)> = None;
+    for scenario in &scenarios {
+        let trial = match &scenario.kind {
+            Kind::Boot(seat) => scenario.trial(seat)?,
+            Kind::Compile { folders, compiler } => {
+                let row = compile(lab, options, scenario, folders, *compiler);
+                reports.extend(report_of(&row));
+                rows.push(row);
+                continue;
+            }
+        };
+        let key = &scenario.config.name;
+        if built.as_ref().is_none_or(|(name, _)| name != key) {
+            built = Some((key.clone(), lab.kernel(options, &scenario.config)));
+        }
+        let kernel = match &built {
+            Some((_, Ok(kernel))) => Ok(kernel),
+            Some((_, Err(error))) => Err(Error::could_not(error.message.clone())),
+            None => Err(Error::could_not("no kernel")),
+        };
+        let done = trial::run(&lab.bench, &trial, kernel, &folder);
+        reports.extend(done.report);
+        rows.extend(done.rows);
+    }
+    trial::finish_results(&lab.bench, &folder, &rows, &reports)?;
+    println!("Consoles and results: {}", trial::shown(&options.root, &folder));
+    Ok(rows)
+}
+
+/// A scenario that boots nothing, as a row.
+fn compile(lab: &mut Lab, options: &Options, scenario: &Scenario, folders: &[String], compiler: Compiler) -> Row {
+    let started = Instant::now();
+    let (observed, verdict) = match lab.compile(options, &scenario.config, folders, compiler) {
+        Ok(kernel::Compiled::Yes) => ("compiles".to_owned(), Verdict::Pass),
+        Ok(kernel::Compiled::No(why)) => (format!("does not compile: {why}"), Verdict::Fail),
+        Ok(kernel::Compiled::NoCompiler(why)) => (format!("skipped: {why}"), Verdict::Skip),
+        Err(error) => (error.message, Verdict::Error),
+    };
+    Row {
+        scenario: Some(scenario.name.clone()),
+        kernel: SERIES.to_owned(),
+        machine: "-".to_owned(),
+        harts: 0,
+        test: folders.join(" "),
+        expected: "compiles".to_owned(),
+        observed,
+        verdict,
+        stale_hits: None,
+        seconds: (started.elapsed().as_secs_f64() * 10.0).round() / 10.0,
+        console: String::new(),
+        why: Vec::new(),
+    }
+}
+
+/// What has to be said of a row without a boot.
+fn report_of(row: &Row) -> Option<String> {
+    let scenario = row.scenario.as_deref().unwrap_or_default();
+    (row.verdict != Verdict::Pass).then(|| format!("{scenario}: {}: {}", row.test, row.observed))
+}
