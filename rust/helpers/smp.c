@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
+#include <linux/cpu.h>
 #include <linux/irqflags.h>
 #include <linux/preempt.h>
 #include <linux/smp.h>
@@ -18,5 +19,17 @@ __rust_helper bool rust_helper_irqs_disabled(void)
 __rust_helper void rust_helper_smp_call_function(smp_call_func_t func, void *info, int wait)
 {
 	smp_call_function(func, info, wait);
+}
+#endif
+
+#ifndef CONFIG_HOTPLUG_CPU
+__rust_helper void rust_helper_cpus_read_lock(void)
+{
+	cpus_read_lock();
+}
+
+__rust_helper void rust_helper_cpus_read_unlock(void)
+{
+	cpus_read_unlock();
 }
 #endif

@@ -33,9 +33,10 @@ pub const WORDS_PER_PAGE: usize = PAGE_SIZE / size_of::<u64>();
 
 /// A range of addresses whose pages are mapped one at a time, in any order.
 ///
-/// All addresses are known before anything is mapped there. What is mapped stays mapped until the
-/// area is dropped, which needs exclusive access: that is why a word, once found, can be used
-/// without a lock. Dropping may sleep.
+/// All addresses are known before anything is mapped there. What is mapped stays mapped until it is
+/// unmapped or the area is dropped, which both need exclusive access: that is why a word, once
+/// found, can be used without a lock. Behind the last page there is one at which nothing is ever
+/// mapped. Dropping may sleep.
 ///
 /// # Examples
 ///
@@ -43,10 +44,13 @@ pub const WORDS_PER_PAGE: usize = PAGE_SIZE / size_of::<u64>();
 /// use kernel::sync::atomic::Relaxed;
 /// use kernel::vmalloc::SparseArea;
 ///
-/// let area = SparseArea::new(2, |word| word as u64)?;
+/// let mut area = SparseArea::new(2, |word| word as u64)?;
 /// assert!(area.word(0).is_none());
 /// area.map(0)?;
 /// assert_eq!(area.word(3).map(|word| word.load(Relaxed)), Some(3));
+/// assert_eq!(area.read_nofault(3), Ok(3));
+/// area.unmap(0)?;
+/// assert_eq!(area.read_nofault(3), Err(EFAULT));
 /// # Ok::<(), Error>(())
 /// ```
 ///
@@ -211,6 +215,63 @@ impl SparseArea {
         // SAFETY: By the type invariant one of our pages is mapped there, until `self` is dropped.
         // The address is aligned, the memory initialised and accessed through atomics only.
         Some(unsafe { Atomic::from_ptr(word) }.load(Relaxed))
+    }
+
+    /// Reads word `index` of the area, whether it is mapped or not.
+    ///
+    /// The access is made. If it faults and the fault is not just an effect of a stale translation,
+    /// the kernel goes on behind it by means of the exception table.
+    ///
+    /// # Context
+    ///
+    /// Any.
+    ///
+    /// # Errors
+    ///
+    /// [`EINVAL`] when the area has no such word, [`ERANGE`] when the kernel does not allow itself
+    /// such accesses, [`EFAULT`] when nothing is mapped there.
+    pub fn read_nofault(&self, index: usize) -> Result<u64> {
+        if index / WORDS_PER_PAGE >= self.pages.len() {
+            return Err(EINVAL);
+        }
+        let mut value = 0u64;
+        // SAFETY: `value` is valid for writes of its size. The source may be any address, and in
+        // this area there is nothing but memory.
+        to_result(unsafe {
+            bindings::copy_from_kernel_nofault(
+                (&raw mut value).cast(),
+                self.start().wrapping_add(index).cast(),
+                size_of::<u64>(),
+            ) as i32
+        })?;
+        Ok(value)
+    }
+
+    /// Unmaps page `index` of the area, and makes every CPU forget its mapping.
+    ///
+    /// The page keeps its content and can be mapped again.
+    ///
+    /// # Context
+    ///
+    /// Process context with interrupts enabled. May sleep.
+    ///
+    /// # Errors
+    ///
+    /// [`EINVAL`] when the area has no such page, [`ENOENT`] when it is not mapped.
+    // Not inlined: `vm_area_unmap_pages()` is not exported to modules.
+    #[inline(never)]
+    pub fn unmap(&mut self, index: usize) -> Result {
+        let state = &self.pages.get(index).ok_or(EINVAL)?.state;
+        if state.load(Relaxed) != MAPPED {
+            return Err(ENOENT);
+        }
+        let start = self.start() as usize + index * PAGE_SIZE;
+        // SAFETY: The range lies within the area that we own, which is sparse. Access is exclusive,
+        // so nobody has a word of it.
+        unsafe { bindings::vm_area_unmap_pages(self.area.as_ptr(), start, start + PAGE_SIZE) };
+        // INVARIANT: The page has just been unmapped.
+        state.store(UNUSED, Relaxed);
+        Ok(())
     }
 
     /// The address at which page `index` is, or will be, mapped; [`None`] if there is no such page.

@@ -6,12 +6,16 @@
 //! IPI handler, and free it. They do so at the same time, so CPUs call each other in both
 //! directions at once.
 //!
-//! Loading the module runs the test. It loads only if the test passes.
+//! Loading the module runs the test, see `kernel::kselftest`.
 
 use kernel::{
     cpu::{
         nr_cpu_ids,
         CpuId, //
+    },
+    kselftest::{
+        self,
+        Test, //
     },
     prelude::*,
     smp,
@@ -31,8 +35,8 @@ use kernel::{
     },
 };
 
-module! {
-    type: LazyMapIpi,
+kernel::kselftest! {
+    cases: [new_mapping_touched_from_ipi],
     name: "lazy_map_ipi",
     authors: ["lazymap"],
     description: "Touch new kernel mappings from IPIs",
@@ -40,15 +44,18 @@ module! {
     params: {
         rounds: u32 {
             default: 60,
-            description: "Areas that each worker allocates, 1 to 1000000 (default 60)",
+            range: 1..=1000000,
+            description: "Areas that each worker allocates",
         },
         areas: u32 {
             default: 4,
-            description: "Workers, hence areas that exist at once, 1 to 1024 (default 4)",
+            range: 1..=1024,
+            description: "Workers, hence areas that exist at once",
         },
         size: u32 {
             default: 65536,
-            description: "Size of an area in bytes, 4096 to 16777216 (default 65536)",
+            range: 4096..=16777216,
+            description: "Size of an area in bytes",
         },
     },
 }
@@ -162,85 +169,57 @@ impl WorkItem for Worker {
     }
 }
 
-struct LazyMapIpi;
+fn new_mapping_touched_from_ipi(test: &Test) -> kselftest::Result {
+    let rounds = module_parameters::rounds.value();
+    let areas = module_parameters::areas.value();
+    let words = module_parameters::size.value() as usize / size_of::<u64>();
 
-impl LazyMapIpi {
-    fn test(rounds: u32, areas: u32, words: usize) -> Result {
-        let shared = Arc::new(
-            Shared {
-                touches: Atomic::new(0),
-                crossings: Atomic::new(0),
-                corrupt: Atomic::new(0),
-                errors: Atomic::new(0),
-            },
-            GFP_KERNEL,
-        )?;
+    let shared = Arc::new(
+        Shared {
+            touches: Atomic::new(0),
+            crossings: Atomic::new(0),
+            corrupt: Atomic::new(0),
+            errors: Atomic::new(0),
+        },
+        GFP_KERNEL,
+    )?;
 
-        let mut workers = KVec::with_capacity(areas as usize, GFP_KERNEL)?;
-        let mut started = Ok(());
-        for number in 0..areas {
-            started = Worker::start(number, rounds, words, &shared)
-                .and_then(|worker| Ok(workers.push(worker, GFP_KERNEL)?));
-            if started.is_err() {
-                break;
-            }
+    let mut workers = KVec::with_capacity(areas as usize, GFP_KERNEL)?;
+    let mut started = Ok(());
+    for number in 0..areas {
+        started = Worker::start(number, rounds, words, &shared)
+            .and_then(|worker| Ok(workers.push(worker, GFP_KERNEL)?));
+        if started.is_err() {
+            break;
         }
-        // Workers run code of the module, so all have to be done before anything returns.
-        for worker in &workers {
-            worker.work.flush();
-        }
-        started?;
-
-        let touches = shared.touches.load(Relaxed);
-        let crossings = shared.crossings.load(Relaxed);
-        pr_info!("touches: {touches}\n");
-        pr_info!("crossings: {crossings}\n");
-        let corrupt = shared.corrupt.load(Relaxed);
-        if corrupt != 0 {
-            pr_err!("{corrupt} words read were not what was written\n");
-            return Err(EIO);
-        }
-        if shared.errors.load(Relaxed) != 0 {
-            return Err(ENOMEM);
-        }
-        if touches == 0 || (crossings == 0 && Self::others_online()) {
-            pr_err!("nothing was touched from an IPI\n");
-            return Err(ENODATA);
-        }
-        Ok(())
     }
-
-    /// Whether there is a second CPU to touch anything.
-    fn others_online() -> bool {
-        let calls = Atomic::new(0u32);
-        let counted = smp::call_function(|_| {
-            calls.fetch_add(1, Relaxed);
-        });
-        counted.is_ok() && calls.load(Relaxed) > 0
+    // Workers run code of the module, so all have to be done before anything returns.
+    for worker in &workers {
+        worker.work.flush();
     }
+    started?;
+
+    test.report_some("touches", shared.touches.load(Relaxed));
+    let crossings = shared.crossings.load(Relaxed);
+    if others_online() {
+        test.report_some("crossings", crossings);
+    } else {
+        test.report("crossings", crossings);
+    }
+    test.expect_eq(
+        shared.corrupt.load(Relaxed),
+        0,
+        fmt!("words that are not what was written"),
+    );
+    test.expect_eq(shared.errors.load(Relaxed), 0, fmt!("workers that gave up"));
+    Ok(())
 }
 
-impl kernel::Module for LazyMapIpi {
-    fn init(_module: &'static ThisModule) -> Result<Self> {
-        let rounds = module_parameters::rounds.value();
-        let areas = module_parameters::areas.value();
-        let size = module_parameters::size.value();
-        if !(1..=1_000_000).contains(&rounds) {
-            pr_err!("rounds={rounds}: want 1 to 1000000\n");
-            return Err(EINVAL);
-        }
-        if !(1..=1024).contains(&areas) {
-            pr_err!("areas={areas}: want 1 to 1024\n");
-            return Err(EINVAL);
-        }
-        if !(4096..=16 << 20).contains(&size) {
-            pr_err!("size={size}: want 4096 to 16777216\n");
-            return Err(EINVAL);
-        }
-
-        Self::test(rounds, areas, size as usize / size_of::<u64>())
-            .inspect_err(|_| pr_err!("FAIL\n"))?;
-        pr_info!("PASS\n");
-        Ok(Self)
-    }
+/// Whether there is a second CPU to touch anything.
+fn others_online() -> bool {
+    let calls = Atomic::new(0u32);
+    let counted = smp::call_function(|_| {
+        calls.fetch_add(1, Relaxed);
+    });
+    counted.is_ok() && calls.load(Relaxed) > 0
 }

@@ -11,12 +11,16 @@
 //! moves its stack pointer to just above the page boundary and traps. So the registers are saved
 //! across the boundary.
 //!
-//! Loading the module runs the test. It loads only if the test passes.
+//! Loading the module runs the test, see `kernel::kselftest`.
 
 use core::arch::asm;
 use kernel::{
     cpu::CpuId,
     interrupt::local_interrupt_disable,
+    kselftest::{
+        self,
+        Test, //
+    },
     page::PAGE_SIZE,
     prelude::*,
     sync::{
@@ -39,8 +43,8 @@ use kernel::{
     },
 };
 
-module! {
-    type: LazyMapStack,
+kernel::kselftest! {
+    cases: [new_stack_page_used_by_trap],
     name: "lazy_map_stack",
     authors: ["lazymap"],
     description: "Trap on a stack of which a page is new",
@@ -48,7 +52,8 @@ module! {
     params: {
         rounds: u32 {
             default: 64,
-            description: "Stacks that are used one after the other, 1 to 1000000 (default 64)",
+            range: 1..=1000000,
+            description: "Stacks that are used one after the other",
         },
     },
 }
@@ -129,7 +134,7 @@ fn pattern(index: usize) -> u64 {
 }
 
 /// Uses one stack; says whether everything happened on one CPU. Otherwise there was no trap.
-fn round() -> Result<bool> {
+fn round(test: &Test) -> kselftest::Result<bool> {
     let area = Arc::new(SparseArea::new(AREA_PAGES, pattern)?, GFP_KERNEL)?;
     let start = area.address(LOWER_PAGES).ok_or(EINVAL)?;
     let upper = LOWER_PAGES + (start.next_multiple_of(ALIGNMENT) - start) / PAGE_SIZE + 1;
@@ -150,15 +155,19 @@ fn round() -> Result<bool> {
     area.map(upper)?;
     let cpu = CpuId::current();
     let lowest = upper * WORDS_PER_PAGE;
-    if area.word(lowest).map(|word| word.load(Relaxed)) != Some(pattern(lowest)) {
-        return Err(EIO);
-    }
+    test.require_eq(
+        area.word(lowest).map(|word| word.load(Relaxed)),
+        Some(pattern(lowest)),
+        fmt!("the first word of the upper page"),
+    )?;
     // A new work item is on no queue, so there is always room for it. This queue runs it here.
     let _ = workqueue::system().enqueue(mapper.clone());
     mapper.work.flush();
-    if mapper.errors.load(Relaxed) != 0 {
-        return Err(ENOMEM);
-    }
+    test.require_eq(
+        mapper.errors.load(Relaxed),
+        0,
+        fmt!("pages that cannot be mapped"),
+    )?;
     let interrupts = local_interrupt_disable();
     if CpuId::current() != cpu || mapper.cpu.load(Relaxed) != cpu.as_u32() {
         return Ok(false);
@@ -171,42 +180,18 @@ fn round() -> Result<bool> {
     let saved = (lowest - WORDS_PER_PAGE / 2..lowest)
         .filter_map(|index| Some(area.word(index)?.load(Relaxed) != pattern(index)))
         .any(|changed| changed);
-    if saved {
-        Ok(true)
-    } else {
-        Err(ENODATA)
-    }
+    test.require(saved, fmt!("the trap saved registers below the boundary"))?;
+    Ok(true)
 }
 
-struct LazyMapStack;
-
-impl kernel::Module for LazyMapStack {
-    fn init(_module: &'static ThisModule) -> Result<Self> {
-        let rounds = module_parameters::rounds.value();
-        if !(1..=1_000_000).contains(&rounds) {
-            pr_err!("rounds={rounds}: want 1 to 1000000\n");
-            return Err(EINVAL);
+fn new_stack_page_used_by_trap(test: &Test) -> kselftest::Result {
+    let mut traps = 0;
+    for _ in 0..module_parameters::rounds.value() {
+        if round(test)? {
+            traps += 1;
         }
-
-        let mut traps = 0;
-        for number in 0..rounds {
-            match round() {
-                Ok(true) => traps += 1,
-                Ok(false) => {}
-                Err(error) => {
-                    pr_err!("round {number}: {error:?}\n");
-                    pr_err!("FAIL\n");
-                    return Err(error);
-                }
-            }
-        }
-        pr_info!("touches: {traps}\n");
-        if traps == 0 {
-            pr_err!("the task and the worker were never on one CPU\n");
-            pr_err!("FAIL\n");
-            return Err(ENODATA);
-        }
-        pr_info!("PASS\n");
-        Ok(Self)
     }
+    // None if the task and the worker were never on one CPU.
+    test.report_some("touches", traps);
+    Ok(())
 }

@@ -13,9 +13,13 @@
 //! page as soon as its PTE is valid, because their CPU is just being told; otherwise once the
 //! mapping has been made.
 //!
-//! Loading the module runs the test. It loads only if the test passes.
+//! Loading the module runs the test, see `kernel::kselftest`.
 
 use kernel::{
+    kselftest::{
+        self,
+        Test, //
+    },
     page::PAGE_SIZE,
     prelude::*,
     smp,
@@ -39,8 +43,8 @@ use kernel::{
     },
 };
 
-module! {
-    type: LazyMapTrace,
+kernel::kselftest! {
+    cases: [new_mapping_touched_from_tracepoint],
     name: "lazy_map_trace",
     authors: ["lazymap"],
     description: "Touch new kernel mappings from tracepoints",
@@ -48,15 +52,18 @@ module! {
     params: {
         rounds: u32 {
             default: 4,
-            description: "How often new areas are made, 1 to 1000000 (default 4)",
+            range: 1..=1000000,
+            description: "How often new areas are made",
         },
         areas: u32 {
             default: 4,
-            description: "Areas that exist at once, 1 to 1024 (default 4)",
+            range: 1..=1024,
+            description: "Areas that exist at once",
         },
         size: u32 {
             default: 32768,
-            description: "Size of an area in bytes, 4096 to 16777216 (default 32768)",
+            range: 4096..=16777216,
+            description: "Size of an area in bytes",
         },
     },
 }
@@ -140,26 +147,31 @@ impl Probe<PageFaultKernel> for Tracer {
 }
 
 /// Attaches a tracer, or says which tracepoint the kernel lacks.
-fn attach<T: Tracepoint>(target: &Arc<Target>) -> Result<Pin<KBox<Registration<T, Tracer>>>>
+fn attach<T: Tracepoint>(
+    test: &Test,
+    target: &Arc<Target>,
+) -> kselftest::Result<Pin<KBox<Registration<T, Tracer>>>>
 where
     Tracer: Probe<T>,
 {
-    KBox::pin_init(Registration::new(Tracer(target.clone())), GFP_KERNEL).inspect_err(|_| {
-        pr_err!("cannot attach to the tracepoint {}\n", T::NAME);
+    let tracer = Registration::new(Tracer(target.clone()));
+    KBox::pin_init(tracer, GFP_KERNEL).map_err(|error| match error {
+        ENOENT => test.skip(fmt!("no tracepoint {}", T::NAME)),
+        error => error.into(),
     })
 }
 
 /// Maps page after page of new areas under the eyes of the tracers; returns the touches.
-fn run(round: u32, areas: usize, pages: usize) -> Result<u64> {
+fn round(
+    test: &Test,
+    round: u32,
+    areas: usize,
+    pages: usize,
+    others: u64,
+) -> kselftest::Result<u64> {
     let target = Arc::new(Target::new(round, areas, pages)?, GFP_KERNEL)?;
-    let calls = attach::<CsdFunctionEntry>(&target)?;
-    let faults = attach::<PageFaultKernel>(&target)?;
-
-    let online = Atomic::new(0u64);
-    smp::on_each_cpu(|_| {
-        online.fetch_add(1, Relaxed);
-    })?;
-    let others = u64::max(1, online.load(Relaxed) - 1);
+    let calls = attach::<CsdFunctionEntry>(test, &target)?;
+    let faults = attach::<PageFaultKernel>(test, &target)?;
     let mut told = 0;
 
     for (number, area) in target.areas.iter().enumerate() {
@@ -180,50 +192,37 @@ fn run(round: u32, areas: usize, pages: usize) -> Result<u64> {
             // All CPUs that were not called yet are now, and touch the page for the first time.
             let before = target.touches.load(Relaxed);
             smp::on_each_cpu(|_| {})?;
-            if target.touches.load(Relaxed) == before {
-                pr_err!("round {round}, area {number}, page {page}: no probe touched it\n");
-                return Err(ENODATA);
-            }
+            test.require(
+                target.touches.load(Relaxed) != before,
+                fmt!("a probe touched page {page} of area {number} in round {round}"),
+            )?;
         }
     }
 
     drop((calls, faults));
-    match target.corrupt.load(Relaxed) {
-        0 => Ok(target.touches.load(Relaxed)),
-        corrupt => {
-            pr_err!("round {round}: {corrupt} touches read something else than was written\n");
-            Err(EIO)
-        }
-    }
+    test.require_eq(
+        target.corrupt.load(Relaxed),
+        0,
+        fmt!("words that are not what was written"),
+    )?;
+    Ok(target.touches.load(Relaxed))
 }
 
-struct LazyMapTrace;
+fn new_mapping_touched_from_tracepoint(test: &Test) -> kselftest::Result {
+    let rounds = module_parameters::rounds.value();
+    let areas = module_parameters::areas.value() as usize;
+    let pages = module_parameters::size.value() as usize / PAGE_SIZE;
 
-impl kernel::Module for LazyMapTrace {
-    fn init(_module: &'static ThisModule) -> Result<Self> {
-        let rounds = module_parameters::rounds.value();
-        let areas = module_parameters::areas.value();
-        let size = module_parameters::size.value();
-        if !(1..=1_000_000).contains(&rounds) {
-            pr_err!("rounds={rounds}: want 1 to 1000000\n");
-            return Err(EINVAL);
-        }
-        if !(1..=1024).contains(&areas) {
-            pr_err!("areas={areas}: want 1 to 1024\n");
-            return Err(EINVAL);
-        }
-        if !(4096..=16 << 20).contains(&size) {
-            pr_err!("size={size}: want 4096 to 16777216\n");
-            return Err(EINVAL);
-        }
+    let online = Atomic::new(0u64);
+    smp::on_each_cpu(|_| {
+        online.fetch_add(1, Relaxed);
+    })?;
+    let others = u64::max(1, online.load(Relaxed) - 1);
 
-        let pages = size as usize / PAGE_SIZE;
-        let mut touches = 0;
-        for round in 0..rounds {
-            touches += run(round, areas as usize, pages).inspect_err(|_| pr_err!("FAIL\n"))?;
-        }
-        pr_info!("touches: {touches}\n");
-        pr_info!("PASS\n");
-        Ok(Self)
+    let mut touches = 0;
+    for number in 0..rounds {
+        touches += round(test, number, areas, pages, others)?;
     }
+    test.report_some("touches", touches);
+    Ok(())
 }

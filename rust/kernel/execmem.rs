@@ -1,0 +1,103 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Memory for code that is made at run time.
+//!
+//! C header: [`include/linux/execmem.h`](srctree/include/linux/execmem.h)
+
+use crate::{
+    bindings,
+    page::PAGE_SIZE,
+    prelude::*, //
+};
+use core::ptr::NonNull;
+
+/// Pages of code that can be executed but not written.
+///
+/// They are mapped executable from the start, like the ones in which kprobes keep their
+/// instructions; the code is written through another mapping. So no CPU is made to forget
+/// translations, and a CPU that executes the code may be the first to see its mapping.
+///
+/// # Examples
+///
+/// ```
+/// use kernel::execmem::Text;
+///
+/// // `ret`
+/// let text = Text::new(&0x0000_8067_u32.to_le_bytes())?;
+/// assert_ne!(text.address(), 0);
+/// # Ok::<(), Error>(())
+/// ```
+///
+/// # Invariants
+///
+/// `start` is memory from `execmem_alloc()` that we own.
+pub struct Text {
+    start: NonNull<c_void>,
+}
+
+// SAFETY: Nothing of it belongs to the task that created it.
+unsafe impl Send for Text {}
+
+// SAFETY: A shared one can be asked for its address, and nothing else.
+unsafe impl Sync for Text {}
+
+impl Text {
+    /// Allocates pages and writes `code` to their start. The rest is zeroes, which are no
+    /// instructions.
+    ///
+    /// All CPUs fetch the code from memory afterwards, not what was at the same address before.
+    ///
+    /// # Context
+    ///
+    /// Process context with interrupts enabled. May sleep.
+    ///
+    /// # Errors
+    ///
+    /// [`EINVAL`] when there is no code, [`ENOMEM`] when memory or addresses are exhausted.
+    // Not inlined: `execmem_alloc()` is not exported to modules.
+    #[inline(never)]
+    pub fn new(code: &[u8]) -> Result<Self> {
+        if code.is_empty() {
+            return Err(EINVAL);
+        }
+        let size = code.len().next_multiple_of(PAGE_SIZE);
+        // SAFETY: Always safe to call in a context that may sleep.
+        let start =
+            unsafe { bindings::execmem_alloc(bindings::execmem_type_EXECMEM_KPROBES, size) };
+        // INVARIANT: As above.
+        let text = Self {
+            start: NonNull::new(start).ok_or(ENOMEM)?,
+        };
+
+        for offset in (0..size).step_by(PAGE_SIZE) {
+            let rest = code.get(offset..).unwrap_or(&[]);
+            // SAFETY: The page belongs to memory from vmalloc that we own, and nobody executes it
+            // yet. At most a page is written through a mapping of that page that ends here.
+            unsafe {
+                let page = bindings::vmalloc_to_page(start.wrapping_byte_add(offset));
+                let mapping = bindings::kmap_local_page(page).cast::<u8>();
+                mapping.write_bytes(0, PAGE_SIZE);
+                mapping.copy_from_nonoverlapping(rest.as_ptr(), rest.len().min(PAGE_SIZE));
+                bindings::kunmap_local(mapping.cast());
+            }
+        }
+        // SAFETY: The range is ours.
+        unsafe { bindings::flush_icache_range(text.address(), text.address() + size) };
+        Ok(text)
+    }
+
+    /// Where the code starts.
+    pub fn address(&self) -> usize {
+        self.start.as_ptr() as usize
+    }
+}
+
+impl Drop for Text {
+    // Not inlined: `execmem_free()` is not exported to modules.
+    #[inline(never)]
+    fn drop(&mut self) {
+        // SAFETY: By the type invariant. Whoever executes the code sees to it that the object lives
+        // as long.
+        unsafe { bindings::execmem_free(self.start.as_ptr()) };
+    }
+}

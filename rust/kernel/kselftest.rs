@@ -1,0 +1,350 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Tests that run when a module is loaded.
+//!
+//! [`kselftest!`](crate::kselftest!) makes a module of a list of functions. Loading it runs them in
+//! the order of the list. It loads only if at least one of them passes and none fails, so a script
+//! gets the verdict from the exit status of `insmod`. The log has the details in KTAP:
+//!
+//! ```text
+//! example: KTAP version 1
+//! example: 1..2
+//! example: # addresses: 512
+//! example: # reads_back: 3 ms
+//! example: ok 1 reads_back
+//! example: # writes: drivers/example.rs:42: 5 != 6: words in a page
+//! example: # writes: 1 ms
+//! example: not ok 2 writes
+//! example: # Totals: pass:1 fail:1 xfail:0 xpass:0 skip:0 error:0
+//! ```
+//!
+//! Reference: <https://docs.kernel.org/dev-tools/ktap.html>
+
+use crate::{
+    alloc::AllocError,
+    fmt,
+    prelude::*,
+    print,
+    sync::atomic::{
+        Atomic,
+        Relaxed, //
+    },
+    time::{
+        Instant,
+        Monotonic, //
+    },
+};
+use core::panic::Location;
+
+/// So many failures of a case are printed. A handler that fails on every CPU must not flood the
+/// log, from which the results are read.
+const SHOWN: u32 = 16;
+
+/// What ended a case before the end of its function.
+#[derive(Debug)]
+pub enum End {
+    /// A [`Test::require()`] was not met. It has been printed.
+    Failed,
+    /// The case cannot run here. The reason has been printed.
+    Skipped,
+    /// Something failed that the case needs; the case fails with it.
+    Error(Error),
+}
+
+impl From<Error> for End {
+    fn from(error: Error) -> Self {
+        Self::Error(error)
+    }
+}
+
+impl From<AllocError> for End {
+    fn from(error: AllocError) -> Self {
+        Self::Error(error.into())
+    }
+}
+
+/// What the function of a case returns; [`Ok`] is a pass unless an expectation was not met.
+pub type Result<T = ()> = core::result::Result<T, End>;
+
+/// A name that does not change, and the function that runs.
+pub type Case = (&'static str, fn(&Test) -> Result);
+
+/// A test case while it runs.
+///
+/// It can be shared with other CPUs, and all of its methods may be called in any context in which
+/// `printk()` may.
+pub struct Test {
+    module: &'static CStr,
+    name: &'static str,
+    failures: Atomic<u32>,
+}
+
+impl Test {
+    /// Prints a line of diagnostics.
+    pub fn note(&self, text: fmt::Arguments<'_>) {
+        say(self.module, fmt!("# {text}"));
+    }
+
+    /// Prints a number that the test has counted, as `what: number`.
+    pub fn report(&self, what: &str, number: u64) {
+        self.note(fmt!("{what}: {number}"));
+    }
+
+    /// Prints a number that the test has counted, and fails if it is 0.
+    ///
+    /// For what shows that the test was not idle. The name for accesses to new mappings is
+    /// `touches`.
+    #[track_caller]
+    pub fn report_some(&self, what: &str, number: u64) {
+        self.report(what, number);
+        if number == 0 {
+            self.fail(fmt!("{what}: nothing was tested"));
+        }
+    }
+
+    /// Fails, but goes on.
+    #[track_caller]
+    pub fn fail(&self, why: fmt::Arguments<'_>) {
+        let place = Location::caller();
+        let before = self.failures.fetch_add(1, Relaxed);
+        if before < SHOWN {
+            self.note(fmt!(
+                "{}: {}:{}: {why}",
+                self.name,
+                place.file(),
+                place.line()
+            ));
+        }
+    }
+
+    /// Fails if `condition` is false, but goes on; returns `condition`.
+    #[track_caller]
+    pub fn expect(&self, condition: bool, what: fmt::Arguments<'_>) -> bool {
+        if !condition {
+            self.fail(fmt!("not so: {what}"));
+        }
+        condition
+    }
+
+    /// Fails if `left` and `right` differ, but goes on; returns whether they are equal.
+    #[track_caller]
+    pub fn expect_eq<L, R>(&self, left: L, right: R, what: fmt::Arguments<'_>) -> bool
+    where
+        L: PartialEq<R> + core::fmt::Debug,
+        R: core::fmt::Debug,
+    {
+        let equal = left == right;
+        if !equal {
+            self.fail(fmt!("{left:?} != {right:?}: {what}"));
+        }
+        equal
+    }
+
+    /// Fails and ends the case if `condition` is false.
+    ///
+    /// # Errors
+    ///
+    /// [`End::Failed`], to be passed on.
+    #[track_caller]
+    pub fn require(&self, condition: bool, what: fmt::Arguments<'_>) -> Result {
+        if self.expect(condition, what) {
+            Ok(())
+        } else {
+            Err(End::Failed)
+        }
+    }
+
+    /// Fails and ends the case if `left` and `right` differ.
+    ///
+    /// # Errors
+    ///
+    /// [`End::Failed`], to be passed on.
+    #[track_caller]
+    pub fn require_eq<L, R>(&self, left: L, right: R, what: fmt::Arguments<'_>) -> Result
+    where
+        L: PartialEq<R> + core::fmt::Debug,
+        R: core::fmt::Debug,
+    {
+        if self.expect_eq(left, right, what) {
+            Ok(())
+        } else {
+            Err(End::Failed)
+        }
+    }
+
+    /// Says why the case cannot run here; to be returned as the error.
+    ///
+    /// A case that has failed already fails.
+    pub fn skip(&self, reason: fmt::Arguments<'_>) -> End {
+        self.note(fmt!("{}: skipped: {reason}", self.name));
+        End::Skipped
+    }
+
+    /// Whether an expectation has not been met so far.
+    pub fn has_failed(&self) -> bool {
+        self.failures.load(Relaxed) != 0
+    }
+}
+
+/// Runs test cases and prints their results.
+///
+/// # Context
+///
+/// Process context. May sleep.
+///
+/// # Errors
+///
+/// That of the first case that failed with one, [`EIO`] if a case failed without, and
+/// [`EOPNOTSUPP`] if all cases were skipped.
+///
+/// # Examples
+///
+/// ```
+/// use kernel::kselftest::{self, Test};
+/// use kernel::prelude::*;
+///
+/// fn adds(test: &Test) -> kselftest::Result {
+///     test.expect_eq(1 + 1, 2, fmt!("a sum"));
+///     Ok(())
+/// }
+///
+/// fn differs(test: &Test) -> kselftest::Result {
+///     test.require_eq(1, 2, fmt!("wrong on purpose"))?;
+///     unreachable!()
+/// }
+///
+/// fn skips(test: &Test) -> kselftest::Result {
+///     Err(test.skip(fmt!("no such device")))
+/// }
+///
+/// assert_eq!(kselftest::run(c"example", &[("adds", adds), ("skips", skips)]), Ok(()));
+/// assert_eq!(kselftest::run(c"example", &[("adds", adds), ("differs", differs)]), Err(EIO));
+/// assert_eq!(kselftest::run(c"example", &[("skips", skips)]), Err(EOPNOTSUPP));
+/// ```
+pub fn run(module: &'static CStr, cases: &[Case]) -> core::result::Result<(), Error> {
+    let mut verdict = Ok(());
+    let (mut passed, mut failed, mut skipped) = (0, 0, 0);
+
+    say(module, fmt!("KTAP version 1"));
+    say(module, fmt!("1..{}", cases.len()));
+    for (index, (name, function)) in cases.iter().enumerate() {
+        let number = index + 1;
+        let test = Test {
+            module,
+            name,
+            failures: Atomic::new(0),
+        };
+        let start = Instant::<Monotonic>::now();
+        let end = function(&test);
+        let ms = start.elapsed().as_millis();
+        let failures = test.failures.load(Relaxed);
+
+        test.note(fmt!("{name}: {ms} ms"));
+        if failures > SHOWN {
+            test.note(fmt!("{name}: {failures} failures, {SHOWN} of them shown"));
+        }
+        let error = match end {
+            Ok(()) | Err(End::Skipped) if failures != 0 => Some(EIO),
+            Ok(()) => None,
+            Err(End::Skipped) => {
+                skipped += 1;
+                say(module, fmt!("ok {number} {name} # SKIP"));
+                continue;
+            }
+            Err(End::Failed) => Some(EIO),
+            Err(End::Error(error)) => {
+                test.note(fmt!("{name}: {error:?}"));
+                Some(error)
+            }
+        };
+        if let Some(error) = error {
+            failed += 1;
+            verdict = verdict.and(Err(error));
+            say(module, fmt!("not ok {number} {name}"));
+        } else {
+            passed += 1;
+            say(module, fmt!("ok {number} {name}"));
+        }
+    }
+    say(
+        module,
+        fmt!("# Totals: pass:{passed} fail:{failed} xfail:0 xpass:0 skip:{skipped} error:0"),
+    );
+
+    if passed + failed == 0 {
+        return Err(EOPNOTSUPP);
+    }
+    verdict
+}
+
+/// Prints a line of the module's log.
+fn say(module: &'static CStr, text: fmt::Arguments<'_>) {
+    // SAFETY: The format string is one of `format_strings`, and the name of the module is
+    // null-terminated.
+    unsafe {
+        print::call_printk(
+            &print::format_strings::INFO,
+            module.to_bytes_with_nul(),
+            fmt!("{text}\n"),
+        )
+    }
+}
+
+/// Declares a module that runs tests when it is loaded.
+///
+/// `cases` lists functions that take a [`Test`](crate::kselftest::Test) and return a
+/// [`kselftest::Result`](crate::kselftest::Result). Their names are the names of the cases. What
+/// follows is that of [`module!`](crate::prelude::module), without `type`.
+///
+/// # Examples
+///
+/// ```ignore
+/// use kernel::kselftest::{self, Test};
+/// use kernel::prelude::*;
+///
+/// kselftest! {
+///     cases: [reads_back],
+///     name: "example",
+///     authors: ["Rust for Linux Contributors"],
+///     description: "Read back what was written",
+///     license: "GPL",
+///     params: {
+///         words: u32 {
+///             default: 16,
+///             range: 1..=1024,
+///             description: "Words to write",
+///         },
+///     },
+/// }
+///
+/// fn reads_back(test: &Test) -> kselftest::Result {
+///     let words = module_parameters::words.value() as usize;
+///     let area = KVec::from_elem(7u64, words, GFP_KERNEL)?;
+///     for word in &area {
+///         test.expect_eq(*word, 7, fmt!("what was written"));
+///     }
+///     test.report_some("words", area.len() as u64);
+///     Ok(())
+/// }
+/// ```
+#[macro_export]
+macro_rules! kselftest {
+    (cases: [$($case:ident),+ $(,)?], $($field:tt)*) => {
+        /// The tests, once they have passed.
+        struct Kselftest;
+
+        $crate::prelude::module! {
+            type: Kselftest,
+            $($field)*
+        }
+
+        impl $crate::Module for Kselftest {
+            fn init(_module: &'static $crate::ThisModule) -> $crate::error::Result<Self> {
+                const CASES: &[$crate::kselftest::Case] = &[$((stringify!($case), $case)),+];
+
+                $crate::kselftest::run(<Self as $crate::ModuleMetadata>::NAME, CASES)?;
+                Ok(Self)
+            }
+        }
+    };
+}

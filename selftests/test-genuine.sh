@@ -1,0 +1,14 @@
+#!/bin/sh
+# SPDX-License-Identifier: GPL-2.0
+#
+# Access addresses at which nothing is mapped, on every CPU. A kernel that takes
+# such a fault for a spurious one retries it for ever.
+
+. "$(dirname "$0")/functions.sh"
+
+ktap_print_header
+require_module lazy_map_genuine
+require_tracepoint exceptions page_fault_kernel
+ktap_set_plan 1
+run_module bad_access_reported_on_every_cpu lazy_map_genuine "$@"
+ktap_finished

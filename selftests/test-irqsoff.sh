@@ -1,0 +1,13 @@
+#!/bin/sh
+# SPDX-License-Identifier: GPL-2.0
+#
+# Allocate from vmalloc with interrupts disabled and in a softirq, on all CPUs
+# at once. A kernel that makes all CPUs flush for it warns and may deadlock.
+
+. "$(dirname "$0")/functions.sh"
+
+ktap_print_header
+require_module lazy_map_irqsoff
+ktap_set_plan 1
+run_module vmalloc_where_cpus_must_not_wait lazy_map_irqsoff "$@"
+ktap_finished

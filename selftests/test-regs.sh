@@ -1,0 +1,13 @@
+#!/bin/sh
+# SPDX-License-Identifier: GPL-2.0
+#
+# Fill all registers, access a new mapping, and compare. A kernel that does not
+# keep what it must not change fails or dies.
+
+. "$(dirname "$0")/functions.sh"
+
+ktap_print_header
+require_module lazy_map_regs
+ktap_set_plan 1
+run_module registers_kept_by_spurious_fault lazy_map_regs "$@"
+ktap_finished

@@ -1,0 +1,426 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Bad accesses on every CPU.
+//!
+//! What is tested elsewhere is that a kernel survives faults for which there is no reason. Here it
+//! must not survive them by looking away: an access to an address at which nothing is mapped is
+//! reported, once, on each CPU, whatever its number, and right after something else was mapped as
+//! well as when nothing was.
+//!
+//! All accesses are listed in the exception table, so a report is a fixup and not an oops. A fault
+//! that is retried for ever is ended by mapping the page.
+//!
+//! Loading the module runs the test, see `kernel::kselftest`.
+
+use core::arch::asm;
+use kernel::{
+    cpu::{
+        nr_cpu_ids,
+        CpuId, //
+    },
+    interrupt::local_interrupt_disable,
+    kselftest::{
+        self,
+        Test, //
+    },
+    kthread,
+    page::PAGE_SIZE,
+    prelude::*,
+    smp,
+    sync::{
+        atomic::{
+            Atomic,
+            Relaxed, //
+        },
+        Arc, //
+    },
+    time::{
+        Instant,
+        Monotonic, //
+    },
+    tracepoint::probe::{
+        PageFaultKernel,
+        Probe,
+        Registration,
+        Tracepoint, //
+    },
+    vmalloc::{
+        SparseArea,
+        WORDS_PER_PAGE, //
+    },
+};
+
+kernel::kselftest! {
+    cases: [
+        unmapped_page_reported,
+        guard_page_reported,
+        page_unmapped_again_reported,
+        exception_table_read_reported,
+        reported_in_interrupt,
+        reported_while_others_map,
+    ],
+    name: "lazy_map_genuine",
+    authors: ["lazymap"],
+    description: "Bad accesses on every CPU",
+    license: "GPL",
+    params: {
+        rounds: u32 {
+            default: 8,
+            range: 1..=1000000,
+            description: "Bad accesses of each kind on each CPU",
+        },
+        patience: u32 {
+            default: 10,
+            range: 1..=3600,
+            description: "Seconds after which a fault is retried for ever",
+        },
+    },
+}
+
+/// What word `index` of an area contains.
+fn pattern(index: usize) -> u64 {
+    (index as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1
+}
+
+/// The ways to touch memory that fault differently.
+const KINDS: usize = 3;
+
+/// Touches a 64-bit word in one of [`KINDS`] ways; returns whether the access was made.
+///
+/// # Safety
+///
+/// If anything is mapped at `address`, nobody else uses it.
+unsafe fn touch(address: usize, kind: usize) -> bool {
+    macro_rules! access {
+        ($instruction:literal) => {{
+            let mut made = 0usize;
+            // SAFETY: The exception table makes execution go on behind an access that cannot be
+            // made. The rest is the caller's.
+            unsafe {
+                asm!(
+                    concat!("2: ", $instruction),
+                    "li {made}, 1",
+                    "3:",
+                    ".pushsection __ex_table, \"a\"",
+                    ".balign 4",
+                    ".long 2b - .",
+                    ".long 3b - .",
+                    ".short 1", // EX_TYPE_FIXUP
+                    ".short 0",
+                    ".popsection",
+                    made = inout(reg) made,
+                    address = in(reg) address,
+                )
+            };
+            made != 0
+        }};
+    }
+    match kind % KINDS {
+        0 => access!("ld zero, 0({address})"),
+        1 => access!("sd zero, 0({address})"),
+        _ => access!("amoadd.d zero, zero, ({address})"),
+    }
+}
+
+/// Counts the page faults in a range of addresses that the kernel handles, for each CPU.
+struct Faults {
+    start: usize,
+    size: usize,
+    counts: KVec<Atomic<u64>>,
+}
+
+impl Faults {
+    fn attach(
+        test: &Test,
+        start: usize,
+        size: usize,
+    ) -> kselftest::Result<Pin<KBox<Registration<PageFaultKernel, Self>>>> {
+        let mut counts = KVec::with_capacity(nr_cpu_ids() as usize, GFP_KERNEL)?;
+        for _ in 0..nr_cpu_ids() {
+            counts.push(Atomic::new(0), GFP_KERNEL)?;
+        }
+        let probe = Self {
+            start,
+            size,
+            counts,
+        };
+        KBox::pin_init(Registration::new(probe), GFP_KERNEL).map_err(|error| match error {
+            ENOENT => test.skip(fmt!("no tracepoint {}", PageFaultKernel::NAME)),
+            error => error.into(),
+        })
+    }
+
+    fn on(&self, cpu: CpuId) -> u64 {
+        self.counts
+            .get(cpu.as_u32() as usize)
+            .map_or(0, |count| count.load(Relaxed))
+    }
+}
+
+impl Probe<PageFaultKernel> for Faults {
+    fn fire(&self, args: &<PageFaultKernel as Tracepoint>::Args) {
+        if args.0.wrapping_sub(self.start) < self.size {
+            if let Some(count) = self.counts.get(CpuId::current().as_u32() as usize) {
+                count.fetch_add(1, Relaxed);
+            }
+        }
+    }
+}
+
+/// Makes a new mapping, so that the next fault on each CPU may be a spurious one.
+fn map_something() -> Result {
+    VVec::<u64>::with_capacity(PAGE_SIZE / size_of::<u64>(), GFP_KERNEL).map(drop)?;
+    Ok(())
+}
+
+/// Not 0 when a bad access had to be ended, so that others would hang.
+static STUCK: Atomic<i32> = Atomic::new(0);
+
+/// Skips a case that has no way to end a bad access.
+fn not_stuck(test: &Test) -> kselftest::Result {
+    match STUCK.load(Relaxed) {
+        0 => Ok(()),
+        _ => Err(test.skip(fmt!("it would never end"))),
+    }
+}
+
+/// Accesses that are stuck end when this has been called for as long as `patience` says.
+struct Watchdog<'a> {
+    test: &'a Test,
+    start: Instant<Monotonic>,
+    bitten: bool,
+}
+
+impl<'a> Watchdog<'a> {
+    fn new(test: &'a Test) -> Self {
+        Self {
+            test,
+            start: Instant::now(),
+            bitten: false,
+        }
+    }
+
+    /// Maps `page` of `area` if it is time, and says that it did.
+    fn watch(&mut self, area: &SparseArea, page: usize, cpu: CpuId) {
+        let limit = i64::from(module_parameters::patience.value());
+        if !self.bitten && self.start.elapsed().as_millis() > limit * 1000 {
+            self.bitten = true;
+            STUCK.store(1, Relaxed);
+            self.test.fail(fmt!(
+                "CPU {}: a bad access is still retried after {limit} s, and is ended now",
+                cpu.as_u32()
+            ));
+            if area.map(page).is_err() {
+                self.test.fail(fmt!("it cannot be ended"));
+            }
+        }
+    }
+}
+
+/// Makes bad accesses to page `page` of `area`, which is not mapped, on one CPU after the other.
+fn check_page(test: &Test, area: &SparseArea, page: usize) -> kselftest::Result {
+    let address = area.address(page).ok_or(EINVAL)?;
+    let faults = Faults::attach(test, address, PAGE_SIZE)?;
+    let rounds = module_parameters::rounds.value() as usize;
+    let made = Atomic::new(0u64);
+    let mut reported = 0;
+    let mut cpus = 0;
+
+    for cpu in (0..nr_cpu_ids()).filter_map(CpuId::from_u32) {
+        let mut dog = Watchdog::new(test);
+        let access = |cpu| {
+            for round in 0..rounds * KINDS {
+                // The first fault after an announcement, and one that no mapping can excuse.
+                if round % 2 == 0 && map_something().is_err() {
+                    test.fail(fmt!("no memory for something new"));
+                    return;
+                }
+                let before = faults.probe().on(cpu);
+                // SAFETY: Nothing is mapped there, or words of ours that nobody looks at.
+                if unsafe { touch(address, round / 2) } {
+                    made.fetch_add(1, Relaxed);
+                    return;
+                }
+                test.expect_eq(
+                    faults.probe().on(cpu) - before,
+                    1,
+                    fmt!("reports of a bad access on CPU {}", cpu.as_u32()),
+                );
+            }
+        };
+        match kthread::on_cpu(cpu, access, || dog.watch(area, page, cpu)) {
+            // Not every possible CPU is online.
+            Err(ENXIO) => continue,
+            other => other?,
+        }
+        test.require_eq(
+            made.load(Relaxed),
+            0,
+            fmt!("accesses to nothing that were made on CPU {}", cpu.as_u32()),
+        )?;
+        cpus += 1;
+        reported += faults.probe().on(cpu);
+    }
+    test.report_some("CPUs", cpus);
+    test.report_some("reported", reported);
+    Ok(())
+}
+
+/// A page of a known area that has never been mapped.
+fn unmapped_page_reported(test: &Test) -> kselftest::Result {
+    let area = SparseArea::new(2, pattern)?;
+    area.map(0)?;
+    check_page(test, &area, 1)
+}
+
+/// The page behind an area.
+fn guard_page_reported(test: &Test) -> kselftest::Result {
+    not_stuck(test)?;
+    let area = SparseArea::new(1, pattern)?;
+    area.map(0)?;
+    let guard = area.address(0).ok_or(EINVAL)? + PAGE_SIZE;
+    let faults = Faults::attach(test, guard, PAGE_SIZE)?;
+    let made = Atomic::new(0u64);
+
+    map_something()?;
+    kthread::on_each_cpu(
+        |cpu| {
+            for kind in 0..KINDS {
+                let before = faults.probe().on(cpu);
+                // SAFETY: Nothing is mapped there.
+                if unsafe { touch(guard, kind) } {
+                    made.fetch_add(1, Relaxed);
+                }
+                test.expect_eq(
+                    faults.probe().on(cpu) - before,
+                    1,
+                    fmt!("reports of a bad access on CPU {}", cpu.as_u32()),
+                );
+            }
+        },
+        || {},
+    )?;
+    test.expect_eq(made.load(Relaxed), 0, fmt!("accesses to a guard page"));
+    Ok(())
+}
+
+/// A page that was mapped and that every CPU has used.
+fn page_unmapped_again_reported(test: &Test) -> kselftest::Result {
+    not_stuck(test)?;
+    let mut area = SparseArea::new(1, pattern)?;
+    let mut touches = 0;
+    for _ in 0..module_parameters::rounds.value() {
+        let read = Atomic::new(0u64);
+        area.map(0)?;
+        smp::on_each_cpu(|cpu| {
+            let value = area.word(0).map(|word| word.load(Relaxed));
+            test.expect_eq(
+                value,
+                Some(pattern(0)),
+                fmt!("read on CPU {}", cpu.as_u32()),
+            );
+            read.fetch_add(1, Relaxed);
+        })?;
+        area.unmap(0)?;
+        map_something()?;
+        kthread::on_each_cpu(
+            |cpu| {
+                let value = area.read_nofault(0);
+                test.expect_eq(value, Err(EFAULT), fmt!("read on CPU {}", cpu.as_u32()));
+            },
+            || {},
+        )?;
+        touches += read.load(Relaxed);
+    }
+    test.report_some("touches", touches);
+    Ok(())
+}
+
+/// A read of the kernel's own that may fault: with and without something there.
+fn exception_table_read_reported(test: &Test) -> kselftest::Result {
+    not_stuck(test)?;
+    let area = SparseArea::new(2, pattern)?;
+    area.map(0)?;
+    let reads = Atomic::new(0u64);
+    kthread::on_each_cpu(
+        |cpu| {
+            // New, so it must be found, and not reported.
+            let good = area.read_nofault(1);
+            test.expect_eq(good, Ok(pattern(1)), fmt!("CPU {}", cpu.as_u32()));
+            let bad = area.read_nofault(WORDS_PER_PAGE);
+            test.expect_eq(bad, Err(EFAULT), fmt!("CPU {}", cpu.as_u32()));
+            reads.fetch_add(1, Relaxed);
+        },
+        || {},
+    )?;
+    test.report_some("touches", reads.load(Relaxed));
+    Ok(())
+}
+
+/// In the handler of an IPI, and in a task that has disabled interrupts.
+fn reported_in_interrupt(test: &Test) -> kselftest::Result {
+    not_stuck(test)?;
+    let area = SparseArea::new(2, pattern)?;
+    area.map(0)?;
+    let address = area.address(1).ok_or(EINVAL)?;
+    let faults = Faults::attach(test, address, PAGE_SIZE)?;
+    let bad_access = |cpu: CpuId| {
+        let before = faults.probe().on(cpu);
+        // SAFETY: Nothing is mapped there.
+        let made = unsafe { touch(address, 0) };
+        test.expect(!made, fmt!("not made on CPU {}", cpu.as_u32()));
+        test.expect_eq(
+            faults.probe().on(cpu) - before,
+            1,
+            fmt!("reports of a bad access on CPU {}", cpu.as_u32()),
+        );
+    };
+
+    map_something()?;
+    smp::on_each_cpu(bad_access)?;
+    map_something()?;
+    kthread::on_each_cpu(
+        |cpu| {
+            let interrupts = local_interrupt_disable();
+            bad_access(cpu);
+            drop(interrupts);
+        },
+        || {},
+    )?;
+    Ok(())
+}
+
+/// Each CPU makes a mapping of its own, so marks come at any time.
+fn reported_while_others_map(test: &Test) -> kselftest::Result {
+    not_stuck(test)?;
+    let area = Arc::new(SparseArea::new(1, pattern)?, GFP_KERNEL)?;
+    let address = area.address(0).ok_or(EINVAL)?;
+    let faults = Faults::attach(test, address, PAGE_SIZE)?;
+    let rounds = u64::from(module_parameters::rounds.value()) * KINDS as u64;
+    let touches = Atomic::new(0u64);
+
+    kthread::on_each_cpu(
+        |cpu| {
+            for round in 0..rounds {
+                let before = faults.probe().on(cpu);
+                let new = VVec::from_elem(round, WORDS_PER_PAGE, GFP_KERNEL);
+                // SAFETY: Nothing is mapped there.
+                let made = unsafe { touch(address, round as usize) };
+                test.expect(!made, fmt!("not made on CPU {}", cpu.as_u32()));
+                test.expect_eq(
+                    faults.probe().on(cpu) - before,
+                    1,
+                    fmt!("reports of a bad access on CPU {}", cpu.as_u32()),
+                );
+                match new {
+                    Ok(new) => test.expect_eq(new[0], round, fmt!("what was written")),
+                    Err(_) => test.expect(false, fmt!("memory for something new")),
+                };
+                touches.fetch_add(1, Relaxed);
+            }
+        },
+        || {},
+    )?;
+    test.report_some("touches", touches.load(Relaxed));
+    Ok(())
+}
