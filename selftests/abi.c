@@ -105,7 +105,7 @@ static bool same_regs(const char *what, const void *memory, unsigned long (*patt
 		char name[64];
 
 		memcpy(&is, (const char *)memory + i * sizeof(is), sizeof(is));
-		snprintf(name, sizeof(name), "%s, %s%u", what, i ? "x" : "pc", i);
+		snprintf(name, sizeof(name), i ? "%s, x%u" : "%s, pc", what, i);
 		good &= same(name, is, pattern(i));
 	}
 	return good;
