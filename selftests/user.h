@@ -22,12 +22,14 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <linux/futex.h>
+#include <linux/sched.h>
+
 #include <asm/ptrace.h>
 #include <asm/sigcontext.h>
 #include <asm/signal.h>
 #include <asm/siginfo.h>
 #include <asm/ucontext.h>
-#include <linux/sched.h>
 
 #include "kselftest.h"
 
@@ -101,6 +103,92 @@ static inline void *shared_memory(size_t size)
 	void *memory = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
 
 	return memory == MAP_FAILED ? NULL : memory;
+}
+
+/**
+ * wait_until_not() - sleep while a word of shared memory has a value
+ * @word: what another task changes, with wake() afterwards
+ * @value: to wait for the end of
+ *
+ * Return: the value that it has then.
+ */
+static inline unsigned int wait_until_not(unsigned int *word, unsigned int value)
+{
+	unsigned int now;
+
+	while ((now = __atomic_load_n(word, __ATOMIC_ACQUIRE)) == value)
+		syscall(__NR_futex, word, FUTEX_WAIT, value, NULL, NULL, 0);
+	return now;
+}
+
+/* Stores to a word of shared memory, and wakes whoever waits for that. */
+static inline void wake(unsigned int *word, unsigned int value)
+{
+	__atomic_store_n(word, value, __ATOMIC_RELEASE);
+	syscall(__NR_futex, word, FUTEX_WAKE, 0x7fffffff, NULL, NULL, 0);
+}
+
+/**
+ * struct thread - a thread of the calling process
+ * @tid: its number, 0 when it has ended
+ * @stack: what it runs on in user mode
+ */
+struct thread {
+	unsigned int tid;
+	char stack[16384] __attribute__((aligned(16)));
+};
+
+/* clone(), with a function to call and its argument on the new stack */
+long clone_thread(unsigned long flags, void *stack, unsigned int *tid);
+
+asm(".pushsection .text\n"
+	"clone_thread:\n"
+	"	mv a4, a2\n"		/* where the child's number is, and is cleared */
+	"	li a3, 0\n"
+	"	li a7, 220\n"		/* __NR_clone */
+	"	ecall\n"
+	"	bnez a0, 1f\n"
+	"	ld a1, 0(sp)\n"
+	"	ld a0, 8(sp)\n"
+	"	jalr a1\n"
+	"	li a0, 0\n"
+	"	li a7, 93\n"		/* __NR_exit: of this thread alone */
+	"	ecall\n"
+	"1:	ret\n"
+	".popsection\n");
+
+/**
+ * start_thread() - run a function in a thread
+ * @thread: what it needs, in use until end_of_thread()
+ * @function: what it calls; the thread ends when it returns
+ * @argument: passed to @function
+ *
+ * Return: 0, or -1 with errno set.
+ */
+static inline int start_thread(struct thread *thread, void (*function)(void *), void *argument)
+{
+	const unsigned long flags = CLONE_VM | CLONE_FS | CLONE_FILES | CLONE_SIGHAND |
+		CLONE_THREAD | CLONE_SYSVSEM | CLONE_PARENT_SETTID | CLONE_CHILD_CLEARTID;
+	void **top = (void **)(thread->stack + sizeof(thread->stack)) - 2;
+	long result;
+
+	top[0] = function;
+	top[1] = argument;
+	result = clone_thread(flags, top, &thread->tid);
+	if (result < 0) {
+		errno = -result;
+		return -1;
+	}
+	return 0;
+}
+
+/* Waits until a thread does not use its user-mode stack any more. */
+static inline void end_of_thread(struct thread *thread)
+{
+	unsigned int tid = __atomic_load_n(&thread->tid, __ATOMIC_ACQUIRE);
+
+	while (tid)
+		tid = wait_until_not(&thread->tid, tid);
 }
 
 /**
