@@ -44,6 +44,23 @@ require_tracepoint()
 	done
 }
 
+# run_program NAME [ARGUMENT...]: end the script with a test program, which does
+# its own reporting
+run_program()
+{
+	local program="$1"
+	shift
+
+	if [ "$(id -u)" -ne 0 ]; then
+		ktap_print_header
+		skip_test "must be run as root"
+	elif [ ! -x "$DIR/$program" ]; then
+		ktap_print_header
+		skip_test "$program is missing: build with a compiler for riscv64"
+	fi
+	exec "$DIR/$program" "$@"
+}
+
 # run_module TEST NAME [PARAMETER=VALUE...]: one test case, with the module's
 # own ones as subtests. The module loads only if it passes.
 run_module()

@@ -1,0 +1,315 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * Run on kernel stacks of which a hart may hold stale translations.
+ *
+ * The exception entry and return access the kernel stack when they cannot stand a
+ * page fault. So a hart must not run on a stack that it may not see yet. How it
+ * comes to that, with process A on CPU Z, which this program arranges:
+ *
+ *  1. A runs on Z. The hart may remember for A's address space that nothing is
+ *     mapped where the next kernel stacks are going to be.
+ *  2. On CPU Y a new kernel stack S is mapped, and Y takes the fault on it.
+ *  3. In the rounds called "reused" a thread of another process B runs on S, on Z.
+ *     B is new, so Z remembers nothing for it: there is no fault, but a valid
+ *     translation, which serves all address spaces as kernel mappings are global.
+ *     The thread goes back to Y and ends there, so S is what Y hands out next.
+ *  4. On Y a thread of A gets S, and moves to Z.
+ *
+ * So far the thread has used valid translations only, if Z prefers these. From now
+ * on it may lose them at any time, so it enters and leaves the kernel in as many
+ * ways as it can: system calls, page faults from user mode and from the kernel,
+ * interrupts. Nothing here can fail on a hart that does not remember what is
+ * invalid, and a kernel that cannot stand it dies.
+ */
+
+#include "user.h"
+
+#define DEFAULT_ROUNDS	20
+
+/* Times that a thread goes through all its ways into the kernel */
+#define REPEAT		16
+
+/* Pages that a thread touches for the first time in user mode, and in the kernel */
+#define PAGES		(2 * REPEAT)
+
+/* Long enough for a tick, even with CONFIG_HZ_100 */
+#define SPIN_NSEC	12000000
+
+/* What A is told to do, and what it tells */
+enum { IDLE, VISIT, RUN_THREAD, QUIT };
+
+struct shared {
+	unsigned int command;
+	unsigned int cpu;
+	/* Of B: set when its threads sit on their stacks, and when they may end */
+	unsigned int ready;
+	unsigned int release;
+	unsigned long traps;
+	/* Threads that could not be moved, because the CPU is offline now */
+	unsigned long unmoved;
+	char error[128];
+};
+
+static struct shared *shared;
+static unsigned int home;
+
+static void __attribute__((format(printf, 1, 2))) complain(const char *format, ...)
+{
+	va_list args;
+
+	if (shared->error[0])
+		return;
+	va_start(args, format);
+	vsnprintf(shared->error, sizeof(shared->error), format, args);
+	va_end(args);
+}
+
+/* Moves this thread; says whether it is there. */
+static bool move_to(unsigned int cpu)
+{
+	if (!run_on_cpu(cpu))
+		return true;
+	/* Others may take CPUs offline meanwhile. */
+	if (errno != EINVAL)
+		complain("cannot run on CPU %u: errno %d", cpu, errno);
+	shared->unmoved++;
+	return false;
+}
+
+static unsigned long monotonic_nsec(void)
+{
+	struct __kernel_timespec now = { 0, 0 };
+
+	syscall(__NR_clock_gettime, 1 /* CLOCK_MONOTONIC */, &now);
+	return now.tv_sec * 1000000000UL + now.tv_nsec;
+}
+
+/* A's pages, which are all new at the beginning of a round */
+static char *pages;
+
+/* Step 4: goes through the kernel in all ways. */
+static void use_stack(void *unused)
+{
+	const pid_t pid = getpid();
+	unsigned long start, traps = 0;
+
+	(void)unused;
+	if (!move_to(shared->cpu))
+		return;
+	for (unsigned int i = 0; i < REPEAT; i++) {
+		char *page = pages + 2 * i * PAGE_SIZE;
+
+		if (getpid() != pid)
+			complain("getpid() is not %d any more", pid);
+		if (page[i] != 0)
+			complain("a new page is not empty");
+		page[i] = i + 1;
+		page += PAGE_SIZE;
+		if (syscall(__NR_uname, page) || strncmp(page, "Linux", 5))
+			complain("uname() gives no result: errno %d", errno);
+		/* The system call to get there, one each, and a fault in the last */
+		traps += 4;
+	}
+	/* No system calls: what comes is an interrupt. */
+	start = monotonic_nsec();
+	do {
+		for (unsigned int spin = 0; spin < 200000; spin++)
+			asm volatile ("" ::: "memory");
+		traps++;
+	} while (monotonic_nsec() - start < SPIN_NSEC);
+	for (unsigned int i = 0; i < REPEAT; i++) {
+		if (pages[2 * i * PAGE_SIZE + i] != (char)(i + 1))
+			complain("a page has lost what was written to it");
+	}
+	shared->traps += traps;
+}
+
+static void map_pages(void)
+{
+	if (mmap(pages, PAGES * PAGE_SIZE, PROT_READ | PROT_WRITE,
+		 MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0) != pages)
+		complain("cannot map memory: errno %d", errno);
+}
+
+/* Process A: does what it is told to. */
+static void __attribute__((noreturn)) be_a(void)
+{
+	static struct thread thread;
+
+	pages = mmap(NULL, PAGES * PAGE_SIZE, PROT_READ | PROT_WRITE,
+		     MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	if (pages == MAP_FAILED)
+		complain("cannot map memory: errno %d", errno);
+	/* So that there is no need to make its own copy later */
+	memset(&thread, 0xff, sizeof(thread));
+	for (;;) {
+		unsigned int command = wait_until_not(&shared->command, IDLE);
+
+		if (shared->error[0] || command == QUIT)
+			_exit(KSFT_PASS);
+		if (command == VISIT) {
+			/* This makes all harts fence for A, so not in the next step. */
+			map_pages();
+			if (move_to(shared->cpu)) {
+				getpid();
+				move_to(home);
+			}
+		} else if (start_thread(&thread, use_stack, NULL)) {
+			complain("cannot start a thread: errno %d", errno);
+		} else {
+			end_of_thread(&thread);
+		}
+		wake(&shared->command, IDLE);
+	}
+}
+
+static bool tell_a(unsigned int command)
+{
+	wake(&shared->command, command);
+	if (command != QUIT)
+		wait_until_not(&shared->command, command);
+	return !shared->error[0];
+}
+
+static void sit(void *unused)
+{
+	(void)unused;
+	wait_until_not(&shared->release, 0);
+}
+
+/* Step 3: makes translations of this stack on the other CPU. */
+static void use_stack_as_b(void *unused)
+{
+	(void)unused;
+	if (!move_to(shared->cpu))
+		return;
+	getpid();
+	move_to(home);
+}
+
+/*
+ * Process B: takes all stacks that Y has in store, so that the next one is new.
+ * Must not end before the thread of A has, as the end of an address space can
+ * make other harts fence.
+ */
+static void __attribute__((noreturn)) be_b(bool reused)
+{
+	static struct thread sitting[2], thread;
+
+	for (unsigned int i = 0; i < ARRAY_SIZE(sitting); i++) {
+		if (start_thread(&sitting[i], sit, NULL))
+			complain("cannot start a thread: errno %d", errno);
+	}
+	if (reused) {
+		unsigned int tid;
+
+		memset(&thread, 0xff, sizeof(thread));
+		if (start_thread(&thread, use_stack_as_b, NULL)) {
+			complain("cannot start a thread: errno %d", errno);
+		} else {
+			tid = __atomic_load_n(&thread.tid, __ATOMIC_RELAXED);
+			end_of_thread(&thread);
+			/* Its kernel stack is given back a little later. */
+			while (tid && !syscall(__NR_tgkill, getpid(), tid, 0))
+				sched_yield();
+			sched_yield();
+		}
+	}
+	wake(&shared->ready, 1);
+	wait_until_not(&shared->release, 0);
+	_exit(KSFT_PASS);
+}
+
+static bool run_round(bool reused)
+{
+	bool good;
+	pid_t b;
+
+	if (!tell_a(VISIT))
+		return false;
+	shared->ready = 0;
+	shared->release = 0;
+	b = fork();
+	if (b < 0)
+		ksft_exit_fail_perror("fork");
+	if (!b)
+		be_b(reused);
+	wait_until_not(&shared->ready, 0);
+	good = tell_a(RUN_THREAD);
+	wake(&shared->release, 1);
+	while (waitpid(b, NULL, 0) < 0 && errno == EINTR)
+		;
+	return good && !shared->error[0];
+}
+
+/* One case, in a process of its own: it has been on no CPU but this one. */
+static void run_case(const unsigned int *cpus, int count, unsigned long rounds, bool reused)
+{
+	bool good = true;
+	pid_t a;
+
+	a = fork();
+	if (a < 0)
+		ksft_exit_fail_perror("fork");
+	if (!a)
+		be_a();
+	for (unsigned long round = 0; good && round < rounds; round++) {
+		shared->cpu = cpus[1 + round % (count - 1)];
+		good = run_round(reused);
+	}
+	tell_a(QUIT);
+	while (waitpid(a, NULL, 0) < 0 && errno == EINTR)
+		;
+	_exit(good ? KSFT_PASS : KSFT_FAIL);
+}
+
+static bool test(const unsigned int *cpus, int count, unsigned long rounds, bool reused)
+{
+	int status;
+	pid_t pid;
+
+	memset(shared, 0, sizeof(*shared));
+	pid = fork();
+	if (pid < 0)
+		ksft_exit_fail_perror("fork");
+	if (!pid)
+		run_case(cpus, count, rounds, reused);
+	while (waitpid(pid, &status, 0) < 0) {
+		if (errno != EINTR)
+			ksft_exit_fail_perror("waitpid");
+	}
+	ksft_print_msg("touches: %lu\n", shared->traps);
+	if (shared->unmoved)
+		ksft_print_msg("times that a CPU was offline: %lu\n", shared->unmoved);
+	if (shared->error[0])
+		ksft_print_msg("%s\n", shared->error);
+	if (!shared->traps)
+		ksft_print_msg("no thread has run on another CPU\n");
+	return WIFEXITED(status) && !WEXITSTATUS(status) && !shared->error[0] && shared->traps;
+}
+
+int main(int argc, char **argv)
+{
+	static unsigned int cpus[MAX_CPUS];
+	unsigned long rounds = DEFAULT_ROUNDS;
+	int count;
+
+	ksft_print_header();
+	for (int i = 1; i < argc; i++) {
+		if (!parse_number(argv[i], "rounds", 1, 1000000, &rounds))
+			ksft_exit_fail_msg("%s: the only argument is rounds=NUMBER\n", argv[i]);
+	}
+	count = usable_cpus(cpus);
+	if (count < 0)
+		ksft_exit_fail_perror("sched_getaffinity");
+	if (count < 2)
+		ksft_exit_skip("needs two CPUs\n");
+	shared = shared_memory(sizeof(*shared));
+	home = cpus[0];
+	if (!shared || run_on_cpu(home))
+		ksft_exit_fail_perror("cannot have memory, or a CPU");
+	ksft_set_plan(2);
+	ksft_test_result(test(cpus, count, rounds, false), "new_stack_used_on_other_cpu\n");
+	ksft_test_result(test(cpus, count, rounds, true), "reused_stack_used_on_other_cpu\n");
+	ksft_finished();
+}

@@ -1,0 +1,120 @@
+#!/bin/sh
+# SPDX-License-Identifier: GPL-2.0
+#
+# Try to put a kprobe on every instruction of the exception entry and return, and
+# of the context switch. A breakpoint there traps when the entry cannot stand
+# another trap, or on a stack that the hart may not see yet. A probe that is
+# accepted is never enabled, so even then nothing dies.
+
+. "$(dirname "$0")/functions.sh"
+
+group=lazy_map_test
+
+# range_of SYMBOL: its first address and that of the next symbol, as kallsyms has them
+range_of()
+{
+	awk -v symbol="$1" '
+		start != "" && $1 != start { print start, $1; exit }
+		$3 == symbol && $2 ~ /[tT]/ { start = $1 }' /proc/kallsyms
+}
+
+# try_range START END: try a probe at every even address. Sets $tried to the number
+# of addresses, $accepted to their offsets; these probes are left there.
+try_range()
+{
+	tried=0
+	accepted=
+	address=$((0x$1))
+	while [ "$address" -lt $((0x$2)) ]; do
+		offset=$(printf %x $((address - 0x$1)))
+		if printf 'p:%s/at_%s 0x%x\n' $group "$offset" "$address" \
+				>> "$tracing/kprobe_events" 2> /dev/null; then
+			accepted="$accepted 0x$offset"
+		fi
+		tried=$((tried + 1))
+		address=$((address + 2))
+	done
+}
+
+remove_probes()
+{
+	[ -d "$tracing/events/$group" ] || return
+	echo 0 > "$tracing/events/$group/enable"
+	echo "-:$group/" >> "$tracing/kprobe_events"
+}
+
+# refused TEST SYMBOL: no address of the symbol's may take a probe
+refused()
+{
+	set -- "$1" "$2" $(range_of "$2")
+	if [ -n "$unreliable" ] || [ $# -ne 4 ]; then
+		ktap_print_msg "$1: ${unreliable:-no $2 in this kernel}"
+		ktap_test_skip "$1"
+		return
+	fi
+	try_range "$3" "$4"
+	remove_probes
+	ktap_print_msg "$2: tried: $tried, accepted: $(count $accepted)"
+	if [ "$tried" -eq 0 ] || [ -n "$accepted" ]; then
+		ktap_print_msg "$2: accepted at offsets:$accepted"
+		ktap_test_fail "$1"
+	else
+		ktap_test_pass "$1"
+	fi
+}
+
+count()
+{
+	echo $#
+}
+
+ktap_print_header
+[ "$(id -u)" -eq 0 ] || skip_test "must be run as root"
+for tracing in /sys/kernel/tracing /sys/kernel/debug/tracing none; do
+	[ -w "$tracing/kprobe_events" ] && break
+done
+[ "$tracing" != none ] || skip_test "no kprobe_events: tracefs is not mounted, or no CONFIG_KPROBE_EVENTS"
+for symbol in handle_exception vfs_read; do
+	set -- $(range_of $symbol)
+	[ $# -eq 2 ] && [ $((0x$1)) -ne 0 ] || skip_test "no address of $symbol in /proc/kallsyms"
+done
+trap remove_probes EXIT
+remove_probes
+ktap_set_plan 6
+
+# What is refused tells something only if the same is accepted elsewhere, and hit.
+try_range "$1" "$(printf %x $((0x$1 + 32)))"
+echo 1 > "$tracing/events/$group/enable"
+cat /proc/version > /dev/null
+hits=$(awk -v "group=$group" '$1 ~ "^(" group ":)?at_" { hits += $2 } END { print hits + 0 }' \
+	"$tracing/kprobe_profile")
+remove_probes
+ktap_print_msg "vfs_read: tried: $tried, accepted: $(count $accepted), hits: $hits"
+if [ "$(count $accepted)" -gt 1 ] && [ "$hits" -gt 0 ]; then
+	ktap_test_pass probe_in_ordinary_function
+else
+	ktap_test_fail probe_in_ordinary_function
+fi
+
+# A function in asm can as a rule not be traced, and the events refuse it for that
+# alone. Then a refusal says nothing about kprobes.
+unreliable=
+set -- $(range_of __memset)
+if [ $# -eq 2 ]; then
+	try_range "$1" "$(printf %x $((0x$1 + 16)))"
+	remove_probes
+	ktap_print_msg "__memset: tried: $tried, accepted: $(count $accepted)"
+fi
+if [ $# -eq 2 ] && [ -n "$accepted" ]; then
+	ktap_test_pass probe_in_ordinary_asm
+else
+	unreliable="a kernel without CONFIG_KPROBE_EVENTS_ON_NOTRACE"
+	ktap_print_msg "probe_in_ordinary_asm: $unreliable"
+	ktap_test_skip probe_in_ordinary_asm
+fi
+
+refused no_probe_in_exception_entry handle_exception
+refused no_probe_in_exception_return ret_from_exception
+refused no_probe_in_stack_overflow_entry handle_kernel_stack_overflow
+refused no_probe_in_context_switch __switch_to
+ktap_finished

@@ -1,0 +1,222 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/*
+ * What the test programs of this folder have in common. They are built with
+ * nolibc, so that they also run where there is no C library, and so that nobody
+ * but the test itself uses the registers that it tests.
+ */
+#ifndef LAZY_MAP_USER_H
+#define LAZY_MAP_USER_H
+
+#include <errno.h>
+#include <fcntl.h>
+#include <signal.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/prctl.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <linux/futex.h>
+#include <linux/sched.h>
+
+#include <asm/ptrace.h>
+#include <asm/sigcontext.h>
+#include <asm/signal.h>
+#include <asm/siginfo.h>
+#include <asm/ucontext.h>
+
+#include "kselftest.h"
+
+#define MAX_CPUS	1024
+#define LONG_BITS	(8 * sizeof(unsigned long))
+#define PAGE_SIZE	4096UL
+
+/* Signals are delivered with this handler: the kernel's own struct, not a C library's */
+typedef void (*siginfo_handler)(int signal, siginfo_t *info, void *context);
+
+/**
+ * handle_signal() - install a handler
+ * @signal: number of the signal
+ * @handler: called with the frame that the kernel builds, or NULL for the default
+ * @flags: SA_ONSTACK and the like; SA_SIGINFO is added
+ *
+ * Return: 0, or -1 with errno set.
+ */
+static inline int handle_signal(int signal, siginfo_handler handler, unsigned long flags)
+{
+	struct sigaction action;
+
+	memset(&action, 0, sizeof(action));
+	action.sa_handler = (void *)handler;
+	action.sa_flags = SA_SIGINFO | flags;
+	return syscall(__NR_rt_sigaction, signal, &action, NULL, sizeof(action.sa_mask));
+}
+
+/**
+ * run_on_cpu() - confine the calling thread to one CPU
+ * @cpu: number of the CPU
+ *
+ * When it returns without an error, the thread runs there.
+ *
+ * Return: 0, or -1 with errno set, for example if that CPU is offline.
+ */
+static inline int run_on_cpu(unsigned int cpu)
+{
+	unsigned long mask[MAX_CPUS / LONG_BITS];
+
+	memset(mask, 0, sizeof(mask));
+	mask[cpu / LONG_BITS] = 1UL << cpu % LONG_BITS;
+	return syscall(__NR_sched_setaffinity, 0, sizeof(mask), mask);
+}
+
+/**
+ * usable_cpus() - list the CPUs that this process may run on
+ * @cpus: where to store their numbers, in ascending order
+ *
+ * Return: how many there are, 1 to MAX_CPUS, or -1 with errno set.
+ */
+static inline int usable_cpus(unsigned int cpus[MAX_CPUS])
+{
+	unsigned long mask[MAX_CPUS / LONG_BITS];
+	unsigned int cpu;
+	int count = 0;
+
+	memset(mask, 0, sizeof(mask));
+	if (syscall(__NR_sched_getaffinity, 0, sizeof(mask), mask) < 0)
+		return -1;
+	for (cpu = 0; cpu < MAX_CPUS; cpu++) {
+		if (mask[cpu / LONG_BITS] & 1UL << cpu % LONG_BITS)
+			cpus[count++] = cpu;
+	}
+	return count;
+}
+
+/* Memory that a process shares with the ones that it forks, NULL if there is none */
+static inline void *shared_memory(size_t size)
+{
+	void *memory = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+
+	return memory == MAP_FAILED ? NULL : memory;
+}
+
+/**
+ * wait_until_not() - sleep while a word of shared memory has a value
+ * @word: what another task changes, with wake() afterwards
+ * @value: to wait for the end of
+ *
+ * Return: the value that it has then.
+ */
+static inline unsigned int wait_until_not(unsigned int *word, unsigned int value)
+{
+	unsigned int now;
+
+	while ((now = __atomic_load_n(word, __ATOMIC_ACQUIRE)) == value)
+		syscall(__NR_futex, word, FUTEX_WAIT, value, NULL, NULL, 0);
+	return now;
+}
+
+/* Stores to a word of shared memory, and wakes whoever waits for that. */
+static inline void wake(unsigned int *word, unsigned int value)
+{
+	__atomic_store_n(word, value, __ATOMIC_RELEASE);
+	syscall(__NR_futex, word, FUTEX_WAKE, 0x7fffffff, NULL, NULL, 0);
+}
+
+/**
+ * struct thread - a thread of the calling process
+ * @tid: its number, 0 when it has ended
+ * @stack: what it runs on in user mode
+ */
+struct thread {
+	unsigned int tid;
+	char stack[16384] __attribute__((aligned(16)));
+};
+
+/* clone(), with a function to call and its argument on the new stack */
+long clone_thread(unsigned long flags, void *stack, unsigned int *tid);
+
+asm(".pushsection .text\n"
+	"clone_thread:\n"
+	"	mv a4, a2\n"		/* where the child's number is, and is cleared */
+	"	li a3, 0\n"
+	"	li a7, 220\n"		/* __NR_clone */
+	"	ecall\n"
+	"	bnez a0, 1f\n"
+	"	ld a1, 0(sp)\n"
+	"	ld a0, 8(sp)\n"
+	"	jalr a1\n"
+	"	li a0, 0\n"
+	"	li a7, 93\n"		/* __NR_exit: of this thread alone */
+	"	ecall\n"
+	"1:	ret\n"
+	".popsection\n");
+
+/**
+ * start_thread() - run a function in a thread
+ * @thread: what it needs, in use until end_of_thread()
+ * @function: what it calls; the thread ends when it returns
+ * @argument: passed to @function
+ *
+ * Return: 0, or -1 with errno set.
+ */
+static inline int start_thread(struct thread *thread, void (*function)(void *), void *argument)
+{
+	const unsigned long flags = CLONE_VM | CLONE_FS | CLONE_FILES | CLONE_SIGHAND |
+		CLONE_THREAD | CLONE_SYSVSEM | CLONE_PARENT_SETTID | CLONE_CHILD_CLEARTID;
+	void **top = (void **)(thread->stack + sizeof(thread->stack)) - 2;
+	long result;
+
+	top[0] = function;
+	top[1] = argument;
+	result = clone_thread(flags, top, &thread->tid);
+	if (result < 0) {
+		errno = -result;
+		return -1;
+	}
+	return 0;
+}
+
+/* Waits until a thread does not use its user-mode stack any more. */
+static inline void end_of_thread(struct thread *thread)
+{
+	unsigned int tid = __atomic_load_n(&thread->tid, __ATOMIC_ACQUIRE);
+
+	while (tid)
+		tid = wait_until_not(&thread->tid, tid);
+}
+
+/**
+ * parse_number() - read the value of an argument NAME=VALUE
+ * @argument: what was given
+ * @name: what is wanted in front of the equals sign
+ * @low: smallest legal value
+ * @high: largest legal value
+ * @value: where to store it
+ *
+ * Ends the program with one line and KSFT_FAIL if the value is no number, or
+ * not in the range.
+ *
+ * Return: true if the argument is the one called @name.
+ */
+static inline bool parse_number(const char *argument, const char *name, unsigned long low,
+				unsigned long high, unsigned long *value)
+{
+	size_t length = strlen(name);
+	char *end;
+
+	if (strncmp(argument, name, length) || argument[length] != '=')
+		return false;
+	argument += length + 1;
+	*value = strtoul(argument, &end, 10);
+	if (*argument < '0' || *argument > '9' || *end || *value < low || *value > high)
+		ksft_exit_fail_msg("%s=%s: want a number from %lu to %lu\n", name, argument, low, high);
+	return true;
+}
+
+#endif /* LAZY_MAP_USER_H */

@@ -1,0 +1,530 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * Trap into the kernel with an address of the kernel in tp.
+ *
+ * When a trap comes from user mode, tp holds what the process put there, and
+ * sscratch the kernel's own. Entry code that takes one for the other lets a
+ * process choose which memory the kernel uses as its thread_info: the kernel
+ * stack and everything else would be the process's to choose.
+ *
+ * On each CPU a process loads tp with such an address and traps in every way that
+ * it can. Its tp and its results have to be right, and what is at the address has
+ * to stay as it was. The worst address is the one at which the kernel sees a page
+ * of the process itself, for the process may write what the kernel is to find.
+ */
+
+#include <linux/elf.h>
+#include <linux/time_types.h>
+
+#include "user.h"
+
+#define DEFAULT_ROUNDS	50
+
+/* Bytes at the chosen address that are compared, more than a thread_info has */
+#define WATCHED		512
+
+/* Timer signals that must have arrived, because each one needs an interrupt */
+#define ALARMS		5
+#define ALARM_USEC	2000
+#define ALARM_SECONDS	20
+
+/* An unmapped address of the kernel, in the guard page at the very top */
+#define KERNEL_ADDRESS	-2048UL
+
+struct target {
+	const char *name;
+	unsigned long tp;
+	/* Why the address is not known, NULL if it is */
+	const char *unknown;
+	/* Can what is there be read, and is it nobody else's to change? */
+	bool watched;
+	unsigned char before[WATCHED];
+};
+
+/* What the workers tell the process that started them, one of each per CPU */
+struct report {
+	unsigned long traps;
+	char error[160];
+};
+
+static struct target targets[] = {
+	{ .name = "zero", .tp = 0 },
+	{ .name = "all_ones", .tp = -1UL },
+	{ .name = "not_canonical", .tp = 1UL << 62 },
+	{ .name = "top_page", .tp = -PAGE_SIZE },
+	{ .name = "own_page", .unknown = "not looked up" },
+	{ .name = "own_page_as_kernel_sees_it", .unknown = "not looked up" },
+	{ .name = "kernel_text", .unknown = "not looked up" },
+	{ .name = "init_task", .unknown = "not looked up" },
+	{ .name = "kernel_stack", .unknown = "not looked up" },
+};
+
+enum { OWN_PAGE = 4, OWN_PAGE_IN_KERNEL, KERNEL_TEXT, INIT_TASK, KERNEL_STACK };
+
+static int kcore = -1;
+static unsigned long rounds = DEFAULT_ROUNDS;
+
+/* Of a worker */
+static const struct target *target;
+static struct report *report;
+static struct {
+	int signal;
+	unsigned long pc;
+	/* Where to go on, 0: at the instruction that called */
+	unsigned long next;
+} volatile expected;
+static volatile unsigned int alarms;
+
+/* Each traps at its first instruction, which has four bytes. */
+void trap_load(unsigned long address);
+void trap_store(unsigned long address);
+void trap_illegal(void);
+void trap_break(void);
+void trap_fetch(unsigned long address);
+
+asm(".pushsection .text\n"
+	".option push\n"
+	".option norvc\n"
+	".balign 4\n"
+	"trap_load: lb zero, 0(a0)\n"
+	"	ret\n"
+	"trap_store: sb zero, 0(a0)\n"
+	"	ret\n"
+	"trap_illegal: .4byte 0xc0001073\n"	/* unimp */
+	"	ret\n"
+	"trap_break: ebreak\n"
+	"	ret\n"
+	"trap_fetch: jr a0\n"
+	".option pop\n"
+	".popsection\n");
+
+static unsigned long read_tp(void)
+{
+	unsigned long tp;
+
+	asm volatile ("mv %0, tp" : "=r" (tp));
+	return tp;
+}
+
+static void __attribute__((format(printf, 1, 2), noreturn)) fail(const char *format, ...)
+{
+	va_list args;
+
+	va_start(args, format);
+	vsnprintf(report->error, sizeof(report->error), format, args);
+	va_end(args);
+	_exit(KSFT_FAIL);
+}
+
+static void check_tp(const char *after)
+{
+	unsigned long tp = read_tp();
+
+	if (tp != target->tp)
+		fail("tp is 0x%lx after %s, 0x%lx before", tp, after, target->tp);
+	report->traps++;
+}
+
+static void on_signal(int signal, siginfo_t *info, void *context)
+{
+	struct user_regs_struct *regs = &((struct ucontext *)context)->uc_mcontext.sc_regs;
+
+	(void)info;
+	if (read_tp() != target->tp || regs->tp != target->tp)
+		fail("tp is 0x%lx in the handler of signal %d, 0x%lx in its frame, 0x%lx before",
+		     read_tp(), signal, regs->tp, target->tp);
+	if (signal == SIGALRM) {
+		alarms++;
+		return;
+	}
+	if (signal != expected.signal || regs->pc != expected.pc)
+		fail("signal %d at 0x%lx, want signal %d at 0x%lx", signal, regs->pc,
+		     expected.signal, expected.pc);
+	expected.signal = 0;
+	regs->pc = expected.next ? expected.next : regs->ra;
+}
+
+static void expect(int signal, void *instruction)
+{
+	expected.pc = (unsigned long)instruction;
+	expected.next = expected.pc + 4;
+	expected.signal = signal;
+}
+
+static void arrived(const char *what)
+{
+	if (expected.signal)
+		fail("no signal %d after %s", expected.signal, what);
+	check_tp(what);
+}
+
+static void fault_at(unsigned long address)
+{
+	expect(SIGSEGV, trap_load);
+	trap_load(address);
+	arrived("a load that faults");
+
+	expect(SIGSEGV, trap_store);
+	trap_store(address);
+	arrived("a store that faults");
+
+	expect(SIGSEGV, (void *)(address & ~1UL));
+	expected.next = 0;
+	trap_fetch(address);
+	arrived("a fetch that faults");
+}
+
+static long monotonic_seconds(void)
+{
+	struct __kernel_timespec now;
+
+	if (syscall(__NR_clock_gettime, 1 /* CLOCK_MONOTONIC */, &now))
+		fail("clock_gettime: errno %d", errno);
+	return now.tv_sec;
+}
+
+/* Interrupts come from user mode as well. */
+static void wait_for_alarms(void)
+{
+	const long end = monotonic_seconds() + ALARM_SECONDS;
+
+	while (alarms < ALARMS) {
+		for (unsigned int spin = 0; spin < 100000; spin++)
+			asm volatile ("" ::: "memory");
+		if (monotonic_seconds() > end)
+			fail("%u timer signals in %d s", alarms, ALARM_SECONDS);
+	}
+	check_tp("an interrupt");
+}
+
+/* Puts an empty page in the place of the one that is there, if there is one. */
+static void renew(volatile char *page)
+{
+	if (mmap((char *)page, PAGE_SIZE, PROT_READ | PROT_WRITE,
+		 MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0) != page)
+		fail("cannot map memory: errno %d", errno);
+}
+
+static void work(unsigned int cpu)
+{
+	const struct __kernel_old_itimerval often = { { 0, ALARM_USEC }, { 0, ALARM_USEC } };
+	const int signals[] = { SIGSEGV, SIGILL, SIGTRAP, SIGALRM };
+	const pid_t pid = getpid();
+	volatile char *page;
+
+	if (run_on_cpu(cpu))
+		fail("cannot run on CPU %u: errno %d", cpu, errno);
+	page = mmap(NULL, 2 * PAGE_SIZE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1,
+		    0);
+	if (page == MAP_FAILED || munmap((char *)page + PAGE_SIZE, PAGE_SIZE))
+		fail("cannot map memory: errno %d", errno);
+	for (unsigned int i = 0; i < ARRAY_SIZE(signals); i++) {
+		if (handle_signal(signals[i], on_signal, SA_RESTART))
+			fail("cannot handle signal %d: errno %d", signals[i], errno);
+	}
+	if (syscall(__NR_setitimer, 0 /* ITIMER_REAL */, &often, NULL))
+		fail("setitimer: errno %d", errno);
+
+	asm volatile ("mv tp, %0" : : "r" (target->tp));
+
+	for (unsigned long round = 0; round < rounds; round++) {
+		if (getpid() != pid)
+			fail("getpid() is %d, %d before", getpid(), pid);
+		check_tp("a system call");
+
+		expect(SIGILL, trap_illegal);
+		trap_illegal();
+		arrived("an illegal instruction");
+
+		expect(SIGTRAP, trap_break);
+		trap_break();
+		arrived("a breakpoint");
+
+		fault_at((unsigned long)page + PAGE_SIZE);
+		fault_at(KERNEL_ADDRESS);
+
+		/* A fault that the kernel resolves, and one that it takes itself */
+		renew(page);
+		if (page[round % PAGE_SIZE])
+			fail("a new page is not empty");
+		page[round % PAGE_SIZE] = 1;
+		check_tp("a page fault");
+		renew(page);
+		if (syscall(__NR_uname, page) || strncmp((char *)page, "Linux", 5))
+			fail("uname() gives no result: errno %d", errno);
+		check_tp("a system call that stores to a new page");
+	}
+	wait_for_alarms();
+	_exit(KSFT_PASS);
+}
+
+/* Reads segment @number of /proc/kcore; false if there is none. */
+static bool kernel_segment(unsigned int number, struct elf64_phdr *segment)
+{
+	struct elf64_hdr header;
+
+	return kcore >= 0 &&
+	       syscall(__NR_pread64, kcore, &header, sizeof(header), 0) == sizeof(header) &&
+	       number < header.e_phnum &&
+	       syscall(__NR_pread64, kcore, segment, sizeof(*segment),
+		       header.e_phoff + number * sizeof(*segment)) == sizeof(*segment);
+}
+
+/* Reads what the kernel has at an address of its own; false if that is not possible. */
+static bool read_kernel(unsigned long address, void *buffer, size_t size)
+{
+	struct elf64_phdr segment;
+
+	for (unsigned int i = 0; kernel_segment(i, &segment); i++) {
+		unsigned long offset = address - segment.p_vaddr;
+
+		if (segment.p_type != PT_LOAD || offset > segment.p_memsz ||
+		    segment.p_memsz - offset < size)
+			continue;
+		return syscall(__NR_pread64, kcore, buffer, size,
+			       segment.p_offset + offset) == (long)size;
+	}
+	return false;
+}
+
+/* Where the linear map has a physical address, 0 if that is not told */
+static unsigned long linear_address(unsigned long physical)
+{
+	struct elf64_phdr segment;
+	unsigned long lowest = 0;
+
+	for (unsigned int i = 0; kernel_segment(i, &segment); i++) {
+		unsigned long offset = physical - segment.p_paddr;
+
+		if (segment.p_type != PT_LOAD || segment.p_paddr == -1UL ||
+		    offset >= segment.p_memsz)
+			continue;
+		/* The kernel image, which is in both, has the higher addresses. */
+		if (!lowest || segment.p_vaddr + offset < lowest)
+			lowest = segment.p_vaddr + offset;
+	}
+	return lowest;
+}
+
+/*
+ * Calls @wants for each line of a file, which starts with a hexadecimal number,
+ * until it says yes. Returns that number, 0 if there is none. nolibc's fgets()
+ * does a system call for each character, and kallsyms has millions.
+ */
+static unsigned long find_line(const char *path, bool (*wants)(const char *line, const char *what),
+			       const char *what)
+{
+	static char buffer[16384];
+	unsigned long address = 0;
+	size_t filled = 0;
+	ssize_t got;
+	int fd;
+
+	fd = open(path, O_RDONLY);
+	if (fd < 0)
+		return 0;
+	while (!address && (got = read(fd, buffer + filled, sizeof(buffer) - 1 - filled)) > 0) {
+		char *line = buffer, *end;
+
+		filled += got;
+		buffer[filled] = 0;
+		for (; !address && (end = strchr(line, '\n')); line = end + 1) {
+			*end = 0;
+			if (wants(line, what))
+				address = strtoul(line, NULL, 16);
+		}
+		filled -= line - buffer;
+		memmove(buffer, line, filled);
+	}
+	close(fd);
+	return address;
+}
+
+static bool is_symbol(const char *line, const char *name)
+{
+	/* 16 digits, a blank, the kind, a blank, the name */
+	return strlen(line) > 19 && !strcmp(line + 19, name);
+}
+
+static bool is_stack(const char *line, const char *unused)
+{
+	(void)unused;
+	return strstr(line, "dup_task_struct") || strstr(line, "copy_process") ||
+	       strstr(line, "alloc_thread_stack");
+}
+
+/* The address of a symbol of the kernel, 0 if it is not told */
+static unsigned long kernel_symbol(const char *name)
+{
+	return find_line("/proc/kallsyms", is_symbol, name);
+}
+
+/* The lowest address of a task's stack, 0 if it is not told */
+static unsigned long kernel_stack(void)
+{
+	const char *restriction = "/proc/sys/kernel/kptr_restrict";
+	unsigned long address;
+	char old;
+	int fd;
+
+	/* With 1 there are addresses for those who may see them, with 0 only hashes of them. */
+	fd = open(restriction, O_RDWR);
+	if (fd < 0 || read(fd, &old, 1) != 1 || syscall(__NR_pwrite64, fd, "1", 1, 0) != 1)
+		return 0;
+	address = find_line("/proc/vmallocinfo", is_stack, NULL);
+	if (syscall(__NR_pwrite64, fd, &old, 1, 0) != 1)
+		ksft_print_msg("%s is 1 now, it was %c\n", restriction, old);
+	close(fd);
+	return address;
+}
+
+static void set_target(unsigned int number, unsigned long tp, bool watched)
+{
+	targets[number].tp = tp;
+	targets[number].unknown = NULL;
+	targets[number].watched = watched;
+}
+
+static void find_targets(void)
+{
+	unsigned long address, entry, physical = 0;
+	unsigned long *page = shared_memory(PAGE_SIZE);
+	unsigned char seen[WATCHED];
+	int fd;
+
+	if (!page || syscall(__NR_mlock, page, PAGE_SIZE))
+		ksft_exit_fail_perror("cannot have a page");
+	set_target(OWN_PAGE, (unsigned long)page, true);
+	kcore = open("/proc/kcore", O_RDONLY);
+
+	fd = open("/proc/self/pagemap", O_RDONLY);
+	address = (unsigned long)page / PAGE_SIZE * sizeof(entry);
+	if (fd < 0 || syscall(__NR_pread64, fd, &entry, sizeof(entry), address) != sizeof(entry) ||
+	    !(entry >> 63))
+		targets[OWN_PAGE_IN_KERNEL].unknown = "no /proc/self/pagemap";
+	else
+		physical = (entry & ((1UL << 55) - 1)) * PAGE_SIZE;
+	close(fd);
+	address = physical ? linear_address(physical) : 0;
+	if (physical && !address) {
+		targets[OWN_PAGE_IN_KERNEL].unknown = "no /proc/kcore";
+	} else if (address) {
+		/*
+		 * Whatever the kernel takes for its stack from here, it would
+		 * save registers to this page.
+		 */
+		for (unsigned int i = 0; i < PAGE_SIZE / sizeof(*page); i++)
+			page[i] = address + PAGE_SIZE / 2;
+		if (!read_kernel(address, seen, sizeof(seen)) ||
+		    memcmp(seen, page, sizeof(seen)))
+			ksft_exit_fail_msg("own page not found at 0x%lx in /proc/kcore\n", address);
+		set_target(OWN_PAGE_IN_KERNEL, address, true);
+	}
+
+	address = kernel_symbol("handle_exception");
+	if (address)
+		set_target(KERNEL_TEXT, address, read_kernel(address, seen, sizeof(seen)));
+	else
+		targets[KERNEL_TEXT].unknown = "no addresses in /proc/kallsyms";
+	address = kernel_symbol("init_task");
+	if (address)
+		set_target(INIT_TASK, address, false);
+	else
+		targets[INIT_TASK].unknown = "no init_task in /proc/kallsyms";
+	address = kernel_stack();
+	if (address)
+		set_target(KERNEL_STACK, address, false);
+	else
+		targets[KERNEL_STACK].unknown = "no address of a stack in /proc/vmallocinfo";
+}
+
+/* An address of this process is read as such, all others through the kernel. */
+static bool read_target(unsigned char *buffer)
+{
+	if (target == &targets[OWN_PAGE]) {
+		memcpy(buffer, (void *)target->tp, WATCHED);
+		return true;
+	}
+	return read_kernel(target->tp, buffer, WATCHED);
+}
+
+/* One case: all CPUs at once, so that they have the chance to mix up each other's */
+static bool run_target(struct report *reports, const unsigned int *cpus, int count)
+{
+	unsigned char after[WATCHED];
+	unsigned long traps = 0;
+	pid_t pids[MAX_CPUS];
+	bool good = true;
+
+	memset(reports, 0, count * sizeof(*reports));
+	if (target->watched && !read_target(targets[target - targets].before)) {
+		ksft_print_msg("cannot read 0x%lx of the kernel\n", target->tp);
+		return false;
+	}
+	for (int i = 0; i < count; i++) {
+		report = &reports[i];
+		pids[i] = fork();
+		if (pids[i] < 0)
+			ksft_exit_fail_perror("fork");
+		if (!pids[i])
+			work(cpus[i]);
+	}
+	for (int i = 0; i < count; i++) {
+		int status;
+
+		while (waitpid(pids[i], &status, 0) < 0) {
+			if (errno != EINTR)
+				ksft_exit_fail_perror("waitpid");
+		}
+		traps += reports[i].traps;
+		if (!WIFEXITED(status) || WEXITSTATUS(status)) {
+			ksft_print_msg("CPU %u: %s\n", cpus[i],
+				       reports[i].error[0] ? reports[i].error : "killed");
+			good = false;
+		} else if (reports[i].traps < 10 * rounds) {
+			ksft_print_msg("CPU %u: only %lu traps\n", cpus[i], reports[i].traps);
+			good = false;
+		}
+	}
+	ksft_print_msg("%s: tp 0x%lx, %d CPUs, traps: %lu\n", target->name, target->tp, count,
+		       traps);
+	if (target->watched) {
+		if (!read_target(after) || memcmp(after, target->before, WATCHED)) {
+			ksft_print_msg("what is at 0x%lx has changed\n", target->tp);
+			good = false;
+		}
+	}
+	return good;
+}
+
+int main(int argc, char **argv)
+{
+	static unsigned int cpus[MAX_CPUS];
+	struct report *reports;
+	int count;
+
+	ksft_print_header();
+	for (int i = 1; i < argc; i++) {
+		if (!parse_number(argv[i], "rounds", 1, 1000000, &rounds))
+			ksft_exit_fail_msg("%s: the only argument is rounds=NUMBER\n", argv[i]);
+	}
+	count = usable_cpus(cpus);
+	if (count <= 0)
+		ksft_exit_fail_perror("sched_getaffinity");
+	reports = shared_memory(count * sizeof(*reports));
+	if (!reports)
+		ksft_exit_fail_perror("cannot have memory");
+	find_targets();
+	ksft_set_plan(ARRAY_SIZE(targets));
+	for (target = targets; target < targets + ARRAY_SIZE(targets); target++) {
+		char name[64];
+
+		snprintf(name, sizeof(name), "user_tp_is_%s", target->name);
+		if (target->unknown) {
+			ksft_test_result_code(KSFT_SKIP, name, "%s", target->unknown);
+			continue;
+		}
+		ksft_test_result(run_target(reports, cpus, count), "%s\n", name);
+	}
+	ksft_finished();
+}
