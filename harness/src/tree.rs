@@ -29,6 +29,9 @@ pub const BASE_TAG: &str = "lazymap-base";
 /// Branch with the series; a developer may work on it.
 pub const BRANCH: &str = "series";
 
+/// Commits that are not of the series are kept under this.
+const SCRATCH: &str = "refs/lazymap/";
+
 /// What is remembered about a tree, in its `.git` folder so that both go together.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 struct State {
@@ -228,6 +231,7 @@ impl Tree {
     pub fn open_from(source: &Source, options: &Options, base: &Base) -> Result<Self> {
         let mut tree = Self::base_only(source, options, base)?;
         tree.apply(&options.root.join(&base.linux.patches))?;
+        tree.leave_scratch()?;
         Ok(tree)
     }
 
@@ -417,6 +421,26 @@ impl Tree {
         self.state.checking_out = None;
         self.state.checked_out = commit.to_owned();
         self.save()
+    }
+
+    /// Keeps `commit`, which is not of the series, as `name`, until the next one of that name.
+    ///
+    /// # Errors
+    /// When git or the disk fails.
+    pub fn keep_scratch(&self, name: &str, commit: &str) -> Result<()> {
+        self.repo.run(["update-ref", &format!("{SCRATCH}{name}"), commit]).map(drop)
+    }
+
+    /// Checks the series out if an interrupted run left something else: whoever works there must not
+    /// find a kernel that is broken on purpose.
+    fn leave_scratch(&mut self) -> Result<()> {
+        let head = self.repo.run(["rev-parse", "HEAD"])?;
+        let left = self.repo.run(["for-each-ref", "--count=1", "--points-at", &head, SCRATCH])?;
+        if left.is_empty() && self.state.checking_out.is_none() {
+            return Ok(());
+        }
+        let tip = self.tip()?;
+        self.check_out(&tip)
     }
 
     /// The commits of the series, oldest first, up to `tip`.

@@ -147,8 +147,7 @@ impl Lab {
         config: &Config,
     ) -> Result<Kernel> {
         let commit = crate::tree::am(&self.tree.repo, on, &[patch.to_owned()])?;
-        // Nothing else points to it, and git must not throw it away while it is checked out.
-        self.tree.repo.run(["update-ref", &format!("refs/lazymap/{name}"), &commit])?;
+        self.tree.keep_scratch(name, &commit)?;
         let inner = |path: &String| {
             (path.ends_with(".c") || path.ends_with(".S")) && !path.starts_with("tools/") && !path.starts_with("rust/")
         };
