@@ -61,6 +61,8 @@ run_program()
 	exec "$DIR/$program" "$@"
 }
 
+module_runs=0
+
 # run_module TEST NAME [PARAMETER=VALUE...]: one test case, with the module's
 # own ones as subtests. The module loads only if it passes.
 run_module()
@@ -69,12 +71,13 @@ run_module()
 	shift 2
 
 	# The kernel's log is not ours to clear: print what follows this line.
-	start="$module: start of test $$"
+	module_runs=$((module_runs + 1))
+	start="$module: start of test $$.$module_runs"
 	echo "$start" > /dev/kmsg
 	insmod "$DIR/test_modules/$module.ko" "$@"
 	status=$?
 	# Some insmod try again in another way, so the tests may have run twice.
-	log="$(dmesg | sed -n "/$start/,\$s/^\(\[[^]]*\] *\)*$module: //p" |
+	log="$(dmesg | sed -n "/$start\$/,\$s/^\(\[[^]]*\] *\)*$module: //p" |
 	       sed -e 1d -e '/^# Totals: /q')"
 	echo "$log" | sed -E -e 's/^(KTAP |1\.\.|ok |not ok |# )/  \1/' -e t -e 's/^/# /'
 	totals="$(echo "$log" | grep '^# Totals: ')"

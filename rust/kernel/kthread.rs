@@ -64,16 +64,96 @@ const POLL: Delta = Delta::from_millis(1);
 /// # Ok::<(), Error>(())
 /// ```
 pub fn on_each_cpu<F: Fn(CpuId) + Sync>(f: F, watch: impl FnMut()) -> Result {
+    on_each_cpu_of_group(|member| f(member.cpu), watch)
+}
+
+/// One of the threads of [`on_each_cpu_of_group()`].
+#[derive(Clone, Copy, Debug)]
+pub struct Member {
+    /// The CPU that the thread is bound to.
+    pub cpu: CpuId,
+    /// Its number, from 0.
+    pub number: u32,
+    /// Number of threads.
+    pub count: u32,
+}
+
+/// Does what [`on_each_cpu()`] does, and tells each thread how many there are.
+///
+/// For threads that wait for each other. All of them have been created when the first one runs.
+///
+/// # Context
+///
+/// Process context. Sleeps.
+///
+/// # Errors
+///
+/// As for [`on_each_cpu()`].
+///
+/// # Examples
+///
+/// ```
+/// use kernel::kthread;
+/// use kernel::sync::atomic::{Atomic, Full, Relaxed};
+///
+/// let arrived = Atomic::new(0u32);
+/// kthread::on_each_cpu_of_group(
+///     |member| {
+///         arrived.fetch_add(1, Full);
+///         while arrived.load(Relaxed) < member.count {
+///             core::hint::spin_loop();
+///         }
+///     },
+///     || {},
+/// )?;
+/// # Ok::<(), Error>(())
+/// ```
+pub fn on_each_cpu_of_group<F: Fn(Member) + Sync>(f: F, watch: impl FnMut()) -> Result {
     let _cpus = CpusReadLock::new();
     // SAFETY: The mask is valid at all times, and does not change while the lock is held.
     let online = unsafe { Cpumask::from_raw(&raw const bindings::__cpu_online_mask) };
-    run(
-        (0..nr_cpu_ids())
-            .filter_map(CpuId::from_u32)
-            .filter(|cpu| online.test(*cpu)),
-        f,
-        watch,
-    )
+    let cpus = (0..nr_cpu_ids())
+        .filter_map(CpuId::from_u32)
+        .filter(|cpu| online.test(*cpu));
+    let count = online.weight();
+    let members = (0..count).zip(cpus).map(|(number, cpu)| {
+        let member = Member { cpu, number, count };
+        (member, Some(cpu))
+    });
+    run(members, f, watch)
+}
+
+/// Runs `f` once with each number below `count`, each time in a new thread, and waits.
+///
+/// The threads are bound to no CPU, and CPUs may come and go. Otherwise see [`on_each_cpu()`].
+///
+/// # Context
+///
+/// Process context. Sleeps.
+///
+/// # Errors
+///
+/// As for [`on_each_cpu()`].
+///
+/// # Examples
+///
+/// ```
+/// use kernel::kthread;
+/// use kernel::sync::atomic::{Atomic, Relaxed};
+///
+/// let sum = Atomic::new(0u32);
+/// kthread::on_any_cpu(
+///     4,
+///     |number| {
+///         sum.fetch_add(number, Relaxed);
+///     },
+///     || {},
+/// )?;
+/// assert_eq!(sum.load(Relaxed), 6);
+/// # Ok::<(), Error>(())
+/// ```
+pub fn on_any_cpu<F: Fn(u32) + Sync>(count: u32, f: F, watch: impl FnMut()) -> Result {
+    run((0..count).map(|number| (number, None)), f, watch)
 }
 
 /// Runs `f` in a new thread that is bound to `cpu`, and waits.
@@ -105,20 +185,26 @@ pub fn on_cpu<F: Fn(CpuId) + Sync>(cpu: CpuId, f: F, watch: impl FnMut()) -> Res
     if !online.test(cpu) {
         return Err(ENXIO);
     }
-    run(core::iter::once(cpu), f, watch)
+    run(core::iter::once((cpu, Some(cpu))), f, watch)
 }
 
-/// Runs `f` on all of `cpus`, which must stay online.
-fn run<F: Fn(CpuId) + Sync>(
-    cpus: impl Iterator<Item = CpuId> + Clone,
+/// Runs `f` in a thread for each of `items`: what it gets, and the CPU that the thread is bound to,
+/// which must stay online.
+fn run<T: Copy + Sync, F: Fn(T) + Sync>(
+    items: impl Iterator<Item = (T, Option<CpuId>)> + Clone,
     f: F,
     mut watch: impl FnMut(),
 ) -> Result {
-    let count = cpus.clone().count();
+    let count = items.clone().count();
     let mut calls = KVec::with_capacity(count, GFP_KERNEL)?;
-    for cpu in cpus {
-        let done = Atomic::new(0);
-        calls.push(Call { f: &f, cpu, done }, GFP_KERNEL)?;
+    for (item, cpu) in items {
+        let call = Call {
+            f: &f,
+            item,
+            cpu,
+            done: Atomic::new(0),
+        };
+        calls.push(call, GFP_KERNEL)?;
     }
     let mut threads = KVec::with_capacity(count, GFP_KERNEL)?;
     for call in &calls {
@@ -137,9 +223,10 @@ fn run<F: Fn(CpuId) + Sync>(
 }
 
 /// What a thread gets to know.
-struct Call<'a, F> {
+struct Call<'a, T, F> {
     f: &'a F,
-    cpu: CpuId,
+    item: T,
+    cpu: Option<CpuId>,
     /// Not 0 once `f` has returned.
     done: Atomic<i32>,
 }
@@ -148,30 +235,31 @@ struct Call<'a, F> {
 ///
 /// # Invariants
 ///
-/// `task` is a kernel thread that was created for `call::<F>()`, of which we own a reference.
-struct Thread<'a, F: Fn(CpuId) + Sync> {
+/// `task` is a kernel thread that was created for `call::<T, F>()`, of which we own a reference.
+struct Thread<'a, T: Copy + Sync, F: Fn(T) + Sync> {
     task: NonNull<bindings::task_struct>,
-    _call: &'a Call<'a, F>,
+    _call: &'a Call<'a, T, F>,
 }
 
-impl<'a, F: Fn(CpuId) + Sync> Thread<'a, F> {
-    fn new(call_data: &'a Call<'a, F>) -> Result<Self> {
-        // SAFETY: `call::<F>()` may be run with the pointer until the thread has been stopped, which
+impl<'a, T: Copy + Sync, F: Fn(T) + Sync> Thread<'a, T, F> {
+    fn new(call_data: &'a Call<'a, T, F>) -> Result<Self> {
+        // SAFETY: `call::<T, F>()` may be run with the pointer until the thread has been stopped, which
         // `drop()` does within the lifetime of the borrow. This type is private and never leaked.
-        // The name fits the format.
+        // The name is no format.
         let task = from_err_ptr(unsafe {
             bindings::kthread_create_on_node(
-                Some(call::<F>),
+                Some(call::<T, F>),
                 core::ptr::from_ref(call_data).cast_mut().cast(),
                 bindings::NUMA_NO_NODE,
-                c"rust/%u".as_char_ptr(),
-                call_data.cpu.as_u32(),
+                c"rust-call".as_char_ptr(),
             )
         })?;
         // SAFETY: The thread was created and does not run yet, so it is there, and can be bound.
         unsafe {
             bindings::get_task_struct(task);
-            bindings::kthread_bind(task, call_data.cpu.as_u32());
+            if let Some(cpu) = call_data.cpu {
+                bindings::kthread_bind(task, cpu.as_u32());
+            }
         }
         // INVARIANT: As above.
         Ok(Self {
@@ -186,7 +274,7 @@ impl<'a, F: Fn(CpuId) + Sync> Thread<'a, F> {
     }
 }
 
-impl<F: Fn(CpuId) + Sync> Drop for Thread<'_, F> {
+impl<T: Copy + Sync, F: Fn(T) + Sync> Drop for Thread<'_, T, F> {
     fn drop(&mut self) {
         // SAFETY: By the type invariant. Waits until the thread has exited, or keeps it from calling
         // its function if it has not been started.
@@ -196,11 +284,11 @@ impl<F: Fn(CpuId) + Sync> Drop for Thread<'_, F> {
 
 /// # Safety
 ///
-/// `data` must point to a `Call<'_, F>` that stays valid until this returns.
-unsafe extern "C" fn call<F: Fn(CpuId) + Sync>(data: *mut c_void) -> c_int {
+/// `data` must point to a `Call<'_, T, F>` that stays valid until this returns.
+unsafe extern "C" fn call<T: Copy + Sync, F: Fn(T) + Sync>(data: *mut c_void) -> c_int {
     // SAFETY: By the safety requirements.
-    let call = unsafe { &*data.cast_const().cast::<Call<'_, F>>() };
-    (call.f)(call.cpu);
+    let call = unsafe { &*data.cast_const().cast::<Call<'_, T, F>>() };
+    (call.f)(call.item);
     call.done.store(1, Release);
     0
 }

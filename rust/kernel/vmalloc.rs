@@ -28,6 +28,8 @@ use crate::{
 };
 use core::ptr::NonNull;
 
+pub mod mapping;
+
 /// Number of 64-bit words in a page.
 pub const WORDS_PER_PAGE: usize = PAGE_SIZE / size_of::<u64>();
 

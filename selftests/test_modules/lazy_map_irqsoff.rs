@@ -117,20 +117,17 @@ impl Seen {
 fn allocated_with_interrupts_disabled(test: &Test) -> kselftest::Result {
     let rounds = module_parameters::rounds.value();
     let seen = Seen::new();
-    let online = Atomic::new(0u32);
-    smp::on_each_cpu(|_| {
-        online.fetch_add(1, Relaxed);
-    })?;
     let started = Atomic::new(0u32);
 
-    kthread::on_each_cpu(
-        |cpu| {
+    kthread::on_each_cpu_of_group(
+        |member| {
+            let cpu = member.cpu;
             for round in 0..rounds {
                 let word = pattern(cpu, round);
                 // CPUs that are in the same round meet with interrupts enabled, so that they are
                 // without at the same time.
                 started.fetch_add(1, Full);
-                while started.load(Relaxed) < (round + 1) * online.load(Relaxed) {
+                while started.load(Relaxed) < (round + 1) * member.count {
                     core::hint::spin_loop();
                 }
                 let interrupts = local_interrupt_disable();

@@ -1,0 +1,324 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Words at new addresses, mapped in each of the ways that the kernel has.
+//!
+//! What a driver needs has better interfaces: [`VVec`](crate::alloc::VVec),
+//! [`IoMem`](crate::io::mem::IoMem). These here are for tests of the mappings themselves.
+//!
+//! C headers: [`include/linux/vmalloc.h`](srctree/include/linux/vmalloc.h),
+//! [`include/linux/percpu.h`](srctree/include/linux/percpu.h)
+
+use crate::{
+    bindings,
+    cpu::CpuId,
+    cpumask::Cpumask,
+    page::{
+        Page,
+        PAGE_SIZE, //
+    },
+    prelude::*,
+    sync::atomic::Atomic, //
+};
+use core::ptr::NonNull;
+
+use super::WORDS_PER_PAGE;
+
+/// Words at addresses of their own.
+///
+/// # Examples
+///
+/// ```
+/// use kernel::sync::atomic::Relaxed;
+/// use kernel::vmalloc::{mapping::Mapping, WORDS_PER_PAGE};
+///
+/// // Two pages, each of which is mapped twice.
+/// let mapping = Mapping::vmap(2, 4, |word| word as u64)?;
+/// let word = mapping.word(2 * WORDS_PER_PAGE + 5).ok_or(EINVAL)?;
+/// assert_eq!(word.load(Relaxed), 5);
+/// # Ok::<(), Error>(())
+/// ```
+///
+/// # Invariants
+///
+/// `words` initialised words are mapped at `start` until `drop()` undoes it in the way of `by`.
+pub struct Mapping {
+    start: NonNull<u64>,
+    words: usize,
+    by: Producer,
+    /// What is mapped, unless the mapping owns its pages.
+    _pages: KVec<Page>,
+}
+
+/// What made a mapping.
+enum Producer {
+    Vmap,
+    VmMapRam,
+    VmallocHuge,
+    #[cfg(CONFIG_HAS_IOMEM)]
+    Ioremap,
+}
+
+// SAFETY: Nothing of a mapping belongs to the task that created it.
+unsafe impl Send for Mapping {}
+
+// SAFETY: Words are atomics.
+unsafe impl Sync for Mapping {}
+
+impl Mapping {
+    /// Maps `count` pages with `vmap()`. There are `distinct` pages, mapped over and over again.
+    ///
+    /// Word `i` of them, before any repetition, is initialised to `fill(i)`.
+    ///
+    /// # Context
+    ///
+    /// May sleep.
+    ///
+    /// # Errors
+    ///
+    /// [`EINVAL`] when a number is 0 or too large for the kernel, [`ENOMEM`] when memory or
+    /// addresses are exhausted.
+    pub fn vmap(distinct: usize, count: usize, fill: impl Fn(usize) -> u64) -> Result<Self> {
+        let pages = allocate(distinct, fill)?;
+        Self::map(pages, count, Producer::Vmap, |pages, count| {
+            // SAFETY: There are `count` pages.
+            unsafe { bindings::vmap_kernel(pages, count) }
+        })
+    }
+
+    /// Maps `count` pages with `vm_map_ram()`, which has a faster way for few of them.
+    ///
+    /// See [`Self::vmap()`].
+    ///
+    /// # Context
+    ///
+    /// May sleep.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Self::vmap()`].
+    pub fn vm_map_ram(distinct: usize, count: usize, fill: impl Fn(usize) -> u64) -> Result<Self> {
+        let pages = allocate(distinct, fill)?;
+        Self::map(pages, count, Producer::VmMapRam, |pages, count| {
+            // SAFETY: There are `count` pages.
+            unsafe { bindings::vm_map_ram(pages, count, bindings::NUMA_NO_NODE) }
+        })
+    }
+
+    /// Allocates `count` pages with `vmalloc_huge()`, which uses large pages if it can. All words
+    /// are 0.
+    ///
+    /// # Context
+    ///
+    /// May sleep.
+    ///
+    /// # Errors
+    ///
+    /// [`EINVAL`] when `count` is 0 or too large for an address, [`ENOMEM`] when memory or addresses
+    /// are exhausted.
+    pub fn vmalloc_huge(count: usize) -> Result<Self> {
+        let size = count.checked_mul(PAGE_SIZE).ok_or(EINVAL)?;
+        if size == 0 {
+            return Err(EINVAL);
+        }
+        let flags = (GFP_KERNEL | __GFP_ZERO).as_raw();
+        // SAFETY: Always safe to call in a context that may sleep.
+        let start =
+            unsafe { bindings::vmalloc_huge_node_noprof(size, flags, bindings::NUMA_NO_NODE) };
+        // INVARIANT: The memory is ours, and zeroed.
+        Ok(Self {
+            start: NonNull::new(start.cast()).ok_or(ENOMEM)?,
+            words: count * WORDS_PER_PAGE,
+            by: Producer::VmallocHuge,
+            _pages: KVec::new(),
+        })
+    }
+
+    /// Maps a page of memory in the way in which registers of devices are mapped.
+    ///
+    /// Word `i` is initialised to `fill(i)`.
+    ///
+    /// # Context
+    ///
+    /// May sleep.
+    ///
+    /// # Errors
+    ///
+    /// [`ENOMEM`] when memory or addresses are exhausted.
+    #[cfg(CONFIG_HAS_IOMEM)]
+    pub fn ioremap(fill: impl Fn(usize) -> u64) -> Result<Self> {
+        let pages = allocate(1, fill)?;
+        Self::map(pages, 1, Producer::Ioremap, |pages, _count| {
+            // SAFETY: There is a page.
+            unsafe { bindings::ioremap_page(*pages) }
+        })
+    }
+
+    /// Has `count` pages mapped by `map`.
+    fn map(
+        pages: KVec<Page>,
+        count: usize,
+        by: Producer,
+        map: impl FnOnce(*mut *mut bindings::page, u32) -> *mut c_void,
+    ) -> Result<Self> {
+        // What the C functions do not check themselves.
+        if count == 0 || count > i32::MAX as usize / PAGE_SIZE {
+            return Err(EINVAL);
+        }
+        let mut list = KVVec::with_capacity(count, GFP_KERNEL)?;
+        for page in pages.iter().cycle().take(count) {
+            list.push(page.as_ptr(), GFP_KERNEL)?;
+        }
+        let start = map(list.as_mut_ptr(), u32::try_from(count)?);
+        // INVARIANT: All pages are initialised, and kept until the mapping is undone.
+        Ok(Self {
+            start: NonNull::new(start.cast()).ok_or(ENOMEM)?,
+            words: count * WORDS_PER_PAGE,
+            by,
+            _pages: pages,
+        })
+    }
+
+    /// Number of words.
+    pub fn words(&self) -> usize {
+        self.words
+    }
+
+    /// Word `index`, or [`None`] if there are not so many.
+    ///
+    /// # Context
+    ///
+    /// Any.
+    pub fn word(&self, index: usize) -> Option<&Atomic<u64>> {
+        if index >= self.words {
+            return None;
+        }
+        // SAFETY: By the type invariant there is such a word, until `self` is dropped. It is aligned,
+        // initialised and accessed through atomics only.
+        Some(unsafe { Atomic::from_ptr(self.start.as_ptr().add(index)) })
+    }
+}
+
+impl Drop for Mapping {
+    fn drop(&mut self) {
+        let start: *mut c_void = self.start.as_ptr().cast();
+        // SAFETY: By the type invariant. Nobody can have a word of it any more.
+        unsafe {
+            match self.by {
+                Producer::Vmap => bindings::vunmap(start),
+                Producer::VmMapRam => {
+                    bindings::vm_unmap_ram(start, (self.words / WORDS_PER_PAGE) as u32)
+                }
+                Producer::VmallocHuge => bindings::vfree(start),
+                #[cfg(CONFIG_HAS_IOMEM)]
+                Producer::Ioremap => bindings::iounmap(start),
+            }
+        }
+    }
+}
+
+/// Allocates pages of which word `i` is `fill(i)`.
+fn allocate(count: usize, fill: impl Fn(usize) -> u64) -> Result<KVec<Page>> {
+    if count == 0 {
+        return Err(EINVAL);
+    }
+    let mut pages = KVec::with_capacity(count, GFP_KERNEL)?;
+    for index in 0..count {
+        let page = Page::alloc_page(GFP_KERNEL)?;
+        for word in 0..WORDS_PER_PAGE {
+            let value = fill(index * WORDS_PER_PAGE + word);
+            // SAFETY: `value` is valid for reads, and nobody else knows the page yet.
+            unsafe {
+                page.write_raw(
+                    (&raw const value).cast(),
+                    word * size_of::<u64>(),
+                    size_of::<u64>(),
+                )
+            }?;
+        }
+        pages.push(page, GFP_KERNEL)?;
+    }
+    Ok(pages)
+}
+
+/// Words of which each possible CPU has its own.
+///
+/// # Examples
+///
+/// ```
+/// use kernel::cpu::CpuId;
+/// use kernel::sync::atomic::Relaxed;
+/// use kernel::vmalloc::mapping::PerCpuWords;
+///
+/// let words = PerCpuWords::new(16)?;
+/// let word = words.word(CpuId::current(), 3).ok_or(EINVAL)?;
+/// assert_eq!(word.load(Relaxed), 0);
+/// # Ok::<(), Error>(())
+/// ```
+///
+/// # Invariants
+///
+/// `start` is a per-CPU allocation of `words` initialised words that we own.
+pub struct PerCpuWords {
+    start: NonNull<c_void>,
+    words: usize,
+}
+
+// SAFETY: Nothing of it belongs to the task that created it.
+unsafe impl Send for PerCpuWords {}
+
+// SAFETY: Words are atomics.
+unsafe impl Sync for PerCpuWords {}
+
+impl PerCpuWords {
+    /// Allocates `words` words for each possible CPU. All are 0.
+    ///
+    /// # Context
+    ///
+    /// May sleep.
+    ///
+    /// # Errors
+    ///
+    /// [`EINVAL`] when there are none or more than 32 KiB of them, [`ENOMEM`] when memory is
+    /// exhausted.
+    pub fn new(words: usize) -> Result<Self> {
+        let size = words.checked_mul(size_of::<u64>()).ok_or(EINVAL)?;
+        // PCPU_MIN_UNIT_SIZE
+        if size == 0 || size > 32 << 10 {
+            return Err(EINVAL);
+        }
+        // SAFETY: Always safe to call in a context that may sleep.
+        let start =
+            unsafe { bindings::alloc_percpu_gfp(size, align_of::<u64>(), GFP_KERNEL.as_raw()) };
+        // INVARIANT: Per-CPU memory is zeroed.
+        Ok(Self {
+            start: NonNull::new(start).ok_or(ENOMEM)?,
+            words,
+        })
+    }
+
+    /// Word `index` of `cpu`, or [`None`] if there is no such CPU, or not so many words.
+    ///
+    /// # Context
+    ///
+    /// Any.
+    pub fn word(&self, cpu: CpuId, index: usize) -> Option<&Atomic<u64>> {
+        // SAFETY: The mask is valid at all times, and does not change.
+        let possible = unsafe { Cpumask::from_raw(&raw const bindings::__cpu_possible_mask) };
+        if index >= self.words || !possible.test(cpu) {
+            return None;
+        }
+        // SAFETY: The allocation is ours, and `cpu` is a possible one.
+        let start: *mut u64 =
+            unsafe { bindings::per_cpu_ptr(self.start.as_ptr(), cpu.as_u32()).cast() };
+        // SAFETY: By the type invariant there is such a word, until `self` is dropped. It is aligned,
+        // initialised and accessed through atomics only.
+        Some(unsafe { Atomic::from_ptr(start.add(index)) })
+    }
+}
+
+impl Drop for PerCpuWords {
+    fn drop(&mut self) {
+        // SAFETY: By the type invariant. Nobody can have a word of it any more.
+        unsafe { bindings::free_percpu(self.start.as_ptr()) };
+    }
+}

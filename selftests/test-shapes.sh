@@ -1,0 +1,12 @@
+#!/bin/sh
+# SPDX-License-Identifier: GPL-2.0
+#
+# Touch new mappings of all producers and sizes on all CPUs.
+
+. "$(dirname "$0")/functions.sh"
+
+ktap_print_header
+require_module lazy_map_shapes
+ktap_set_plan 1
+run_module new_mapping_of_each_shape_touched lazy_map_shapes "$@"
+ktap_finished

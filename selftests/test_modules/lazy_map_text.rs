@@ -1,0 +1,189 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Executes new code on CPUs that have never seen its mapping.
+//!
+//! Code that one CPU makes is executed on all others at once: page faults of instruction fetches,
+//! also of an instruction of which one half is on another page. Each page returns a number of its
+//! own.
+//!
+//! Loading the module runs the test, see `kernel::kselftest`.
+
+use core::arch::asm;
+use kernel::{
+    cpu::CpuId,
+    execmem::Text,
+    kselftest::{
+        self,
+        Test, //
+    },
+    kthread,
+    page::PAGE_SIZE,
+    prelude::*,
+    smp,
+    sync::atomic::{
+        Acquire,
+        Atomic,
+        Full,
+        Relaxed,
+        Release, //
+    },
+};
+
+kernel::kselftest! {
+    cases: [
+        executed_in_interrupt,
+        executed_by_running_threads,
+    ],
+    name: "lazy_map_text",
+    authors: ["lazymap"],
+    description: "Execute new code on CPUs that have never seen its mapping",
+    license: "GPL",
+    params: {
+        rounds: u32 {
+            default: 16,
+            range: 1..=1000000,
+            description: "Pieces of code that are made in each context",
+        },
+        pages: u32 {
+            default: 4,
+            range: 2..=256,
+            description: "Pages of a piece of code",
+        },
+    },
+}
+
+/// Instructions that return a number below 2048.
+fn function(number: u32) -> [u8; 8] {
+    let mut code = [0; 8];
+    // `li a0, number`, `ret`
+    code[..4].copy_from_slice(&(0x0000_0513 | number << 20).to_le_bytes());
+    code[4..].copy_from_slice(&0x0000_8067_u32.to_le_bytes());
+    code
+}
+
+/// Where function `number` is: two for each page but the last, one within, and one of which an
+/// instruction is on the next page as well.
+fn offset(number: usize) -> usize {
+    match number % 2 {
+        0 => number / 2 * PAGE_SIZE + 64,
+        _ => (number / 2 + 1) * PAGE_SIZE - 2,
+    }
+}
+
+/// What function `number` of the code that was made in `round` returns.
+fn value(round: u32, number: usize) -> u32 {
+    (round.wrapping_mul(31) + number as u32 * 7 + 1) % 2048
+}
+
+fn functions() -> usize {
+    2 * (module_parameters::pages.value() as usize - 1)
+}
+
+/// Makes a new piece of code.
+fn make(round: u32) -> Result<Text> {
+    let pages = module_parameters::pages.value() as usize;
+    let mut code = KVVec::from_elem(0u8, pages * PAGE_SIZE, GFP_KERNEL)?;
+    for number in 0..functions() {
+        let start = offset(number);
+        let place = code.get_mut(start..start + 8).ok_or(EINVAL)?;
+        place.copy_from_slice(&function(value(round, number)));
+    }
+    Text::new(&code)
+}
+
+/// Calls all functions of the code at `address`, on each CPU another one first.
+fn execute(test: &Test, address: usize, round: u32, cpu: CpuId, touches: &Atomic<u64>) {
+    for number in 0..functions() {
+        let number = (number + cpu.as_u32() as usize) % functions();
+        let found: u32;
+        // SAFETY: There is a function, and it changes nothing but a0 and the return address.
+        unsafe {
+            asm!(
+                "jalr {address}",
+                address = in(reg) address + offset(number),
+                out("a0") found,
+                out("ra") _,
+            )
+        };
+        test.expect_eq(
+            found,
+            value(round, number),
+            fmt!("function {number} on CPU {}", cpu.as_u32()),
+        );
+        touches.fetch_add(1, Relaxed);
+    }
+}
+
+/// Pieces of code that exist at once: to free one makes all CPUs forget their translations.
+const KEPT: usize = 64;
+
+/// Keeps `text`, or frees all that has been kept.
+fn keep(kept: &mut KVec<Text>, text: Text) -> Result {
+    if kept.len() == KEPT {
+        kept.clear();
+    }
+    kept.push(text, GFP_KERNEL)?;
+    Ok(())
+}
+
+/// On CPUs that are interrupted wherever they are.
+fn executed_in_interrupt(test: &Test) -> kselftest::Result {
+    let touches = Atomic::new(0u64);
+    let mut kept = KVec::new();
+    for round in 0..module_parameters::rounds.value() {
+        let text = make(round)?;
+        smp::call_function(|cpu| execute(test, text.address(), round, cpu, &touches))?;
+        // And on this one.
+        smp::on_each_cpu(|cpu| execute(test, text.address(), round, cpu, &touches))?;
+        keep(&mut kept, text)?;
+    }
+    test.report_some("touches", touches.load(Relaxed));
+    Ok(())
+}
+
+/// By threads that wait for it on all CPUs. One of them makes it.
+fn executed_by_running_threads(test: &Test) -> kselftest::Result {
+    let rounds = module_parameters::rounds.value();
+    let touches = Atomic::new(0u64);
+    // Where the code is, or 0 if it could not be made.
+    let address = Atomic::new(0usize);
+    let made = Atomic::new(0u32);
+    let done = Atomic::new(0u32);
+
+    kthread::on_each_cpu_of_group(
+        |member| {
+            let mut kept = KVec::new();
+            for round in 0..rounds {
+                let mut text = None;
+                if member.number == 0 {
+                    match make(round) {
+                        Ok(new) => text = Some(new),
+                        Err(error) => test.fail(fmt!("no code: {error:?}")),
+                    }
+                    address.store(text.as_ref().map_or(0, Text::address), Relaxed);
+                    // What a CPU learns of here has been announced to it.
+                    made.store(round + 1, Release);
+                }
+                while made.load(Acquire) <= round {
+                    core::hint::spin_loop();
+                }
+                match address.load(Relaxed) {
+                    0 => {}
+                    address => execute(test, address, round, member.cpu, &touches),
+                }
+                done.fetch_add(1, Full);
+                if let Some(text) = text {
+                    while done.load(Acquire) < (round + 1) * member.count {
+                        core::hint::spin_loop();
+                    }
+                    if let Err(error) = keep(&mut kept, text) {
+                        test.fail(fmt!("{error:?}"));
+                    }
+                }
+            }
+        },
+        || {},
+    )?;
+    test.report_some("touches", touches.load(Relaxed));
+    Ok(())
+}
