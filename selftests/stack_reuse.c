@@ -24,13 +24,17 @@
 
 #include "user.h"
 
-#define DEFAULT_ROUNDS	20
+#define DEFAULT_ROUNDS	40
 
-/* Times that a thread goes through all its ways into the kernel */
+/* The shortest ones: a good part of what they execute is the entry and the return */
+#define SYSTEM_CALLS	512
+
+/* Times that a thread goes through its other ways into the kernel */
 #define REPEAT		16
 
-/* Pages that a thread touches for the first time in user mode, and in the kernel */
-#define PAGES		(2 * REPEAT)
+/* Pages that it touches for the first time each time, and in all */
+#define NEW_PAGES	3
+#define PAGES		(NEW_PAGES * REPEAT)
 
 /* Long enough for a tick, even with CONFIG_HZ_100 */
 #define SPIN_NSEC	12000000
@@ -87,7 +91,7 @@ static unsigned long monotonic_nsec(void)
 /* A's pages, which are all new at the beginning of a round */
 static char *pages;
 
-/* Step 4: goes through the kernel in all ways. */
+/* Step 4: goes through the kernel in all ways, at first without a fence. */
 static void use_stack(void *unused)
 {
 	const pid_t pid = getpid();
@@ -96,19 +100,20 @@ static void use_stack(void *unused)
 	(void)unused;
 	if (!move_to(shared->cpu))
 		return;
-	for (unsigned int i = 0; i < REPEAT; i++) {
-		char *page = pages + 2 * i * PAGE_SIZE;
-
+	for (unsigned int i = 0; i < SYSTEM_CALLS; i++) {
 		if (getpid() != pid)
 			complain("getpid() is not %d any more", pid);
-		if (page[i] != 0)
-			complain("a new page is not empty");
+	}
+	traps += SYSTEM_CALLS;
+	for (unsigned int i = 0; i < REPEAT; i++) {
+		char *page = pages + i * NEW_PAGES * PAGE_SIZE;
+
+		/* Page faults from user mode, and from the kernel, after a system call */
 		page[i] = i + 1;
 		page += PAGE_SIZE;
 		if (syscall(__NR_uname, page) || strncmp(page, "Linux", 5))
 			complain("uname() gives no result: errno %d", errno);
-		/* The system call to get there, one each, and a fault in the last */
-		traps += 4;
+		traps += 3;
 	}
 	/* No system calls: what comes is an interrupt. */
 	start = monotonic_nsec();
@@ -118,8 +123,16 @@ static void use_stack(void *unused)
 		traps++;
 	} while (monotonic_nsec() - start < SPIN_NSEC);
 	for (unsigned int i = 0; i < REPEAT; i++) {
-		if (pages[2 * i * PAGE_SIZE + i] != (char)(i + 1))
+		char *page = pages + i * NEW_PAGES * PAGE_SIZE;
+
+		if (page[i] != (char)(i + 1))
 			complain("a page has lost what was written to it");
+		/* Read first, it is the page of zeroes that all share until it is written. */
+		page += 2 * PAGE_SIZE;
+		if (page[i] != 0)
+			complain("a new page is not empty");
+		page[i] = i + 1;
+		traps += 2;
 	}
 	shared->traps += traps;
 }
@@ -131,6 +144,16 @@ static void map_pages(void)
 		complain("cannot map memory: errno %d", errno);
 }
 
+/*
+ * After fork() a page is copied when it is written to for the first time, and all
+ * harts on which the process has been fence. Not when it matters.
+ */
+static void own_memory(void *memory, size_t size)
+{
+	memset(memory, 0xff, size);
+	errno = 0;
+}
+
 /* Process A: does what it is told to. */
 static void __attribute__((noreturn)) be_a(void)
 {
@@ -140,8 +163,7 @@ static void __attribute__((noreturn)) be_a(void)
 		     MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 	if (pages == MAP_FAILED)
 		complain("cannot map memory: errno %d", errno);
-	/* So that there is no need to make its own copy later */
-	memset(&thread, 0xff, sizeof(thread));
+	own_memory(&thread, sizeof(thread));
 	for (;;) {
 		unsigned int command = wait_until_not(&shared->command, IDLE);
 
@@ -196,6 +218,7 @@ static void __attribute__((noreturn)) be_b(bool reused)
 {
 	static struct thread sitting[2], thread;
 
+	own_memory(&thread, sizeof(thread));
 	for (unsigned int i = 0; i < ARRAY_SIZE(sitting); i++) {
 		if (start_thread(&sitting[i], sit, NULL))
 			complain("cannot start a thread: errno %d", errno);
@@ -203,7 +226,6 @@ static void __attribute__((noreturn)) be_b(bool reused)
 	if (reused) {
 		unsigned int tid;
 
-		memset(&thread, 0xff, sizeof(thread));
 		if (start_thread(&thread, use_stack_as_b, NULL)) {
 			complain("cannot start a thread: errno %d", errno);
 		} else {

@@ -19,17 +19,16 @@ range_of()
 }
 
 # try_range START END: try a probe at every even address. Sets $tried to the number
-# of addresses, $accepted to their offsets; these probes are left there.
+# of addresses, $accepted to offsets in bytes; these probes are left there.
 try_range()
 {
 	tried=0
 	accepted=
 	address=$((0x$1))
 	while [ "$address" -lt $((0x$2)) ]; do
-		offset=$(printf %x $((address - 0x$1)))
-		if printf 'p:%s/at_%s 0x%x\n' $group "$offset" "$address" \
+		if printf 'p:%s/at_%x 0x%x\n' $group $((address - 0x$1)) "$address" \
 				>> "$tracing/kprobe_events" 2> /dev/null; then
-			accepted="$accepted 0x$offset"
+			accepted="$accepted $((address - 0x$1))"
 		fi
 		tried=$((tried + 1))
 		address=$((address + 2))

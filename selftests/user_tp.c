@@ -18,7 +18,9 @@
 
 #include "user.h"
 
-#define DEFAULT_ROUNDS	50
+/* On all CPUs together, if the rounds are not given, but some on each of them */
+#define ALL_ROUNDS	200
+#define FEWEST_ROUNDS	5
 
 /* Bytes at the chosen address that are compared, more than a thread_info has */
 #define WATCHED		512
@@ -27,6 +29,9 @@
 #define ALARMS		5
 #define ALARM_USEC	2000
 #define ALARM_SECONDS	20
+
+/* CPUs on which threads use new stacks, beside the first one */
+#define THREADS		64
 
 /* An unmapped address of the kernel, in the guard page at the very top */
 #define KERNEL_ADDRESS	-2048UL
@@ -41,9 +46,11 @@ struct target {
 	unsigned char before[WATCHED];
 };
 
-/* What the workers tell the process that started them, one of each per CPU */
+/* What the workers tell the process that started them: one per CPU, one for threads */
 struct report {
 	unsigned long traps;
+	/* Set if the CPU was, when the worker wanted to go there */
+	bool offline;
 	char error[160];
 };
 
@@ -62,7 +69,7 @@ static struct target targets[] = {
 enum { OWN_PAGE = 4, OWN_PAGE_IN_KERNEL, KERNEL_TEXT, INIT_TASK, KERNEL_STACK };
 
 static int kcore = -1;
-static unsigned long rounds = DEFAULT_ROUNDS;
+static unsigned long rounds;
 
 /* Of a worker */
 static const struct target *target;
@@ -116,13 +123,23 @@ static void __attribute__((format(printf, 1, 2), noreturn)) fail(const char *for
 	_exit(KSFT_FAIL);
 }
 
+/* Moves this thread; false if the CPU is offline, as others may take it there meanwhile. */
+static bool go_to(unsigned int cpu)
+{
+	if (!run_on_cpu(cpu))
+		return true;
+	if (errno != EINVAL)
+		fail("cannot run on CPU %u: errno %d", cpu, errno);
+	return false;
+}
+
 static void check_tp(const char *after)
 {
 	unsigned long tp = read_tp();
 
 	if (tp != target->tp)
 		fail("tp is 0x%lx after %s, 0x%lx before", tp, after, target->tp);
-	report->traps++;
+	__atomic_fetch_add(&report->traps, 1, __ATOMIC_RELAXED);
 }
 
 static void on_signal(int signal, siginfo_t *info, void *context)
@@ -212,8 +229,13 @@ static void work(unsigned int cpu)
 	const pid_t pid = getpid();
 	volatile char *page;
 
-	if (run_on_cpu(cpu))
-		fail("cannot run on CPU %u: errno %d", cpu, errno);
+	/* Before signals may come, because they are to find it */
+	asm volatile ("mv tp, %0" : : "r" (target->tp));
+
+	if (!go_to(cpu)) {
+		report->offline = true;
+		_exit(KSFT_PASS);
+	}
 	page = mmap(NULL, 2 * PAGE_SIZE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1,
 		    0);
 	if (page == MAP_FAILED || munmap((char *)page + PAGE_SIZE, PAGE_SIZE))
@@ -224,8 +246,6 @@ static void work(unsigned int cpu)
 	}
 	if (syscall(__NR_setitimer, 0 /* ITIMER_REAL */, &often, NULL))
 		fail("setitimer: errno %d", errno);
-
-	asm volatile ("mv tp, %0" : : "r" (target->tp));
 
 	for (unsigned long round = 0; round < rounds; round++) {
 		if (getpid() != pid)
@@ -255,6 +275,62 @@ static void work(unsigned int cpu)
 		check_tp("a system call that stores to a new page");
 	}
 	wait_for_alarms();
+	_exit(KSFT_PASS);
+}
+
+/* Set when all threads have their stacks. */
+static unsigned int released;
+
+static void sit(void *unused)
+{
+	(void)unused;
+	wait_until_not(&released, 0);
+}
+
+static void work_on_new_stack(void *cpu)
+{
+	const pid_t pid = getpid();
+
+	/* By the time that it is there, what the hart knows of the stack may be outdated. */
+	go_to((unsigned long)cpu);
+	for (unsigned long round = 0; round < rounds; round++) {
+		if (getpid() != pid)
+			fail("getpid() is not %d any more", pid);
+		check_tp("a system call");
+	}
+}
+
+/*
+ * A kernel stack of which the hart has a stale translation makes the first trap
+ * from user mode fault once more while sscratch holds the process's tp. So there
+ * are threads that use stacks for the first time on CPUs that the process has
+ * been on before; see stack_reuse.c.
+ */
+static void __attribute__((noreturn)) work_in_threads(const unsigned int *cpus, int count)
+{
+	static struct thread sitting[2], threads[THREADS];
+
+	/* A first write copies the page, and makes all CPUs fence: not later. */
+	memset(sitting, 0, sizeof(sitting));
+	memset(threads, 0, sizeof(threads));
+	released = 0;
+	errno = 0;
+	for (int i = count - 1; i >= 0; i--)
+		go_to(cpus[i]);
+	asm volatile ("mv tp, %0" : : "r" (target->tp));
+	/* These take the kernel stacks that are in store. */
+	for (unsigned int i = 0; i < ARRAY_SIZE(sitting); i++) {
+		if (start_thread(&sitting[i], sit, NULL))
+			fail("cannot start a thread: errno %d", errno);
+	}
+	for (int i = 1; i < count && i <= THREADS; i++) {
+		if (start_thread(&threads[i - 1], work_on_new_stack,
+				 (void *)(unsigned long)cpus[i]))
+			fail("cannot start a thread: errno %d", errno);
+	}
+	for (int i = 0; i < THREADS; i++)
+		end_of_thread(&threads[i]);
+	wake(&released, 1);
 	_exit(KSFT_PASS);
 }
 
@@ -448,15 +524,37 @@ static bool read_target(unsigned char *buffer)
 	return read_kernel(target->tp, buffer, WATCHED);
 }
 
+/* Waits for a worker; says whether all is well with it. */
+static bool ended(pid_t pid, const char *name, const struct report *from, unsigned long traps)
+{
+	int status;
+
+	while (waitpid(pid, &status, 0) < 0) {
+		if (errno != EINTR)
+			ksft_exit_fail_perror("waitpid");
+	}
+	if (!WIFEXITED(status) || WEXITSTATUS(status) || from->error[0]) {
+		ksft_print_msg("%s: %s\n", name, from->error[0] ? from->error : "killed");
+		return false;
+	}
+	if (from->offline) {
+		ksft_print_msg("%s: offline\n", name);
+	} else if (from->traps < traps) {
+		ksft_print_msg("%s: only %lu traps\n", name, from->traps);
+		return false;
+	}
+	return true;
+}
+
 /* One case: all CPUs at once, so that they have the chance to mix up each other's */
 static bool run_target(struct report *reports, const unsigned int *cpus, int count)
 {
 	unsigned char after[WATCHED];
 	unsigned long traps = 0;
-	pid_t pids[MAX_CPUS];
+	static pid_t pids[MAX_CPUS];
 	bool good = true;
 
-	memset(reports, 0, count * sizeof(*reports));
+	memset(reports, 0, (count + 1) * sizeof(*reports));
 	if (target->watched && !read_target(targets[target - targets].before)) {
 		ksft_print_msg("cannot read 0x%lx of the kernel\n", target->tp);
 		return false;
@@ -470,21 +568,25 @@ static bool run_target(struct report *reports, const unsigned int *cpus, int cou
 			work(cpus[i]);
 	}
 	for (int i = 0; i < count; i++) {
-		int status;
+		char name[16];
 
-		while (waitpid(pids[i], &status, 0) < 0) {
-			if (errno != EINTR)
-				ksft_exit_fail_perror("waitpid");
-		}
+		snprintf(name, sizeof(name), "CPU %u", cpus[i]);
+		good &= ended(pids[i], name, &reports[i], 10 * rounds);
 		traps += reports[i].traps;
-		if (!WIFEXITED(status) || WEXITSTATUS(status)) {
-			ksft_print_msg("CPU %u: %s\n", cpus[i],
-				       reports[i].error[0] ? reports[i].error : "killed");
-			good = false;
-		} else if (reports[i].traps < 10 * rounds) {
-			ksft_print_msg("CPU %u: only %lu traps\n", cpus[i], reports[i].traps);
-			good = false;
-		}
+	}
+	if (count > 1) {
+		report = &reports[count];
+		pids[0] = fork();
+		if (pids[0] < 0)
+			ksft_exit_fail_perror("fork");
+		if (!pids[0])
+			work_in_threads(cpus, count);
+		good &= ended(pids[0], "threads", report, rounds);
+		traps += report->traps;
+	}
+	if (!traps) {
+		ksft_print_msg("there was no trap\n");
+		good = false;
 	}
 	ksft_print_msg("%s: tp 0x%lx, %d CPUs, traps: %lu\n", target->name, target->tp, count,
 		       traps);
@@ -511,7 +613,9 @@ int main(int argc, char **argv)
 	count = usable_cpus(cpus);
 	if (count <= 0)
 		ksft_exit_fail_perror("sched_getaffinity");
-	reports = shared_memory(count * sizeof(*reports));
+	if (!rounds)
+		rounds = count < ALL_ROUNDS / FEWEST_ROUNDS ? ALL_ROUNDS / count : FEWEST_ROUNDS;
+	reports = shared_memory((count + 1) * sizeof(*reports));
 	if (!reports)
 		ksft_exit_fail_perror("cannot have memory");
 	find_targets();
