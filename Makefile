@@ -42,7 +42,7 @@ help:
 	@echo
 	@echo 'KSRC=path   use that kernel tree (git clone or unpacked tarball); it is never written to'
 	@echo 'OUT=path    folder for everything generated [out]'
-	@echo 'BASE=7.3    kernel version whose patches are meant; there is only one so far'
+	@echo 'BASE=7.2    kernel version whose patches are meant, of those in base.toml; make series: each [7.3]'
 	@echo
 	@echo 'make ends with 2 whatever went wrong, and names the exit code of the tool in its last line.'
 	@echo 'To get at that code call the tool itself: harness/lazymap demo'

@@ -26,7 +26,8 @@ const NOT_FOR_TESTS: &[&str] =
     &["KSRC", "BASE", "LAZYMAP_OUT", "LAZYMAP_SILENCE", "LAZYMAP_TIMEOUT", "MAKEFLAGS", "MAKELEVEL", "MFLAGS"];
 
 /// Runs the tool's own tests, the checks of the series, the demo's matrix, and the scenarios and
-/// controls: all of them if it is a `full` check, otherwise those that are meant for every check. The
+/// controls: all of them, and the patches for every base, if it is a `full` check, otherwise those that
+/// are meant for every check. The
 /// last line that is printed is `N passed, N failed, N skipped`.
 ///
 /// # Errors
@@ -54,12 +55,10 @@ pub fn run(opts: &Options, full: bool) -> Result<Outcome> {
         Ok(outcome) => tally.outcome.add(outcome),
         Err(error) => tally.error("litmus", &error.message),
     }
-    match series::check(opts) {
-        Ok(results) if results.is_empty() => tally.error("series", "nothing was checked"),
-        Ok(results) => results.iter().for_each(|r| match r.ok {
-            true => tally.ok(&r.name),
-            false => tally.not_ok(&r.name, &r.detail),
-        }),
+    // The tree of another base is a download of its own.
+    let bases = if full { opts.bases() } else { Ok(vec![opts.clone()]) };
+    match bases {
+        Ok(bases) => bases.iter().for_each(|opts| checks_of_series(opts, &mut tally)),
         Err(error) => tally.error("series", &error.message),
     }
     match workbench::prepare(opts) {
@@ -75,6 +74,18 @@ pub fn run(opts: &Options, full: bool) -> Result<Outcome> {
     }
     println!("{}", tally.outcome);
     Ok(tally.outcome)
+}
+
+/// The checks of the patches for one base.
+fn checks_of_series(opts: &Options, tally: &mut Tally) {
+    match series::check(opts) {
+        Ok(results) if results.is_empty() => tally.error("series", "nothing was checked"),
+        Ok(results) => results.iter().for_each(|r| match r.ok {
+            true => tally.ok(&r.name),
+            false => tally.not_ok(&r.name, &r.detail),
+        }),
+        Err(error) => tally.error("series", &error.message),
+    }
 }
 
 /// Runs and machines in `harness/machine/test.py`; fewer results mean that it broke off.

@@ -28,6 +28,8 @@ pub struct Options {
     pub ksrc: Option<PathBuf>,
     /// The kernel version that is meant, if it is not the first of `base.toml`.
     pub base: Option<String>,
+    /// No version was named: what is about the patches alone is about those of each.
+    pub every_base: bool,
     /// Parallel jobs of a build.
     pub jobs: usize,
     /// `series-check` builds every patch of the series alone as well.
@@ -38,6 +40,27 @@ impl Options {
     /// The folder called `name` for what depends on the kernel's version, below `out`.
     pub fn place(&self, name: &str) -> PathBuf {
         self.out.join(format!("{name}{}", self.suffix()))
+    }
+
+    /// The same for another kernel version of `base.toml`.
+    ///
+    /// # Errors
+    /// When that file is wrong.
+    pub fn with_base(&self, version: &str) -> Result<Self> {
+        let first = Base::load(&self.root)?.linux.version;
+        let base = Some(version.to_owned()).filter(|v| *v != first);
+        Ok(Self { base, every_base: false, ..self.clone() })
+    }
+
+    /// The same for each version that is meant.
+    ///
+    /// # Errors
+    /// When `base.toml` is wrong.
+    pub fn bases(&self) -> Result<Vec<Self>> {
+        if !self.every_base {
+            return Ok(vec![self.clone()]);
+        }
+        Base::load(&self.root)?.all.iter().map(|linux| self.with_base(&linux.version)).collect()
     }
 
     /// What [`Options::place`] adds: nothing, or `-VERSION`.
@@ -111,7 +134,8 @@ enum Verb {
         #[arg(long)]
         dry_run: bool,
     },
-    /// Writes the patches anew from the sources and the commits in the work tree
+    /// Writes the patches anew from the sources and the commits in the work tree, for each base or
+    /// the one that is named
     Series,
     /// Checks that the patches are up to date, apply and have no style problems
     SeriesCheck {
@@ -211,6 +235,7 @@ fn parse() -> Result<Option<(Options, Verb)>> {
     }
     let first = Base::load(&root)?;
     let named = cli.global.base.filter(|b| !b.is_empty());
+    let every_base = named.is_none();
     let base = named.filter(|b| *b != first.linux.version);
     if let Some(asked) = &base {
         first.choose(asked)?;
@@ -218,7 +243,7 @@ fn parse() -> Result<Option<(Options, Verb)>> {
     let ksrc = given(cli.global.ksrc).map(|p| absolute(&p)).transpose()?;
     let jobs = cli.global.jobs.map_or_else(cpus, usize::from);
     let build_each = matches!(cli.verb, Verb::SeriesCheck { build: true });
-    Ok(Some((Options { root, out, ksrc, base, jobs, build_each }, cli.verb)))
+    Ok(Some((Options { root, out, ksrc, base, every_base, jobs, build_each }, cli.verb)))
 }
 
 fn dispatch(options: &Options, verb: Verb) -> Result<u8> {
@@ -262,7 +287,9 @@ fn dispatch(options: &Options, verb: Verb) -> Result<u8> {
             outcome(&control::rows(&mut Lab::open(options)?, options, &which)?).exit()
         }
         Verb::Series => {
-            series::regenerate(options)?;
+            for options in options.bases()? {
+                series::regenerate(&options)?;
+            }
             Exit::Pass
         }
         Verb::SeriesCheck { .. } => {

@@ -148,10 +148,11 @@ pub fn check(options: &Options) -> Result<Vec<CheckResult>> {
     }
     let mut tree = Tree::base_only(&source, options, &base)?;
     let mut results = Vec::new();
+    let of = options.base.as_ref().map(|version| format!(" {version}")).unwrap_or_default();
     let mut result = |name: String, problem: std::result::Result<String, String>| {
         let ok = problem.is_ok();
         let detail = problem.unwrap_or_else(|why| why);
-        results.push(CheckResult { name: format!("series: {name}"), ok, detail });
+        results.push(CheckResult { name: format!("series{of}: {name}"), ok, detail });
     };
     // From nothing, every time: what an earlier run applied proves nothing about the files of now.
     let step = Step::start("git am on the base");

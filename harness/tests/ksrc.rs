@@ -31,6 +31,31 @@ fn another_version() {
 }
 
 #[test]
+fn a_second_base_has_patches_of_its_own() {
+    let lab = Lab::new();
+    let base = lab.repo().join("base.toml");
+    let text = fs::read_to_string(&base).unwrap();
+    let first = &text[text.find("[[linux]]").unwrap()..text.find("[qemu]").unwrap()];
+    let second = first.replace("\"7.3\"", "\"7.2\"").replace("patches/linux-7.3", "patches/linux-7.2");
+    write(&base, &text.replace("[qemu]", &format!("{second}[qemu]")));
+    let edited = lab.linux().join("Makefile");
+    edit(&edited, "PATCHLEVEL = 3", "PATCHLEVEL = 2");
+    git(&lab.linux(), &["commit", "-q", "-a", "-m", "7.2"]);
+    let check = |version: &str| {
+        let mut tool = lab.tool();
+        tool.env("KSRC", lab.linux()).env("BASE", version).arg("series-check");
+        said(&mut tool)
+    };
+    for version in ["", "7.3"] {
+        check(version).fails(2, &["is Linux 7.2.4", "for 7.3"]);
+    }
+    check("7.2").fails(2, &["patches/linux-7.2 has no patches"]);
+    fs::rename(lab.patches(), lab.repo().join("patches/linux-7.2")).unwrap();
+    check("7.2").passes();
+    check("6.1").fails(64, &["BASE=6.1", "7.3 and 7.2"]);
+}
+
+#[test]
 fn unreadable() {
     let lab = Lab::new();
     let linux = lab.linux();

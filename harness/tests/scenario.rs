@@ -11,6 +11,7 @@ use common::{Lab, Said, said, write};
 use lazymap::kernel::Compiler;
 use lazymap::machine::Irq;
 use lazymap::scenario::{self, Kind, Scenario, Seat, Which};
+use lazymap::trial::Expect;
 
 const DEFAULT: &str = "description = \"d\"\ncheck = true\n[machine]\nmodel = \"stale\"\n";
 
@@ -97,6 +98,8 @@ fn all_that_a_file_may_say() {
     assert_eq!((seat.limits.silence, seat.limits.total), (Duration::from_secs(100), Duration::from_secs(1000)));
     let trial = x.trial(seat).unwrap();
     assert_eq!((trial.name.as_str(), trial.kernel.as_str(), trial.scenario.as_deref()), ("x", "series", Some("x")));
+    assert!(matches!(&trial.tests[..], [(test, Expect::Survive)] if test == "test-trace.sh"));
+    assert_eq!((trial.require.len(), trial.limits), (1, seat.limits));
     // The guest ends a test before the machine is taken for dead.
     assert_eq!(trial.command_line(), "a=1 b lazymap.timeout=85 lazymap.tests=test-trace.sh");
     // All tests if none is named, and the kernel that everybody has.

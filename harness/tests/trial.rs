@@ -45,6 +45,7 @@ impl Bench {
             out: at("out"),
             ksrc: None,
             base: None,
+            every_base: true,
             jobs: 1,
             build_each: false,
         };
@@ -121,6 +122,9 @@ fn a_control_is_judged_by_a_whole_console() {
     let version = Some("^Linux version");
     assert_eq!(row(&well, caught(&[Sign::Warning], None, version, trace)).verdict, Verdict::Fail);
     assert_eq!(row(&well, caught(&[Sign::Warning], None, version, None)).verdict, Verdict::Pass);
+    // Nor is one of the tests any of the boot.
+    let done = Some("^lazymap: guest done");
+    assert_eq!(row(&well, caught(&[Sign::Warning], None, done, None)).verdict, Verdict::Fail);
     let report = "echo '[    0.100000] Linux version 7.3.4'; echo '[    0.200000] Oops [#1]'
 echo '[    0.300000] epc : handle_exception+0xa8/0x130'; echo '[    0.400000]  ra : other+0x1/0x2'\n";
     let oops = Bench::new(&format!("{report}{COUNTERS}"));
@@ -160,7 +164,8 @@ fn qemu_says_which_machines_it_takes() {
 fn another_base_has_folders_of_its_own() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().to_path_buf();
     let first = Base::load(&root).unwrap().linux.version;
-    let mut options = Options { root, out: "/out".into(), ksrc: None, base: None, jobs: 1, build_each: false };
+    let mut options =
+        Options { root, out: "/out".into(), ksrc: None, base: None, every_base: true, jobs: 1, build_each: false };
     let scenario = Config { name: "x".to_owned(), lines: "CONFIG_X=y\n".to_owned(), standalone: false };
     let places = |options: &Options| {
         let kernel = kernel::planned(options, "series", &scenario);
@@ -178,4 +183,11 @@ fn another_base_has_folders_of_its_own() {
     options.ksrc = Some("/linux".into());
     assert_eq!(places(&options)[..2], ["/out/build-ksrc-1.0", "/out/scenarios-ksrc-1.0/x"]);
     assert_ne!(first, "1.0");
+    // Without a version what is about patches alone is about those of each.
+    options.base = None;
+    let suffixes =
+        |options: &Options| -> Vec<String> { options.bases().unwrap().iter().map(Options::suffix).collect() };
+    assert_eq!(suffixes(&options), ["", "-7.2"]);
+    options.every_base = false;
+    assert_eq!(suffixes(&options), [""]);
 }

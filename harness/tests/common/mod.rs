@@ -31,6 +31,11 @@ impl Lab {
         let mut base = fs::read_to_string(real.join("base.toml")).unwrap();
         let line = base.lines().find(|l| l.starts_with("switch = ")).unwrap().to_owned();
         base = base.replace(&line, &format!("switch = \"{SWITCH}\""));
+        // The first kernel alone: the others are as many downloads.
+        let first = base.find("[[linux]]").unwrap() + 1;
+        if let Some(second) = base[first..].find("[[linux]]") {
+            base.replace_range(first + second..base.find("[qemu]").unwrap(), "");
+        }
         write(&root.join("base.toml"), &base);
         for file in ["harness/checkpatch.ignore", "harness/kernel.config"] {
             write(&root.join(file), &fs::read_to_string(real.join(file)).unwrap());
