@@ -89,8 +89,11 @@ static unsigned long second_pattern(unsigned int number)
 	return number ? ~first_pattern(number) & ~15UL : (unsigned long)second_break;
 }
 
+static unsigned long checks;
+
 static bool same(const char *what, unsigned long is, unsigned long want)
 {
+	checks++;
 	if (is != want)
 		ksft_print_msg("%s: 0x%lx, want 0x%lx\n", what, is, want);
 	return is == want;
@@ -369,5 +372,6 @@ int main(int argc, char **argv)
 	ksft_test_result(test_regset(), "registers_seen_by_tracer\n");
 	ksft_test_result(test_signal_frame(), "registers_in_signal_frame\n");
 	test_core("registers_in_core");
+	ksft_print_msg("checks: %lu\n", checks);
 	ksft_finished();
 }

@@ -53,7 +53,7 @@ refused()
 	fi
 	try_range "$3" "$4"
 	remove_probes
-	ktap_print_msg "$2: tried: $tried, accepted: $(count $accepted)"
+	ktap_print_msg "$2: accepted: $(count $accepted), checks: $tried"
 	if [ "$tried" -eq 0 ] || [ -n "$accepted" ]; then
 		ktap_print_msg "$2: accepted at offsets:$accepted"
 		ktap_test_fail "$1"
@@ -88,7 +88,7 @@ cat /proc/version > /dev/null
 hits=$(awk -v "group=$group" '$1 ~ "^(" group ":)?at_" { hits += $2 } END { print hits + 0 }' \
 	"$tracing/kprobe_profile")
 remove_probes
-ktap_print_msg "vfs_read: tried: $tried, accepted: $(count $accepted), hits: $hits"
+ktap_print_msg "vfs_read: accepted: $(count $accepted), hits: $hits, checks: $tried"
 if [ "$(count $accepted)" -gt 1 ] && [ "$hits" -gt 0 ]; then
 	ktap_test_pass probe_in_ordinary_function
 else
@@ -102,7 +102,7 @@ set -- $(range_of __memset)
 if [ $# -eq 2 ]; then
 	try_range "$1" "$(printf %x $((0x$1 + 16)))"
 	remove_probes
-	ktap_print_msg "__memset: tried: $tried, accepted: $(count $accepted)"
+	ktap_print_msg "__memset: accepted: $(count $accepted), checks: $tried"
 fi
 if [ $# -eq 2 ] && [ -n "$accepted" ]; then
 	ktap_test_pass probe_in_ordinary_asm

@@ -588,7 +588,7 @@ static bool run_target(struct report *reports, const unsigned int *cpus, int cou
 		ksft_print_msg("there was no trap\n");
 		good = false;
 	}
-	ksft_print_msg("%s: tp 0x%lx, %d CPUs, traps: %lu\n", target->name, target->tp, count,
+	ksft_print_msg("%s: tp 0x%lx, %d CPUs, checks: %lu\n", target->name, target->tp, count,
 		       traps);
 	if (target->watched) {
 		if (!read_target(after) || memcmp(after, target->before, WATCHED)) {

@@ -374,8 +374,8 @@ pub fn finish_results(bench: &Workbench, folder: &Path, rows: &[Row], reports: &
 pub struct Seen {
     /// Its own result and what it said about it.
     pub result: Option<(Status, Option<String>)>,
-    /// What it counted as touches of new mappings.
-    pub touches: Option<u64>,
+    /// What it counted: touches of new mappings, and other checks.
+    pub work: Option<u64>,
     /// What must not have been on the console while it ran.
     pub forbidden: Vec<Found>,
     /// All of the console while it ran, or from the guest being ready if it is the first.
@@ -435,7 +435,7 @@ impl Sight {
             });
             seen.push(Seen {
                 result: ended.map(|c| (c.status, c.reason.clone())),
-                touches: case.and_then(touches),
+                work: case.and_then(work),
                 forbidden: forbidden.cloned().collect(),
                 messages: share(from, to),
                 notes: case.map(|c| c.all_notes().into_iter().map(str::to_owned).collect()).unwrap_or_default(),
@@ -475,12 +475,14 @@ impl Sight {
     }
 }
 
-/// The sum of all `touches: N` in the diagnostics of a test.
-fn touches(case: &ktap::Case) -> Option<u64> {
-    let numbers = case.all_notes().into_iter().filter_map(|note| {
-        let (before, number) = note.rsplit_once("touches: ")?;
-        if before.is_empty() || before.ends_with(": ") { number.trim().parse::<u64>().ok() } else { None }
-    });
+/// The sum of all `touches: N` and `checks: N` in the diagnostics of a test.
+fn work(case: &ktap::Case) -> Option<u64> {
+    let number = |note: &str, what: &str| {
+        let (before, number) = note.rsplit_once(what)?;
+        if before.is_empty() || before.ends_with(' ') { number.trim().parse::<u64>().ok() } else { None }
+    };
+    let notes = case.all_notes();
+    let numbers = notes.iter().filter_map(|note| number(note, "touches: ").or_else(|| number(note, "checks: ")));
     numbers.reduce(u64::saturating_add)
 }
 
@@ -551,8 +553,8 @@ fn judge_test(expect: &Expect, seen: &Sight, own: &Seen, at: usize, running: usi
             own.forbidden.iter().map(|f| format!("line {} of the console must not be there: {}", f.line, f.text)),
         );
     }
-    if matches!(expect, Expect::Survive) && own.touches.unwrap_or(0) == 0 {
-        failures.push("the test says of no new mapping that it was touched".to_owned());
+    if matches!(expect, Expect::Survive) && own.work.unwrap_or(0) == 0 {
+        failures.push("the test says of nothing that it was touched or checked".to_owned());
     }
     match &seen.counters {
         Err(what) => errors.push(what.clone()),

@@ -42,7 +42,7 @@ fn counters(stale_hits: u64) -> Result<Option<Counters>, String> {
 }
 
 fn passed() -> Seen {
-    Seen { result: Some((Status::Pass, None)), touches: Some(100), seconds: 1.25, ..Seen::default() }
+    Seen { result: Some((Status::Pass, None)), work: Some(100), seconds: 1.25, ..Seen::default() }
 }
 
 fn with(status: Status, reason: &str) -> Seen {
@@ -50,7 +50,7 @@ fn with(status: Status, reason: &str) -> Seen {
 }
 
 fn unfinished() -> Seen {
-    Seen { result: None, touches: None, ..passed() }
+    Seen { result: None, work: None, ..passed() }
 }
 
 /// A boot that went well.
@@ -174,8 +174,8 @@ fn surviving_takes_something_to_survive() {
         let series = cell("series", machine);
         assert_eq!(judged(&series, &Sight { counters: counters(0), ..well() }), ["pass Fail", "pass Fail"]);
         assert_eq!(judged(&series, &Sight { counters: Ok(None), ..well() }), ["pass Fail", "pass Fail"]);
-        for touches in [None, Some(0)] {
-            let tests = vec![passed(), Seen { touches, ..passed() }];
+        for work in [None, Some(0)] {
+            let tests = vec![passed(), Seen { work, ..passed() }];
             assert_eq!(judged(&series, &Sight { tests, ..well() }), ["pass Pass", "pass Fail"]);
         }
         let counters = Err("no counters".to_owned());
