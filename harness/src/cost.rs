@@ -473,3 +473,186 @@ fn table(rows: &[Row]) -> String {
     }
     text
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const BEFORE: &str = "\
+lazymap-cost 1
+trap cause=2 from=user address=user end=handler instructions=60 times=1
+trap cause=3 from=kernel address=kernel end=handler instructions=70 times=40
+trap cause=8 from=user address=user end=handler instructions=66 times=900
+trap cause=c from=user address=user end=handler instructions=66 times=9
+trap cause=d from=kernel address=user end=handler instructions=70 times=7
+trap cause=8000000000000005 from=kernel address=user end=handler instructions=64 times=100
+switch instructions=50 times=300
+announce marked=unknown instructions=9 stores=0 sends=0 times=4
+announce marked=unknown instructions=9 stores=0 sends=3 times=12
+end cut-short=0
+";
+    const AFTER: &str = "\
+lazymap-cost 1
+trap cause=3 from=kernel address=kernel end=handler instructions=75 times=40
+trap cause=8 from=user address=user end=handler instructions=66 times=900
+trap cause=c from=kernel address=kernel end=sret instructions=22 times=3
+trap cause=c from=user address=user end=handler instructions=66 times=9
+trap cause=d from=kernel address=user end=handler instructions=72 times=7
+trap cause=d from=kernel address=kernel end=handler instructions=93 times=2
+trap cause=d from=kernel address=kernel end=sret instructions=22 times=30
+trap cause=f from=kernel address=kernel end=sret instructions=22 times=20
+trap cause=8000000000000005 from=kernel address=user end=handler instructions=66 times=100
+switch instructions=57 times=290
+switch instructions=61 times=10
+announce marked=no instructions=12 stores=1 sends=0 times=9
+announce marked=yes instructions=11 stores=0 sends=0 times=50
+announce marked=yes instructions=12 stores=1 sends=0 times=2
+end cut-short=5
+";
+
+    fn file() -> String {
+        fs::read_to_string(FsPath::new(env!("CARGO_MANIFEST_DIR")).join("cost.toml")).unwrap()
+    }
+
+    /// The rows by the names of their paths, with these counts and the project's budget.
+    fn rows(before: &str, after: &str) -> BTreeMap<&'static str, Row> {
+        let rows = judge(&parse_budget(&file()).unwrap(), &Counts::parse(before), &Counts::parse(after));
+        assert_eq!(rows.len(), PATHS.len());
+        PATHS.iter().map(|path| path.key).zip(rows).collect()
+    }
+
+    /// The text without the lines that start like this.
+    fn without(text: &str, start: &str) -> String {
+        assert!(text.lines().any(|line| line.starts_with(start)), "{start}");
+        text.lines().filter(|line| !line.starts_with(start)).map(|line| format!("{line}\n")).collect()
+    }
+
+    #[test]
+    fn each_path_is_counted_from_what_belongs_to_it() {
+        let rows = rows(BEFORE, AFTER);
+        let counted = |key: &str| rows[key].counted;
+        assert_eq!([counted("interrupt"), counted("user-address"), counted("breakpoint")], [Some(2), Some(2), Some(5)]);
+        assert_eq!(["absorbed-load", "absorbed-store", "absorbed-fetch"].map(counted), [Some(22); 3]);
+        assert_eq!([counted("user"), counted("switch")], [Some(0), Some(7)]);
+        assert_eq!([counted("announce"), counted("disturb")], [Some(0), Some(0)]);
+        assert!(rows.values().all(|row| row.verdict == Verdict::Pass));
+    }
+
+    #[test]
+    fn what_is_over_the_budget_fails() {
+        for (key, from, to, counted) in [
+            ("interrupt", "cause=8000000000000005 from=kernel address=user end=handler instructions=66", "67", 5),
+            ("user-address", "cause=d from=kernel address=user end=handler instructions=72", "75", 5),
+            ("breakpoint", "cause=3 from=kernel address=kernel end=handler instructions=75", "76", 6),
+            ("absorbed-load", "cause=d from=kernel address=kernel end=sret instructions=22", "29", 29),
+            ("absorbed-store", "cause=f from=kernel address=kernel end=sret instructions=22", "29", 29),
+            ("absorbed-fetch", "cause=c from=kernel address=kernel end=sret instructions=22", "29", 29),
+            ("user", "cause=c from=user address=user end=handler instructions=66", "67", 1),
+            ("switch", "switch instructions=57", "59", 9),
+            ("announce", "announce marked=yes instructions=11 stores=0", "1", 1),
+            ("disturb", "announce marked=no instructions=12 stores=1 sends=0", "1", 1),
+        ] {
+            let worse = format!("{}={to}", from.rsplit_once('=').unwrap().0);
+            assert!(AFTER.contains(from), "{from}");
+            // Everything of its kind gets worse, so that the shortest does, too.
+            let after = match key {
+                "interrupt" => AFTER.replace(from, &worse).replace("=67", "=69"),
+                _ => AFTER.replace(from, &worse),
+            };
+            let rows = rows(BEFORE, &after);
+            assert_eq!((rows[key].counted, rows[key].verdict), (Some(counted), Verdict::Fail), "{key}");
+            let others = rows.iter().filter(|(other, _)| **other != key);
+            assert!(others.map(|(_, row)| row.verdict).all(|verdict| verdict == Verdict::Pass), "{key}");
+        }
+    }
+
+    #[test]
+    fn the_longest_of_a_kind_counts() {
+        let after = AFTER.replace(
+            "end cut-short",
+            "trap cause=d from=kernel address=user end=handler instructions=80 times=1\nend cut-short",
+        );
+        assert_eq!(rows(BEFORE, &after)["user-address"].counted, Some(10));
+    }
+
+    #[test]
+    fn what_was_never_seen_is_an_error() {
+        for (key, start) in [
+            ("interrupt", "trap cause=8000000000000005 from=kernel"),
+            ("user-address", "trap cause=d from=kernel address=user"),
+            ("breakpoint", "trap cause=3 from=kernel"),
+            ("user", "trap cause="),
+            ("switch", "switch"),
+            ("disturb", "announce"),
+        ] {
+            let rows = rows(&without(BEFORE, start), AFTER);
+            assert_eq!((rows[key].counted, rows[key].verdict), (None, Verdict::Error), "{key}");
+            assert!(rows[key].problem().contains("never seen with the kernel preventive"), "{}", rows[key].problem());
+        }
+        for (key, start) in [
+            ("interrupt", "trap cause=8000000000000005 from=kernel"),
+            ("absorbed-load", "trap cause=d from=kernel address=kernel end=sret"),
+            ("absorbed-store", "trap cause=f from=kernel address=kernel end=sret"),
+            ("absorbed-fetch", "trap cause=c from=kernel address=kernel end=sret"),
+            ("announce", "announce marked=yes"),
+            ("disturb", "announce"),
+            ("switch", "switch"),
+        ] {
+            let rows = rows(BEFORE, &without(AFTER, start));
+            assert_eq!((rows[key].counted, rows[key].verdict), (None, Verdict::Error), "{key}");
+            assert!(rows[key].problem().contains("never seen with the kernel series"), "{}", rows[key].problem());
+        }
+        let blind = rows(&without(BEFORE, "announce marked=unknown instructions=9 stores=0 sends=3"), AFTER);
+        assert_eq!(blind["disturb"].verdict, Verdict::Error);
+        let apart = rows(&BEFORE.replace("cause=3 ", "cause=2 "), AFTER);
+        assert_eq!(apart["breakpoint"].verdict, Verdict::Error);
+    }
+
+    #[test]
+    fn counts_that_are_not_whole_are_none() {
+        for (end, _) in BEFORE.match_indices('\n').take(BEFORE.lines().count() - 1) {
+            assert!(Counts::parse(&BEFORE[..=end]).is_err(), "{}", &BEFORE[..end]);
+        }
+        for (from, to) in [
+            ("lazymap-cost 1", "lazymap-cost 2"),
+            ("cause=8 ", "cause=x "),
+            ("from=user", "from=guest"),
+            ("end=handler", "end=ret"),
+            ("switch instructions=50", "switch instructions=-1"),
+            ("switch ", "swap "),
+            (" sends=3", ""),
+            ("end cut-short=0", "end"),
+            ("end cut-short=0", "end cut-short=0\nswitch instructions=1 times=1"),
+        ] {
+            assert!(BEFORE.contains(from));
+            assert!(Counts::parse(&BEFORE.replace(from, to)).is_err(), "{to}");
+        }
+        let rows = judge(&parse_budget(&file()).unwrap(), &Err("no boot".to_owned()), &Counts::parse(AFTER));
+        assert!(rows.iter().all(|row| row.verdict == Verdict::Error && row.problem() == "no boot"));
+    }
+
+    #[test]
+    fn the_budget_names_each_path_and_no_other() {
+        let file = file();
+        for (from, to, word) in [
+            ("[user]", "[guest]", "`guest`"),
+            ("[user]\nmainline = \"0\"\nbudget = 0\n", "", "`user` is missing"),
+            ("budget = 5", "budget = 5\nlimit = 5", "limit"),
+            ("budget = 5", "", "budget"),
+            ("budget = 5", "budget = -5", "-5"),
+        ] {
+            assert!(file.contains(from), "{from}");
+            let error = parse_budget(&file.replace(from, to)).unwrap_err();
+            assert!(error.contains(word), "{to}: {error}");
+        }
+    }
+
+    #[test]
+    fn the_table_says_it_all() {
+        let text = table(&rows(BEFORE, &without(AFTER, "trap cause=c from=kernel")).into_values().collect::<Vec<_>>());
+        assert_eq!(text.lines().count(), PATHS.len() + 1);
+        let line = text.lines().find(|line| line.starts_with("spurious fetch")).unwrap();
+        let words: Vec<&str> = line.split_whitespace().collect();
+        assert_eq!(words[4..8], ["36", "28", "-", "ERROR:"], "{line}");
+    }
+}
