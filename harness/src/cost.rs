@@ -8,6 +8,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path as FsPath, PathBuf};
 
 use object::{Object, ObjectSymbol};
@@ -32,6 +33,8 @@ const FILE: &str = "harness/cost.toml";
 const PLUGIN: (&str, &str) = ("lazymap-cost-plugin", "liblazymap_cost.so");
 /// Functions through which a hart disturbs others: one sends an IPI, the other calls the SBI.
 const SENDS: [&str; 2] = ["imsic_ipi_send", "__sbi_ecall"];
+/// A test of the tool's own, because the kernel before the switch is older than the one that uses kprobes.
+const BREAKPOINTS: (&str, &str) = ("test-breakpoint.sh", include_str!("guest/breakpoint.sh"));
 /// The bitmap of marks.
 const MARKS: &str = "lazy_map_synced";
 /// The scenario with the bitmap of 8 words.
@@ -334,11 +337,11 @@ pub fn rows(lab: &mut Lab, options: &Options, full: bool) -> Result<Vec<Row>> {
     let tests = |tests: &[&str], expect: Expect| -> Vec<(String, Expect)> {
         tests.iter().map(|test| ((*test).to_owned(), expect.clone())).collect()
     };
-    // Kprobes execute breakpoints; what is absorbed needs a machine on which there is something to absorb.
+    // What is absorbed needs a machine on which there is something to absorb.
     let (plain, stale) = (Machine::new(models::find("plain")?), Machine::new(models::find("stale")?));
-    let before = tests(&["test-ipi.sh", "test-kprobe.sh"], Expect::Pass);
+    let before = tests(&["test-ipi.sh", BREAKPOINTS.0], Expect::Pass);
     let mut after = tests(&["test-ipi.sh", "test-text.sh"], Expect::Survive);
-    after.extend(tests(&["test-kprobe.sh"], Expect::Pass));
+    after.extend(tests(&[BREAKPOINTS.0], Expect::Pass));
     let mut boots = Vec::new();
     for trial in [Trial::new(PREVENTIVE, plain, before), Trial::new(SERIES, stale, after)] {
         let kernel = lab.bench.kernels.get(&trial.kernel).cloned();
@@ -382,8 +385,9 @@ impl Counter<'_> {
     /// Makes a trial, and reads what the plugin counted in it.
     fn boot(&self, lab: &Lab, mut trial: Trial, kernel: Result<Kernel>) -> Boot {
         let out = self.folder.join(format!("{}.counts", trial.name));
-        let booted = kernel.and_then(|kernel| {
+        let booted = kernel.and_then(|mut kernel| {
             stamp::remove(&out)?;
+            kernel.selftests = self.tests(&kernel.selftests)?;
             trial.limits = trial.limits.or_from_env()?;
             trial.plugin = Some(self.argument(&kernel, &out)?);
             Ok(trial::run(&lab.bench, &trial, Ok(&kernel), self.folder))
@@ -397,6 +401,17 @@ impl Counter<'_> {
         }
         let text = fs::read_to_string(&out).map_err(|e| Error::io("read", &out, e).message)?;
         Counts::parse(&text).map_err(|why| format!("{}: {why}", trial::shown(&lab.bench.root, &out)))
+    }
+
+    /// A folder with the tests in `selftests` and the tool's own.
+    fn tests(&self, selftests: &FsPath) -> Result<PathBuf> {
+        let all = self.folder.join("tests");
+        stamp::remove(&all)?;
+        copy_tree(selftests, &all)?;
+        let own = all.join(BREAKPOINTS.0);
+        stamp::write_whole(&own, BREAKPOINTS.1)?;
+        fs::set_permissions(&own, fs::Permissions::from_mode(0o755)).map_err(|e| Error::io("write", &own, e))?;
+        Ok(all)
     }
 
     /// QEMU's `-plugin` for a kernel.
@@ -418,6 +433,21 @@ impl Counter<'_> {
         // A comma in a value is written twice.
         Ok(words.iter().map(|word| word.replace(',', ",,")).collect::<Vec<_>>().join(","))
     }
+}
+
+/// Copies a folder with all that is in it.
+fn copy_tree(from: &FsPath, to: &FsPath) -> Result<()> {
+    fs::create_dir_all(to).map_err(|e| Error::io("create", to, e))?;
+    for entry in fs::read_dir(from).map_err(|e| Error::io("read", from, e))? {
+        let entry = entry.map_err(|e| Error::io("read", from, e))?;
+        let (source, target) = (entry.path(), to.join(entry.file_name()));
+        if source.is_dir() {
+            copy_tree(&source, &target)?;
+        } else {
+            fs::copy(&source, &target).map_err(|e| Error::io("copy", &source, e))?;
+        }
+    }
+    Ok(())
 }
 
 /// The symbols of a kernel: address and size by name.
