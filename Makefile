@@ -13,6 +13,7 @@ OUT ?= out
 KSRC ?=
 BASE ?=
 BUILD ?=
+FULL ?=
 
 # Names of scenarios and controls; all where none is given.
 SCENARIO ?=
@@ -24,7 +25,7 @@ export KSRC BASE
 # Builds the tool if need be, then runs it.
 LAZYMAP := harness/lazymap
 
-.PHONY: help demo check check-full run controls series series-check kernels qemu litmus clean distclean
+.PHONY: help demo check check-full cost run controls series series-check kernels qemu litmus clean distclean
 
 help:
 	@echo 'make demo          boot both kernels on both machines, and print what happened'
@@ -32,6 +33,7 @@ help:
 	@echo 'make check-full    the same with every scenario and control, which takes hours'
 	@echo 'make run           run scenarios: SCENARIO="sv39 lockdep", or all; harness/lazymap run --list'
 	@echo 'make controls      run kernels broken on purpose, each of which must be caught: CONTROL="..."'
+	@echo 'make cost          count the instructions that the series costs, and compare with harness/cost.toml'
 	@echo 'make series        write patches/ anew from the sources and the commits in the work tree'
 	@echo 'make series-check  check patches/: up to date, applies, style; BUILD=1 boots each'
 	@echo 'make litmus        run the litmus files of the protocol with herd7'
@@ -53,6 +55,9 @@ demo check series kernels qemu litmus:
 check-full:
 	@$(LAZYMAP) check --full
 
+cost:
+	@$(LAZYMAP) $@ $(if $(filter-out 0,$(FULL)),--full)
+
 run:
 	@$(LAZYMAP) $@ $(SCENARIO)
 
@@ -64,7 +69,7 @@ series-check:
 
 # By name, because OUT may be a folder that holds other things as well.
 VERSIONS := $(patsubst patches/linux-%,%,$(wildcard patches/linux-*))
-PER_BASE := build build-ksrc kernel demo run controls each scenarios scenarios-ksrc
+PER_BASE := build build-ksrc kernel demo cost run controls each scenarios scenarios-ksrc
 BUILT := $(PER_BASE) $(foreach v,$(VERSIONS),$(addsuffix -$(v),$(PER_BASE))) qemu machine log guest
 GOTTEN := $(addprefix linux-,$(VERSIONS)) linux-ksrc dl apt herd tools ccache harness lock
 

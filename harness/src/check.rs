@@ -9,6 +9,7 @@ use std::process::{Command, Stdio};
 use crate::cli::Options;
 use crate::cmd::{self, Ended};
 use crate::control;
+use crate::cost;
 use crate::demo;
 use crate::error::{Error, Result};
 use crate::kernel::SERIES;
@@ -36,13 +37,20 @@ pub fn run(opts: &Options, full: bool) -> Result<Outcome> {
     let mut tally = Tally::default();
     harness_tests(opts, &mut tally);
     let manifest = opts.root.join("harness/Cargo.toml");
-    component(opts, &mut tally, "harness: format", "fmt", &["--manifest-path".as_ref(), &manifest, "--check".as_ref()]);
+    component(
+        opts,
+        &mut tally,
+        "harness: format",
+        "fmt",
+        &["--manifest-path".as_ref(), &manifest, "--all".as_ref(), "--check".as_ref()],
+    );
     let target = opts.out.join("harness");
-    let arguments: [&Path; 9] = [
+    let arguments: [&Path; 10] = [
         "--manifest-path".as_ref(),
         &manifest,
         "--target-dir".as_ref(),
         &target,
+        "--workspace".as_ref(),
         "--all-targets".as_ref(),
         "--locked".as_ref(),
         "--".as_ref(),
@@ -66,6 +74,7 @@ pub fn run(opts: &Options, full: bool) -> Result<Outcome> {
             machine(&lab.bench, &mut tally);
             guest(&lab.bench, &mut tally);
             rows(&mut tally, "demo", demo::rows(&lab.bench));
+            costs(&mut tally, cost::rows(&mut lab, opts, full));
             let which = if full { Which::All } else { Which::Check };
             rows(&mut tally, "run", scenario::rows(&mut lab, opts, &which));
             rows(&mut tally, "control", control::rows(&mut lab, opts, &which));
@@ -139,6 +148,21 @@ fn rows(tally: &mut Tally, what: &str, rows: Result<Vec<Row>>) {
     }
 }
 
+/// The paths whose instructions were counted.
+fn costs(tally: &mut Tally, rows: Result<Vec<cost::Row>>) {
+    match rows {
+        Ok(rows) => rows.iter().for_each(|row| {
+            let name = format!("cost: {}", row.path);
+            match row.verdict {
+                Verdict::Pass => tally.ok(&name),
+                Verdict::Fail => tally.not_ok(&name, &row.problem()),
+                _ => tally.error(&name, &row.problem()),
+            }
+        }),
+        Err(error) => tally.error("cost", &error.message),
+    }
+}
+
 /// Tests with which the guest's init has to cope, and what it has to say of them: result, reason,
 /// and a diagnostic line.
 const GUEST_TESTS: &[(&str, Status, Option<&str>, Option<&str>)] = &[
@@ -161,7 +185,7 @@ fn guest(bench: &Workbench, tally: &mut Tally) {
     let booted = demo::plain().and_then(|machine| {
         let kernel = bench.kernels.get(SERIES).ok_or_else(|| Error::could_not("there is no kernel"))?;
         let limits = Limits::from_env()?;
-        let seat = Seat { machine: &machine, selftests: &folder, append: &append, limits };
+        let seat = Seat { machine: &machine, selftests: &folder, append: &append, plugin: None, limits };
         trial::boot(bench, kernel, &seat, &console)
     });
     let booted = match booted {
@@ -194,7 +218,7 @@ fn harness_tests(opts: &Options, tally: &mut Tally) {
     let log = opts.out.join("log/harness-tests.log");
     let mut command = cargo("test");
     command.arg("--manifest-path").arg(opts.root.join("harness/Cargo.toml"));
-    command.arg("--target-dir").arg(opts.out.join("harness")).args(["--locked", "--no-fail-fast"]);
+    command.arg("--target-dir").arg(opts.out.join("harness")).args(["--workspace", "--locked", "--no-fail-fast"]);
     let step = Step::start("test the harness");
     let ended = cmd::captured(&mut command, &log, &step);
     step.finish(if matches!(ended, Ok(Ended::Well)) { "done" } else { "failed" });
@@ -283,7 +307,7 @@ fn component(opts: &Options, tally: &mut Tally, name: &str, verb: &str, argument
 }
 
 /// The cargo that builds this tool.
-fn cargo(verb: &str) -> Command {
+pub fn cargo(verb: &str) -> Command {
     let named = |name| env::var_os(name).filter(|v| !v.is_empty());
     let cargo = named("LAZYMAP_CARGO").or_else(|| named("CARGO")).unwrap_or_else(|| "cargo".into());
     let mut command = Command::new(&cargo);

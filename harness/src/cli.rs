@@ -15,7 +15,7 @@ use crate::error::{Error, Exit, Result};
 use crate::scenario::Which;
 use crate::trial::{Outcome, Row};
 use crate::workbench::Lab;
-use crate::{check, cmd, control, demo, host, litmus, lock, qemu, scenario, series, workbench};
+use crate::{check, cmd, control, cost, demo, host, litmus, lock, qemu, scenario, series, workbench};
 
 /// What every verb needs to know.
 #[derive(Clone, Debug)]
@@ -122,6 +122,12 @@ enum Verb {
         /// Prints what would be done, with QEMU's command line
         #[arg(long)]
         dry_run: bool,
+    },
+    /// Counts the instructions that the series costs, and holds them against harness/cost.toml
+    Cost {
+        /// Also with a bitmap of several words, which takes minutes
+        #[arg(long)]
+        full: bool,
     },
     /// Runs kernels that are broken on purpose, each of which must be caught
     Controls {
@@ -285,6 +291,13 @@ fn dispatch(options: &Options, verb: Verb) -> Result<u8> {
         Verb::Controls { control, .. } => {
             let which = Which::Named(control);
             outcome(&control::rows(&mut Lab::open(options)?, options, &which)?).exit()
+        }
+        Verb::Cost { full } => {
+            let rows = cost::rows(&mut workbench::prepare(options)?, options, full)?;
+            let mut outcome = Outcome::default();
+            rows.iter().for_each(|row| outcome.count(row.verdict));
+            println!("{outcome}");
+            outcome.exit()
         }
         Verb::Series => {
             for options in options.bases()? {

@@ -14,6 +14,7 @@ pub mod cli;
 pub mod cmd;
 pub mod console;
 pub mod control;
+pub mod cost;
 pub mod demo;
 pub mod error;
 pub mod git;

@@ -170,6 +170,8 @@ pub struct Boot<'a> {
     pub initrd: &'a Path,
     /// What the kernel's command line has beyond [`APPEND`].
     pub append: &'a str,
+    /// A plugin of QEMU's with its arguments, as `-plugin` takes it.
+    pub plugin: Option<&'a str>,
     /// Where the console goes; `.log` is replaced by `.qemu.log` for QEMU's stderr and by `.cmd`
     /// for the command line that repeats the run.
     pub console: &'a Path,
@@ -223,6 +225,10 @@ impl Boot<'_> {
         for (option, path) in [("-bios", self.firmware), ("-kernel", self.image), ("-initrd", self.initrd)] {
             all.push(option.into());
             all.push(path.into());
+        }
+        if let Some(plugin) = self.plugin {
+            all.push("-plugin".into());
+            all.push(plugin.into());
         }
         all.push("-append".into());
         all.push(format!("{APPEND} {}", self.append).trim_end().into());

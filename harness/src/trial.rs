@@ -72,6 +72,8 @@ pub struct Trial {
     pub tests: Vec<(String, Expect)>,
     /// What has to come before any test, for a trial without tests.
     pub at_boot: Option<Observation>,
+    /// A plugin of QEMU's with its arguments, as `-plugin` takes it.
+    pub plugin: Option<String>,
     /// What the console must have, or the trial was not what it is called.
     pub require: Vec<Regex>,
     /// How long it may take.
@@ -90,6 +92,7 @@ impl Trial {
             append: String::new(),
             tests,
             at_boot: None,
+            plugin: None,
             require: Vec::new(),
             limits: Limits::default(),
         }
@@ -100,6 +103,17 @@ impl Trial {
         match &self.at_boot {
             Some(observation) => vec![("(boot)".to_owned(), Expect::Caught(observation.clone()))],
             None => self.tests.clone(),
+        }
+    }
+
+    /// Where and with what `kernel` boots.
+    fn seat<'a>(&'a self, kernel: &'a Kernel, append: &'a str) -> Seat<'a> {
+        Seat {
+            machine: &self.machine,
+            selftests: &kernel.selftests,
+            append,
+            plugin: self.plugin.as_deref(),
+            limits: self.limits,
         }
     }
 
@@ -183,7 +197,8 @@ pub enum Verdict {
 }
 
 impl Verdict {
-    fn name(self) -> &'static str {
+    /// As it is printed.
+    pub fn name(self) -> &'static str {
         match self {
             Self::Pass => "PASS",
             Self::Fail => "FAIL",
@@ -269,10 +284,9 @@ pub struct Done {
 /// `.qemu.log` and `.cmd` beside it. What goes wrong becomes rows of errors.
 pub fn run(bench: &Workbench, trial: &Trial, kernel: Result<&Kernel>, folder: &Path) -> Done {
     let console = folder.join(format!("{}.log", trial.name));
-    let limits = trial.limits;
     let booted = kernel.and_then(|k| {
         let append = trial.command_line();
-        boot(bench, k, &Seat { machine: &trial.machine, selftests: &k.selftests, append: &append, limits }, &console)
+        boot(bench, k, &trial.seat(k, &append), &console)
     });
     let seen = match &booted {
         Ok(booted) => Sight::of(booted, trial),
@@ -293,6 +307,8 @@ pub struct Seat<'a> {
     pub selftests: &'a Path,
     /// What the kernel's command line has beyond [`crate::machine::APPEND`].
     pub append: &'a str,
+    /// A plugin of QEMU's with its arguments, as `-plugin` takes it.
+    pub plugin: Option<&'a str>,
     /// How long it may take.
     pub limits: Limits,
 }
@@ -308,6 +324,7 @@ impl Seat<'_> {
             image,
             initrd,
             append: self.append,
+            plugin: self.plugin,
             console,
             limits: self.limits,
         }
@@ -333,7 +350,7 @@ pub fn boot(bench: &Workbench, kernel: &Kernel, seat: &Seat<'_>, console: &Path)
 pub fn command(bench: &Workbench, trial: &Trial, kernel: &Kernel, folder: &Path) -> String {
     let console = folder.join(format!("{}.log", trial.name));
     let append = trial.command_line();
-    let seat = Seat { machine: &trial.machine, selftests: &kernel.selftests, append: &append, limits: trial.limits };
+    let seat = trial.seat(kernel, &append);
     seat.boot(bench, &kernel.image, &initrd(bench, &console), &console).reproducer()
 }
 

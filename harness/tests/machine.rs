@@ -77,6 +77,7 @@ impl Fake {
             image: Path::new("/Image"),
             initrd: Path::new("/it's.gz"),
             append: "lazymap.tests=a",
+            plugin: None,
             console: &console,
             limits,
         };
@@ -122,6 +123,7 @@ fn a_run_to_the_end_is_kept_and_can_be_repeated() {
         image: Path::new("/Image"),
         initrd: Path::new("/it's.gz"),
         append: "lazymap.tests=a",
+        plugin: Some("file=x.so,out=a b"),
         console: &console,
         limits: PATIENT,
     };
@@ -134,7 +136,7 @@ fn a_run_to_the_end_is_kept_and_can_be_repeated() {
     assert_eq!(run.line_seconds.len(), lines.len());
     assert!(run.at(1) <= run.at(lines.len()) && run.at(lines.len()) <= run.seconds);
     let arguments = "-M\nvirt,aia=aplic-imsic\n-cpu\nrv64\n-smp\n4\n-m\n1024M\n-display\nnone\n-monitor\nnone\n-serial\n\
-         stdio\n-no-reboot\n-bios\n/fw dir/fw.bin\n-kernel\n/Image\n-initrd\n/it's.gz\n-append\n\
+         stdio\n-no-reboot\n-bios\n/fw dir/fw.bin\n-kernel\n/Image\n-initrd\n/it's.gz\n-plugin\nfile=x.so,out=a b\n-append\n\
          console=ttyS0 earlycon panic=-1 oops=panic printk.devkmsg=on loglevel=7 lazymap.tests=a\n";
     assert_eq!(fake.text("arguments"), arguments);
     // The file does what the run did, whatever the names of the files are.
