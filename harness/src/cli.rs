@@ -273,6 +273,7 @@ fn dispatch(options: &Options, verb: Verb) -> Result<u8> {
                 _ => control::choose(&options.root, &which).map(drop)?,
             }
         }
+        Verb::Cost { .. } => cost::Budget::load(&options.root).map(drop)?,
         _ => {}
     }
     cmd::end_on_signals()?;

@@ -251,7 +251,22 @@ struct Figure {
     budget: u32,
 }
 
-/// Reads the budget.
+/// `harness/cost.toml`: what each path may cost, by its name.
+#[derive(Clone, Debug)]
+pub struct Budget(BTreeMap<String, Figure>);
+
+impl Budget {
+    /// Reads it in the repository `root`.
+    ///
+    /// # Errors
+    /// When it cannot be read (exit code 2), or has not exactly the paths that there are (64).
+    pub fn load(root: &FsPath) -> Result<Self> {
+        let file = root.join(FILE);
+        let text = fs::read_to_string(&file).map_err(|e| Error::io("read", &file, e))?;
+        parse_budget(&text).map(Self).map_err(|why| Error::usage(format!("{FILE}: {why}; correct the file")))
+    }
+}
+
 fn parse_budget(text: &str) -> std::result::Result<BTreeMap<String, Figure>, String> {
     let budget: BTreeMap<String, Figure> =
         toml::from_str(text).map_err(|e| e.message().lines().next().unwrap_or("not valid").to_owned())?;
@@ -326,9 +341,7 @@ fn judge(budget: &BTreeMap<String, Figure>, before: &Boot, after: &Boot) -> Vec<
 /// When the budget is wrong (exit code 64), or something cannot be built or written. What goes wrong with
 /// a boot is in the rows.
 pub fn rows(lab: &mut Lab, options: &Options, full: bool) -> Result<Vec<Row>> {
-    let file = options.root.join(FILE);
-    let text = fs::read_to_string(&file).map_err(|e| Error::io("read", &file, e))?;
-    let budget = parse_budget(&text).map_err(|why| Error::usage(format!("{FILE}: {why}; correct the file")))?;
+    let Budget(budget) = Budget::load(&options.root)?;
     let library = build_plugin(options)?;
     let folder = lab.bench.place("cost");
     trial::start_results(&folder)?;
@@ -598,11 +611,16 @@ end cut-short=5
 
     #[test]
     fn the_longest_of_a_kind_counts() {
-        let after = AFTER.replace(
-            "end cut-short",
-            "trap cause=d from=kernel address=user end=handler instructions=80 times=1\nend cut-short",
+        let with =
+            |trap: &str| rows(BEFORE, &AFTER.replace("end cut-short", &format!("{trap} times=1\nend cut-short")));
+        let counted = |trap: &str| with(trap)["user-address"].counted;
+        assert_eq!(counted("trap cause=d from=kernel address=user end=handler instructions=80"), Some(10));
+        assert_eq!(counted("trap cause=d from=kernel address=user end=handler instructions=60"), Some(2));
+        assert_eq!(counted("trap cause=d from=kernel address=user end=sret instructions=80"), Some(2));
+        assert_eq!(
+            with("trap cause=d from=kernel address=kernel end=sret instructions=23")["absorbed-load"].counted,
+            Some(23)
         );
-        assert_eq!(rows(BEFORE, &after)["user-address"].counted, Some(10));
     }
 
     #[test]
