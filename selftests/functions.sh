@@ -26,12 +26,80 @@ skip_test()
 	exit "$KSFT_SKIP"
 }
 
+# require_allow_crash: first of all in a test that a kernel may die of, so that
+# nobody loses anything for having run all tests there are
+require_allow_crash()
+{
+	[ "$ALLOW_CRASH" = 1 ] && return
+	ktap_print_header
+	skip_test "it can crash the machine: set ALLOW_CRASH=1 in the environment if that may be"
+}
+
 # require_module NAME: skip unless NAME.ko was built and may be loaded
 require_module()
 {
 	[ "$(id -u)" -eq 0 ] || skip_test "must be run as root"
 	[ -e "$DIR/test_modules/$1.ko" ] ||
-		skip_test "$1.ko is missing: build with KDIR= set to a kernel with CONFIG_RUST"
+		skip_test "$1.ko is missing: build with KDIR= set to a kernel with CONFIG_RUST and kernel::kselftest"
+}
+
+# arguments_for MODULE [PARAMETER=VALUE...]: these, and what the kernel's command
+# line has for other parameters of the module, as modprobe does
+arguments_for()
+{
+	local prefix="$1." word
+	shift
+
+	for word in $(cat /proc/cmdline); do
+		case "$word" in
+		"$prefix"*=*) word="${word#"$prefix"}" ;;
+		*) continue ;;
+		esac
+		case " $*" in
+		*" ${word%%=*}="*) ;;
+		*) echo "$word" ;;
+		esac
+	done
+	[ $# -eq 0 ] || printf '%s\n' "$@"
+}
+
+# argument NAME [PARAMETER=VALUE...]: the value of a parameter, empty if there is none
+argument()
+{
+	local name="$1"
+	shift
+
+	for word in "$@"; do
+		case "$word" in
+		"$name"=*) echo "${word#*=}" ;;
+		esac
+	done
+}
+
+# modules: the names of all test modules that were built
+modules()
+{
+	for file in "$DIR"/test_modules/lazy_map_*.ko; do
+		[ -e "$file" ] && basename "$file" .ko
+	done
+}
+
+# declared_parameters MODULE: the names of a module's parameters
+declared_parameters()
+{
+	tr '\0' '\n' < "$DIR/test_modules/$1.ko" | LC_ALL=C sed -n 's/.*parmtype=\([a-z_]*\):.*/\1/p'
+}
+
+# quick_parameters MODULE: values with which it does as little as it can
+quick_parameters()
+{
+	for parameter in $(declared_parameters "$1"); do
+		case "$parameter" in
+		rounds | seconds | areas | mapped | allocated) echo "$parameter=1" ;;
+		threads | pages | memory) echo "$parameter=2" ;;
+		size) echo "$parameter=4096" ;;
+		esac
+	done
 }
 
 # require_tracepoint SYSTEM NAME: skip if tracefs tells that there is no such event
@@ -63,27 +131,66 @@ run_program()
 
 module_runs=0
 
+# mark_log MODULE: what log_of() prints follows this line, because the kernel's log
+# is not ours to clear
+mark_log()
+{
+	module_runs=$((module_runs + 1))
+	log_start="$1: start of test $$.$module_runs"
+	echo "$log_start" > /dev/kmsg
+}
+
+# load_module NAME [PARAMETER=VALUE...]: insmod
+load_module()
+{
+	local module="$1"
+	shift
+	insmod "$DIR/test_modules/$module.ko" "$@"
+}
+
+# whole_log: what the kernel has said since mark_log()
+whole_log()
+{
+	# A start that has been overwritten is older than all that is there.
+	dmesg | awk -v start="$log_start" '
+		substr($0, length($0) - length(start) + 1) == start { lines = 0; next }
+		{ line[lines++] = $0 }
+		END { for (i = 0; i < lines; i++) print line[i] }'
+}
+
+# log_of NAME: what a module has said, and what was said of it, since mark_log()
+log_of()
+{
+	whole_log | sed -n "s/^\(\[[^]]*\] *\)*$1: //p"
+}
+
 # run_module TEST NAME [PARAMETER=VALUE...]: one test case, with the module's
 # own ones as subtests. The module loads only if it passes.
 run_module()
 {
-	local test="$1" module="$2" status start log totals
+	local test="$1" module="$2" status log totals foreign
 	shift 2
 
-	# The kernel's log is not ours to clear: print what follows this line.
-	module_runs=$((module_runs + 1))
-	start="$module: start of test $$.$module_runs"
-	echo "$start" > /dev/kmsg
-	insmod "$DIR/test_modules/$module.ko" "$@"
+	mark_log "$module"
+	load_module "$module" $(arguments_for "$module" "$@")
 	status=$?
 	# Some insmod try again in another way, so the tests may have run twice.
-	log="$(dmesg | sed -n "/$start\$/,\$s/^\(\[[^]]*\] *\)*$module: //p" |
-	       sed -e 1d -e '/^# Totals: /q')"
-	echo "$log" | sed -E -e 's/^(KTAP |1\.\.|ok |not ok |# )/  \1/' -e t -e 's/^/# /'
+	log="$(log_of "$module" | sed -e '/^# Totals: /q')"
+	case "$log" in
+	*"KTAP version"*)
+		echo "$log" | sed -E -e 's/^(KTAP |1\.\.|ok |not ok |# )/  \1/' -e t -e 's/^/# /' ;;
+	*)
+		# Nothing, or without the start if there were too many messages meanwhile.
+		[ -z "$log" ] || echo "$log" | sed 's/^/# /' ;;
+	esac
 	totals="$(echo "$log" | grep '^# Totals: ')"
+	foreign="$(echo "$log" | grep -m 1 -e '^Unknown symbol' -e '^disagrees about version' -e '^version magic')"
 	if [ "$status" -ne 0 ]; then
-		case "$totals" in
+		case "$totals/$foreign" in
 		*" pass:0 fail:0 "*) ktap_test_skip "$test" ;;
+		/?*)
+			ktap_print_msg "$test: $module was built for another kernel"
+			ktap_test_skip "$test" ;;
 		*) ktap_test_fail "$test" ;;
 		esac
 	elif ! rmmod "$module"; then

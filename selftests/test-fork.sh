@@ -5,4 +5,5 @@
 
 . "$(dirname "$0")/functions.sh"
 
+require_allow_crash
 run_program fork_storm "$@"

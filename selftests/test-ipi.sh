@@ -5,6 +5,7 @@
 
 . "$(dirname "$0")/functions.sh"
 
+require_allow_crash
 ktap_print_header
 require_module lazy_map_ipi
 ktap_set_plan 1

@@ -6,4 +6,5 @@
 
 . "$(dirname "$0")/functions.sh"
 
+require_allow_crash
 run_program stack_reuse "$@"

@@ -6,6 +6,7 @@
 
 . "$(dirname "$0")/functions.sh"
 
+require_allow_crash
 ktap_print_header
 require_module lazy_map_trace
 require_tracepoint csd csd_function_entry

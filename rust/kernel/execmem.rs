@@ -101,3 +101,52 @@ impl Drop for Text {
         unsafe { bindings::execmem_free(self.start.as_ptr()) };
     }
 }
+
+#[cfg(CONFIG_RUST_EXECMEM_KUNIT_TEST)]
+#[macros::kunit_tests(rust_execmem)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_is_refused() {
+        assert_eq!(Text::new(&[]).err(), Some(EINVAL));
+    }
+
+    #[test]
+    fn has_the_code_and_zeroes() -> Result {
+        let mut code = KVec::new();
+        for index in 0..PAGE_SIZE + 3 {
+            code.push((index % 251) as u8, GFP_KERNEL)?;
+        }
+        let text = Text::new(&code)?;
+        let start: *const u8 = core::ptr::with_exposed_provenance(text.address());
+        // SAFETY: `text` has two pages, which are mapped for reading as well.
+        let found = unsafe { core::slice::from_raw_parts(start, 2 * PAGE_SIZE) };
+        assert!(found.starts_with(&code));
+        assert!(found.iter().skip(code.len()).all(|byte| *byte == 0));
+        Ok(())
+    }
+
+    #[test]
+    #[cfg(CONFIG_RISCV)]
+    fn runs() -> Result {
+        for number in [1, 1000, 2047] {
+            // `li a0, number`, `ret`
+            let code = 0x0000_0513 | number << 20 | 0x0000_8067_u64 << 32;
+            let text = Text::new(&code.to_le_bytes())?;
+            // SAFETY: The code is a function of this kind.
+            let function: extern "C" fn() -> u64 = unsafe { core::mem::transmute(text.address()) };
+            assert_eq!(function(), number);
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn pieces_are_apart() -> Result {
+        let first = Text::new(&[1])?;
+        let second = Text::new(&[2])?;
+        assert!(first.address().abs_diff(second.address()) >= PAGE_SIZE);
+        assert_eq!(first.address() % PAGE_SIZE, 0);
+        Ok(())
+    }
+}

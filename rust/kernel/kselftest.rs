@@ -348,3 +348,100 @@ macro_rules! kselftest {
         }
     };
 }
+
+#[cfg(CONFIG_RUST_KSELFTEST_KUNIT_TEST)]
+#[macros::kunit_tests(rust_kselftest)]
+mod tests {
+    use super::*;
+    use crate::sync::atomic::Atomic;
+
+    fn passes(test: &Test) -> super::Result {
+        test.report_some("something", 1);
+        test.expect(true, fmt!("true"));
+        test.require_eq(2, 2, fmt!("a number"))
+    }
+
+    fn skips(test: &Test) -> super::Result {
+        Err(test.skip(fmt!("nothing to test")))
+    }
+
+    fn is_idle(test: &Test) -> super::Result {
+        test.report_some("nothing", 0);
+        Ok(())
+    }
+
+    fn expects(test: &Test) -> super::Result {
+        assert!(!test.has_failed());
+        assert!(!test.expect_eq(1, 2, fmt!("wrong on purpose")));
+        assert!(test.has_failed());
+        Ok(())
+    }
+
+    /// Number of times that a case has gone on where it must not.
+    static WENT_ON: Atomic<u32> = Atomic::new(0);
+
+    fn requires(test: &Test) -> super::Result {
+        test.require(false, fmt!("wrong on purpose"))?;
+        WENT_ON.fetch_add(1, Relaxed);
+        Ok(())
+    }
+
+    fn lacks(_test: &Test) -> super::Result {
+        Err(ENODEV)?;
+        WENT_ON.fetch_add(1, Relaxed);
+        Ok(())
+    }
+
+    fn fails_and_skips(test: &Test) -> super::Result {
+        test.fail(fmt!("wrong on purpose"));
+        Err(test.skip(fmt!("too late")))
+    }
+
+    fn verdict(cases: &[Case]) -> core::result::Result<(), Error> {
+        run(c"rust_kselftest", cases)
+    }
+
+    #[test]
+    fn one_pass_is_enough() {
+        assert_eq!(verdict(&[("passes", passes)]), Ok(()));
+        assert_eq!(verdict(&[("skips", skips), ("passes", passes)]), Ok(()));
+    }
+
+    #[test]
+    fn nothing_but_skips_is_no_pass() {
+        assert_eq!(verdict(&[("skips", skips)]), Err(EOPNOTSUPP));
+        assert_eq!(verdict(&[]), Err(EOPNOTSUPP));
+    }
+
+    #[test]
+    fn one_failure_is_too_much() {
+        assert_eq!(
+            verdict(&[("passes", passes), ("expects", expects)]),
+            Err(EIO)
+        );
+        assert_eq!(
+            verdict(&[("expects", expects), ("passes", passes)]),
+            Err(EIO)
+        );
+        assert_eq!(verdict(&[("is_idle", is_idle)]), Err(EIO));
+        assert_eq!(verdict(&[("fails_and_skips", fails_and_skips)]), Err(EIO));
+    }
+
+    #[test]
+    fn the_first_error_is_the_verdict() {
+        assert_eq!(
+            verdict(&[("lacks", lacks), ("expects", expects)]),
+            Err(ENODEV)
+        );
+        assert_eq!(verdict(&[("expects", expects), ("lacks", lacks)]), Err(EIO));
+    }
+
+    #[test]
+    fn a_requirement_ends_a_case() {
+        assert_eq!(
+            verdict(&[("requires", requires), ("lacks", lacks)]),
+            Err(EIO)
+        );
+        assert_eq!(WENT_ON.load(Relaxed), 0);
+    }
+}

@@ -10,13 +10,20 @@ use crate::{
         nr_cpu_ids,
         CpuId, //
     },
-    cpumask::Cpumask,
-    error::from_err_ptr,
+    cpumask::{
+        Cpumask,
+        CpumaskVar, //
+    },
+    error::{
+        from_err_ptr,
+        to_result, //
+    },
     ffi::{
         c_int,
         c_void, //
     },
     prelude::*,
+    smp,
     sync::atomic::{
         Acquire,
         Atomic,
@@ -44,8 +51,8 @@ const POLL: Delta = Delta::from_millis(1);
 ///
 /// # Errors
 ///
-/// [`ENOMEM`] when there is no memory for the threads; `f` has not run then. [`EINTR`] when the
-/// caller is being killed.
+/// [`EDEADLK`] when called with interrupts disabled or from an interrupt, [`ENOMEM`] when there is no
+/// memory for the threads, [`EINTR`] when the caller is being killed; `f` has not run then.
 ///
 /// # Examples
 ///
@@ -109,6 +116,7 @@ pub struct Member {
 /// # Ok::<(), Error>(())
 /// ```
 pub fn on_each_cpu_of_group<F: Fn(Member) + Sync>(f: F, watch: impl FnMut()) -> Result {
+    smp::may_wait()?;
     let _cpus = CpusReadLock::new();
     // SAFETY: The mask is valid at all times, and does not change while the lock is held.
     let online = unsafe { Cpumask::from_raw(&raw const bindings::__cpu_online_mask) };
@@ -153,6 +161,7 @@ pub fn on_each_cpu_of_group<F: Fn(Member) + Sync>(f: F, watch: impl FnMut()) -> 
 /// # Ok::<(), Error>(())
 /// ```
 pub fn on_any_cpu<F: Fn(u32) + Sync>(count: u32, f: F, watch: impl FnMut()) -> Result {
+    smp::may_wait()?;
     run((0..count).map(|number| (number, None)), f, watch)
 }
 
@@ -179,6 +188,7 @@ pub fn on_any_cpu<F: Fn(u32) + Sync>(count: u32, f: F, watch: impl FnMut()) -> R
 /// # Ok::<(), Error>(())
 /// ```
 pub fn on_cpu<F: Fn(CpuId) + Sync>(cpu: CpuId, f: F, watch: impl FnMut()) -> Result {
+    smp::may_wait()?;
     let _cpus = CpusReadLock::new();
     // SAFETY: As in `on_each_cpu()`.
     let online = unsafe { Cpumask::from_raw(&raw const bindings::__cpu_online_mask) };
@@ -186,6 +196,54 @@ pub fn on_cpu<F: Fn(CpuId) + Sync>(cpu: CpuId, f: F, watch: impl FnMut()) -> Res
         return Err(ENXIO);
     }
     run(core::iter::once((cpu, Some(cpu))), f, watch)
+}
+
+/// Moves the calling kernel thread to `cpu`.
+///
+/// It stays there until it is moved again, or until the CPU goes offline: then it goes on elsewhere.
+///
+/// # Context
+///
+/// A kernel thread that is bound to no CPU, such as one of [`on_any_cpu()`]. May sleep.
+///
+/// # Errors
+///
+/// [`EPERM`] when the calling task is no kernel thread, [`EINVAL`] when it is bound to a CPU or
+/// when `cpu` is offline, [`ENOMEM`] when there is no memory for a mask.
+///
+/// # Examples
+///
+/// ```
+/// use kernel::cpu::CpuId;
+/// use kernel::kthread;
+///
+/// let here = CpuId::current();
+/// kthread::on_any_cpu(
+///     1,
+///     |_number| {
+///         assert!(kthread::migrate_to(here).is_err() || CpuId::current() == here);
+///     },
+///     || {},
+/// )?;
+/// # Ok::<(), Error>(())
+/// ```
+pub fn migrate_to(cpu: CpuId) -> Result {
+    // SAFETY: The current task is valid, and these flags of it change no more once it runs.
+    let (task, flags) = unsafe {
+        let task = bindings::get_current();
+        (task, (*task).flags)
+    };
+    if flags & bindings::PF_KTHREAD == 0 {
+        return Err(EPERM);
+    }
+    // The C function would move it all the same.
+    if flags & bindings::PF_NO_SETAFFINITY != 0 {
+        return Err(EINVAL);
+    }
+    let mut mask = CpumaskVar::new_zero(GFP_KERNEL)?;
+    mask.set(cpu);
+    // SAFETY: The task is valid, and the mask not used any more after this returns.
+    to_result(unsafe { bindings::set_cpus_allowed_ptr(task, mask.as_raw()) })
 }
 
 /// Runs `f` in a thread for each of `items`: what it gets, and the CPU that the thread is bound to,
@@ -308,5 +366,166 @@ impl Drop for CpusReadLock {
     fn drop(&mut self) {
         // SAFETY: We hold the lock.
         unsafe { bindings::cpus_read_unlock() };
+    }
+}
+
+#[cfg(CONFIG_RUST_KTHREAD_KUNIT_TEST)]
+#[macros::kunit_tests(rust_kthread)]
+mod tests {
+    use super::*;
+    use crate::{
+        interrupt::local_interrupt_disable,
+        sync::atomic::{
+            Full,
+            Relaxed, //
+        }, //
+    };
+
+    fn online() -> u32 {
+        // SAFETY: The mask is valid at all times.
+        unsafe { Cpumask::from_raw(&raw const bindings::__cpu_online_mask) }.weight()
+    }
+
+    #[test]
+    fn each_cpu_has_one() -> Result {
+        let calls = Atomic::new(0u32);
+        let elsewhere = Atomic::new(0u32);
+        on_each_cpu(
+            |cpu| {
+                calls.fetch_add(1, Relaxed);
+                if CpuId::current() != cpu {
+                    elsewhere.fetch_add(1, Relaxed);
+                }
+            },
+            || {},
+        )?;
+        assert_eq!(calls.load(Relaxed), online());
+        assert_eq!(elsewhere.load(Relaxed), 0);
+        Ok(())
+    }
+
+    #[test]
+    fn members_meet() -> Result {
+        let arrived = Atomic::new(0u32);
+        let numbers = Atomic::new(0u32);
+        let wrong = Atomic::new(0u32);
+        on_each_cpu_of_group(
+            |member| {
+                numbers.fetch_add(member.number, Relaxed);
+                if member.count != online() || member.number >= member.count {
+                    wrong.fetch_add(1, Relaxed);
+                }
+                arrived.fetch_add(1, Full);
+                while arrived.load(Relaxed) < member.count {
+                    core::hint::spin_loop();
+                }
+            },
+            || {},
+        )?;
+        let count = online();
+        assert_eq!(wrong.load(Relaxed), 0);
+        assert_eq!(numbers.load(Relaxed), count * (count - 1) / 2);
+        Ok(())
+    }
+
+    #[test]
+    fn numbers_are_distinct() -> Result {
+        let seen = Atomic::new(0u64);
+        on_any_cpu(
+            20,
+            |number| {
+                // No second one may clear the bit.
+                seen.fetch_add(1 << number, Relaxed);
+            },
+            || {},
+        )?;
+        assert_eq!(seen.load(Relaxed), (1 << 20) - 1);
+        on_any_cpu(0, |_| {}, || {})
+    }
+
+    #[test]
+    fn one_cpu() -> Result {
+        for cpu in (0..nr_cpu_ids()).filter_map(CpuId::from_u32) {
+            let calls = Atomic::new(0u32);
+            let ran = on_cpu(
+                cpu,
+                |cpu| {
+                    calls.fetch_add(1 + u32::from(CpuId::current() != cpu), Relaxed);
+                },
+                || {},
+            );
+            match ran {
+                Ok(()) => assert_eq!(calls.load(Relaxed), 1),
+                Err(error) => assert_eq!((error, calls.load(Relaxed)), (ENXIO, 0)),
+            }
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn watch_ends_a_wait() -> Result {
+        let end = Atomic::new(0i32);
+        let mut watched = 0;
+        on_any_cpu(
+            1,
+            |_| {
+                while end.load(Acquire) == 0 {
+                    fsleep(POLL);
+                }
+            },
+            || {
+                watched += 1;
+                if watched == 3 {
+                    end.store(1, Release);
+                }
+            },
+        )?;
+        assert!(watched >= 3);
+        Ok(())
+    }
+
+    #[test]
+    fn migrates() -> Result {
+        // A thread of KUnit's is a kernel thread as well, but not ours to move.
+        let wrong = Atomic::new(0u32);
+        on_any_cpu(
+            1,
+            |_| {
+                for cpu in (0..online()).filter_map(CpuId::from_u32) {
+                    if migrate_to(cpu).is_ok() && CpuId::current() != cpu {
+                        wrong.fetch_add(1, Relaxed);
+                    }
+                }
+            },
+            || {},
+        )?;
+        assert_eq!(wrong.load(Relaxed), 0);
+
+        let refused = Atomic::new(0u32);
+        on_each_cpu(
+            |cpu| {
+                refused.fetch_add(u32::from(migrate_to(cpu) == Err(EINVAL)), Relaxed);
+            },
+            || {},
+        )?;
+        assert_eq!(refused.load(Relaxed), online());
+        Ok(())
+    }
+
+    #[test]
+    fn refused_with_interrupts_disabled() {
+        let calls = Atomic::new(0u32);
+        let call = || {
+            calls.fetch_add(1, Relaxed);
+        };
+        let interrupts = local_interrupt_disable();
+        let refused = [
+            on_each_cpu(|_| call(), || {}),
+            on_any_cpu(1, |_| call(), || {}),
+            on_cpu(CpuId::current(), |_| call(), || {}),
+        ];
+        drop(interrupts);
+        assert_eq!(refused, [Err(EDEADLK); 3]);
+        assert_eq!(calls.load(Relaxed), 0);
     }
 }

@@ -2,18 +2,30 @@
 
 //! Calling a function on other CPUs.
 //!
-//! Every function here waits until the call has finished everywhere, so closures may borrow from
-//! the caller and nothing is allocated.
+//! The functions wait until the call has finished everywhere, so closures may borrow from the caller
+//! and nothing is allocated. Where a CPU must not wait for others they refuse. An [`AsyncCall`] does
+//! not wait, and can be started there as well.
 //!
 //! C header: [`include/linux/smp.h`](srctree/include/linux/smp.h)
 
 use crate::{
     bindings,
-    cpu::CpuId,
+    cpu::{
+        nr_cpu_ids,
+        CpuId, //
+    },
+    cpumask::Cpumask,
     error::to_result,
     ffi::c_void,
-    prelude::*, //
+    prelude::*,
+    sync::atomic::{
+        Acquire,
+        Atomic,
+        Release, //
+    },
+    types::Opaque, //
 };
+use core::ptr;
 
 /// Runs `f` once on every online CPU, the calling one included, and waits for all of them.
 ///
@@ -43,20 +55,98 @@ use crate::{
 /// # Ok::<(), Error>(())
 /// ```
 pub fn on_each_cpu<F: Fn(CpuId) + Sync>(f: F) -> Result {
+    // SAFETY: The mask is valid at all times.
+    let online = unsafe { Cpumask::from_raw(&raw const bindings::__cpu_online_mask) };
+    on_each_cpu_mask(online, f)
+}
+
+/// Runs `f` once on every CPU of `mask` that is online, and waits for all of them.
+///
+/// See [`on_each_cpu()`].
+///
+/// # Context
+///
+/// As for [`on_each_cpu()`].
+///
+/// # Errors
+///
+/// As for [`on_each_cpu()`].
+///
+/// # Examples
+///
+/// ```
+/// use kernel::cpu::CpuId;
+/// use kernel::cpumask::CpumaskVar;
+/// use kernel::smp;
+///
+/// let mut mask = CpumaskVar::new_zero(GFP_KERNEL)?;
+/// mask.set(CpuId::current());
+/// smp::on_each_cpu_mask(&mask, |cpu| pr_debug!("hello from CPU {}\n", cpu.as_u32()))?;
+/// # Ok::<(), Error>(())
+/// ```
+pub fn on_each_cpu_mask<F: Fn(CpuId) + Sync>(mask: &Cpumask, f: F) -> Result {
     may_wait()?;
     // SAFETY: `call::<F>` expects a pointer to an `F` that may be shared between CPUs, and because
-    // of `wait`, `f` outlives all calls. A null mask of conditions means no condition, and
-    // `cpu_online_mask` is valid at all times.
+    // of `wait`, `f` outlives all calls. No function for a condition means no condition. The mask is
+    // valid as long as it is borrowed.
     unsafe {
-        bindings::on_each_cpu_cond_mask(
-            None,
-            Some(call::<F>),
-            info(&f),
-            true,
-            &raw const bindings::__cpu_online_mask,
-        )
+        bindings::on_each_cpu_cond_mask(None, Some(call::<F>), info(&f), true, mask.as_raw())
     };
     Ok(())
+}
+
+/// Runs `f` once on every online CPU, waits for all of them, and collects what it returns.
+///
+/// What `f` has returned on a CPU is in `results` at the number of that CPU; the rest is [`None`].
+/// See [`on_each_cpu()`].
+///
+/// # Context
+///
+/// As for [`on_each_cpu()`].
+///
+/// # Errors
+///
+/// [`EINVAL`] when `results` has less than [`nr_cpu_ids()`] elements, and those of
+/// [`on_each_cpu()`]; `f` has not run then, and `results` is what it was.
+///
+/// # Examples
+///
+/// ```
+/// use kernel::cpu::{nr_cpu_ids, CpuId};
+/// use kernel::smp;
+///
+/// let mut results = KVec::from_elem(None, nr_cpu_ids() as usize, GFP_KERNEL)?;
+/// smp::collect_on_each_cpu(&mut results, |cpu| 2 * cpu.as_u32())?;
+/// assert_eq!(results[0], Some(0));
+/// # Ok::<(), Error>(())
+/// ```
+pub fn collect_on_each_cpu<T: Send, F: Fn(CpuId) -> T + Sync>(
+    results: &mut [Option<T>],
+    f: F,
+) -> Result {
+    /// The start of the results, for all CPUs.
+    struct Slots<T>(*mut Option<T>);
+
+    // SAFETY: No CPU uses another one's slot.
+    unsafe impl<T: Send> Sync for Slots<T> {}
+
+    impl<T> Slots<T> {
+        fn of(&self, cpu: CpuId) -> *mut Option<T> {
+            self.0.wrapping_add(cpu.as_u32() as usize)
+        }
+    }
+
+    may_wait()?;
+    if results.len() < nr_cpu_ids() as usize {
+        return Err(EINVAL);
+    }
+    results.fill_with(|| None);
+    let slots = Slots(results.as_mut_ptr());
+    on_each_cpu(|cpu| {
+        // SAFETY: There is a slot for each CPU. This one is in a mutable borrow of ours, is not used
+        // by any other CPU, and by this one only once.
+        unsafe { *slots.of(cpu) = Some(f(cpu)) };
+    })
 }
 
 /// Runs `f` once on every online CPU but the calling one, and waits for all of them.
@@ -117,8 +207,153 @@ pub fn call_function_single<F: Fn(CpuId) + Sync>(cpu: CpuId, f: F) -> Result {
     })
 }
 
+/// A function that runs on another CPU while its caller goes on.
+///
+/// Dropping it waits until the call that was started last has finished, so it must not be dropped
+/// where a CPU must not wait for others. A module must not leak one: its code would be gone while
+/// the CPU runs it.
+///
+/// # Examples
+///
+/// ```
+/// use kernel::cpu::CpuId;
+/// use kernel::smp::AsyncCall;
+/// use kernel::sync::atomic::{Atomic, Relaxed};
+///
+/// static CALLS: Atomic<i32> = Atomic::new(0);
+///
+/// let call = KBox::pin_init(
+///     AsyncCall::new(|_cpu| {
+///         CALLS.fetch_add(1, Relaxed);
+///     }),
+///     GFP_KERNEL,
+/// )?;
+/// call.as_ref().start(CpuId::current())?;
+/// call.wait()?;
+/// assert_eq!(CALLS.load(Relaxed), 1);
+/// # Ok::<(), Error>(())
+/// ```
+///
+/// # Invariants
+///
+/// While `state` is [`STARTED`], a CPU may use `csd` and `f`. Otherwise nobody uses `csd`.
+#[pin_data(PinnedDrop)]
+pub struct AsyncCall<F: Fn(CpuId) + Sync + 'static> {
+    f: F,
+    /// One of the states below.
+    state: Atomic<i32>,
+    /// Another CPU finds the call by its address.
+    #[pin]
+    csd: Opaque<bindings::call_single_data_t>,
+}
+
+/// The call has not been started, or has finished.
+const IDLE: i32 = 0;
+/// The call has been started.
+const STARTED: i32 = 1;
+
+// SAFETY: It can be started, waited for and dropped by any task.
+unsafe impl<F: Fn(CpuId) + Sync + Send + 'static> Send for AsyncCall<F> {}
+
+// SAFETY: `csd` belongs to the one who changed `state`, and a shared `f` may be called.
+unsafe impl<F: Fn(CpuId) + Sync + 'static> Sync for AsyncCall<F> {}
+
+impl<F: Fn(CpuId) + Sync + 'static> AsyncCall<F> {
+    /// Makes a call of `f` that has not been started.
+    ///
+    /// A closure that borrows nothing, because a call that is leaked may still run.
+    pub fn new(f: F) -> impl PinInit<Self> {
+        // INVARIANT: Nobody knows it yet.
+        pin_init!(Self {
+            f,
+            state: Atomic::new(IDLE),
+            csd <- Opaque::zeroed(),
+        })
+    }
+
+    /// Has `f` run on `cpu`, in a hard interrupt, and does not wait for it. On the calling CPU it is
+    /// a plain call with interrupts disabled.
+    ///
+    /// # Context
+    ///
+    /// Any but that of a non-maskable interrupt.
+    ///
+    /// # Errors
+    ///
+    /// [`EBUSY`] when the call has been started and has not finished, [`ENXIO`] when `cpu` is
+    /// offline; `f` does not run then.
+    pub fn start(self: Pin<&Self>, cpu: CpuId) -> Result {
+        if self.state.cmpxchg(IDLE, STARTED, Acquire).is_err() {
+            return Err(EBUSY);
+        }
+        let csd = self.csd.get();
+        // SAFETY: By the type invariant `csd` is ours alone, until it is given away here. It is
+        // pinned, and `drop()` waits until it has been used.
+        let result = to_result(unsafe {
+            (*csd).func = Some(finish::<F>);
+            (*csd).info = ptr::from_ref(self.get_ref()).cast_mut().cast();
+            bindings::smp_call_function_single_async(cpu.into(), csd)
+        });
+        if result.is_err() {
+            // INVARIANT: It has not been given away.
+            self.state.store(IDLE, Release);
+        }
+        result
+    }
+
+    /// Whether the call has been started and has not finished.
+    ///
+    /// # Context
+    ///
+    /// Any.
+    pub fn is_running(&self) -> bool {
+        self.state.load(Acquire) == STARTED
+    }
+
+    /// Waits until the call has finished, if it has been started.
+    ///
+    /// # Context
+    ///
+    /// As for [`on_each_cpu()`].
+    ///
+    /// # Errors
+    ///
+    /// [`EDEADLK`] when called from another context.
+    pub fn wait(&self) -> Result {
+        may_wait()?;
+        self.spin();
+        Ok(())
+    }
+
+    fn spin(&self) {
+        while self.is_running() {
+            core::hint::spin_loop();
+        }
+    }
+}
+
+#[pinned_drop]
+impl<F: Fn(CpuId) + Sync + 'static> PinnedDrop for AsyncCall<F> {
+    fn drop(self: Pin<&mut Self>) {
+        self.spin();
+    }
+}
+
+/// # Safety
+///
+/// `info` must point to an [`AsyncCall<F>`] in the state [`STARTED`], of which nothing but this
+/// function ends the state.
+unsafe extern "C" fn finish<F: Fn(CpuId) + Sync + 'static>(info: *mut c_void) {
+    // SAFETY: By the safety requirements: as long as it is in this state it is not dropped.
+    let call = unsafe { &*info.cast_const().cast::<AsyncCall<F>>() };
+    (call.f)(CpuId::current());
+    // INVARIANT: The C code has given `csd` back before it called this function. From here on the
+    // object may be gone.
+    call.state.store(IDLE, Release);
+}
+
 /// Refuses the contexts in which waiting for another CPU can deadlock.
-fn may_wait() -> Result {
+pub(crate) fn may_wait() -> Result {
     // SAFETY: Both only read the state of the calling CPU.
     if unsafe { bindings::in_task() && !bindings::irqs_disabled() } {
         Ok(())
@@ -138,4 +373,199 @@ unsafe extern "C" fn call<F: Fn(CpuId) + Sync>(info: *mut c_void) {
     // SAFETY: By the safety requirements.
     let f = unsafe { &*info.cast_const().cast::<F>() };
     f(CpuId::current());
+}
+
+#[cfg(CONFIG_RUST_SMP_KUNIT_TEST)]
+#[macros::kunit_tests(rust_smp)]
+mod tests {
+    use super::*;
+    use crate::{
+        cpumask::CpumaskVar,
+        interrupt::local_interrupt_disable,
+        sync::atomic::Relaxed, //
+    };
+
+    fn online() -> u32 {
+        // SAFETY: The mask is valid at all times.
+        unsafe { Cpumask::from_raw(&raw const bindings::__cpu_online_mask) }.weight()
+    }
+
+    /// Calls on each CPU, and those on a CPU that was not the one given.
+    fn calls() -> Result<KVec<Atomic<u32>>> {
+        let mut calls = KVec::new();
+        for _ in 0..nr_cpu_ids() {
+            calls.push(Atomic::new(0), GFP_KERNEL)?;
+        }
+        Ok(calls)
+    }
+
+    fn sum(calls: &[Atomic<u32>]) -> u32 {
+        calls.iter().map(|calls| calls.load(Relaxed)).sum()
+    }
+
+    #[test]
+    fn each_cpu_once() -> Result {
+        let calls = calls()?;
+        on_each_cpu(|cpu| {
+            if cpu == CpuId::current() {
+                calls[cpu.as_u32() as usize].fetch_add(1, Relaxed);
+            }
+        })?;
+        assert_eq!(sum(&calls), online());
+        assert!(calls.iter().all(|calls| calls.load(Relaxed) <= 1));
+        Ok(())
+    }
+
+    #[test]
+    fn others_once() -> Result {
+        let calls = calls()?;
+        call_function(|cpu| {
+            calls[cpu.as_u32() as usize].fetch_add(1, Relaxed);
+        })?;
+        assert_eq!(sum(&calls), online() - 1);
+        Ok(())
+    }
+
+    #[test]
+    fn one_cpu() -> Result {
+        for cpu in (0..nr_cpu_ids()).filter_map(CpuId::from_u32) {
+            let calls = calls()?;
+            let called = call_function_single(cpu, |cpu| {
+                calls[cpu.as_u32() as usize].fetch_add(1, Relaxed);
+            });
+            let here = calls[cpu.as_u32() as usize].load(Relaxed);
+            match called {
+                Ok(()) => assert_eq!((sum(&calls), here), (1, 1)),
+                Err(error) => assert_eq!((error, sum(&calls)), (ENXIO, 0)),
+            }
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn mask_of_cpus() -> Result {
+        let calls = calls()?;
+        let mut mask = CpumaskVar::new_zero(GFP_KERNEL)?;
+        let call = |cpu: CpuId| {
+            calls[cpu.as_u32() as usize].fetch_add(1, Relaxed);
+        };
+        on_each_cpu_mask(&mask, call)?;
+        assert_eq!(sum(&calls), 0);
+        let last = CpuId::from_u32(online() - 1).ok_or(EINVAL)?;
+        mask.set(last);
+        on_each_cpu_mask(&mask, call)?;
+        assert_eq!(sum(&calls), 1);
+        assert_eq!(calls[last.as_u32() as usize].load(Relaxed), 1);
+        Ok(())
+    }
+
+    #[test]
+    fn results_of_each_cpu() -> Result {
+        let mut results = KVec::from_elem(Some(0), nr_cpu_ids() as usize, GFP_KERNEL)?;
+        collect_on_each_cpu(&mut results, |cpu| cpu.as_u32() + 7)?;
+        let count = results.iter().flatten().count();
+        assert_eq!(count, online() as usize);
+        for (cpu, result) in results.iter().enumerate() {
+            assert!(result.is_none_or(|result| result == cpu as u32 + 7));
+        }
+        assert_eq!(
+            collect_on_each_cpu(&mut [None], |_| ()).is_ok(),
+            nr_cpu_ids() == 1
+        );
+        assert_eq!(collect_on_each_cpu(&mut [], |_| ()), Err(EINVAL));
+        Ok(())
+    }
+
+    #[test]
+    fn refused_with_interrupts_disabled() {
+        let interrupts = local_interrupt_disable();
+        let calls = Atomic::new(0);
+        let call = |_: CpuId| {
+            calls.fetch_add(1, Relaxed);
+        };
+        let refused = [
+            on_each_cpu(call),
+            call_function(call),
+            call_function_single(CpuId::current(), call),
+            collect_on_each_cpu(&mut [], call),
+        ];
+        drop(interrupts);
+        assert_eq!(refused, [Err(EDEADLK); 4]);
+        assert_eq!(calls.load(Relaxed), 0);
+    }
+
+    #[test]
+    fn refused_in_interrupt() -> Result {
+        let refused = Atomic::new(0);
+        let asked = Atomic::new(0);
+        call_function(|_| {
+            asked.fetch_add(1, Relaxed);
+            if on_each_cpu(|_| {}) == Err(EDEADLK) {
+                refused.fetch_add(1, Relaxed);
+            }
+        })?;
+        assert_eq!(asked.load(Relaxed), online() as i32 - 1);
+        assert_eq!(refused.load(Relaxed), asked.load(Relaxed));
+        Ok(())
+    }
+
+    #[test]
+    fn not_waited_for() -> Result {
+        static CALLS: Atomic<i32> = Atomic::new(0);
+        let call = KBox::pin_init(
+            AsyncCall::new(|_| {
+                CALLS.fetch_add(1, Relaxed);
+            }),
+            GFP_KERNEL,
+        )?;
+        assert!(!call.is_running());
+        for cpu in (0..online()).filter_map(CpuId::from_u32) {
+            // Where a CPU must not wait for others.
+            let interrupts = local_interrupt_disable();
+            let (started, waited) = (call.as_ref().start(cpu), call.wait());
+            drop(interrupts);
+            assert_eq!(started, Ok(()));
+            assert_eq!(waited, Err(EDEADLK));
+            call.wait()?;
+            assert_eq!(CALLS.load(Relaxed), cpu.as_u32() as i32 + 1);
+        }
+        // Dropping it waits.
+        call.as_ref().start(CpuId::current())?;
+        drop(call);
+        assert_eq!(CALLS.load(Relaxed), online() as i32 + 1);
+        Ok(())
+    }
+
+    #[test]
+    fn not_started_twice() -> Result {
+        static GO: Atomic<i32> = Atomic::new(0);
+        let Some(other) = (0..online())
+            .filter_map(CpuId::from_u32)
+            .find(|cpu| *cpu != CpuId::current())
+        else {
+            return Ok(());
+        };
+        let call = KBox::pin_init(
+            AsyncCall::new(|_| {
+                while GO.load(Relaxed) == 0 {
+                    core::hint::spin_loop();
+                }
+            }),
+            GFP_KERNEL,
+        )?;
+        let (mut first, mut second) = (Err(ENXIO), Ok(()));
+        // This task may be moved to that CPU in between; then it is a plain call, which must end.
+        let interrupts = local_interrupt_disable();
+        if CpuId::current() != other {
+            first = call.as_ref().start(other);
+            second = call.as_ref().start(other);
+        }
+        GO.store(1, Relaxed);
+        drop(interrupts);
+        call.wait()?;
+        if first != Err(ENXIO) {
+            assert_eq!((first, second), (Ok(()), Err(EBUSY)));
+        }
+        Ok(())
+    }
 }

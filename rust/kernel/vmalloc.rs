@@ -295,3 +295,115 @@ impl Drop for SparseArea {
         unsafe { bindings::free_vm_area(self.area.as_ptr()) };
     }
 }
+
+#[cfg(CONFIG_RUST_VMALLOC_KUNIT_TEST)]
+#[macros::kunit_tests(rust_vmalloc)]
+mod tests {
+    use super::*;
+    use crate::smp;
+
+    fn fill(word: usize) -> u64 {
+        word as u64 ^ 0x5555
+    }
+
+    #[test]
+    fn wrong_sizes_are_refused() {
+        assert_eq!(SparseArea::new(0, fill).err(), Some(EINVAL));
+        assert_eq!(SparseArea::new(usize::MAX, fill).err(), Some(EINVAL));
+    }
+
+    #[test]
+    fn nothing_is_there_at_first() -> Result {
+        let area = SparseArea::new(3, fill)?;
+        assert_eq!(area.pages(), 3);
+        for page in 0..3 {
+            let word = page * WORDS_PER_PAGE;
+            assert!(area.word(word).is_none());
+            assert_eq!(area.peek(word), None);
+            assert_eq!(area.read_nofault(word), Err(EFAULT));
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn pages_are_mapped_in_any_order() -> Result {
+        let area = SparseArea::new(3, fill)?;
+        for (count, page) in [2, 0, 1].into_iter().enumerate() {
+            area.map(page)?;
+            let mapped = (0..3)
+                .filter(|page| area.word(page * WORDS_PER_PAGE).is_some())
+                .count();
+            assert_eq!(mapped, count + 1);
+        }
+        for word in 0..3 * WORDS_PER_PAGE {
+            let found = area.word(word).map(|word| word.load(Relaxed));
+            if found != Some(fill(word)) || area.peek(word) != found {
+                assert_eq!(
+                    (word, found, area.peek(word)),
+                    (word, Some(fill(word)), found)
+                );
+            }
+        }
+        assert!(area.word(3 * WORDS_PER_PAGE).is_none());
+        assert_eq!(area.peek(3 * WORDS_PER_PAGE), None);
+        assert_eq!(area.read_nofault(3 * WORDS_PER_PAGE), Err(EINVAL));
+        Ok(())
+    }
+
+    #[test]
+    fn a_page_is_mapped_once() -> Result {
+        let mut area = SparseArea::new(1, fill)?;
+        assert_eq!(area.map(1), Err(EINVAL));
+        assert_eq!(area.unmap(0), Err(ENOENT));
+        assert_eq!(area.map(0), Ok(()));
+        assert_eq!(area.map(0), Err(EBUSY));
+        assert_eq!(area.unmap(0), Ok(()));
+        assert_eq!(area.unmap(0), Err(ENOENT));
+        assert_eq!(area.unmap(1), Err(EINVAL));
+        Ok(())
+    }
+
+    #[test]
+    fn a_page_keeps_its_content() -> Result {
+        let mut area = SparseArea::new(1, fill)?;
+        area.map(0)?;
+        area.word(7).ok_or(ENOENT)?.store(42, Relaxed);
+        area.unmap(0)?;
+        assert_eq!(area.read_nofault(7), Err(EFAULT));
+        area.map(0)?;
+        assert_eq!(area.word(7).map(|word| word.load(Relaxed)), Some(42));
+        Ok(())
+    }
+
+    #[test]
+    fn every_cpu_sees_it() -> Result {
+        let area = SparseArea::new(2, fill)?;
+        let wrong = Atomic::new(0u32);
+        let read = |page: usize, expected: Result<u64>| {
+            smp::on_each_cpu(|_| {
+                if area.read_nofault(page * WORDS_PER_PAGE) != expected {
+                    wrong.fetch_add(1, Relaxed);
+                }
+            })
+        };
+        read(0, Err(EFAULT))?;
+        area.map(0)?;
+        read(0, Ok(fill(0)))?;
+        read(1, Err(EFAULT))?;
+        assert_eq!(wrong.load(Relaxed), 0);
+        Ok(())
+    }
+
+    #[test]
+    fn addresses_are_those_of_the_pages() -> Result {
+        let area = SparseArea::new(2, fill)?;
+        let start = area.address(0).ok_or(EINVAL)?;
+        assert_eq!(start % PAGE_SIZE, 0);
+        assert_eq!(area.address(1), Some(start + PAGE_SIZE));
+        assert_eq!(area.address(2), None);
+        area.map(1)?;
+        let word = area.word(WORDS_PER_PAGE).ok_or(ENOENT)?;
+        assert_eq!(core::ptr::from_ref(word) as usize, start + PAGE_SIZE);
+        Ok(())
+    }
+}

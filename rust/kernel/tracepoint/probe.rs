@@ -273,3 +273,138 @@ declare_tracepoints! {
         error_code: c_ulong,
     );
 }
+
+#[cfg(CONFIG_RUST_TRACEPOINT_KUNIT_TEST)]
+#[macros::kunit_tests(rust_tracepoint_probe)]
+mod tests {
+    use super::*;
+    use crate::{
+        kthread,
+        smp,
+        sync::{
+            atomic::{
+                Atomic,
+                Relaxed, //
+            },
+            Arc, //
+        }, //
+    };
+
+    /// A tracepoint that there is not.
+    enum Missing {}
+
+    // SAFETY: There is no tracepoint of this name.
+    unsafe impl Tracepoint for Missing {
+        const NAME: &'static CStr = c"lazy_map_no_such_tracepoint";
+
+        type Args = ();
+
+        fn callback<P: Probe<Self>>() -> *mut c_void {
+            ptr::null_mut()
+        }
+    }
+
+    #[derive(Clone)]
+    struct Count(Arc<Atomic<u64>>);
+
+    impl Count {
+        fn new() -> Result<Self> {
+            Ok(Self(Arc::new(Atomic::new(0), GFP_KERNEL)?))
+        }
+
+        fn get(&self) -> u64 {
+            self.0.load(Relaxed)
+        }
+    }
+
+    impl Probe<Missing> for Count {
+        fn fire(&self, _args: &()) {}
+    }
+
+    impl Probe<CsdFunctionEntry> for Count {
+        fn fire(&self, _args: &<CsdFunctionEntry as Tracepoint>::Args) {
+            self.0.fetch_add(1, Relaxed);
+        }
+    }
+
+    fn attach(count: &Count) -> Result<Pin<KBox<Registration<CsdFunctionEntry, Count>>>> {
+        KBox::pin_init(Registration::new(count.clone()), GFP_KERNEL)
+    }
+
+    #[test]
+    fn a_missing_one_is_named() -> Result {
+        let registration = Registration::<Missing, _>::new(Count::new()?);
+        assert_eq!(KBox::pin_init(registration, GFP_KERNEL).err(), Some(ENOENT));
+        Ok(())
+    }
+
+    #[test]
+    #[cfg(CONFIG_SMP)]
+    fn fires_while_attached() -> Result {
+        let count = Count::new()?;
+        smp::on_each_cpu(|_| {})?;
+        assert_eq!(count.get(), 0);
+        let attached = attach(&count)?;
+        for _ in 0..3 {
+            let before = count.get();
+            smp::on_each_cpu(|_| {})?;
+            assert!(count.get() > before);
+        }
+        assert_eq!(attached.probe().get(), count.get());
+        drop(attached);
+        let after = count.get();
+        smp::on_each_cpu(|_| {})?;
+        assert_eq!(count.get(), after);
+        Ok(())
+    }
+
+    #[test]
+    #[cfg(CONFIG_SMP)]
+    fn two_at_once() -> Result {
+        let (one, other) = (Count::new()?, Count::new()?);
+        let (first, second) = (attach(&one)?, attach(&other)?);
+        smp::on_each_cpu(|_| {})?;
+        assert!(one.get() > 0 && other.get() > 0);
+        drop(first);
+        let (gone, there) = (one.get(), other.get());
+        smp::on_each_cpu(|_| {})?;
+        assert_eq!(one.get(), gone);
+        assert!(other.get() > there);
+        drop(second);
+        Ok(())
+    }
+
+    #[test]
+    #[cfg(CONFIG_SMP)]
+    fn comes_and_goes_while_it_fires() -> Result {
+        let count = Count::new()?;
+        let end = Atomic::new(0i32);
+        let wrong = Atomic::new(0u32);
+        kthread::on_any_cpu(
+            2,
+            |number| {
+                if number == 0 {
+                    for _ in 0..8 {
+                        match attach(&count) {
+                            // Nobody is inside of it once this is dropped.
+                            Ok(attached) => drop(attached),
+                            Err(_) => {
+                                wrong.fetch_add(1, Relaxed);
+                            }
+                        }
+                    }
+                    end.store(1, Relaxed);
+                } else {
+                    while end.load(Relaxed) == 0 {
+                        if smp::on_each_cpu(|_| {}).is_err() {
+                            wrong.fetch_add(1, Relaxed);
+                        }
+                    }
+                }
+            },
+            || {},
+        )?;
+        assert_eq!(wrong.load(Relaxed), 0);
+        Ok(())
+    }
+}

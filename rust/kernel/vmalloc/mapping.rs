@@ -322,3 +322,108 @@ impl Drop for PerCpuWords {
         unsafe { bindings::free_percpu(self.start.as_ptr()) };
     }
 }
+
+#[cfg(CONFIG_RUST_VMALLOC_KUNIT_TEST)]
+#[macros::kunit_tests(rust_vmalloc_mapping)]
+mod tests {
+    use super::*;
+    use crate::{
+        cpu::nr_cpu_ids,
+        sync::atomic::Relaxed, //
+    };
+
+    fn fill(word: usize) -> u64 {
+        word as u64 ^ 0x5555
+    }
+
+    fn at(mapping: &Mapping, word: usize) -> Option<u64> {
+        mapping.word(word).map(|word| word.load(Relaxed))
+    }
+
+    /// Checks a mapping of four pages which are really two.
+    fn check(mapping: &Mapping) {
+        assert_eq!(mapping.words(), 4 * WORDS_PER_PAGE);
+        for word in [
+            0,
+            1,
+            WORDS_PER_PAGE,
+            2 * WORDS_PER_PAGE,
+            3 * WORDS_PER_PAGE + 9,
+        ] {
+            assert_eq!(at(mapping, word), Some(fill(word % (2 * WORDS_PER_PAGE))));
+        }
+        assert_eq!(at(mapping, 4 * WORDS_PER_PAGE), None);
+        // It is the same page.
+        if let Some(word) = mapping.word(2 * WORDS_PER_PAGE + 1) {
+            word.store(42, Relaxed);
+        }
+        assert_eq!(at(mapping, 1), Some(42));
+    }
+
+    #[test]
+    fn vmap() -> Result {
+        check(&Mapping::vmap(2, 4, fill)?);
+        assert_eq!(Mapping::vmap(0, 4, fill).err(), Some(EINVAL));
+        assert_eq!(Mapping::vmap(1, 0, fill).err(), Some(EINVAL));
+        assert_eq!(Mapping::vmap(1, usize::MAX, fill).err(), Some(EINVAL));
+        Ok(())
+    }
+
+    #[test]
+    fn vm_map_ram() -> Result {
+        check(&Mapping::vm_map_ram(2, 4, fill)?);
+        // Above what has the faster way.
+        let many = Mapping::vm_map_ram(1, 100, fill)?;
+        assert_eq!(at(&many, 99 * WORDS_PER_PAGE + 5), Some(fill(5)));
+        assert_eq!(Mapping::vm_map_ram(0, 4, fill).err(), Some(EINVAL));
+        assert_eq!(Mapping::vm_map_ram(1, 0, fill).err(), Some(EINVAL));
+        Ok(())
+    }
+
+    #[test]
+    fn vmalloc_huge() -> Result {
+        let mapping = Mapping::vmalloc_huge(513)?;
+        for page in 0..513 {
+            assert_eq!(at(&mapping, page * WORDS_PER_PAGE), Some(0));
+        }
+        assert_eq!(at(&mapping, 513 * WORDS_PER_PAGE), None);
+        assert_eq!(Mapping::vmalloc_huge(0).err(), Some(EINVAL));
+        assert_eq!(Mapping::vmalloc_huge(usize::MAX).err(), Some(EINVAL));
+        Ok(())
+    }
+
+    #[test]
+    #[cfg(CONFIG_HAS_IOMEM)]
+    fn ioremap() -> Result {
+        let (one, other) = (Mapping::ioremap(fill)?, Mapping::ioremap(fill)?);
+        assert_eq!(one.words(), WORDS_PER_PAGE);
+        assert_eq!(at(&one, WORDS_PER_PAGE - 1), Some(fill(WORDS_PER_PAGE - 1)));
+        // They are not the same page.
+        if let Some(word) = one.word(3) {
+            word.store(42, Relaxed);
+        }
+        assert_eq!((at(&one, 3), at(&other, 3)), (Some(42), Some(fill(3))));
+        Ok(())
+    }
+
+    #[test]
+    fn each_cpu_has_its_words() -> Result {
+        let words = PerCpuWords::new(20)?;
+        let possible = || (0..nr_cpu_ids()).filter_map(CpuId::from_u32);
+        for cpu in possible() {
+            if let Some(word) = words.word(cpu, 19) {
+                assert_eq!(word.load(Relaxed), 0);
+                word.store(u64::from(cpu.as_u32()) + 1, Relaxed);
+            }
+            assert!(words.word(cpu, 20).is_none());
+        }
+        for cpu in possible() {
+            let found = words.word(cpu, 19).map(|word| word.load(Relaxed));
+            assert!(found.is_none_or(|found| found == u64::from(cpu.as_u32()) + 1));
+        }
+        assert!(words.word(CpuId::current(), 19).is_some());
+        assert_eq!(PerCpuWords::new(0).err(), Some(EINVAL));
+        assert_eq!(PerCpuWords::new(1 << 20).err(), Some(EINVAL));
+        Ok(())
+    }
+}

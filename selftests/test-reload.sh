@@ -1,0 +1,137 @@
+#!/bin/sh
+# SPDX-License-Identifier: GPL-2.0
+#
+# Load and unload each module again and again, while processes are made, and see
+# whether anything is left: memory, mappings, probes. The argument is times=NUMBER.
+
+. "$(dirname "$0")/functions.sh"
+
+require_allow_crash
+
+times=$(argument times $(arguments_for lazy_map_reload "$@"))
+times=${times:-1}
+case "$times" in
+*[!0-9]* | 0)
+	echo "$0: times=$times is no number above 0" >&2
+	exit "$KSFT_FAIL" ;;
+esac
+
+# Some pages are always on their way, and caches grow. What is lost each time is
+# more in the end.
+tolerance_kib=$((512 + times * 4))
+
+# kernel_kib: memory that the kernel has allocated for itself
+kernel_kib()
+{
+	sync
+	# Not everything is freed at once: an RCU grace period, lazily unmapped areas.
+	sleep 1
+	awk '/^(SUnreclaim|VmallocUsed|Percpu|KernelStack|PageTables):/ { sum += $2 }
+	     END { print sum + 0 }' /proc/meminfo
+}
+
+# areas: who has mappings in the range of vmalloc, without those of processes
+areas()
+{
+	[ -r /proc/vmallocinfo ] || return
+	awk '{ print $3 }' /proc/vmallocinfo | sed 's/\[.*//' | grep -e lazy_map -e rust -e execmem |
+		sort | uniq -c
+}
+
+# load_all: each module once, in the order of the alphabet
+load_all()
+{
+	for module in $names; do
+		mark_log "$module"
+		log=$(load_module "$module" $(quick_parameters "$module") 2>&1) || {
+			ktap_print_msg "$module does not load: $log"
+			log_of "$module" | sed 's/^/# /'
+			return 1
+		}
+		touches=$((touches + $(log_of "$module" |
+			awk '/^# touches: / { sum += $3 } END { print sum + 0 }')))
+		rmmod "$module" || return 1
+		loads=$((loads + 1))
+	done
+}
+
+end_load()
+{
+	echo > "$temporary/stop"
+	wait
+}
+
+ktap_print_header
+require_module lazy_map_ipi
+names=$(modules)
+temporary=$(mktemp -d) || skip_test "no folder for temporary files"
+trap 'end_load; rm -rf "$temporary"' EXIT
+touches=0
+loads=0
+ktap_set_plan 4
+
+# What is allocated once and for all is, in the first round.
+load_all > /dev/null
+kmemleak=/sys/kernel/debug/kmemleak
+[ -w "$kmemleak" ] && echo clear 2> /dev/null > "$kmemleak" || kmemleak=
+before=$(kernel_kib)
+areas_before=$(areas)
+touches=0
+loads=0
+
+if [ -x "$DIR/fork_storm" ]; then
+	while [ ! -e "$temporary/stop" ]; do
+		"$DIR/fork_storm" seconds=1 workers=2
+	done > /dev/null 2>&1 &
+fi
+status=0
+round=0
+while [ "$round" -lt "$times" ] && [ "$status" -eq 0 ]; do
+	load_all || status=1
+	round=$((round + 1))
+done
+end_load
+ktap_print_msg "times: $round, loads: $loads"
+ktap_print_msg "touches: $touches"
+if [ "$status" -eq 0 ] && [ "$touches" -gt 0 ]; then
+	ktap_test_pass loaded_and_unloaded
+else
+	ktap_test_fail loaded_and_unloaded
+fi
+
+after=$(kernel_kib)
+ktap_print_msg "KiB of the kernel's before: $before, after: $after, allowed: $tolerance_kib more"
+if [ "$after" -le $((before + tolerance_kib)) ]; then
+	ktap_test_pass no_memory_lost
+else
+	ktap_test_fail no_memory_lost
+fi
+
+if [ -n "$kmemleak" ]; then
+	# What has been found twice in a row is no object on its way.
+	for _ in 1 2; do
+		sleep 5
+		echo scan > "$kmemleak"
+	done
+	grep -e lazy_map -e rust -A 8 "$kmemleak" | sed 's/^/# /'
+	if grep -q -e lazy_map -e rust "$kmemleak"; then
+		ktap_test_fail no_leak_found
+	else
+		ktap_test_pass no_leak_found
+	fi
+else
+	ktap_print_msg "no_leak_found: no CONFIG_DEBUG_KMEMLEAK"
+	ktap_test_skip no_leak_found
+fi
+
+# Probes that are left call code that is gone: the calls and faults of one more
+# round would show it. Mappings that are left have an owner.
+areas_after=$(areas)
+if load_all && [ "$areas_after" = "$areas_before" ]; then
+	ktap_test_pass nothing_left_behind
+else
+	ktap_print_msg "mappings before: $areas_before"
+	ktap_print_msg "mappings after: $areas_after"
+	ktap_test_fail nothing_left_behind
+fi
+ktap_finished

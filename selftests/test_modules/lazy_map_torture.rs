@@ -1,0 +1,656 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Everything at random, for a given time.
+//!
+//! Threads move from CPU to CPU and make mappings in each way that the kernel has, on threads of
+//! their own, with interrupts disabled, and under the eyes of tracers. They touch them on all CPUs,
+//! keep some for later, and make bad accesses in between. CPUs may come and go meanwhile; the script
+//! sees to that.
+//!
+//! What a thread does is drawn from the seed, its number and how much it has done, so the same seed
+//! makes the same choices; when they take effect is up to the machine.
+//!
+//! Loading the module runs the test, see `kernel::kselftest`.
+
+use core::arch::asm;
+use kernel::{
+    alloc::Flags,
+    cpu::{
+        nr_cpu_ids,
+        CpuId, //
+    },
+    execmem::Text,
+    interrupt::local_interrupt_disable,
+    kselftest::{
+        self,
+        Test, //
+    },
+    kthread,
+    prelude::*,
+    smp,
+    sync::{
+        atomic::{
+            Atomic,
+            Relaxed, //
+        },
+        Arc, //
+    },
+    time::{
+        Instant,
+        Monotonic, //
+    },
+    tracepoint::probe::{
+        CsdFunctionEntry,
+        PageFaultKernel,
+        Probe,
+        Registration,
+        Tracepoint, //
+    },
+    vmalloc::{
+        mapping::{
+            Mapping,
+            PerCpuWords, //
+        },
+        SparseArea,
+        WORDS_PER_PAGE, //
+    },
+};
+
+kernel::kselftest! {
+    cases: [torture],
+    name: "lazy_map_torture",
+    authors: ["lazymap"],
+    description: "Make and touch kernel mappings at random",
+    license: "GPL",
+    params: {
+        seconds: u32 {
+            default: 10,
+            range: 1..=1000000,
+            description: "How long the test runs",
+        },
+        seed: u32 {
+            default: 1,
+            description: "What the choices are drawn from",
+        },
+        threads: u32 {
+            default: 8,
+            range: 1..=1024,
+            description: "Threads that do something at the same time",
+        },
+        memory: u32 {
+            default: 64,
+            range: 0..=1048576,
+            description: "Memory that is kept for later, in MiB",
+        },
+        interval: u32 {
+            default: 5,
+            range: 1..=1000000,
+            description: "Seconds between statistics",
+        },
+    },
+}
+
+/// What a thread can do next, and how often it does it compared with the others.
+const ACTIONS: &[(&str, u64, Action)] = &[
+    ("vmalloc", 16, vmalloc),
+    ("vmalloc_kept", 8, vmalloc_kept),
+    ("vmalloc_atomic", 6, vmalloc_atomic),
+    ("vmap", 6, vmap),
+    ("vm_map_ram", 6, vm_map_ram),
+    ("vmalloc_huge", 2, vmalloc_huge),
+    ("ioremap", 4, ioremap),
+    ("percpu", 4, percpu),
+    ("new_code", 4, new_code),
+    ("new_stacks", 4, new_stacks),
+    ("bad_access", 6, bad_access),
+    ("traced", 1, traced),
+];
+
+type Action = fn(&mut Thread<'_>) -> Result;
+
+/// The size of an area that is kept, in pages.
+const KEPT_PAGES: usize = 256;
+/// Other areas are smaller than this, in pages.
+const MOST_PAGES: u64 = 48;
+/// Pages behind mappings of which a page is mapped more than once.
+const DISTINCT: usize = 4;
+
+/// A stream of numbers (SplitMix64).
+struct Random(u64);
+
+impl Random {
+    /// The stream of step number `step` of a thread.
+    fn new(thread: u32, step: u64) -> Self {
+        let seed = u64::from(module_parameters::seed.value());
+        let mut random = Self(seed << 32 | u64::from(thread));
+        random.0 = random.next() ^ step;
+        random
+    }
+
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut mixed = self.0;
+        mixed = (mixed ^ mixed >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        mixed = (mixed ^ mixed >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
+        mixed ^ mixed >> 31
+    }
+
+    /// A number below `limit`.
+    fn below(&mut self, limit: u64) -> u64 {
+        self.next() % limit
+    }
+
+    /// An index into [`ACTIONS`].
+    fn action(&mut self) -> usize {
+        let mut left = self.below(ACTIONS.iter().map(|(_, weight, _)| weight).sum());
+        for (index, (_, weight, _)) in ACTIONS.iter().enumerate() {
+            match left.checked_sub(*weight) {
+                Some(rest) => left = rest,
+                None => return index,
+            }
+        }
+        0
+    }
+
+    /// A number of pages.
+    fn pages(&mut self) -> usize {
+        1 + self.below(MOST_PAGES) as usize
+    }
+}
+
+/// What all threads together have done and seen.
+struct Totals {
+    actions: KVec<Atomic<u64>>,
+    touches: Atomic<u64>,
+    /// Touches on another CPU than the one that made the mapping.
+    crossings: Atomic<u64>,
+    /// Threads that went on on another CPU.
+    migrations: Atomic<u64>,
+    /// Actions for which there was no memory, which is no failure.
+    refused: Atomic<u64>,
+    /// Bytes that are kept.
+    kept: Atomic<u64>,
+    corrupt: Atomic<u64>,
+    /// Bad accesses that were not reported.
+    unreported: Atomic<u64>,
+    errors: Atomic<u64>,
+}
+
+impl Totals {
+    fn new() -> Result<Self> {
+        let mut actions = KVec::with_capacity(ACTIONS.len(), GFP_KERNEL)?;
+        for _ in ACTIONS {
+            actions.push(Atomic::new(0), GFP_KERNEL)?;
+        }
+        Ok(Self {
+            actions,
+            touches: Atomic::new(0),
+            crossings: Atomic::new(0),
+            migrations: Atomic::new(0),
+            refused: Atomic::new(0),
+            kept: Atomic::new(0),
+            corrupt: Atomic::new(0),
+            unreported: Atomic::new(0),
+            errors: Atomic::new(0),
+        })
+    }
+
+    fn actions(&self) -> u64 {
+        self.actions.iter().map(|count| count.load(Relaxed)).sum()
+    }
+
+    /// What is wrong, if anything is.
+    fn failure(&self) -> Option<(u64, &'static str)> {
+        [
+            (&self.corrupt, "words that are not what was written"),
+            (&self.unreported, "bad accesses that were not reported"),
+            (&self.errors, "actions that failed"),
+        ]
+        .into_iter()
+        .map(|(count, what)| (count.load(Relaxed), what))
+        .find(|(count, _)| *count != 0)
+    }
+}
+
+/// One thread of the test.
+struct Thread<'a> {
+    test: &'a Test,
+    totals: &'a Totals,
+    /// For the current step.
+    random: Random,
+    /// What is kept for later, and the pattern of it.
+    kept: KVec<(VVec<u64>, u64)>,
+}
+
+/// The word at the start of page `page` of what is filled with `seed`.
+fn pattern(seed: u64, page: usize) -> u64 {
+    (seed ^ page as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1
+}
+
+impl Thread<'_> {
+    /// Acts until the time is over.
+    fn run(&mut self, number: u32, start: Instant<Monotonic>) {
+        let limit = i64::from(module_parameters::seconds.value()) * 1000;
+        let mut here = CpuId::current();
+        let mut step = 0;
+        while start.elapsed().as_millis() < limit {
+            self.random = Random::new(number, step);
+            step += 1;
+
+            let index = self.random.action();
+            // An offline CPU refuses.
+            if self.random.below(4) == 0 {
+                if let Some(cpu) = self.any_cpu() {
+                    let _ = kthread::migrate_to(cpu);
+                }
+            }
+            if CpuId::current() != here {
+                here = CpuId::current();
+                self.totals.migrations.fetch_add(1, Relaxed);
+            }
+            if let (Some((name, _, action)), Some(count)) =
+                (ACTIONS.get(index), self.totals.actions.get(index))
+            {
+                self.act(name, *action);
+                count.fetch_add(1, Relaxed);
+            }
+        }
+        self.totals
+            .kept
+            .fetch_sub((self.kept.len() * KEPT_PAGES) as u64, Relaxed);
+    }
+
+    fn act(&mut self, name: &str, action: Action) {
+        match action(self) {
+            Ok(()) => {}
+            Err(ENOMEM) => {
+                self.totals.refused.fetch_add(1, Relaxed);
+            }
+            Err(error) => {
+                self.totals.errors.fetch_add(1, Relaxed);
+                self.test.fail(fmt!("{name}: {error:?}"));
+            }
+        }
+    }
+
+    /// A CPU that may be offline.
+    fn any_cpu(&mut self) -> Option<CpuId> {
+        CpuId::from_u32(self.random.below(nr_cpu_ids().into()) as u32)
+    }
+
+    /// Reads the start of each page on other CPUs, and compares.
+    fn check(
+        &mut self,
+        pages: usize,
+        seed: u64,
+        read: impl Fn(usize) -> Option<u64> + Sync,
+    ) -> Result {
+        self.check_each(pages, |_, page| (read(page), pattern(seed, page)))
+    }
+
+    /// Reads a word of each page on other CPUs; `read` also says what it should be.
+    fn check_each(
+        &mut self,
+        pages: usize,
+        read: impl Fn(CpuId, usize) -> (Option<u64>, u64) + Sync,
+    ) -> Result {
+        let totals = self.totals;
+        let sender = CpuId::current();
+        let compare = |here: CpuId| {
+            for page in 0..pages {
+                let (found, expected) = read(here, page);
+                if found != Some(expected) {
+                    totals.corrupt.fetch_add(1, Relaxed);
+                }
+            }
+            totals.touches.fetch_add(pages as u64, Relaxed);
+            if here != sender {
+                totals.crossings.fetch_add(1, Relaxed);
+            }
+        };
+        match self.random.below(4) {
+            0 => smp::on_each_cpu(compare),
+            1 => smp::call_function(compare),
+            2 => match self.any_cpu() {
+                Some(cpu) => smp::call_function_single(cpu, compare).or_else(|error| match error {
+                    // It is offline.
+                    ENXIO => Ok(()),
+                    error => Err(error),
+                }),
+                None => Ok(()),
+            },
+            _ => {
+                compare(sender);
+                Ok(())
+            }
+        }
+    }
+
+    fn filled(&self, pages: usize, seed: u64, flags: Flags) -> Result<VVec<u64>> {
+        let mut area = VVec::from_elem(0, pages * WORDS_PER_PAGE, flags)?;
+        for (page, words) in area.chunks_exact_mut(WORDS_PER_PAGE).enumerate() {
+            if let Some(word) = words.first_mut() {
+                *word = pattern(seed, page);
+            }
+        }
+        Ok(area)
+    }
+
+    fn check_area(&mut self, area: &[u64], seed: u64) -> Result {
+        let pages = area.len() / WORDS_PER_PAGE;
+        self.check(pages, seed, |page| area.get(page * WORDS_PER_PAGE).copied())
+    }
+
+    fn check_mapping(&mut self, mapping: &Mapping, seed: u64) -> Result {
+        let pages = mapping.words() / WORDS_PER_PAGE;
+        self.check_each(pages, |_, page| {
+            let word = mapping.word(page * WORDS_PER_PAGE);
+            (
+                word.map(|word| word.load(Relaxed)),
+                pattern(seed, page % DISTINCT),
+            )
+        })
+    }
+}
+
+fn vmalloc(thread: &mut Thread<'_>) -> Result {
+    let (pages, seed) = (thread.random.pages(), thread.random.next());
+    let area = thread.filled(pages, seed, GFP_KERNEL)?;
+    thread.check_area(&area, seed)
+}
+
+/// Puts an area aside, or takes one back, which others have not seen for a while.
+fn vmalloc_kept(thread: &mut Thread<'_>) -> Result {
+    let (put, place, seed) = (
+        thread.random.below(2) == 0,
+        thread.random.next() as usize,
+        thread.random.next(),
+    );
+    let room = (module_parameters::memory.value() as usize / KEPT_MIB)
+        / module_parameters::threads.value() as usize;
+    if put && thread.kept.len() < room {
+        let area = thread.filled(KEPT_PAGES, seed, GFP_KERNEL)?;
+        thread.kept.push((area, seed), GFP_KERNEL)?;
+        thread.totals.kept.fetch_add(KEPT_PAGES as u64, Relaxed);
+        return Ok(());
+    }
+    match thread.kept.len() {
+        0 => Ok(()),
+        length => {
+            let (area, seed) = thread.kept.remove(place % length).map_err(|_| EINVAL)?;
+            thread.totals.kept.fetch_sub(KEPT_PAGES as u64, Relaxed);
+            thread.check_area(&area, seed)
+        }
+    }
+}
+
+/// The size of an area that is kept.
+const KEPT_MIB: usize = 1;
+const _: () = assert!(KEPT_PAGES * kernel::page::PAGE_SIZE == KEPT_MIB << 20);
+
+/// With interrupts disabled.
+fn vmalloc_atomic(thread: &mut Thread<'_>) -> Result {
+    let (pages, seed) = (thread.random.pages(), thread.random.next());
+    let interrupts = local_interrupt_disable();
+    let area = thread.filled(pages, seed, GFP_ATOMIC);
+    drop(interrupts);
+    thread.check_area(&area?, seed)
+}
+
+fn vmap(thread: &mut Thread<'_>) -> Result {
+    let (pages, seed) = (thread.random.pages(), thread.random.next());
+    let mapping = Mapping::vmap(DISTINCT, pages, |word| pattern(seed, word / WORDS_PER_PAGE))?;
+    thread.check_mapping(&mapping, seed)
+}
+
+fn vm_map_ram(thread: &mut Thread<'_>) -> Result {
+    let (pages, seed) = (thread.random.pages(), thread.random.next());
+    let mapping =
+        Mapping::vm_map_ram(DISTINCT, pages, |word| pattern(seed, word / WORDS_PER_PAGE))?;
+    thread.check_mapping(&mapping, seed)
+}
+
+fn vmalloc_huge(thread: &mut Thread<'_>) -> Result {
+    let (pages, seed) = (512 + thread.random.pages(), thread.random.next());
+    let mapping = Mapping::vmalloc_huge(pages)?;
+    for page in 0..pages {
+        let word = mapping.word(page * WORDS_PER_PAGE).ok_or(EINVAL)?;
+        word.store(pattern(seed, page % DISTINCT), Relaxed);
+    }
+    thread.check_mapping(&mapping, seed)
+}
+
+fn ioremap(thread: &mut Thread<'_>) -> Result {
+    let seed = thread.random.next();
+    let mapping = Mapping::ioremap(|_| pattern(seed, 0))?;
+    thread.check_mapping(&mapping, seed)
+}
+
+fn percpu(thread: &mut Thread<'_>) -> Result {
+    let pages = 1 + thread.random.below(4) as usize;
+    let seed = thread.random.next();
+    let words = PerCpuWords::new(pages * WORDS_PER_PAGE)?;
+    let own = |cpu: CpuId, page| pattern(seed ^ u64::from(cpu.as_u32()) << 32, page);
+    for cpu in (0..nr_cpu_ids()).filter_map(CpuId::from_u32) {
+        for page in 0..pages {
+            // Not every number is that of a possible CPU.
+            if let Some(word) = words.word(cpu, page * WORDS_PER_PAGE) {
+                word.store(own(cpu, page), Relaxed);
+            }
+        }
+    }
+    thread.check_each(pages, |cpu, page| {
+        let word = words.word(cpu, page * WORDS_PER_PAGE);
+        (word.map(|word| word.load(Relaxed)), own(cpu, page))
+    })
+}
+
+/// Code that returns a number.
+fn new_code(thread: &mut Thread<'_>) -> Result {
+    let number = thread.random.below(2048) as u32;
+    let mut code = [0; 8];
+    // `li a0, number`, `ret`
+    code[..4].copy_from_slice(&(0x0000_0513 | number << 20).to_le_bytes());
+    code[4..].copy_from_slice(&0x0000_8067_u32.to_le_bytes());
+    let text = Text::new(&code)?;
+    thread.check_each(1, |_, _| {
+        let found: u64;
+        // SAFETY: There is such a function, and it changes nothing but a0 and the return address.
+        unsafe {
+            asm!(
+                "jalr {address}",
+                address = in(reg) text.address(),
+                out("a0") found,
+                out("ra") _,
+            )
+        };
+        (Some(found), number.into())
+    })
+}
+
+/// New threads touch a new area, each on a stack of its own.
+fn new_stacks(thread: &mut Thread<'_>) -> Result {
+    let (pages, seed) = (thread.random.pages(), thread.random.next());
+    let area = thread.filled(pages, seed, GFP_KERNEL)?;
+    let totals = thread.totals;
+    let touch = || {
+        for (page, words) in area.chunks_exact(WORDS_PER_PAGE).enumerate() {
+            if words.first() != Some(&pattern(seed, page)) {
+                totals.corrupt.fetch_add(1, Relaxed);
+            }
+        }
+        totals.touches.fetch_add(pages as u64, Relaxed);
+    };
+    match thread.random.below(3) {
+        0 => kthread::on_each_cpu(|_| touch(), || {}),
+        _ => kthread::on_any_cpu(1 + thread.random.below(6) as u32, |_| touch(), || {}),
+    }
+}
+
+/// A page at which nothing is mapped, next to one that is new.
+fn bad_access(thread: &mut Thread<'_>) -> Result {
+    let seed = thread.random.next();
+    let area = SparseArea::new(2, |_| seed)?;
+    area.map(0)?;
+    let totals = thread.totals;
+    thread.check_each(1, |_, _| {
+        if area.read_nofault(WORDS_PER_PAGE) != Err(EFAULT) {
+            totals.unreported.fetch_add(1, Relaxed);
+        }
+        (area.read_nofault(1).ok(), seed)
+    })
+}
+
+/// An area that tracers touch as soon as something is mapped there.
+struct Target {
+    area: SparseArea,
+    seed: u64,
+    page: Atomic<usize>,
+    touches: Atomic<u64>,
+    corrupt: Atomic<u64>,
+}
+
+impl Target {
+    fn touch(&self) {
+        let page = self.page.load(Relaxed);
+        if let Some(word) = self.area.word(page * WORDS_PER_PAGE) {
+            if word.load(Relaxed) != pattern(self.seed, page) {
+                self.corrupt.fetch_add(1, Relaxed);
+            }
+            self.touches.fetch_add(1, Relaxed);
+        }
+    }
+}
+
+struct Tracer(Arc<Target>);
+
+impl Probe<CsdFunctionEntry> for Tracer {
+    fn fire(&self, _args: &<CsdFunctionEntry as Tracepoint>::Args) {
+        self.0.touch();
+    }
+}
+
+impl Probe<PageFaultKernel> for Tracer {
+    fn fire(&self, _args: &<PageFaultKernel as Tracepoint>::Args) {
+        self.0.touch();
+    }
+}
+
+/// Attaches tracers while their tracepoints are passed, and maps what they touch.
+fn traced(thread: &mut Thread<'_>) -> Result {
+    let (pages, seed) = (thread.random.pages(), thread.random.next());
+    let target = Target {
+        area: SparseArea::new(pages, |word| pattern(seed, word / WORDS_PER_PAGE))?,
+        seed,
+        page: Atomic::new(0),
+        touches: Atomic::new(0),
+        corrupt: Atomic::new(0),
+    };
+    let target = Arc::new(target, GFP_KERNEL)?;
+    let calls = Registration::<CsdFunctionEntry, _>::new(Tracer(target.clone()));
+    let calls = KBox::pin_init(calls, GFP_KERNEL)?;
+    let faults = Registration::<PageFaultKernel, _>::new(Tracer(target.clone()));
+    let faults = KBox::pin_init(faults, GFP_KERNEL)?;
+    for page in 0..pages {
+        target.page.store(page, Relaxed);
+        target.area.map(page)?;
+        smp::on_each_cpu(|_| {})?;
+    }
+    drop((calls, faults));
+
+    let totals = thread.totals;
+    totals
+        .touches
+        .fetch_add(target.touches.load(Relaxed), Relaxed);
+    totals
+        .corrupt
+        .fetch_add(target.corrupt.load(Relaxed), Relaxed);
+    Ok(())
+}
+
+/// A number that stands for the first choices, for comparing two runs.
+fn first_choices() -> u64 {
+    let mut digest = Random(0);
+    for thread in 0..module_parameters::threads.value() {
+        for step in 0..64 {
+            let mut random = Random::new(thread, step);
+            digest.0 ^= random.action() as u64 ^ random.next();
+            digest.next();
+        }
+    }
+    digest.next()
+}
+
+/// Prints statistics.
+fn report(test: &Test, totals: &Totals, start: Instant<Monotonic>) {
+    test.note(fmt!(
+        "after {} s: {} actions, {} crossings, {} migrations, {} refused, {} KiB kept",
+        start.elapsed().as_millis() / 1000,
+        totals.actions(),
+        totals.crossings.load(Relaxed),
+        totals.migrations.load(Relaxed),
+        totals.refused.load(Relaxed),
+        totals.kept.load(Relaxed) * kernel::page::PAGE_SIZE as u64 / 1024,
+    ));
+}
+
+/// Whether there is a second CPU.
+fn others_online() -> bool {
+    let calls = Atomic::new(0u32);
+    let counted = smp::call_function(|_| {
+        calls.fetch_add(1, Relaxed);
+    });
+    counted.is_ok() && calls.load(Relaxed) > 0
+}
+
+fn torture(test: &Test) -> kselftest::Result {
+    test.report("seed", module_parameters::seed.value().into());
+    test.note(fmt!("first choices: {:#018x}", first_choices()));
+    let totals = Totals::new()?;
+    let alone = !others_online();
+    let start = Instant::<Monotonic>::now();
+    let interval = i64::from(module_parameters::interval.value()) * 1000;
+    let mut next = interval;
+
+    let ran = kthread::on_any_cpu(
+        module_parameters::threads.value(),
+        |number| {
+            let mut thread = Thread {
+                test,
+                totals: &totals,
+                random: Random::new(number, 0),
+                kept: KVec::new(),
+            };
+            thread.run(number, start);
+        },
+        || {
+            if start.elapsed().as_millis() >= next {
+                next += interval;
+                report(test, &totals, start);
+            }
+        },
+    );
+    report(test, &totals, start);
+    test.report_some("touches", totals.touches.load(Relaxed));
+    for ((name, _, _), count) in ACTIONS.iter().zip(&totals.actions) {
+        test.report(name, count.load(Relaxed));
+    }
+    if alone {
+        test.report("crossings", totals.crossings.load(Relaxed));
+    } else {
+        test.report_some("crossings", totals.crossings.load(Relaxed));
+        test.report_some("migrations", totals.migrations.load(Relaxed));
+    }
+    if let Some((count, what)) = totals.failure() {
+        test.note(fmt!("End of test: FAILURE: {count} {what}"));
+        test.fail(fmt!("{count} {what}"));
+    } else if let Err(error) = ran {
+        test.note(fmt!("End of test: FAILURE: no threads: {error:?}"));
+    } else if test.has_failed() {
+        test.note(fmt!("End of test: FAILURE: it was idle"));
+    } else {
+        test.note(fmt!("End of test: SUCCESS"));
+    }
+    ran?;
+    Ok(())
+}
