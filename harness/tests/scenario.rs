@@ -65,7 +65,11 @@ fn the_scenarios_of_the_project() {
             "sbi-fences",
             "sv39",
             "sv57",
-            "up"
+            "up",
+            "window-1",
+            "window-2",
+            "window-3",
+            "window-4"
         ]
     );
     let compiled: Vec<&str> = all.values().filter(|s| !s.boots()).map(|s| s.name.as_str()).collect();
