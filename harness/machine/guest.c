@@ -66,6 +66,7 @@ void fence_all(void), fence_va(void), fence_asid(void), fence_va_asid(void);
 void fence_winval(void), fence_hvvma(void), sinval_all(void), sinval_va(void);
 void sinval_asid(void), sinval_va_asid(void), sinval_no_w(void);
 void sinval_no_ir(void), sinval_sfence(void), sinval_many(void);
+void stub_satps(void);
 void fence_hgvma(void), fence_hinvalv(void), fence_hinvalg(void);
 void fence_thead(void), stub_spin(void), stub_break(void);
 void stub_sscratch_set(void), stub_sscratch_swap(void), stub_sscratch_read(void);
@@ -327,6 +328,9 @@ static const struct row {
 	{ 0, "hinval.vvma", fence_hinvalv, NOTHING, 0, 0, PARAM_SVINVAL, 0, 0 },
 	{ 0, "hinval.gvma", fence_hinvalg, NOTHING, 0, 0, PARAM_SVINVAL, 0, 0 },
 	{ "", "th.sfence.vmas", fence_thead, NOTHING, 0, ALL, PARAM_THEAD, 1, 3 },
+	{ "Note that writing satp does not imply any ordering constraints between page-table updates and subsequent "
+	  "address translations, nor does it imply any invalidation of address-translation caches.",
+	  "satp, another ASID and back", stub_satps, NOTHING, 0, 0, 0, 0, 0 },
 	{ "The FENCE.I instruction is used to synchronize the instruction and data streams.",
 	  "fence.i and fence", stub_fencei, NOTHING, 0, 0, 0, 0, 0 },
 };

@@ -104,6 +104,7 @@ STUB(stub_sc)		lr.d t0, (a1); sc.d a0, t0, (a0); ecall
 STUB(stub_fetch)	jr a0
 STUB(stub_cross)	ld a0, -4(a0); ecall
 STUB(stub_satp)		csrw satp, a0; ecall
+STUB(stub_satps)	csrr a0, satp; li a1, 9 << 44; xor a1, a0, a1; csrw satp, a1; csrw satp, a0; ecall
 STUB(stub_sum)		csrs sstatus, a1; ld a0, 0(a0); csrc sstatus, a1; ecall
 /* The fences; those with operands get an address (a0) or an ASID (a1). */
 STUB(fence_all)		sfence.vma; ecall

@@ -6,6 +6,7 @@ Builds the guest into FOLDER, runs it on every machine, and compares its counts 
 line `ok NAME` or `not ok NAME` for each, and at last how many these are as `1..N`; the exit status is 1
 if one is not ok.
 """
+import concurrent.futures
 import os
 import re
 import shutil
@@ -90,16 +91,24 @@ def result(ok, name, more=""):
     print("ok" if ok else "not ok", name, more, flush=True)
 
 
-for cpu, params, extra in RUNS:
-    name = " ".join([cpu] + extra)
+def boot(run):
+    cpu, params, extra = run
     harts = int(extra[1]) if extra[:1] == ["-smp"] else 2
     cmd = [QEMU, "-M", "virt", "-cpu", cpu, "-m", "256M", "-display", "none",
            "-monitor", "none", "-serial", "stdio", "-bios", "none", "-kernel", "guest.elf",
            "-device", f"loader,addr=0x80f00000,data={params | harts << 40},data-len=8", "-smp", str(harts)] + extra
     try:
-        p = subprocess.run(cmd, capture_output=True, text=True, timeout=120)
+        return subprocess.run(cmd, capture_output=True, text=True, timeout=120)
     except subprocess.TimeoutExpired as e:
-        result(False, name, "# timeout\n" + (e.stdout or b"")[-2000:].decode() + (e.stderr or b"").decode())
+        return e
+
+
+pool = concurrent.futures.ThreadPoolExecutor(os.cpu_count())
+for (cpu, params, extra), p in zip(RUNS, pool.map(boot, RUNS)):
+    name = " ".join([cpu] + extra)
+    if isinstance(p, subprocess.TimeoutExpired):
+        said = [(text or b"")[-2000:].decode() for text in (p.stdout, p.stderr)]
+        result(False, name, "# timeout\n" + "\n".join(said))
         continue
     out = p.stdout.splitlines()
     ok = sum(l.startswith("ok ") for l in out)

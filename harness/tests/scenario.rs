@@ -53,19 +53,26 @@ fn the_scenarios_of_the_project() {
     assert_eq!(
         boots,
         [
+            "absent",
             "default",
             "hotplug",
             "kasan-vmalloc",
             "kfence",
+            "late",
             "lockdep",
             "many",
             "no-vmap-stack",
             "nohz-full",
             "preempt-rt",
+            "random",
             "sbi-fences",
             "sv39",
             "sv57",
-            "up"
+            "up",
+            "window-1",
+            "window-2",
+            "window-3",
+            "window-4"
         ]
     );
     let compiled: Vec<&str> = all.values().filter(|s| !s.boots()).map(|s| s.name.as_str()).collect();
