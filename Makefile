@@ -25,7 +25,11 @@ export KSRC BASE
 # Builds the tool if need be, then runs it.
 LAZYMAP := harness/lazymap
 
-.PHONY: help demo check check-full cost run controls series series-check kernels qemu litmus clean distclean
+# Where `make qemu-install` puts the machine model; packagers set DESTDIR.
+PREFIX ?=
+DESTDIR ?=
+
+.PHONY: help demo check check-full cost run controls series series-check kernels qemu qemu-install litmus clean distclean
 
 help:
 	@echo 'make demo          boot both kernels on both machines, and print what happened'
@@ -39,6 +43,7 @@ help:
 	@echo 'make litmus        run the litmus files of the protocol with herd7'
 	@echo 'make kernels       build the two kernels and their test modules only'
 	@echo 'make qemu          build the machine model only'
+	@echo 'make qemu-install  install it as PREFIX/bin/qemu-system-riscv64-lazymap: PREFIX=/usr/local'
 	@echo 'make clean         remove what was built; downloads and the kernel tree stay'
 	@echo 'make distclean     remove everything that was generated'
 	@echo
@@ -51,6 +56,13 @@ help:
 
 demo check series kernels qemu litmus:
 	@$(LAZYMAP) $@
+
+# Under a name of its own: the system's QEMU stays what it is.
+qemu-install:
+	@$(if $(PREFIX),,echo 'lazymap: name the folder to install to, as in make qemu-install PREFIX=/usr/local' >&2; exit 64)
+	@$(LAZYMAP) qemu
+	install -D -m 755 '$(LAZYMAP_OUT)/qemu/bin/qemu-system-riscv64' '$(DESTDIR)$(PREFIX)/bin/qemu-system-riscv64-lazymap'
+	install -D -m 644 docs/machine.md '$(DESTDIR)$(PREFIX)/share/doc/qemu-system-riscv64-lazymap/machine.md'
 
 check-full:
 	@$(LAZYMAP) check --full

@@ -9,7 +9,7 @@
 	.globl	_start
 _start:
 	csrr	t0, mhartid
-	li	t1, 2
+	li	t1, 4
 	bgeu	t0, t1, 2f
 	la	sp, stacks
 	li	t1, 16384
@@ -104,14 +104,30 @@ STUB(stub_sc)		lr.d t0, (a1); sc.d a0, t0, (a0); ecall
 STUB(stub_fetch)	jr a0
 STUB(stub_cross)	ld a0, -4(a0); ecall
 STUB(stub_satp)		csrw satp, a0; ecall
+STUB(stub_satps)	csrr a0, satp; li a1, 9 << 44; xor a1, a0, a1; csrw satp, a1; csrw satp, a0; ecall
 STUB(stub_sum)		csrs sstatus, a1; ld a0, 0(a0); csrc sstatus, a1; ecall
 /* The fences; those with operands get an address (a0) or an ASID (a1). */
 STUB(fence_all)		sfence.vma; ecall
 STUB(fence_va)		sfence.vma a0, zero; ecall
 STUB(fence_asid)	sfence.vma zero, a1; ecall
 STUB(fence_va_asid)	sfence.vma a0, a1; ecall
-STUB(fence_sinval)	.insn r 0x73, 0, 0x0b, x0, a0, x0; ecall
-STUB(fence_winval)	.insn r 0x73, 0, 0x0c, x0, x0, x0; .insn r 0x73, 0, 0x0c, x0, x0, x1; ecall
+#define W_INVAL			.insn r 0x73, 0, 0x0c, x0, x0, x0
+#define INVAL_IR		.insn r 0x73, 0, 0x0c, x0, x0, x1
+#define SINVAL(rs1, rs2)	.insn r 0x73, 0, 0x0b, x0, rs1, rs2
+STUB(sinval_all)	W_INVAL; SINVAL(x0, x0); INVAL_IR; ecall
+STUB(sinval_va)		W_INVAL; SINVAL(a0, x0); INVAL_IR; ecall
+STUB(sinval_asid)	W_INVAL; SINVAL(x0, a1); INVAL_IR; ecall
+STUB(sinval_va_asid)	W_INVAL; SINVAL(a0, a1); INVAL_IR; ecall
+STUB(sinval_no_w)	SINVAL(a0, x0); INVAL_IR; ecall
+STUB(sinval_no_ir)	W_INVAL; SINVAL(a0, x0); ecall
+/* a1 is the address of nothing that matters */
+STUB(sinval_sfence)	W_INVAL; SINVAL(a0, x0); sfence.vma a1, zero; ecall
+STUB(sinval_many)	W_INVAL
+	.rept 17
+	SINVAL(a0, x0)
+	.endr
+	INVAL_IR; ecall
+STUB(fence_winval)	W_INVAL; INVAL_IR; ecall
 STUB(fence_hvvma)	.insn r 0x73, 0, 0x11, x0, x0, x0; ecall
 STUB(fence_hgvma)	.insn r 0x73, 0, 0x31, x0, x0, x0; ecall
 STUB(fence_hinvalv)	.insn r 0x73, 0, 0x13, x0, x0, x0; ecall
@@ -130,4 +146,4 @@ STUB(stub_fof)
 	.bss
 	.balign	16
 	.globl	stacks
-stacks:	.space	2 * 16384
+stacks:	.space	4 * 16384

@@ -6,6 +6,7 @@ Builds the guest into FOLDER, runs it on every machine, and compares its counts 
 line `ok NAME` or `not ok NAME` for each, and at last how many these are as `1..N`; the exit status is 1
 if one is not ok.
 """
+import concurrent.futures
 import os
 import re
 import shutil
@@ -27,8 +28,11 @@ os.chdir(OUT)
 
 MODEL, SVVPTC, VECTOR, THEAD, SVINVAL = 1, 2, 4, 8, 16
 GLOBAL, ANY, VALID, RANDOM, RATE = 64, 128, 256, 512, 1024
+LATE, SCOPE_ALL, SCOPE_ACCESS, USER, LIFETIME = 2048, 4096, 8192, 16384, 32768
+QUICK, STORM = 1 << 22, 1 << 23
 EVENTS = ["trap-s", "trap-u", "sscratch", "sscratch-set", "sstatus", "sepc"]
 ONE = ["-icount", "shift=0"]
+ON = "rv64,x-cache-invalid=on,x-cache-invalid-"
 
 
 def beside(coexist, choice, params, more="", extra=()):
@@ -42,16 +46,27 @@ def evict_at(events, extra=()):
     return beside("any", "valid", VALID | bits, ",x-cache-invalid-evict-at=" + "+".join(events), extra)
 
 
+FULL = MODEL | SVVPTC | VECTOR | SVINVAL
 RUNS = [  # -cpu, params, extra
     ("rv64,v=on,svinval=on", SVVPTC | VECTOR | SVINVAL, []),
-    ("rv64,v=on,svinval=on,x-cache-invalid=on", MODEL | SVVPTC | VECTOR | SVINVAL, []),
+    ("rv64,v=on,svinval=on,x-cache-invalid=on", FULL, []),
     ("rv64,x-cache-invalid=on,svvptc=off", MODEL, []),
-    ("rv64,x-cache-invalid=on,svade=on,svadu=off", MODEL | SVVPTC, []),
-    ("rv64,x-cache-invalid=on,xtheadsync=on,priv_spec=v1.12.0,svvptc=off", MODEL | THEAD, []),
-    ("max,x-cache-invalid=on", MODEL | SVVPTC | VECTOR | SVINVAL, []),
-    ("rv64,v=on,svinval=on,x-cache-invalid=on", MODEL | SVVPTC | VECTOR | SVINVAL, ["-accel", "tcg,thread=single"]),
-    ("rv64,v=on,svinval=on,x-cache-invalid=on", MODEL | SVVPTC | VECTOR | SVINVAL, ["-icount", "shift=0"]),
-    ("rv64,v=on,svinval=on,x-cache-invalid=on", MODEL | SVVPTC | VECTOR | SVINVAL, ["-accel", "tcg,one-insn-per-tb=on"]),
+    ("rv64,x-cache-invalid=on,svade=on,svadu=off", MODEL | SVVPTC | QUICK, []),
+    ("rv64,x-cache-invalid=on,xtheadsync=on,priv_spec=v1.12.0,svvptc=off", MODEL | THEAD | QUICK, []),
+    ("max,x-cache-invalid=on", FULL | QUICK, []),
+    ("rv64,v=on,svinval=on,x-cache-invalid=on", FULL | QUICK, ["-accel", "tcg,thread=single"]),
+    ("rv64,v=on,svinval=on,x-cache-invalid=on", FULL, ["-icount", "shift=0,sleep=off"]),
+    ("rv64,v=on,svinval=on,x-cache-invalid=on", FULL | QUICK, ["-accel", "tcg,one-insn-per-tb=on"]),
+    ("rv64,v=on,svinval=on,x-cache-invalid=on", FULL | QUICK, ["-smp", "1"]),
+    ("rv64,v=on,svinval=on,x-cache-invalid=on", FULL | QUICK, ["-smp", "4"]),
+    ("rv64,x-cache-invalid=on,xtheadsync=on,priv_spec=v1.12.0", MODEL | SVVPTC | THEAD | QUICK, ["-smp", "4"]),
+    ("rv64,x-late-pte=on", MODEL | LATE, []),
+    ("rv64,x-late-pte=on", MODEL | LATE, ["-smp", "4"]),
+    ("rv64,x-cache-invalid=on,x-cache-invalid-scope=all", MODEL | SCOPE_ALL, []),
+    ("rv64,x-cache-invalid=on,x-cache-invalid-scope=access", MODEL | SCOPE_ACCESS, []),
+    ("rv64,x-cache-invalid=on,x-cache-invalid-user=on", MODEL | USER, []),
+    ("rv64,x-cache-invalid=on,x-cache-invalid-lifetime=1000", MODEL | LIFETIME, []),
+    ("rv64,svvptc=off,x-cache-invalid=on,x-cache-invalid-lifetime=1000", MODEL | LIFETIME, ["-icount", "shift=1"]),
     beside("any", "invalid", 0),
     beside("global", "invalid", 0),
     beside("any", "valid", VALID),
@@ -76,19 +91,29 @@ def result(ok, name, more=""):
     print("ok" if ok else "not ok", name, more, flush=True)
 
 
-for cpu, params, extra in RUNS:
-    name = " ".join([cpu] + extra)
-    cmd = [QEMU, "-M", "virt", "-cpu", cpu, "-smp", "2", "-m", "256M", "-display", "none",
+def boot(run):
+    cpu, params, extra = run
+    harts = int(extra[1]) if extra[:1] == ["-smp"] else 2
+    cmd = [QEMU, "-M", "virt", "-cpu", cpu, "-m", "256M", "-display", "none",
            "-monitor", "none", "-serial", "stdio", "-bios", "none", "-kernel", "guest.elf",
-           "-device", f"loader,addr=0x80f00000,data={params},data-len=8"] + extra
+           "-device", f"loader,addr=0x80f00000,data={params | harts << 40},data-len=8", "-smp", str(harts)] + extra
     try:
-        p = subprocess.run(cmd, capture_output=True, text=True, timeout=120)
+        return subprocess.run(cmd, capture_output=True, text=True, timeout=120)
     except subprocess.TimeoutExpired as e:
-        result(False, name, "# timeout\n" + (e.stdout or b"")[-2000:].decode() + (e.stderr or b"").decode())
+        return e
+
+
+pool = concurrent.futures.ThreadPoolExecutor(os.cpu_count())
+for (cpu, params, extra), p in zip(RUNS, pool.map(boot, RUNS)):
+    name = " ".join([cpu] + extra)
+    if isinstance(p, subprocess.TimeoutExpired):
+        said = [(text or b"")[-2000:].decode() for text in (p.stdout, p.stderr)]
+        result(False, name, "# timeout\n" + "\n".join(said))
         continue
     out = p.stdout.splitlines()
     ok = sum(l.startswith("ok ") for l in out)
-    not_ok = [l for l in out if l.startswith("not ok") or l.startswith("# ")]
+    # After a failure a line says what was seen instead.
+    not_ok = [l for i, l in enumerate(out) if "not ok" in (l[:6], out[i - 1][:6] if l[:2] == "# " else "")]
     plan = [l for l in out if l.startswith("1..")]
     want = [l[7:] for l in out if l.startswith("expect ")]
     lines = [l for l in p.stderr.splitlines() if l.startswith("x-cache-invalid: ")]
@@ -117,10 +142,47 @@ for cpu, params, extra in RUNS:
 ok = len(patterns) == 3 and len(patterns[0]) == 3 and patterns[0] == patterns[1] != patterns[2]
 result(ok, "seed", "" if ok else f"# {patterns}")
 
+# On one host thread, with virtual time, a run is determined by the seed: what each hart saw, and when.
+REPLAY = ["-icount", "shift=1,sleep=off", "-rtc", "base=2026-01-01,clock=vm", "-seed", "1"]
+
+
+def storm(more):
+    cpu = ON + "scope=all,x-cache-invalid-coexist=any,x-cache-invalid-choice=random,x-cache-invalid-evict-rate=50" + more
+    p = subprocess.run([QEMU, "-M", "virt", "-cpu", cpu, "-smp", "4", "-m", "256M", "-display", "none", "-monitor",
+                        "none", "-serial", "stdio", "-bios", "none", "-kernel", "guest.elf", "-device",
+                        f"loader,addr=0x80f00000,data={MODEL | STORM | 4 << 40},data-len=8", *REPLAY],
+                       capture_output=True, text=True, timeout=120)
+    return p.stdout + p.stderr
+
+
+one, again, other = storm(""), storm(""), storm(",x-cache-invalid-seed=1")
+ok = one == again != other and one.count("hash ") == 4 and "x-cache-invalid: total harts=4" in one
+result(ok, "replay", "# " + one.splitlines()[-1] if ok else "\n".join(["", one, again, other]))
+
+# One line for each stale hit, with the pc of the access: the stubs are where they were linked to.
+symbols = subprocess.run([shutil.which("llvm-nm-22") or "llvm-nm", "guest.elf"], capture_output=True, text=True,
+                         check=True).stdout
+symbols = {l.split()[2]: int(l.split()[0], 16) for l in symbols.splitlines()}
+p = subprocess.run([QEMU, "-M", "virt", "-cpu", "rv64,x-late-pte=on", "-smp", "2", "-m", "256M", "-display", "none",
+                    "-monitor", "none", "-serial", "stdio", "-bios", "none", "-kernel", "guest.elf", "-D", "trace.log",
+                    "-trace", "riscv_invalid_cache_*", "-device",
+                    f"loader,addr=0x80f00000,data={MODEL | LATE | 2 << 40},data-len=8"],
+                   capture_output=True, text=True, timeout=60)
+trace = open("trace.log").read()
+hits = [l for l in trace.splitlines() if "stale_hit" in l]
+first = (r"riscv_invalid_cache_stale_hit hart:0, mode:1, cause:13, addr:0xffffffc000001000, "
+         rf"pc:{symbols['stub_load']:#x}, asid:1, remembered by pc:{symbols['stub_load']:#x} after fences:1, "
+         rf"fences:1, last fence pc:{symbols['fence_all']:#x}$")
+store = rf"mode:1, cause:15, addr:0xffffffc000002000, pc:{symbols['stub_store']:#x}, "
+ok = f" stale_hits={len(hits)} " in p.stderr and bool(re.search(first, hits[0])) and store in hits[1]
+ok = ok and len(re.findall("^riscv_invalid_cache_fence ", trace, re.M)) == int(re.search(
+    r"total.* fences=(\d+)", p.stderr).group(1)) and "riscv_invalid_cache_remember hart:0, " in trace
+result(ok, "trace", "" if ok else p.stderr + trace[:2000])
+
 # The monitor sees what memory holds, and leaves no trace of having looked.
 p = subprocess.Popen([QEMU, "-M", "virt", "-cpu", "rv64,x-cache-invalid=on", "-smp", "2", "-m", "256M",
                       "-display", "none", "-serial", "file:spin.log", "-monitor", "stdio", "-bios", "none",
-                      "-kernel", "guest.elf", "-device", "loader,addr=0x80f00000,data=33,data-len=8"],
+                      "-kernel", "guest.elf", "-device", f"loader,addr=0x80f00000,data={33 | 2 << 40},data-len=8"],
                      stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 for _ in range(100):
     time.sleep(0.1)
@@ -144,7 +206,6 @@ for sig in ("SIGTERM", "SIGINT"):
     result(ok, sig, "" if ok else err)
 
 # Who may not have it
-ON = "rv64,x-cache-invalid=on,x-cache-invalid-"
 for cpu, accel, msg in (("rv32,x-cache-invalid=on", "tcg", "'x-cache-invalid' requires a 64-bit CPU"),
                         (ON + "coexist=some", "tcg", "'x-cache-invalid-coexist' has unknown value 'some', "
                          "not one of none, global, any"),
@@ -155,6 +216,19 @@ for cpu, accel, msg in (("rv32,x-cache-invalid=on", "tcg", "'x-cache-invalid' re
                         (ON + "evict-at=sepc+trap", "tcg", "'x-cache-invalid-evict-at' has unknown value 'trap', "
                          "not one of trap-s, trap-u, sscratch, sscratch-set, sstatus, sepc"),
                         (ON + "evict-at=sepc+", "tcg", "'x-cache-invalid-evict-at' has unknown value ''"),
+                        (ON + "scope=none", "tcg", "'x-cache-invalid-scope' has unknown value 'none', "
+                         "not one of access, leaf, all"),
+                        (ON + "lifetime=19", "tcg", "'x-cache-invalid-lifetime' must be 0 or at least 20"),
+                        ("rv64,x-cache-invalid-lifetime=1000", "tcg",
+                         "'x-cache-invalid-lifetime' requires 'x-cache-invalid'"),
+                        ("rv64,x-cache-invalid-scope=all", "tcg",
+                         "'x-cache-invalid-scope' requires 'x-cache-invalid'"),
+                        ("rv64,x-cache-invalid-user=on,x-late-pte=on", "tcg",
+                         "'x-cache-invalid-user' requires 'x-cache-invalid'"),
+                        ("rv64,x-late-pte=on,x-cache-invalid=on", "tcg", "'x-late-pte' excludes 'x-cache-invalid'"),
+                        ("rv32,x-late-pte=on", "tcg", "'x-late-pte' requires a 64-bit CPU"),
+                        ("rv64,x-late-pte=on", "qtest", "'x-late-pte' requires TCG acceleration"),
+                        ("rv64,x-cache-invalid-what=on", "tcg", "x-cache-invalid-what"),
                         ("rv64,x-cache-invalid-evict-at=sepc", "tcg",
                          "'x-cache-invalid-evict-at' requires 'x-cache-invalid'"),
                         ("rv64,x-cache-invalid-seed=1", "tcg", "'x-cache-invalid-seed' requires 'x-cache-invalid'"),

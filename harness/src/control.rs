@@ -260,8 +260,8 @@ impl RunFile {
         if signs.is_empty() {
             return Err("observe is empty".to_owned());
         }
-        if has(Sign::Oops) && self.symbol.is_none() {
-            return Err("oops needs symbol, a function that must be in the report".to_owned());
+        if has(Sign::Oops) && self.symbol.is_none() && self.text.is_none() {
+            return Err("oops needs symbol, a function that must be in the report, or text".to_owned());
         }
         if (has(Sign::Panic) || has(Sign::Warning)) && self.text.is_none() {
             return Err("panic and warning need text, a regular expression".to_owned());
@@ -381,10 +381,16 @@ fn shows(
         Some(symbol) if !has_symbol(&seen.report, symbol) => Err(format!("{symbol} is not in the report")),
         _ => Ok(()),
     };
+    let told = || match &wanted.text {
+        Some(text) if !seen.report.iter().any(|line| text.is_match(line)) => {
+            Err("nothing in the report matches text".to_owned())
+        }
+        _ => Ok(()),
+    };
     let matches = |text: &str| wanted.text.as_ref().is_none_or(|t| t.is_match(text));
     match sign {
         Sign::StackOverflow => death(matches!(end, End::StackOverflow { .. })),
-        Sign::Oops => death(matches!(end, End::Oops { .. })).and_then(|()| symbol()),
+        Sign::Oops => death(matches!(end, End::Oops { .. })).and_then(|()| symbol()).and_then(|()| told()),
         Sign::Panic => {
             let right = matches!(end, End::Panic { headline } if matches(headline));
             death(right).and_then(|()| symbol())

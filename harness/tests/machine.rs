@@ -27,9 +27,10 @@ const STALE: Machine = Machine {
     harts: 2,
     memory_mib: 512,
 };
-const COUNTERS: &str = "x-cache-invalid: hart=0 stale_hits=1 fences=2 remembered=3
-x-cache-invalid: hart=1 stale_hits=39 fences=3 remembered=3
-x-cache-invalid: total harts=2 stale_hits=40 fences=12345 remembered=5678";
+const COUNTERS: &str =
+    "x-cache-invalid: hart=0 stale_hits=1 fences=2 remembered=3 coexisting=1 chosen_invalid=1 evictions=0
+x-cache-invalid: hart=1 stale_hits=39 fences=3 remembered=3 coexisting=0 chosen_invalid=0 evictions=9
+x-cache-invalid: total harts=2 stale_hits=40 fences=12345 remembered=5678 coexisting=1 chosen_invalid=1 evictions=9";
 /// The least that a kernel says.
 const BOOT: &str = "echo '[    0.000000] Linux version 7.3.4'; echo '[    1.000000] lazymap: guest ready'\n";
 

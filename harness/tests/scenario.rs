@@ -53,15 +53,18 @@ fn the_scenarios_of_the_project() {
     assert_eq!(
         boots,
         [
+            "absent",
             "default",
             "hotplug",
             "kasan-vmalloc",
             "kfence",
+            "late",
             "lockdep",
             "many",
             "no-vmap-stack",
             "nohz-full",
             "preempt-rt",
+            "random",
             "sbi-fences",
             "sv39",
             "sv57",
