@@ -423,7 +423,7 @@ fn walk(dir: &Path) -> Result<Vec<String>> {
         };
         for entry in entries.flatten() {
             let name = entry.file_name().to_string_lossy().into_owned();
-            let hidden = name.starts_with('.') && name != ".gitignore";
+            let hidden = name.starts_with('.') && !matches!(name.as_str(), ".gitignore" | ".kunitconfig");
             let made = LEFTOVERS.iter().any(|ending| name.ends_with(ending)) || name == "modules.order";
             if hidden || made {
                 continue;
