@@ -55,7 +55,7 @@ RUNS = [  # -cpu, params, extra
     ("rv64,x-cache-invalid=on,xtheadsync=on,priv_spec=v1.12.0,svvptc=off", MODEL | THEAD | QUICK, []),
     ("max,x-cache-invalid=on", FULL | QUICK, []),
     ("rv64,v=on,svinval=on,x-cache-invalid=on", FULL | QUICK, ["-accel", "tcg,thread=single"]),
-    ("rv64,v=on,svinval=on,x-cache-invalid=on", FULL | VIRTUAL, ["-icount", "shift=0,sleep=off"]),
+    ("rv64,v=on,svinval=on,x-cache-invalid=on", FULL | VIRTUAL, ["-icount", "shift=5,sleep=off"]),
     ("rv64,v=on,svinval=on,x-cache-invalid=on", FULL | QUICK, ["-accel", "tcg,one-insn-per-tb=on"]),
     ("rv64,v=on,svinval=on,x-cache-invalid=on", FULL | QUICK, ["-smp", "1"]),
     ("rv64,v=on,svinval=on,x-cache-invalid=on", FULL | QUICK, ["-smp", "4"]),
