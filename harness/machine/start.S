@@ -107,7 +107,8 @@ STUB(stub_satp)		csrw satp, a0; ecall
 STUB(stub_satps)	csrr a0, satp; li a1, 9 << 44; xor a1, a0, a1; csrw satp, a1; csrw satp, a0; ecall
 STUB(stub_sum)		csrs sstatus, a1; ld a0, 0(a0); csrc sstatus, a1; ecall
 /* The fences; those with operands get an address (a0) or an ASID (a1). */
-STUB(fence_all)		sfence.vma; ecall
+/* not the first instruction of its block, for the trace to get that right */
+STUB(fence_all)		nop; sfence.vma; ecall
 STUB(fence_va)		sfence.vma a0, zero; ecall
 STUB(fence_asid)	sfence.vma zero, a1; ecall
 STUB(fence_va_asid)	sfence.vma a0, a1; ecall
