@@ -57,15 +57,22 @@ fn the_scenarios_of_the_project() {
             "hotplug",
             "kasan-vmalloc",
             "kfence",
+            "kunit",
             "lockdep",
             "many",
             "no-vmap-stack",
             "nohz-full",
             "preempt-rt",
+            "reload",
             "sbi-fences",
             "sv39",
             "sv57",
-            "up"
+            "torture",
+            "up",
+            "window-1",
+            "window-2",
+            "window-3",
+            "window-4"
         ]
     );
     let compiled: Vec<&str> = all.values().filter(|s| !s.boots()).map(|s| s.name.as_str()).collect();
