@@ -40,7 +40,7 @@ require_module()
 {
 	[ "$(id -u)" -eq 0 ] || skip_test "must be run as root"
 	[ -e "$DIR/test_modules/$1.ko" ] ||
-		skip_test "$1.ko is missing: build with KDIR= set to a kernel with CONFIG_RUST and kernel::kselftest"
+		skip_test "$1.ko is missing: set KDIR= to a kernel with kernel::kselftest"
 }
 
 # arguments_for MODULE [PARAMETER=VALUE...]: these, and what the kernel's command
@@ -184,7 +184,8 @@ run_module()
 		[ -z "$log" ] || echo "$log" | sed 's/^/# /' ;;
 	esac
 	totals="$(echo "$log" | grep '^# Totals: ')"
-	foreign="$(echo "$log" | grep -m 1 -e '^Unknown symbol' -e '^disagrees about version' -e '^version magic')"
+	foreign="$(echo "$log" |
+		   grep -m 1 -E '^(Unknown symbol|disagrees about version|version magic)')"
 	if [ "$status" -ne 0 ]; then
 		case "$totals/$foreign" in
 		*" pass:0 fail:0 "*) ktap_test_skip "$test" ;;

@@ -21,8 +21,7 @@ toggle_cpus()
 	random=$1
 	count=0
 	set -- "$cpus"/cpu[0-9]*/online
-	[ -e "$1" ] || set --
-	while [ -z "$end" ] && [ $# -gt 0 ]; do
+	while [ -z "$end" ] && [ $# -gt 1 ]; do
 		random=$(((random * 1103515245 + 12345) % 2147483648))
 		eval "one=\${$((random / 65536 % $# + 1))}"
 		eval "other=\${$((random / 256 % $# + 1))}"

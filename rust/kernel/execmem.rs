@@ -7,7 +7,8 @@
 use crate::{
     bindings,
     page::PAGE_SIZE,
-    prelude::*, //
+    prelude::*,
+    smp, //
 };
 use core::ptr::NonNull;
 
@@ -53,10 +54,13 @@ impl Text {
     ///
     /// # Errors
     ///
-    /// [`EINVAL`] when there is no code, [`ENOMEM`] when memory or addresses are exhausted.
+    /// [`EDEADLK`] when called from another context, [`EINVAL`] when there is no code, [`ENOMEM`]
+    /// when memory or addresses are exhausted.
     // Not inlined: `execmem_alloc()` is not exported to modules.
     #[inline(never)]
     pub fn new(code: &[u8]) -> Result<Self> {
+        // All CPUs are waited for below.
+        smp::may_wait()?;
         if code.is_empty() {
             return Err(EINVAL);
         }
@@ -110,6 +114,14 @@ mod tests {
     #[test]
     fn nothing_is_refused() {
         assert_eq!(Text::new(&[]).err(), Some(EINVAL));
+    }
+
+    #[test]
+    fn refused_with_interrupts_disabled() {
+        let interrupts = crate::interrupt::local_interrupt_disable();
+        let refused = Text::new(&[1]).err();
+        drop(interrupts);
+        assert_eq!(refused, Some(EDEADLK));
     }
 
     #[test]

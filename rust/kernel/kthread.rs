@@ -51,8 +51,8 @@ const POLL: Delta = Delta::from_millis(1);
 ///
 /// # Errors
 ///
-/// [`EDEADLK`] when called with interrupts disabled or from an interrupt, [`ENOMEM`] when there is no
-/// memory for the threads, [`EINTR`] when the caller is being killed; `f` has not run then.
+/// [`EDEADLK`] when called with interrupts disabled or from an interrupt, [`ENOMEM`] when there is
+/// no memory for the threads, [`EINTR`] when the caller is being killed; `f` has not run then.
 ///
 /// # Examples
 ///
@@ -120,15 +120,15 @@ pub fn on_each_cpu_of_group<F: Fn(Member) + Sync>(f: F, watch: impl FnMut()) -> 
     let _cpus = CpusReadLock::new();
     // SAFETY: The mask is valid at all times, and does not change while the lock is held.
     let online = unsafe { Cpumask::from_raw(&raw const bindings::__cpu_online_mask) };
-    let cpus = (0..nr_cpu_ids())
-        .filter_map(CpuId::from_u32)
-        .filter(|cpu| online.test(*cpu));
     let count = online.weight();
-    let members = (0..count).zip(cpus).map(|(number, cpu)| {
-        let member = Member { cpu, number, count };
-        (member, Some(cpu))
-    });
-    run(members, f, watch)
+    let mut members = KVec::with_capacity(count as usize, GFP_KERNEL)?;
+    for cpu in (0..nr_cpu_ids()).filter_map(CpuId::from_u32) {
+        if online.test(cpu) {
+            let number = members.len() as u32;
+            members.push((Member { cpu, number, count }, Some(cpu)), GFP_KERNEL)?;
+        }
+    }
+    run(&members, f, watch)
 }
 
 /// Runs `f` once with each number below `count`, each time in a new thread, and waits.
@@ -162,7 +162,11 @@ pub fn on_each_cpu_of_group<F: Fn(Member) + Sync>(f: F, watch: impl FnMut()) -> 
 /// ```
 pub fn on_any_cpu<F: Fn(u32) + Sync>(count: u32, f: F, watch: impl FnMut()) -> Result {
     smp::may_wait()?;
-    run((0..count).map(|number| (number, None)), f, watch)
+    let mut numbers = KVec::with_capacity(count as usize, GFP_KERNEL)?;
+    for number in 0..count {
+        numbers.push((number, None), GFP_KERNEL)?;
+    }
+    run(&numbers, f, watch)
 }
 
 /// Runs `f` in a new thread that is bound to `cpu`, and waits.
@@ -195,12 +199,13 @@ pub fn on_cpu<F: Fn(CpuId) + Sync>(cpu: CpuId, f: F, watch: impl FnMut()) -> Res
     if !online.test(cpu) {
         return Err(ENXIO);
     }
-    run(core::iter::once((cpu, Some(cpu))), f, watch)
+    run(&[(cpu, Some(cpu))], f, watch)
 }
 
 /// Moves the calling kernel thread to `cpu`.
 ///
-/// It stays there until it is moved again, or until the CPU goes offline: then it goes on elsewhere.
+/// It stays there until it is moved again, or until the CPU goes offline: then it goes on
+/// elsewhere.
 ///
 /// # Context
 ///
@@ -249,17 +254,17 @@ pub fn migrate_to(cpu: CpuId) -> Result {
 /// Runs `f` in a thread for each of `items`: what it gets, and the CPU that the thread is bound to,
 /// which must stay online.
 fn run<T: Copy + Sync, F: Fn(T) + Sync>(
-    items: impl Iterator<Item = (T, Option<CpuId>)> + Clone,
+    items: &[(T, Option<CpuId>)],
     f: F,
     mut watch: impl FnMut(),
 ) -> Result {
-    let count = items.clone().count();
+    let count = items.len();
     let mut calls = KVec::with_capacity(count, GFP_KERNEL)?;
     for (item, cpu) in items {
         let call = Call {
             f: &f,
-            item,
-            cpu,
+            item: *item,
+            cpu: *cpu,
             done: Atomic::new(0),
         };
         calls.push(call, GFP_KERNEL)?;
@@ -301,9 +306,9 @@ struct Thread<'a, T: Copy + Sync, F: Fn(T) + Sync> {
 
 impl<'a, T: Copy + Sync, F: Fn(T) + Sync> Thread<'a, T, F> {
     fn new(call_data: &'a Call<'a, T, F>) -> Result<Self> {
-        // SAFETY: `call::<T, F>()` may be run with the pointer until the thread has been stopped, which
-        // `drop()` does within the lifetime of the borrow. This type is private and never leaked.
-        // The name is no format.
+        // SAFETY: `call::<T, F>()` may be run with the pointer until the thread has been stopped,
+        // which `drop()` does within the lifetime of the borrow. This type is private and never
+        // leaked. The name is no format.
         let task = from_err_ptr(unsafe {
             bindings::kthread_create_on_node(
                 Some(call::<T, F>),
@@ -334,8 +339,8 @@ impl<'a, T: Copy + Sync, F: Fn(T) + Sync> Thread<'a, T, F> {
 
 impl<T: Copy + Sync, F: Fn(T) + Sync> Drop for Thread<'_, T, F> {
     fn drop(&mut self) {
-        // SAFETY: By the type invariant. Waits until the thread has exited, or keeps it from calling
-        // its function if it has not been started.
+        // SAFETY: By the type invariant. Waits until the thread has exited, or keeps it from
+        // calling its function if it has not been started.
         unsafe { bindings::kthread_stop_put(self.task.as_ptr()) };
     }
 }

@@ -2,9 +2,9 @@
 
 //! Calling a function on other CPUs.
 //!
-//! The functions wait until the call has finished everywhere, so closures may borrow from the caller
-//! and nothing is allocated. Where a CPU must not wait for others they refuse. An [`AsyncCall`] does
-//! not wait, and can be started there as well.
+//! The functions wait until the call has finished everywhere, so closures may borrow from the
+//! caller and nothing is allocated. Where a CPU must not wait for others they refuse. An
+//! [`AsyncCall`] does not wait, and can be started there as well.
 //!
 //! C header: [`include/linux/smp.h`](srctree/include/linux/smp.h)
 
@@ -87,8 +87,8 @@ pub fn on_each_cpu<F: Fn(CpuId) + Sync>(f: F) -> Result {
 pub fn on_each_cpu_mask<F: Fn(CpuId) + Sync>(mask: &Cpumask, f: F) -> Result {
     may_wait()?;
     // SAFETY: `call::<F>` expects a pointer to an `F` that may be shared between CPUs, and because
-    // of `wait`, `f` outlives all calls. No function for a condition means no condition. The mask is
-    // valid as long as it is borrowed.
+    // of `wait`, `f` outlives all calls. No function for a condition means no condition. The mask
+    // is valid as long as it is borrowed.
     unsafe {
         bindings::on_each_cpu_cond_mask(None, Some(call::<F>), info(&f), true, mask.as_raw())
     };
@@ -143,8 +143,8 @@ pub fn collect_on_each_cpu<T: Send, F: Fn(CpuId) -> T + Sync>(
     results.fill_with(|| None);
     let slots = Slots(results.as_mut_ptr());
     on_each_cpu(|cpu| {
-        // SAFETY: There is a slot for each CPU. This one is in a mutable borrow of ours, is not used
-        // by any other CPU, and by this one only once.
+        // SAFETY: There is a slot for each CPU. This one is in a mutable borrow of ours, is not
+        // used by any other CPU, and by this one only once.
         unsafe { *slots.of(cpu) = Some(f(cpu)) };
     })
 }
@@ -271,8 +271,8 @@ impl<F: Fn(CpuId) + Sync + 'static> AsyncCall<F> {
         })
     }
 
-    /// Has `f` run on `cpu`, in a hard interrupt, and does not wait for it. On the calling CPU it is
-    /// a plain call with interrupts disabled.
+    /// Has `f` run on `cpu`, in a hard interrupt, and does not wait for it. On the calling CPU it
+    /// is a plain call with interrupts disabled.
     ///
     /// # Context
     ///

@@ -15,6 +15,7 @@ use crate::{
         PAGE_SIZE, //
     },
     prelude::*,
+    smp,
     sync::{
         atomic::{
             Acquire,
@@ -259,10 +260,12 @@ impl SparseArea {
     ///
     /// # Errors
     ///
-    /// [`EINVAL`] when the area has no such page, [`ENOENT`] when it is not mapped.
+    /// [`EDEADLK`] when called from another context, [`EINVAL`] when the area has no such page,
+    /// [`ENOENT`] when it is not mapped.
     // Not inlined: `vm_area_unmap_pages()` is not exported to modules.
     #[inline(never)]
     pub fn unmap(&mut self, index: usize) -> Result {
+        smp::may_wait()?;
         let state = &self.pages.get(index).ok_or(EINVAL)?.state;
         if state.load(Relaxed) != MAPPED {
             return Err(ENOENT);
@@ -300,7 +303,7 @@ impl Drop for SparseArea {
 #[macros::kunit_tests(rust_vmalloc)]
 mod tests {
     use super::*;
-    use crate::smp;
+    use crate::interrupt::local_interrupt_disable;
 
     fn fill(word: usize) -> u64 {
         word as u64 ^ 0x5555
@@ -360,6 +363,18 @@ mod tests {
         assert_eq!(area.unmap(0), Ok(()));
         assert_eq!(area.unmap(0), Err(ENOENT));
         assert_eq!(area.unmap(1), Err(EINVAL));
+        Ok(())
+    }
+
+    #[test]
+    fn no_unmapping_with_interrupts_disabled() -> Result {
+        let mut area = SparseArea::new(1, fill)?;
+        area.map(0)?;
+        let interrupts = local_interrupt_disable();
+        let refused = area.unmap(0);
+        drop(interrupts);
+        assert_eq!(refused, Err(EDEADLK));
+        assert_eq!(area.read_nofault(0), Ok(fill(0)));
         Ok(())
     }
 

@@ -3,8 +3,8 @@
 //! Allocates from vmalloc where a CPU must not wait for others.
 //!
 //! With `GFP_ATOMIC` that is allowed with interrupts disabled and in a softirq. A kernel that makes
-//! every CPU flush for a new mapping, and waits for it, deadlocks there as soon as two CPUs do it at
-//! once, and warns before.
+//! every CPU flush for a new mapping, and waits for it, deadlocks there as soon as two CPUs do it
+//! at once, and warns before.
 //!
 //! What one CPU has allocated is read on all others.
 //!

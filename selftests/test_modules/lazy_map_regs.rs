@@ -59,7 +59,7 @@ kernel::kselftest! {
         rounds: u32 {
             default: 8,
             range: 1..=1000000,
-            description: "Accesses of each kind on each CPU",
+            description: "Accesses of each kind on each of 4 CPUs, less on each of more",
         },
     },
 }
@@ -94,8 +94,8 @@ macro_rules! access {
         /// instruction may access what the words at [`IN`] make it access.
         unsafe fn $name(base: usize) {
             // SAFETY: All registers are restored from the page, but for those that are declared as
-            // clobbered. The kernel's stack and the FP unit are not used in between. The rest is the
-            // caller's.
+            // clobbered. The kernel's stack and the FP unit are not used in between. The rest is
+            // the caller's.
             unsafe {
                 asm!(
                     ".option push",
@@ -104,8 +104,8 @@ macro_rules! access {
                     ".irp reg, 1, 2, 3, 8, 9, 18, 19, 20, 21, 22, 23, 24, 25, 26, 27",
                     "sd x\\reg, -1536 + 8 * \\reg(a0)",
                     ".endr",
-                    // The kernel does not use the FP unit, so its state is some task's that has been
-                    // saved already.
+                    // The kernel does not use the FP unit, so its state is some task's that has
+                    // been saved already.
                     "li t0, 0x6000",
                     "csrs sstatus, t0",
                     "fsd fs0, -1272(a0)",
@@ -309,8 +309,8 @@ impl core::fmt::Debug for Hex {
     }
 }
 
-/// Makes one access; returns whether there was a trap. What it executes is added to `texts`: to free
-/// it makes all CPUs forget their translations.
+/// Makes one access; returns whether there was a trap. What it executes is added to `texts`: to
+/// free it makes all CPUs forget their translations.
 fn attempt(test: &Test, kind: &Kind, cpu: CpuId, texts: &mut KVec<Text>) -> Result<bool> {
     let area = SparseArea::new(3, pattern)?;
     let base = area.address(1).ok_or(EINVAL)?;
@@ -351,8 +351,8 @@ fn attempt(test: &Test, kind: &Kind, cpu: CpuId, texts: &mut KVec<Text>) -> Resu
         area.map(2)?;
     }
     let interrupts = local_interrupt_disable();
-    // SAFETY: `base` is the end of a page of ours. What is accessed lies in the pages behind it, and
-    // what is called returns.
+    // SAFETY: `base` is the end of a page of ours. What is accessed lies in the pages behind it,
+    // and what is called returns.
     unsafe { (kind.access)(base) };
     drop(interrupts);
 
@@ -426,8 +426,11 @@ fn registers_kept(test: &Test) -> kselftest::Result {
         traps.push(Atomic::new(0u64), GFP_KERNEL)?;
     }
 
-    kthread::on_each_cpu(
-        |cpu| {
+    kthread::on_each_cpu_of_group(
+        |member| {
+            let cpu = member.cpu;
+            // New code interrupts all CPUs, and so takes the longer the more there are.
+            let rounds = u32::max(1, rounds.saturating_mul(4) / member.count.max(4));
             let mut texts = KVec::new();
             for round in 0..rounds + EXTRA {
                 if round >= rounds && !incomplete(&traps) {

@@ -4,8 +4,8 @@
 //!
 //! Threads move from CPU to CPU and make mappings in each way that the kernel has, on threads of
 //! their own, with interrupts disabled, and under the eyes of tracers. They touch them on all CPUs,
-//! keep some for later, and make bad accesses in between. CPUs may come and go meanwhile; the script
-//! sees to that.
+//! keep some for later, and make bad accesses in between. CPUs may come and go meanwhile; the
+//! script sees to that.
 //!
 //! What a thread does is drawn from the seed, its number and how much it has done, so the same seed
 //! makes the same choices; when they take effect is up to the machine.
@@ -164,7 +164,7 @@ struct Totals {
     touches: Atomic<u64>,
     /// Touches on another CPU than the one that made the mapping.
     crossings: Atomic<u64>,
-    /// Threads that went on on another CPU.
+    /// Threads that moved to another CPU.
     migrations: Atomic<u64>,
     /// Actions for which there was no memory, which is no failure.
     refused: Atomic<u64>,

@@ -103,8 +103,13 @@ impl Lab {
     pub fn script(&self, name: &str, text: &str) -> PathBuf {
         let path = self.bin().join(name);
         let _ = fs::remove_file(&path);
-        write(&path, &format!("#!/bin/sh\n{text}\n"));
-        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+        let draft = path.with_extension("draft");
+        write(&draft, &format!("#!/bin/sh\n{text}\n"));
+        fs::set_permissions(&draft, fs::Permissions::from_mode(0o755)).unwrap();
+        // A child that another test is just starting may have inherited the open draft, and what is
+        // open for writing cannot be executed. So another process writes the script itself.
+        assert!(Command::new("cp").arg("-p").arg(&draft).arg(&path).status().unwrap().success());
+        fs::remove_file(draft).unwrap();
         path
     }
 

@@ -13,6 +13,7 @@ use crate::{
         c_void, //
     },
     prelude::*,
+    smp,
     str::CStr, //
 };
 use core::{
@@ -122,10 +123,11 @@ impl<T: Tracepoint, P: Probe<T>> Registration<T, P> {
     /// # Errors
     ///
     /// [`ENOENT`] when the kernel image has no tracepoint of that name: only those are searched,
-    /// because one that belongs to a module could vanish with it. [`ENOMEM`] when out of memory.
+    /// because one that belongs to a module could vanish with it. [`EDEADLK`] when called with
+    /// interrupts disabled or from an interrupt, [`ENOMEM`] when out of memory.
     pub fn new(probe: P) -> impl PinInit<Self, Error> {
         try_pin_init!(&this in Self {
-            tracepoint: find(T::NAME).ok_or(ENOENT)?,
+            tracepoint: smp::may_wait().and_then(|()| find(T::NAME).ok_or(ENOENT))?,
             probe,
             _declaration: PhantomData,
             _pin: PhantomPinned,
@@ -279,8 +281,8 @@ declare_tracepoints! {
 mod tests {
     use super::*;
     use crate::{
+        interrupt::local_interrupt_disable,
         kthread,
-        smp,
         sync::{
             atomic::{
                 Atomic,
@@ -335,6 +337,17 @@ mod tests {
     fn a_missing_one_is_named() -> Result {
         let registration = Registration::<Missing, _>::new(Count::new()?);
         assert_eq!(KBox::pin_init(registration, GFP_KERNEL).err(), Some(ENOENT));
+        Ok(())
+    }
+
+    #[test]
+    fn refused_with_interrupts_disabled() -> Result {
+        let count = Count::new()?;
+        let place = KBox::new_uninit(GFP_KERNEL)?;
+        let interrupts = local_interrupt_disable();
+        let refused = place.write_pin_init(Registration::<CsdFunctionEntry, _>::new(count));
+        drop(interrupts);
+        assert_eq!(refused.err(), Some(EDEADLK));
         Ok(())
     }
 

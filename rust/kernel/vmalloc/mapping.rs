@@ -113,8 +113,8 @@ impl Mapping {
     ///
     /// # Errors
     ///
-    /// [`EINVAL`] when `count` is 0 or too large for an address, [`ENOMEM`] when memory or addresses
-    /// are exhausted.
+    /// [`EINVAL`] when `count` is 0 or too large for an address, [`ENOMEM`] when memory or
+    /// addresses are exhausted.
     pub fn vmalloc_huge(count: usize) -> Result<Self> {
         let size = count.checked_mul(PAGE_SIZE).ok_or(EINVAL)?;
         if size == 0 {
@@ -192,8 +192,8 @@ impl Mapping {
         if index >= self.words {
             return None;
         }
-        // SAFETY: By the type invariant there is such a word, until `self` is dropped. It is aligned,
-        // initialised and accessed through atomics only.
+        // SAFETY: By the type invariant there is such a word, until `self` is dropped. It is
+        // aligned, initialised and accessed through atomics only.
         Some(unsafe { Atomic::from_ptr(self.start.as_ptr().add(index)) })
     }
 }
@@ -310,8 +310,8 @@ impl PerCpuWords {
         // SAFETY: The allocation is ours, and `cpu` is a possible one.
         let start: *mut u64 =
             unsafe { bindings::per_cpu_ptr(self.start.as_ptr(), cpu.as_u32()).cast() };
-        // SAFETY: By the type invariant there is such a word, until `self` is dropped. It is aligned,
-        // initialised and accessed through atomics only.
+        // SAFETY: By the type invariant there is such a word, until `self` is dropped. It is
+        // aligned, initialised and accessed through atomics only.
         Some(unsafe { Atomic::from_ptr(start.add(index)) })
     }
 }
