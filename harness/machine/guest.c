@@ -25,20 +25,28 @@ typedef unsigned char u8;
 #define PARAM_SVINVAL	16	/* svinval=on */
 #define PARAM_SPIN	32	/* wait in S-mode for the monitor to look at pages */
 #define PARAM_THEAD	8	/* xtheadsync=on */
+#define PARAM_GLOBAL	64	/* coexist=global */
+#define PARAM_ANY	128	/* coexist=any */
+#define PARAM_VALID	256	/* choice=valid */
+#define PARAM_RANDOM	512	/* choice=random */
+#define PARAM_RATE	1024	/* evict-rate=1 */
+/* one bit for each word of evict-at, in the order of `events` */
+#define PARAM_EVICT	16
 
 #define V	0x01
 #define R	0x02
 #define W	0x04
 #define X	0x08
 #define U	0x10
+#define G	0x20
 #define A	0x40
 #define D	0x80
 #define RWX	(V | R | W | X | A | D)
 
-enum { FETCH = 12, LOAD = 13, STORE = 15, ECALL_U = 8, ECALL_S = 9 };
+enum { BREAK = 3, FETCH = 12, LOAD = 13, STORE = 15, ECALL_U = 8, ECALL_S = 9 };
 
 struct visit { u64 pc, a0, a1, mpp, cause, tval, epc, ret; };
-struct counters { u64 stale, fences, remembered; };
+struct counters { u64 stale, fences, remembered, coexisting, invalid, evictions; };
 
 void run_at(struct visit *v);
 void stub_nothing(void), stub_load(void), stub_store(void), stub_amo(void);
@@ -47,7 +55,9 @@ void stub_sum(void), stub_fof(void), stub_fencei(void), stub_cross(void);
 void fence_all(void), fence_va(void), fence_asid(void), fence_va_asid(void);
 void fence_sinval(void), fence_winval(void), fence_hvvma(void);
 void fence_hgvma(void), fence_hinvalv(void), fence_hinvalg(void);
-void fence_thead(void), stub_spin(void);
+void fence_thead(void), stub_spin(void), stub_break(void);
+void stub_sscratch_set(void), stub_sscratch_swap(void), stub_sscratch_read(void);
+void stub_sstatus(void), stub_sepc(void), stub_scause(void);
 
 typedef u64 table[512] __attribute__((aligned(4096)));
 static table root, levels[4], l0_a, l0_b, l0_low, low_levels[4];
@@ -59,6 +69,16 @@ static u64 satp_mode, va_top;
 
 /* hart 1 runs one visit at a time for hart 0 */
 static volatile struct { u64 go, satp; struct visit v; } mail;
+
+/* the compiler calls it */
+void *memset(void *p, int c, u64 n)
+{
+	volatile u8 *b = p;
+
+	while (n--)
+		*b++ = c;
+	return p;
+}
 
 static void put(char c)
 {
@@ -538,6 +558,204 @@ static void tests_of_mode(u64 mode)
 	fence();
 }
 
+/* an access to a page that is remembered as invalid, and valid now */
+static void both(void (*stub)(void), u64 va, u64 cause, int valid, const char *what)
+{
+	kept[0].coexisting++;
+	if (valid) {
+		access(stub, va, ECALL_S, what);
+	} else {
+		stale(stub, va, cause, what);
+		kept[0].invalid++;
+	}
+}
+
+static void event_trap_s(void)
+{
+	check(visit(stub_break, 0, 0, 1).cause == ECALL_S, "trap from S-mode", 0);
+}
+
+static void event_trap_u(void)
+{
+	/* the last page of the table, which is a user's */
+	check(visit((void (*)(void))page(va_top, 511), 0, 0, 0).cause == ECALL_S, "trap from U-mode", 0);
+}
+
+static void event_sscratch_set(void)
+{
+	visit(stub_sscratch_set, 0, 0, 1);
+}
+
+static void event_sscratch_swap(void)
+{
+	visit(stub_sscratch_swap, 0, 0, 1);
+}
+
+static void event_sstatus(void)
+{
+	visit(stub_sstatus, 0, 0, 1);
+}
+
+static void event_sepc(void)
+{
+	visit(stub_sepc, 0, 0, 1);
+}
+
+/* what is not asked for, and nothing of the kind */
+static void event_none(void)
+{
+	visit(stub_sscratch_read, 0, 0, 1);
+	visit(stub_scause, 0, 0, 1);
+	/* a trap to M-mode */
+	visit(stub_nothing, 0, 0, 1);
+}
+
+enum { TRAP_S = 1, TRAP_U = 2, SSCRATCH = 4, SSCRATCH_SET = 8, SSTATUS = 16, SEPC = 32 };
+
+static const struct { void (*happens)(void); const char *what; u64 evicts; } events[] = {
+	{ event_trap_s, "a trap from S-mode", TRAP_S },
+	{ event_trap_u, "a trap from U-mode", TRAP_U },
+	{ event_sscratch_set, "sscratch written", SSCRATCH | SSCRATCH_SET },
+	{ event_sscratch_swap, "sscratch swapped", SSCRATCH },
+	{ event_sstatus, "sstatus written", SSTATUS },
+	{ event_sepc, "sepc written", SEPC },
+	{ event_none, "other CSRs written", 0 },
+};
+
+/* valid translations beside invalid ones */
+static void tests_of_coexistence(u64 mode)
+{
+	int any = !!(PARAMS & PARAM_ANY), valid = !!(PARAMS & PARAM_VALID), used = 0;
+	u64 evict_at = PARAMS >> PARAM_EVICT & 63, ra, pattern = 0, *t = root;
+
+	satp_mode = mode;
+	ra = va_top = ~0ul << (12 + 9 * (mode - 8 + 3) - 1);
+	clear(root);
+	for (int i = 0; i < 4; i++)
+		clear(levels[i]);
+	for (int i = 0; i < 4; i++)
+		clear(low_levels[i]);
+	map_region(root, ra, levels, &used, l0_a);
+	used = 0;
+	map_region(root, 0, low_levels, &used, l0_low);
+	for (int l = mode - 8 + 2; l > 2; l--)
+		t = (u64 *)(t[0] >> 10 << 12);
+	t[2] = 0x80000000ul >> 2 | RWX;
+	asm volatile("csrw satp, %0" :: "r"(satp(1)));
+	/* breakpoints go to S-mode, which calls for M-mode */
+	asm volatile("csrw medeleg, %0; csrw stvec, %1" :: "r"(1 << BREAK), "r"((u64)stub_nothing));
+
+	if (PARAMS & PARAM_RATE) {
+		/* each load takes away what it brought; that is, all but those of fresh() count here */
+		fresh(l0_a, ra);
+		kept[0].evictions++;
+		set_pte(l0_a, 1, pte(pages[1], RWX));
+		both(stub_load, page(ra, 1), LOAD, 1, "a load evicts when it is done");
+		kept[0].evictions++;
+		both(stub_load, page(ra, 1), LOAD, 0, "the next one sees what is left");
+		both(stub_load, page(ra, 1), LOAD, 0, "so does the one after it");
+		access(stub_load, ra, ECALL_S, "a page without an invalid translation");
+		kept[0].evictions++;
+		fence();
+		access(stub_load, page(ra, 1), ECALL_S, "after a fence");
+		kept[0].evictions++;
+		remembers();
+		return;
+	}
+
+	if (PARAMS & PARAM_RANDOM) {
+		u64 taken = 0;
+
+		fresh(l0_a, ra);
+		for (int i = 1; i <= 64; i++) {
+			set_pte(l0_a, i, pte(pages[1], RWX));
+			if (visit(stub_load, page(ra, i), 0, 1).cause == ECALL_S) {
+				pattern |= 1ul << (i - 1);
+				taken++;
+			}
+		}
+		kept[0].coexisting += 64;
+		kept[0].invalid += 64 - taken;
+		kept[0].stale += 64 - taken;
+		check(taken > 9 && taken < 55, "each of the two is used sometimes", 0);
+		say("pattern "); say_hex(pattern); say("\n");
+		fence();
+		taken = 0;
+		for (int i = 1; i <= 64; i++)
+			taken += visit(stub_load, page(ra, i), 0, 1).cause == ECALL_S;
+		remembers();
+		check(taken == 64, "no choice after a fence", 0);
+		return;
+	}
+
+	fresh(l0_a, ra);
+	set_pte(l0_a, 1, pte(pages[1], RWX));
+	set_pte(l0_a, 2, pte(pages[1], RWX | G));
+	if (any)
+		both(stub_load, page(ra, 1), LOAD, valid, "a page made valid");
+	else
+		stale(stub_load, page(ra, 1), LOAD, "a page made valid, not a global one");
+	both(stub_load, page(ra, 2), LOAD, valid, "a global page");
+	if (valid)
+		access(stub_load, page(ra, 2), ECALL_S, "the same again");
+	else
+		both(stub_load, page(ra, 2), LOAD, 0, "the same again");
+	set_pte(l0_a, 3, pte(pages[1], RWX | G));
+	both(stub_store, page(ra, 3), STORE, valid, "store");
+	set_pte(l0_a, 4, pte(pages[1], RWX | G));
+	both(stub_amo, page(ra, 4), STORE, valid, "amo");
+	set_pte(l0_a, 5, pte(pages[2], RWX | G));
+	*(u32 *)pages[2] = 0x73;
+	both(stub_fetch, page(ra, 5), FETCH, valid, "fetch");
+	empty_tlb();
+	both(stub_load, page(ra, 2), LOAD, valid, "what empties QEMU's TLB is no eviction");
+	set_pte(l0_a, 2, 0);
+	empty_tlb();
+	access(stub_load, page(ra, 2), LOAD, "invalid again: nothing to choose from");
+	/* a table's G bit is that of all its pages */
+	set_pte(l0_a, 6, pte(pages[1], RWX));
+	l1_of(ra)[0] |= G;
+	both(stub_load, page(ra, 6), LOAD, valid, "a page of a global table");
+	l1_of(ra)[0] &= ~(u64)G;
+	if (!valid)
+		return;
+
+	for (u64 i = 0; i < sizeof(events) / sizeof(events[0]); i++) {
+		int lost = !!(events[i].evicts & evict_at);
+
+		fresh(l0_a, ra);
+		*(u32 *)pages[2] = 0x00100073;	/* ebreak */
+		set_pte(l0_a, 511, pte(pages[2], RWX | U | G));
+		visit((void (*)(void))page(ra, 511), 0, 0, 0);
+		kept[0].evictions += !!(evict_at & TRAP_U);
+		set_pte(l0_a, 1, pte(pages[1], RWX | G));
+		set_pte(l0_a, 2, pte(pages[1], RWX | G));
+		both(stub_load, page(ra, 1), LOAD, 1, "before the event");
+		events[i].happens();
+		kept[0].evictions += lost;
+		if (lost) {
+			both(stub_load, page(ra, 1), LOAD, 0, events[i].what);
+			both(stub_store, page(ra, 1), STORE, 0, "store after it");
+			both(stub_load, page(ra, 2), LOAD, 1, "a page that was not used before it");
+			empty_tlb();
+			both(stub_load, page(ra, 2), LOAD, 1, "and is still held");
+			both(stub_load, page(ra, 1), LOAD, 0, "what was lost stays lost");
+			events[i].happens();
+			kept[0].evictions++;
+			both(stub_load, page(ra, 2), LOAD, 0, "lost the second time");
+		} else {
+			access(stub_load, page(ra, 1), ECALL_S, events[i].what);
+		}
+		access(stub_load, ra, ECALL_S, "a page that was valid all the time");
+		fence();
+		access(stub_load, page(ra, 1), ECALL_S, "after a fence");
+		remembers();
+		events[i].happens();
+		kept[0].evictions += lost;
+		access(stub_load, page(ra, 1), ECALL_S, "nothing to lose after a fence");
+	}
+}
+
 static void stage_of_reset(void)
 {
 	int used = 0;
@@ -561,7 +779,22 @@ static void expect(u64 hart)
 	say(" stale_hits="); say_dec(kept[hart].stale);
 	say(" fences="); say_dec(kept[hart].fences);
 	say(" remembered="); say_dec(kept[hart].remembered);
+	say(" coexisting="); say_dec(kept[hart].coexisting);
+	say(" chosen_invalid="); say_dec(kept[hart].invalid);
+	say(" evictions="); say_dec(kept[hart].evictions);
 	say("\n");
+}
+
+static void finish(void)
+{
+	say("1.."); say_dec(tests); say("\n");
+	if (!model)
+		kept[0] = kept[1] = (struct counters){ 0 };
+	expect(0);
+	expect(1);
+	*TEST_DEVICE = failures ? 1 << 16 | 0x3333 : 0x5555;
+	for (;;)
+		;
 }
 
 void guest_main(u64 hart)
@@ -587,6 +820,10 @@ void guest_main(u64 hart)
 	}
 
 	kept = KEPT;
+	/* a reset keeps what is there */
+	if (!STAGE)
+		for (int i = 0; i < 2; i++)
+			kept[i] = (struct counters){ 0 };
 	model = PARAMS & PARAM_MODEL;
 
 	if (PARAMS & PARAM_SPIN) {
@@ -607,10 +844,13 @@ void guest_main(u64 hart)
 		say("spinning\n");
 		visit(stub_spin, 0, 0, 1);
 	}
+	if (PARAMS & (PARAM_GLOBAL | PARAM_ANY)) {
+		for (u64 mode = 8; mode <= 10; mode++)
+			tests_of_coexistence(mode);
+		finish();
+	}
 	if (!STAGE) {
 		STAGE = 1;
-		for (int i = 0; i < 2; i++)
-			kept[i] = (struct counters){ 0 };
 		for (u64 mode = 8; mode <= 10; mode++)
 			tests_of_mode(mode);
 		/* leave something to forget, then reset */
@@ -634,12 +874,5 @@ void guest_main(u64 hart)
 	tests = KEPT[2].stale;
 	failures = KEPT[2].fences;
 	stage_of_reset();
-	say("1.."); say_dec(tests); say("\n");
-	if (!model)
-		kept[0] = kept[1] = (struct counters){ 0 };
-	expect(0);
-	expect(1);
-	*TEST_DEVICE = failures ? 1 << 16 | 0x3333 : 0x5555;
-	for (;;)
-		;
+	finish();
 }

@@ -89,6 +89,13 @@ trap:
 #define STUB(name) .globl name; .balign 4; name:
 STUB(stub_spin)		j stub_spin
 STUB(stub_nothing)	ecall
+STUB(stub_break)	ebreak
+STUB(stub_sscratch_set)	csrw sscratch, a0; ecall
+STUB(stub_sscratch_swap) csrrw a0, sscratch, a0; ecall
+STUB(stub_sscratch_read) csrr a0, sscratch; ecall
+STUB(stub_sstatus)	csrs sstatus, a1; ecall
+STUB(stub_sepc)		csrw sepc, a0; ecall
+STUB(stub_scause)	csrw scause, a0; ecall
 STUB(stub_load)		ld a0, 0(a0); ecall
 STUB(stub_store)	sd a1, 0(a0); ecall
 STUB(stub_amo)		amoadd.d a0, a1, (a0); ecall

@@ -3,7 +3,8 @@
 """Test of the machine model: test.py QEMU FOLDER
 
 Builds the guest into FOLDER, runs it on every machine, and compares its counts with QEMU's. Prints a
-line `ok NAME` or `not ok NAME` for each; the exit status is 1 if one is not ok.
+line `ok NAME` or `not ok NAME` for each, and at last how many these are as `1..N`; the exit status is 1
+if one is not ok.
 """
 import os
 import re
@@ -25,6 +26,22 @@ subprocess.run([CLANG, *FLAGS, "-fuse-ld=lld", "-T", f"{HERE}/guest.ld", f"{HERE
 os.chdir(OUT)
 
 MODEL, SVVPTC, VECTOR, THEAD, SVINVAL = 1, 2, 4, 8, 16
+GLOBAL, ANY, VALID, RANDOM, RATE = 64, 128, 256, 512, 1024
+EVENTS = ["trap-s", "trap-u", "sscratch", "sscratch-set", "sstatus", "sepc"]
+ONE = ["-icount", "shift=0"]
+
+
+def beside(coexist, choice, params, more="", extra=()):
+    """Valid translations beside invalid ones."""
+    cpu = f"rv64,x-cache-invalid=on,x-cache-invalid-coexist={coexist},x-cache-invalid-choice={choice}{more}"
+    return cpu, params | MODEL | SVVPTC | (ANY if coexist == "any" else GLOBAL), list(extra)
+
+
+def evict_at(events, extra=()):
+    bits = sum(1 << (16 + EVENTS.index(e)) for e in events)
+    return beside("any", "valid", VALID | bits, ",x-cache-invalid-evict-at=" + "+".join(events), extra)
+
+
 RUNS = [  # -cpu, params, extra
     ("rv64,v=on,svinval=on", SVVPTC | VECTOR | SVINVAL, []),
     ("rv64,v=on,svinval=on,x-cache-invalid=on", MODEL | SVVPTC | VECTOR | SVINVAL, []),
@@ -35,8 +52,30 @@ RUNS = [  # -cpu, params, extra
     ("rv64,v=on,svinval=on,x-cache-invalid=on", MODEL | SVVPTC | VECTOR | SVINVAL, ["-accel", "tcg,thread=single"]),
     ("rv64,v=on,svinval=on,x-cache-invalid=on", MODEL | SVVPTC | VECTOR | SVINVAL, ["-icount", "shift=0"]),
     ("rv64,v=on,svinval=on,x-cache-invalid=on", MODEL | SVVPTC | VECTOR | SVINVAL, ["-accel", "tcg,one-insn-per-tb=on"]),
+    beside("any", "invalid", 0),
+    beside("global", "invalid", 0),
+    beside("any", "valid", VALID),
+    beside("global", "valid", VALID),
+    *(evict_at([event]) for event in EVENTS),
+    evict_at(EVENTS),
+    evict_at(EVENTS, ONE),
+    beside("any", "valid", VALID | RATE, ",x-cache-invalid-evict-rate=1"),
+    beside("any", "valid", VALID | RATE, ",x-cache-invalid-evict-rate=1", ONE),
+    beside("any", "random", RANDOM),
+    beside("any", "random", RANDOM, "", ONE),
+    beside("any", "random", RANDOM, ",x-cache-invalid-seed=1"),
 ]
-bad = 0
+bad = done = 0
+patterns = []
+
+
+def result(ok, name, more=""):
+    global bad, done
+    bad += not ok
+    done += 1
+    print("ok" if ok else "not ok", name, more, flush=True)
+
+
 for cpu, params, extra in RUNS:
     name = " ".join([cpu] + extra)
     cmd = [QEMU, "-M", "virt", "-cpu", cpu, "-smp", "2", "-m", "256M", "-display", "none",
@@ -45,8 +84,7 @@ for cpu, params, extra in RUNS:
     try:
         p = subprocess.run(cmd, capture_output=True, text=True, timeout=120)
     except subprocess.TimeoutExpired as e:
-        print(f"not ok {name} # timeout\n", (e.stdout or b"")[-2000:].decode(), (e.stderr or b"").decode())
-        bad += 1
+        result(False, name, "# timeout\n" + (e.stdout or b"")[-2000:].decode() + (e.stderr or b"").decode())
         continue
     out = p.stdout.splitlines()
     ok = sum(l.startswith("ok ") for l in out)
@@ -69,10 +107,15 @@ for cpu, params, extra in RUNS:
             errs.append(f"total {tot}")
     elif p.stderr:
         errs.append("stderr: " + p.stderr)
-    bad += bool(errs)
-    print("not ok" if errs else "ok", name, f"# {ok} checks,", *lines[-1:])
+    if params & RANDOM:
+        patterns.append([l for l in out if l.startswith("pattern ")])
+    result(not errs, name, " ".join([f"# {ok} checks,", *lines[-1:]]))
     for e in errs:
         print("    " + e[:1500])
+
+# The same seed makes the same choices, another one others.
+ok = len(patterns) == 3 and len(patterns[0]) == 3 and patterns[0] == patterns[1] != patterns[2]
+result(ok, "seed", "" if ok else f"# {patterns}")
 
 # The monitor sees what memory holds, and leaves no trace of having looked.
 p = subprocess.Popen([QEMU, "-M", "virt", "-cpu", "rv64,x-cache-invalid=on", "-smp", "2", "-m", "256M",
@@ -88,8 +131,7 @@ time.sleep(0.2)
 out, err = p.communicate("x /1gx 0xffffffc000001000\nx /1gx 0xffffffc000201000\nquit\n", timeout=20)
 want = re.search("expect (hart=0 .*)", log).group(1)
 ok = out.count("0x123456789abcdef0") == 2 and f"x-cache-invalid: {want}\n" in err and "not ok" not in log
-bad += not ok
-print("ok" if ok else "not ok", "monitor", "" if ok else out + err + log)
+result(ok, "monitor", "" if ok else out + err + log)
 
 # SIGTERM and SIGINT
 for sig in ("SIGTERM", "SIGINT"):
@@ -99,15 +141,27 @@ for sig in ("SIGTERM", "SIGINT"):
     p.send_signal(getattr(signal, sig))
     err = p.communicate(timeout=20)[1]
     ok = err.count("x-cache-invalid: hart=") == 3 and err.count("x-cache-invalid: total harts=3 ") == 1
-    bad += not ok
-    print("ok" if ok else "not ok", sig, "" if ok else err)
+    result(ok, sig, "" if ok else err)
 
 # Who may not have it
+ON = "rv64,x-cache-invalid=on,x-cache-invalid-"
 for cpu, accel, msg in (("rv32,x-cache-invalid=on", "tcg", "'x-cache-invalid' requires a 64-bit CPU"),
+                        (ON + "coexist=some", "tcg", "'x-cache-invalid-coexist' has unknown value 'some', "
+                         "not one of none, global, any"),
+                        (ON + "coexist=any,x-cache-invalid-choice=bad", "tcg", "'x-cache-invalid-choice' has unknown "
+                         "value 'bad', not one of invalid, valid, random"),
+                        (ON + "choice=valid", "tcg", "'x-cache-invalid-choice=valid' requires "
+                         "'x-cache-invalid-coexist' to be global or any"),
+                        (ON + "evict-at=sepc+trap", "tcg", "'x-cache-invalid-evict-at' has unknown value 'trap', "
+                         "not one of trap-s, trap-u, sscratch, sscratch-set, sstatus, sepc"),
+                        (ON + "evict-at=sepc+", "tcg", "'x-cache-invalid-evict-at' has unknown value ''"),
+                        ("rv64,x-cache-invalid-evict-at=sepc", "tcg",
+                         "'x-cache-invalid-evict-at' requires 'x-cache-invalid'"),
+                        ("rv64,x-cache-invalid-seed=1", "tcg", "'x-cache-invalid-seed' requires 'x-cache-invalid'"),
                         ("rv64,x-cache-invalid=on", "qtest", "'x-cache-invalid' requires TCG acceleration")):
     p = subprocess.run([QEMU, "-M", "virt", "-cpu", cpu, "-accel", accel, "-display", "none", "-bios", "none"],
                        capture_output=True, text=True, timeout=20)
     ok = p.returncode == 1 and msg in p.stderr
-    bad += not ok
-    print("ok" if ok else "not ok", cpu, accel, "" if ok else "# " + p.stderr.strip())
+    result(ok, f"{cpu} {accel}", "" if ok else "# " + p.stderr.strip())
+print(f"1..{done}")
 sys.exit(bool(bad))
