@@ -48,7 +48,8 @@ load_all()
 			log_of "$module" | sed 's/^/# /'
 			return 1
 		}
-		touches=$((touches + $(log_of "$module" |
+		# To read the log takes longer than some modules.
+		[ "$loads" -ge "$#" ] || touches=$((touches + $(log_of "$module" |
 			awk '/^# touches: / { sum += $3 } END { print sum + 0 }')))
 		rmmod "$module" || return 1
 		loads=$((loads + 1))
