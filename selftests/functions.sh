@@ -87,7 +87,8 @@ modules()
 # declared_parameters MODULE: the names of a module's parameters
 declared_parameters()
 {
-	tr '\0' '\n' < "$DIR/test_modules/$1.ko" | LC_ALL=C sed -n 's/.*parmtype=\([a-z_]*\):.*/\1/p'
+	tr '\0' '\n' < "$DIR/test_modules/$1.ko" |
+		LC_ALL=C sed -n 's/.*parmtype=\([a-z_]*\):.*/\1/p'
 }
 
 # quick_parameters MODULE: values with which it does as little as it can

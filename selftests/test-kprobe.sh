@@ -72,7 +72,8 @@ ktap_print_header
 for tracing in /sys/kernel/tracing /sys/kernel/debug/tracing none; do
 	[ -w "$tracing/kprobe_events" ] && break
 done
-[ "$tracing" != none ] || skip_test "no kprobe_events: tracefs is not mounted, or no CONFIG_KPROBE_EVENTS"
+[ "$tracing" != none ] ||
+	skip_test "no kprobe_events: tracefs is not mounted, or no CONFIG_KPROBE_EVENTS"
 for symbol in handle_exception vfs_read; do
 	set -- $(range_of $symbol)
 	[ $# -eq 2 ] && [ $((0x$1)) -ne 0 ] || skip_test "no address of $symbol in /proc/kallsyms"

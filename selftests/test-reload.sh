@@ -34,7 +34,8 @@ kernel_kib()
 areas()
 {
 	[ -r /proc/vmallocinfo ] || return
-	awk '{ print $3 }' /proc/vmallocinfo | sed 's/\[.*//' | grep -e lazy_map -e rust -e execmem |
+	awk '{ print $3 }' /proc/vmallocinfo | sed 's/\[.*//' |
+		grep -e lazy_map -e rust -e execmem |
 		sort | uniq -c
 }
 

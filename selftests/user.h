@@ -215,7 +215,8 @@ static inline bool parse_number(const char *argument, const char *name, unsigned
 	argument += length + 1;
 	*value = strtoul(argument, &end, 10);
 	if (*argument < '0' || *argument > '9' || *end || *value < low || *value > high)
-		ksft_exit_fail_msg("%s=%s: want a number from %lu to %lu\n", name, argument, low, high);
+		ksft_exit_fail_msg("%s=%s: want a number from %lu to %lu\n",
+				   name, argument, low, high);
 	return true;
 }
 
