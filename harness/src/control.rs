@@ -266,7 +266,7 @@ impl RunFile {
         if (has(Sign::Panic) || has(Sign::Warning)) && self.text.is_none() {
             return Err("panic and warning need text, a regular expression".to_owned());
         }
-        if self.test.is_some() && has(Sign::BootDeath) {
+        if self.test.is_some() && signs == [Sign::BootDeath] {
             return Err("boot-death is about the time before any test; leave test out".to_owned());
         }
         if self.test.is_none() && (has(Sign::Hang) || has(Sign::TestFailure)) {
@@ -395,10 +395,13 @@ fn shows(
             let right = matches!(end, End::Panic { headline } if matches(headline));
             death(right).and_then(|()| symbol())
         }
-        Sign::BootDeath => death(matches!(
-            end,
-            End::StackOverflow { .. } | End::Oops { .. } | End::Panic { .. } | End::Hang(_) | End::Timeout(_)
-        )),
+        // Beside another sign this is the death of a boot that does not get as far as the test.
+        Sign::BootDeath if seen.ready => Err("the guest got as far as running tests".to_owned()),
+        Sign::BootDeath => match end {
+            End::StackOverflow { .. } | End::Oops { .. } | End::Panic { .. } => symbol().and_then(|()| told()),
+            End::Hang(_) | End::Timeout(_) => Ok(()),
+            _ => Err(format!("the boot ended otherwise: {end}")),
+        },
         Sign::Hang => match &own.result {
             // The guest is alive and has ended the test, or tried to.
             Some((Status::Fail, Some(reason))) if reason == TIMEOUT => Ok(()),
