@@ -128,6 +128,16 @@ fn machine(bench: &Workbench, tally: &mut Tally) {
     }
 }
 
+/// A result whose verdict is known; `why` is said of all but a pass.
+fn judged(tally: &mut Tally, name: &str, verdict: Verdict, why: &str) {
+    match verdict {
+        Verdict::Pass => tally.ok(name),
+        Verdict::Fail => tally.not_ok(name, why),
+        Verdict::Error => tally.error(name, why),
+        Verdict::Skip => tally.skip(name, why),
+    }
+}
+
 /// The rows of a table.
 fn rows(tally: &mut Tally, what: &str, rows: Result<Vec<Row>>) {
     match rows {
@@ -137,12 +147,7 @@ fn rows(tally: &mut Tally, what: &str, rows: Result<Vec<Row>>) {
             let on = if row.harts > 0 { format!(" on {}", row.machine) } else { String::new() };
             let verb = if row.harts > 0 { " ends in" } else { "" };
             let name = format!("{what}: {scenario}{}{on}: {}{verb} {}", row.kernel, row.test, row.expected);
-            match row.verdict {
-                Verdict::Pass => tally.ok(&name),
-                Verdict::Fail => tally.not_ok(&name, &row.observed),
-                Verdict::Error => tally.error(&name, &row.observed),
-                Verdict::Skip => tally.skip(&name, &row.observed),
-            }
+            judged(tally, &name, row.verdict, &row.observed);
         }),
         Err(error) => tally.error(what, &error.message),
     }
@@ -152,12 +157,7 @@ fn rows(tally: &mut Tally, what: &str, rows: Result<Vec<Row>>) {
 fn costs(tally: &mut Tally, rows: Result<Vec<cost::Row>>) {
     match rows {
         Ok(rows) => rows.iter().for_each(|row| {
-            let name = format!("cost: {}", row.path);
-            match row.verdict {
-                Verdict::Pass => tally.ok(&name),
-                Verdict::Fail => tally.not_ok(&name, &row.problem()),
-                _ => tally.error(&name, &row.problem()),
-            }
+            judged(tally, &format!("cost: {}", row.path), row.verdict, &row.problem());
         }),
         Err(error) => tally.error("cost", &error.message),
     }
