@@ -365,9 +365,11 @@ fn shows(
 ) -> std::result::Result<(), String> {
     use console::Verdict as End;
     let at_boot = trial.at_boot.is_some();
+    // Beside another sign boot-death is the death of a boot that does not get as far as the test.
+    let early = at_boot || sign == Sign::BootDeath;
     // The boot came to its end at the right time: before any test, or while the test was running.
-    let in_time = if at_boot { !seen.ready } else { seen.ready && own.result.is_none() };
-    let when = || match (at_boot, seen.ready) {
+    let in_time = if early { !seen.ready } else { seen.ready && own.result.is_none() };
+    let when = || match (early, seen.ready) {
         (true, _) => "the guest got as far as running tests",
         (false, false) => "the guest did not get as far as running tests",
         (false, true) => "the test had ended",
@@ -381,27 +383,26 @@ fn shows(
         Some(symbol) if !has_symbol(&seen.report, symbol) => Err(format!("{symbol} is not in the report")),
         _ => Ok(()),
     };
-    let told = || match &wanted.text {
+    let report = || match &wanted.text {
         Some(text) if !seen.report.iter().any(|line| text.is_match(line)) => {
             Err("nothing in the report matches text".to_owned())
         }
-        _ => Ok(()),
+        _ => symbol(),
     };
     let matches = |text: &str| wanted.text.as_ref().is_none_or(|t| t.is_match(text));
     match sign {
         Sign::StackOverflow => death(matches!(end, End::StackOverflow { .. })),
-        Sign::Oops => death(matches!(end, End::Oops { .. })).and_then(|()| symbol()).and_then(|()| told()),
+        Sign::Oops => death(matches!(end, End::Oops { .. })).and_then(|()| report()),
         Sign::Panic => {
             let right = matches!(end, End::Panic { headline } if matches(headline));
             death(right).and_then(|()| symbol())
         }
-        // Beside another sign this is the death of a boot that does not get as far as the test.
-        Sign::BootDeath if seen.ready => Err("the guest got as far as running tests".to_owned()),
-        Sign::BootDeath => match end {
-            End::StackOverflow { .. } | End::Oops { .. } | End::Panic { .. } => symbol().and_then(|()| told()),
-            End::Hang(_) | End::Timeout(_) => Ok(()),
-            _ => Err(format!("the boot ended otherwise: {end}")),
-        },
+        // Silence has no report.
+        Sign::BootDeath if matches!(end, End::Hang(_) | End::Timeout(_)) => death(true),
+        Sign::BootDeath => {
+            let right = matches!(end, End::StackOverflow { .. } | End::Oops { .. } | End::Panic { .. });
+            death(right).and_then(|()| report())
+        }
         Sign::Hang => match &own.result {
             // The guest is alive and has ended the test, or tried to.
             Some((Status::Fail, Some(reason))) if reason == TIMEOUT => Ok(()),

@@ -256,6 +256,28 @@ fn an_oops_has_to_be_in_the_right_place() {
 }
 
 #[test]
+fn an_oops_has_to_say_the_right_thing() {
+    let trial = trial("test = \"test-ipi.sh\"\nobserve = [\"oops\", \"boot-death\"]\ntext = \"pte=[0-9a-f]+7$\"\n");
+    for sight in [during, early] {
+        let with = |line: &str| Sight { report: vec!["Oops [#1]".into(), line.into()], ..sight(oops()) };
+        comes_to(&trial, &with("[ff20000000280f68] pmd=0000000020467c01, pte=00000000204ff0e7"), Pass);
+        comes_to(&trial, &with("[ff20000000280f68] pmd=0000000020467c01, pte=0000000000000000"), Fail);
+    }
+    // Each at its own time only.
+    comes_to(&trial, &Sight { report: vec!["pte=7".into()], ..during(panic("x")) }, Fail);
+    comes_to(&trial, &early(hang()), Pass);
+    comes_to(&trial, &during(hang()), Fail);
+}
+
+#[test]
+fn a_death_at_boot_may_have_to_be_in_a_place() {
+    let boot = trial("observe = \"boot-death\"\nsymbol = \"f\"\n");
+    let at = |place: &str| Sight { tests: vec![], report: vec![place.into()], ..early(oops()) };
+    comes_to(&boot, &at("epc : f+0x8/0x10"), Pass);
+    comes_to(&boot, &at("epc : g+0x8/0x10"), Fail);
+}
+
+#[test]
 fn a_panic_has_to_say_the_right_thing() {
     let trial = trial("test = \"test-ipi.sh\"\nobserve = \"panic\"\ntext = \"kill init\"\n");
     comes_to(&trial, &during(panic("Attempted to kill init!")), Pass);
