@@ -610,7 +610,8 @@ const SELFTESTS: &str = "selftests/";
 fn only_selftests(mail: &Path) -> Result<bool> {
     let text = fs::read(mail).map_err(|e| Error::io("read", mail, e))?;
     let text = String::from_utf8_lossy(&text);
-    let mut files = text.lines().filter_map(|l| l.strip_prefix("+++ b/"));
+    // Both sides: a file that is removed has no new one.
+    let mut files = text.lines().filter_map(|l| l.strip_prefix("--- a/").or_else(|| l.strip_prefix("+++ b/")));
     Ok(files.all(|f| f == "MAINTAINERS" || f.starts_with("tools/testing/selftests/")))
 }
 
@@ -677,6 +678,21 @@ mod tests {
         assert!(!same_but_functions(one, b"x\n@@ -2,2 +1,2 @@ f()\n-a\n+b\n"));
         assert!(same_change(one, b"x\n@@ -9,2 +9,2 @@ f()\n-a\n+b\n"));
         assert!(!same_change(one, b"x\n@@ -1,2 +1,2 @@ f()\n-a\n+c\n"));
+    }
+
+    #[test]
+    fn a_patch_of_selftests_changes_nothing_else() {
+        let dir = tempfile::tempdir().unwrap();
+        let mail = dir.path().join("m");
+        let only = |text: &str| {
+            fs::write(&mail, text).unwrap();
+            only_selftests(&mail).unwrap()
+        };
+        let test = "--- /dev/null\n+++ b/tools/testing/selftests/riscv/x.c\n@@ -0,0 +1 @@\n+x\n";
+        assert!(only(test));
+        assert!(only(&format!("{test}--- a/MAINTAINERS\n+++ b/MAINTAINERS\n")));
+        assert!(!only(&format!("{test}--- a/mm/x.c\n+++ b/mm/x.c\n")));
+        assert!(!only(&format!("{test}--- a/mm/x.c\n+++ /dev/null\n")));
     }
 
     #[test]
