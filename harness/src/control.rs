@@ -179,7 +179,7 @@ pub struct ControlRun {
     pub config: Config,
     /// Whether `make check` runs it.
     pub check: bool,
-    /// The trial; limits are the scenario's.
+    /// The trial; limits are the scenario's, or those of a boot with so few tests.
     pub trial: Trial,
 }
 
@@ -289,7 +289,7 @@ impl RunFile {
             scenario: Some(scenario.to_owned()),
             append,
             at_boot,
-            limits: seat.limits,
+            limits: seat.limits.limits(tests.len()),
             ..Trial::new(control, machine, tests)
         };
         Ok(ControlRun { config: config.clone(), check: self.check, trial })

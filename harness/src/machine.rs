@@ -114,6 +114,9 @@ pub struct Limits {
     pub end: Duration,
 }
 
+/// More tests than these get more time.
+const MOST_TESTS_BY_DEFAULT: usize = 4;
+
 impl Default for Limits {
     fn default() -> Self {
         Self {
@@ -126,6 +129,14 @@ impl Default for Limits {
 }
 
 impl Limits {
+    /// Those of a boot that runs this many tests. Many include the slow ones, which are silent for long.
+    pub fn for_tests(tests: usize) -> Self {
+        match tests {
+            0..=MOST_TESTS_BY_DEFAULT => Self::default(),
+            _ => Self { silence: Duration::from_secs(150), total: Duration::from_secs(600), ..Self::default() },
+        }
+    }
+
     /// The defaults, with what `LAZYMAP_SILENCE` and `LAZYMAP_TIMEOUT` say in seconds instead.
     ///
     /// # Errors

@@ -48,6 +48,9 @@ struct File {
     append: String,
     /// Scripts of `selftests`; all if it is left out.
     tests: Option<Vec<String>>,
+    /// Scripts of `selftests` that are not run, if all others are.
+    #[serde(default)]
+    except: Vec<String>,
     /// Regular expressions, each of which a kernel message must match.
     #[serde(default)]
     require: Vec<String>,
@@ -81,10 +84,10 @@ enum IrqFile {
     Sbi,
 }
 
-/// Seconds; 60 and 240 where nothing is said.
-#[derive(Default, Deserialize)]
+/// Seconds; see [`Limits::for_tests`] where nothing is said.
+#[derive(Clone, Copy, Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct LimitsFile {
+pub struct LimitsFile {
     silence: Option<u32>,
     total: Option<u32>,
 }
@@ -141,7 +144,16 @@ pub struct Seat {
     /// What the console must have.
     pub require: Vec<Regex>,
     /// How long it may take.
-    pub limits: Limits,
+    pub limits: LimitsFile,
+}
+
+impl LimitsFile {
+    /// How long a boot may take that runs this many tests.
+    pub fn limits(self, tests: usize) -> Limits {
+        let usual = Limits::for_tests(tests);
+        let seconds = |given: Option<u32>, usual| given.map_or(usual, |s| Duration::from_secs(s.into()));
+        Limits { silence: seconds(self.silence, usual.silence), total: seconds(self.total, usual.total), ..usual }
+    }
 }
 
 /// All scenarios in the repository `root`, by name.
@@ -205,8 +217,8 @@ fn parse(name: &str, text: &str, known: &[String]) -> std::result::Result<Scenar
         (Some(_), Some(_)) => return Err(say("it has both machine and compile; keep one".to_owned())),
         (None, None) => return Err(say("it has neither machine nor compile; add one".to_owned())),
         (Some(compile), None) => {
-            if file.tests.is_some() || !file.append.is_empty() || !file.require.is_empty() {
-                return Err(say("tests, append and require need a machine, and it has compile".to_owned()));
+            if file.tests.is_some() || !file.except.is_empty() || !file.append.is_empty() || !file.require.is_empty() {
+                return Err(say("tests, except, append and require need a machine, and it has compile".to_owned()));
             }
             if compile.folders.is_empty() || compile.folders.iter().any(|f| !f.ends_with('/') || f.starts_with('/')) {
                 return Err(say("folders must be folders of the kernel, each with a / at its end".to_owned()));
@@ -214,24 +226,25 @@ fn parse(name: &str, text: &str, known: &[String]) -> std::result::Result<Scenar
             Kind::Compile { folders: compile.folders, compiler: compile.compiler }
         }
         (None, Some(machine)) => {
-            let tests = file.tests.unwrap_or_else(|| known.to_vec());
+            if file.tests.is_some() && !file.except.is_empty() {
+                return Err(say("it has both tests and except; keep one".to_owned()));
+            }
+            let named = file.tests.iter().flatten().chain(&file.except);
+            if let Some(unknown) = named.into_iter().find(|t| !known.contains(t)) {
+                return Err(say(format!("there is no test `{unknown}` in {TESTS}/")));
+            }
+            let others = || known.iter().filter(|t| !file.except.contains(t)).cloned().collect();
+            let tests: Vec<String> = file.tests.unwrap_or_else(others);
             if tests.is_empty() {
                 return Err(say("it has no tests".to_owned()));
-            }
-            if let Some(unknown) = tests.iter().find(|t| !known.contains(t)) {
-                return Err(say(format!("there is no test `{unknown}` in {TESTS}/")));
             }
             let mut require = Vec::new();
             for pattern in &file.require {
                 require.push(Regex::new(pattern).map_err(|e| say(format!("require: `{pattern}`: {e}")))?);
             }
-            let mut limits = Limits::default();
-            for (given, limit) in [(file.limits.silence, &mut limits.silence), (file.limits.total, &mut limits.total)] {
-                match given {
-                    Some(0) => return Err(say("a limit is a positive number of seconds".to_owned())),
-                    Some(seconds) => *limit = Duration::from_secs(seconds.into()),
-                    None => {}
-                }
+            let limits = file.limits;
+            if [limits.silence, limits.total].contains(&Some(0)) {
+                return Err(say("a limit is a positive number of seconds".to_owned()));
             }
             let machine = machine.machine().map_err(say)?;
             Kind::Boot(Box::new(Seat { machine, append: file.append.trim().to_owned(), tests, require, limits }))
@@ -310,13 +323,13 @@ impl Scenario {
     /// When a limit in the environment is wrong.
     pub fn trial(&self, seat: &Seat) -> Result<Trial> {
         let expect = if seat.machine.model.stale { Expect::Survive } else { Expect::Pass };
-        let tests = seat.tests.iter().map(|test| (test.clone(), expect.clone())).collect();
+        let tests: Vec<_> = seat.tests.iter().map(|test| (test.clone(), expect.clone())).collect();
         Ok(Trial {
             name: self.name.clone(),
             scenario: Some(self.name.clone()),
             append: seat.append.clone(),
             require: seat.require.clone(),
-            limits: seat.limits.or_from_env()?,
+            limits: seat.limits.limits(tests.len()).or_from_env()?,
             ..Trial::new(SERIES, seat.machine.clone(), tests)
         })
     }

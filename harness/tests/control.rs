@@ -10,7 +10,7 @@ use common::{Lab, Said, said, write};
 use lazymap::console::{Found, Verdict as End};
 use lazymap::control::{self, Control};
 use lazymap::ktap::Status;
-use lazymap::machine::Counters;
+use lazymap::machine::{Counters, Limits};
 use lazymap::scenario::Which;
 use lazymap::trial::{self, Row, Seen, Sight, Trial, Verdict};
 
@@ -20,7 +20,9 @@ const SCENARIO: &str = "description = \"d\"\n[machine]\nmodel = \"stale\"\n";
 fn lab(text: &str) -> Lab {
     let lab = Lab::new();
     let at = |name: &str| lab.repo().join(name);
-    write(&at("selftests/test-ipi.sh"), "");
+    for test in ["ipi", "a", "b", "c", "d"] {
+        write(&at(&format!("selftests/test-{test}.sh")), "");
+    }
     write(&at("harness/scenarios/default.toml"), SCENARIO);
     let other = "config = \"CONFIG_A=y\"\nappend = \"own=1\"\n[machine]\nmodel = \"plain\"\nharts = 9\n[limits]\nsilence = 99\n";
     write(&at("harness/scenarios/other.toml"), &format!("description = \"d\"\n{other}"));
@@ -71,6 +73,8 @@ fn what_a_run_says_and_what_it_takes_from_its_scenario() {
     assert_eq!(run.trial.limits.silence, Duration::from_secs(99));
     assert_eq!(run.trial.command_line(), "own=1 more=2 lazymap.timeout=84 lazymap.tests=");
     assert_eq!(run.trial.name, "a-other-plain-9-boot");
+    // A boot for one test waits less for it than one of many tests, whatever the scenario runs.
+    assert_eq!(plain.runs[0].trial.limits, Limits::default());
     let named = trial("machine = \"stale-sbi\"\nobserve = \"boot-death\"\n");
     assert_eq!((named.machine.name().as_str(), named.machine.harts), ("stale-sbi", 4));
     let table = trial("machine = { model = \"stale\", harts = 40, cpu = \"svvptc=on\" }\nobserve = \"boot-death\"\n");

@@ -105,16 +105,18 @@ fn all_that_a_file_may_say() {
     let machine = &seat.machine;
     assert_eq!((machine.irq, machine.harts, machine.memory_mib), (Irq::Sbi, 72, 4096));
     assert_eq!((machine.name().as_str(), machine.model.cpu.as_ref()), ("stale-sbi", "x-cache-invalid=on,svvptc=off"));
-    assert_eq!((seat.limits.silence, seat.limits.total), (Duration::from_secs(100), Duration::from_secs(1000)));
     let trial = x.trial(seat).unwrap();
+    assert_eq!((trial.limits.silence, trial.limits.total), (Duration::from_secs(100), Duration::from_secs(1000)));
     assert_eq!((trial.name.as_str(), trial.kernel.as_str(), trial.scenario.as_deref()), ("x", "series", Some("x")));
     assert!(matches!(&trial.tests[..], [(test, Expect::Survive)] if test == "test-trace.sh"));
-    assert_eq!((trial.require.len(), trial.limits), (1, seat.limits));
+    assert_eq!(trial.require.len(), 1);
     // The guest ends a test before the machine is taken for dead.
     assert_eq!(trial.command_line(), "a=1 b lazymap.timeout=85 lazymap.tests=test-trace.sh");
     // All tests if none is named, and the kernel that everybody has.
     let plain = load(DEFAULT);
     assert_eq!((self::seat(&plain).tests.len(), plain.config.name.as_str(), plain.check), (2, "", true));
+    let rest = load(&format!("except = [\"test-ipi.sh\"]\n{DEFAULT}"));
+    assert_eq!(self::seat(&rest).tests, ["test-trace.sh"]);
     let compile =
         load("description = \"d\"\nconfig = \"CONFIG_A=y\"\n[compile]\nfolders = [\"mm/\"]\ncompiler = \"gcc\"\n");
     assert!(compile.config.standalone && !compile.boots());
@@ -139,11 +141,15 @@ fn a_wrong_file_is_one_line_and_64() {
         (&format!("{machine}cpu = \"svvptc\"\n"), vec!["`svvptc`", "NAME=VALUE"]),
         (&format!("tests = [\"test-no.sh\"]\n{machine}"), vec!["`test-no.sh`", "selftests/"]),
         (&format!("tests = []\n{machine}"), vec!["no tests"]),
+        (&format!("except = [\"test-no.sh\"]\n{machine}"), vec!["`test-no.sh`", "selftests/"]),
+        (&format!("except = [\"test-ipi.sh\", \"test-trace.sh\"]\n{machine}"), vec!["no tests"]),
+        (&format!("tests = [\"test-ipi.sh\"]\nexcept = [\"test-ipi.sh\"]\n{machine}"), vec!["both tests and except"]),
         (&format!("require = [\"(\"]\n{machine}"), vec!["require", "`(`"]),
         (&format!("{machine}[limits]\nsilence = 0\n"), vec!["positive number of seconds"]),
         (&format!("config = \"CONFIG A=y\"\n{machine}"), vec!["`CONFIG A=y`", "no option"]),
         (&format!("config = \"# CONFIG_A is off\"\n{machine}"), vec!["`# CONFIG_A is off`"]),
         ("description = \"d\"\nappend = \"a\"\n[compile]\nfolders = [\"mm/\"]\n", vec!["need a machine"]),
+        ("description = \"d\"\nexcept = [\"a\"]\n[compile]\nfolders = [\"mm/\"]\n", vec!["need a machine"]),
         ("description = \"d\"\n[compile]\nfolders = [\"mm\"]\n", vec!["a / at its end"]),
         ("description = \"d\"\n[compile]\nfolders = [\"mm/\"]\ncompiler = \"icc\"\n", vec!["x.toml:4:", "icc"]),
     ] {
