@@ -55,6 +55,8 @@ struct File {
     #[serde(default)]
     require: Vec<String>,
     machine: Option<MachineFile>,
+    /// Machines that differ in these from `machine`: a scenario for each combination.
+    each: Option<EachFile>,
     #[serde(default)]
     limits: LimitsFile,
     compile: Option<CompileFile>,
@@ -75,6 +77,18 @@ pub struct MachineFile {
     harts: Option<u32>,
     /// MiB, default 1024.
     memory: Option<u32>,
+}
+
+/// Values that take the place of those in the machine. No value is the same as the machine's.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct EachFile {
+    #[serde(default)]
+    model: Vec<String>,
+    #[serde(default)]
+    irq: Vec<IrqFile>,
+    #[serde(default)]
+    harts: Vec<u32>,
 }
 
 #[derive(Clone, Copy, Deserialize)]
@@ -108,6 +122,9 @@ struct CompileFile {
 pub struct Scenario {
     /// Its name.
     pub name: String,
+    /// The name of its file. That is its own name, unless the file has a scenario for each of several
+    /// machines.
+    pub family: String,
     /// One line about it.
     pub description: String,
     /// Whether `make check` runs it.
@@ -170,17 +187,21 @@ pub fn load(root: &Path) -> Result<BTreeMap<String, Scenario>> {
     for path in paths.iter().filter(|p| p.extension().is_some_and(|e| e == "toml")) {
         let name = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
         let text = fs::read_to_string(path).map_err(|e| Error::io("read", path, e))?;
-        let mut scenario = parse(&name, &text, &known).map_err(|why| {
+        let wrong = |why: String| {
             let show = path.strip_prefix(root).unwrap_or(path).display();
             Error::usage(format!("{show}{why}; correct the file"))
-        })?;
-        // Named after the first scenario that has it, as others with the same lines share it.
-        let compiled = matches!(scenario.kind, Kind::Compile { .. });
-        let same = |other: &&Scenario| !compiled && other.config.lines == scenario.config.lines && other.boots();
-        if let Some(other) = all.values().find(same) {
-            scenario.config.name.clone_from(&other.config.name);
+        };
+        for mut scenario in parse(&name, &text, &known).map_err(wrong)? {
+            // Named after the first scenario that has it, as others with the same lines share it.
+            let compiled = matches!(scenario.kind, Kind::Compile { .. });
+            let same = |other: &&Scenario| !compiled && other.config.lines == scenario.config.lines && other.boots();
+            if let Some(other) = all.values().find(same) {
+                scenario.config.name.clone_from(&other.config.name);
+            }
+            if let Some(other) = all.insert(scenario.name.clone(), scenario) {
+                return Err(wrong(format!(": there is another scenario `{}`", other.name)));
+            }
         }
-        all.insert(name, scenario);
     }
     Ok(all)
 }
@@ -199,7 +220,7 @@ fn tests(root: &Path) -> Result<Vec<String>> {
 }
 
 /// Reads a file; the error is `:LINE: WHY` or `: WHY`.
-fn parse(name: &str, text: &str, known: &[String]) -> std::result::Result<Scenario, String> {
+fn parse(name: &str, text: &str, known: &[String]) -> std::result::Result<Vec<Scenario>, String> {
     let file: File = toml::from_str(text).map_err(|e| {
         let line = e.span().map_or(1, |s| text[..s.start.min(text.len())].matches('\n').count() + 1);
         format!(":{line}: {}", e.message().lines().next().unwrap_or("not valid"))
@@ -213,17 +234,25 @@ fn parse(name: &str, text: &str, known: &[String]) -> std::result::Result<Scenar
     }
     let lines = config_lines(&file.config).map_err(say)?;
     let config_name = if lines.is_empty() { String::new() } else { name.to_owned() };
-    let kind = match (file.compile, file.machine) {
+    let several = file.each.is_some();
+    let kinds = match (file.compile, file.machine) {
         (Some(_), Some(_)) => return Err(say("it has both machine and compile; keep one".to_owned())),
         (None, None) => return Err(say("it has neither machine nor compile; add one".to_owned())),
         (Some(compile), None) => {
-            if file.tests.is_some() || !file.except.is_empty() || !file.append.is_empty() || !file.require.is_empty() {
-                return Err(say("tests, except, append and require need a machine, and it has compile".to_owned()));
+            if several
+                || file.tests.is_some()
+                || !file.except.is_empty()
+                || !file.append.is_empty()
+                || !file.require.is_empty()
+            {
+                return Err(say(
+                    "each, tests, except, append and require need a machine, and it has compile".to_owned()
+                ));
             }
             if compile.folders.is_empty() || compile.folders.iter().any(|f| !f.ends_with('/') || f.starts_with('/')) {
                 return Err(say("folders must be folders of the kernel, each with a / at its end".to_owned()));
             }
-            Kind::Compile { folders: compile.folders, compiler: compile.compiler }
+            vec![Kind::Compile { folders: compile.folders, compiler: compile.compiler }]
         }
         (None, Some(machine)) => {
             if file.tests.is_some() && !file.except.is_empty() {
@@ -246,13 +275,51 @@ fn parse(name: &str, text: &str, known: &[String]) -> std::result::Result<Scenar
             if [limits.silence, limits.total].contains(&Some(0)) {
                 return Err(say("a limit is a positive number of seconds".to_owned()));
             }
-            let machine = machine.machine().map_err(say)?;
-            Kind::Boot(Box::new(Seat { machine, append: file.append.trim().to_owned(), tests, require, limits }))
+            let append = file.append.trim().to_owned();
+            let seat = |machine: MachineFile| -> std::result::Result<Seat, String> {
+                let machine = machine.machine()?;
+                Ok(Seat { machine, append: append.clone(), tests: tests.clone(), require: require.clone(), limits })
+            };
+            let machines = file.each.map_or_else(|| vec![machine.clone()], |each| each.machines(&machine));
+            let seats: Vec<Seat> =
+                machines.into_iter().map(seat).collect::<std::result::Result<_, _>>().map_err(say)?;
+            seats.into_iter().map(|seat| Kind::Boot(Box::new(seat))).collect()
         }
     };
-    let config = Config { name: config_name, lines, standalone: matches!(kind, Kind::Compile { .. }) };
-    let config = Config { name: if config.standalone { name.to_owned() } else { config.name }, ..config };
-    Ok(Scenario { name: name.to_owned(), description: file.description, check: file.check, config, kind })
+    let scenario = |kind: Kind| {
+        let standalone = matches!(kind, Kind::Compile { .. });
+        let config_name = if standalone { name.to_owned() } else { config_name.clone() };
+        let own = match &kind {
+            Kind::Boot(seat) if several => format!("{name}-{}-{}", seat.machine.name(), seat.machine.harts),
+            _ => name.to_owned(),
+        };
+        Scenario {
+            name: own,
+            family: name.to_owned(),
+            description: file.description.clone(),
+            check: file.check,
+            config: Config { name: config_name, lines: lines.clone(), standalone },
+            kind,
+        }
+    };
+    Ok(kinds.into_iter().map(scenario).collect())
+}
+
+impl EachFile {
+    /// The machine in each of its forms.
+    fn machines(&self, machine: &MachineFile) -> Vec<MachineFile> {
+        let mut all = vec![machine.clone()];
+        let vary = |all: &mut Vec<MachineFile>, change: &dyn Fn(&MachineFile) -> Vec<MachineFile>| {
+            let changed: Vec<_> = all.iter().flat_map(change).collect();
+            if !changed.is_empty() {
+                *all = changed;
+            }
+        };
+        vary(&mut all, &|m| self.model.iter().map(|model| MachineFile { model: model.clone(), ..m.clone() }).collect());
+        vary(&mut all, &|m| self.irq.iter().map(|irq| MachineFile { irq: Some(*irq), ..m.clone() }).collect());
+        vary(&mut all, &|m| self.harts.iter().map(|harts| MachineFile { harts: Some(*harts), ..m.clone() }).collect());
+        all
+    }
 }
 
 /// The lines of a config fragment, without blanks and comments.
@@ -317,6 +384,11 @@ impl Scenario {
         matches!(self.kind, Kind::Boot(_))
     }
 
+    /// Whether this is its name, or that of its file.
+    pub fn is_called(&self, name: &str) -> bool {
+        [&self.name, &self.family].iter().any(|own| *own == name)
+    }
+
     /// The trial that it is, booted on `seat`; limits from the environment come first.
     ///
     /// # Errors
@@ -352,16 +424,16 @@ pub enum Which {
 /// # Errors
 /// As [`load`], and when a name is unknown (exit code 64).
 pub fn choose(root: &Path, which: &Which) -> Result<Vec<Scenario>> {
-    let mut all = load(root)?;
+    let all = load(root)?;
     let mut chosen: Vec<Scenario> = match which {
         Which::Named(names) if !names.is_empty() => {
             for name in names {
-                if !all.contains_key(name) {
+                if !all.values().any(|s| s.is_called(name)) {
                     let there = all.keys().map(String::as_str).collect::<Vec<_>>().join(", ");
                     return Err(Error::usage(format!("there is no scenario `{name}`; there are {there}")));
                 }
             }
-            names.iter().filter_map(|name| all.remove(name)).collect()
+            all.into_values().filter(|s| names.iter().any(|name| s.is_called(name))).collect()
         }
         Which::Check => all.into_values().filter(|s| s.check).collect(),
         _ => all.into_values().collect(),

@@ -62,6 +62,18 @@ fn the_scenarios_of_the_project() {
             "late",
             "lockdep",
             "many",
+            "matrix-plain-16",
+            "matrix-plain-4",
+            "matrix-plain-sbi-16",
+            "matrix-plain-sbi-4",
+            "matrix-stale-16",
+            "matrix-stale-4",
+            "matrix-stale-sbi-16",
+            "matrix-stale-sbi-4",
+            "matrix-up-plain-1",
+            "matrix-up-plain-sbi-1",
+            "matrix-up-stale-1",
+            "matrix-up-stale-sbi-1",
             "no-vmap-stack",
             "nohz-full",
             "preempt-rt",
@@ -87,7 +99,9 @@ fn the_scenarios_of_the_project() {
         let shown = !seat(scenario).require.is_empty() || scenario.name == "no-vmap-stack";
         assert!(shown, "{} requires nothing of its console", scenario.name);
     }
-    assert!(all.values().filter(|s| s.boots()).all(|s| seat(s).machine.model.stale));
+    // On another machine nothing can be seen.
+    let other = |s: &&Scenario| s.boots() && !seat(s).machine.model.stale;
+    assert!(all.values().filter(other).all(|s| s.family.starts_with("matrix")));
 }
 
 #[test]
@@ -145,10 +159,13 @@ fn a_wrong_file_is_one_line_and_64() {
         (&format!("except = [\"test-ipi.sh\", \"test-trace.sh\"]\n{machine}"), vec!["no tests"]),
         (&format!("tests = [\"test-ipi.sh\"]\nexcept = [\"test-ipi.sh\"]\n{machine}"), vec!["both tests and except"]),
         (&format!("require = [\"(\"]\n{machine}"), vec!["require", "`(`"]),
+        (&format!("{machine}[each]\nharts = [1, 0]\n"), vec!["harts = 0", "512"]),
+        (&format!("{machine}[each]\nmemory = [1]\n"), vec!["x.toml:5:", "memory"]),
         (&format!("{machine}[limits]\nsilence = 0\n"), vec!["positive number of seconds"]),
         (&format!("config = \"CONFIG A=y\"\n{machine}"), vec!["`CONFIG A=y`", "no option"]),
         (&format!("config = \"# CONFIG_A is off\"\n{machine}"), vec!["`# CONFIG_A is off`"]),
         ("description = \"d\"\nappend = \"a\"\n[compile]\nfolders = [\"mm/\"]\n", vec!["need a machine"]),
+        ("description = \"d\"\n[each]\nharts = [1]\n[compile]\nfolders = [\"mm/\"]\n", vec!["need a machine"]),
         ("description = \"d\"\nexcept = [\"a\"]\n[compile]\nfolders = [\"mm/\"]\n", vec!["need a machine"]),
         ("description = \"d\"\n[compile]\nfolders = [\"mm\"]\n", vec!["a / at its end"]),
         ("description = \"d\"\n[compile]\nfolders = [\"mm/\"]\ncompiler = \"icc\"\n", vec!["x.toml:4:", "icc"]),
@@ -182,6 +199,39 @@ fn a_dry_run_makes_nothing_and_shows_the_machine() {
     let list = run(&lab, &["--list"]);
     list.passes();
     assert_eq!(list.out, "default  check  d\nx               about x\n");
+}
+
+#[test]
+fn a_file_may_have_a_scenario_for_each_of_several_machines() {
+    let each = "[each]\nmodel = [\"plain\", \"stale\"]\nirq = [\"imsic\", \"sbi\"]\nharts = [1, 16]\n";
+    let lab = lab(&format!("{DEFAULT}memory = 512\n{each}"));
+    let chosen = |names: &[&str]| {
+        let names = names.iter().map(|name| (*name).to_owned()).collect();
+        scenario::choose(&lab.repo(), &Which::Named(names)).unwrap()
+    };
+    let all = chosen(&["x"]);
+    assert_eq!(
+        names(&all),
+        [
+            "x-plain-1",
+            "x-plain-16",
+            "x-plain-sbi-1",
+            "x-plain-sbi-16",
+            "x-stale-1",
+            "x-stale-16",
+            "x-stale-sbi-1",
+            "x-stale-sbi-16"
+        ]
+    );
+    let machine = &seat(&all[3]).machine;
+    assert_eq!((machine.model.stale, machine.irq, machine.harts, machine.memory_mib), (false, Irq::Sbi, 16, 512));
+    assert_eq!(names(&chosen(&["x-stale-1", "default"])), ["default", "x-stale-1"]);
+    // What it does not list is the machine's.
+    let few = self::lab(&format!("{DEFAULT}[each]\nharts = [2]\n"));
+    let few = scenario::choose(&few.repo(), &Which::Named(vec!["x".into()])).unwrap();
+    assert_eq!(names(&few), ["x-stale-2"]);
+    write(&lab.repo().join("harness/scenarios/x-plain-1.toml"), DEFAULT);
+    run(&lab, &["--list"]).fails(64, &["x.toml", "another scenario `x-plain-1`"]);
 }
 
 #[test]
