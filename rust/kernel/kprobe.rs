@@ -1,0 +1,324 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Kernel probes: code that runs before an instruction of the kernel is executed.
+//!
+//! C header: [`include/linux/kprobes.h`](srctree/include/linux/kprobes.h)
+
+use crate::{
+    bindings,
+    container_of,
+    error::to_result,
+    ffi::c_int,
+    prelude::*,
+    smp,
+    str::CStr,
+    types::Opaque, //
+};
+
+/// Code to run before a probed instruction.
+///
+/// A handler borrows nothing, because a [`Registration`] that is leaked stays registered.
+pub trait Handler: Sync + 'static {
+    /// Called each time, on the CPU that is about to execute the instruction at `address`.
+    ///
+    /// # Context
+    ///
+    /// That of the instruction, which may be a hard interrupt, and in addition that of a breakpoint
+    /// exception: it must not sleep. What it does must not need the probed function. Probes that
+    /// are hit meanwhile on the same CPU, this one included, are missed.
+    fn pre(&self, address: usize);
+}
+
+/// A probe that is armed as long as this object exists.
+///
+/// Dropping it disarms the probe and waits until its handler runs nowhere any more. Dropping
+/// sleeps. A module must not leak a registration: its code would be gone while a CPU still calls
+/// it.
+///
+/// # Examples
+///
+/// ```
+/// use kernel::kprobe::{Handler, Registration};
+/// use kernel::sync::atomic::{Atomic, Relaxed};
+///
+/// struct Count(Atomic<i32>);
+///
+/// impl Handler for Count {
+///     fn pre(&self, _address: usize) {
+///         self.0.fetch_add(1, Relaxed);
+///     }
+/// }
+///
+/// #[no_mangle]
+/// #[inline(never)]
+/// extern "C" fn rust_kprobe_example(number: i32) -> i32 {
+///     core::hint::black_box(number) + 1
+/// }
+///
+/// let probe = KBox::pin_init(
+///     Registration::new(c"rust_kprobe_example", 0, Count(Atomic::new(0))),
+///     GFP_KERNEL,
+/// )?;
+/// assert_eq!(rust_kprobe_example(4), 5);
+/// assert_eq!(probe.handler().0.load(Relaxed), 1);
+/// # Ok::<(), Error>(())
+/// ```
+///
+/// # Invariants
+///
+/// `kprobe` is registered, and its handler is `pre_handler::<H>()`.
+#[pin_data(PinnedDrop)]
+pub struct Registration<H: Handler> {
+    handler: H,
+    /// The C code keeps its address.
+    #[pin]
+    kprobe: Opaque<bindings::kprobe>,
+}
+
+// SAFETY: A probe can be unregistered from any task.
+unsafe impl<H: Handler + Send> Send for Registration<H> {}
+
+// SAFETY: A shared registration gives access to a shared `H`, which is `Sync`, and to a counter
+// that is only read.
+unsafe impl<H: Handler> Sync for Registration<H> {}
+
+impl<H: Handler> Registration<H> {
+    /// Arms a probe of the instruction `offset` bytes behind the start of `symbol`; the handler may
+    /// run before this returns.
+    ///
+    /// # Context
+    ///
+    /// May sleep.
+    ///
+    /// # Errors
+    ///
+    /// [`ENOENT`] when there is no function of that name. [`EINVAL`] or [`EILSEQ`] when the kernel
+    /// does not allow a probe there: in the exception entry, in the code of kprobes itself, in the
+    /// middle of an instruction or, depending on the architecture, where the function tracer has
+    /// its hook. [`EDEADLK`] when called with interrupts disabled or from an interrupt, [`ENOMEM`]
+    /// when out of memory.
+    pub fn new(symbol: &'static CStr, offset: u32, handler: H) -> impl PinInit<Self, Error> {
+        // INVARIANT: Registered as the last step, with the address that `kprobe` keeps because
+        // `Self` is pinned.
+        try_pin_init!(Self {
+            handler,
+            kprobe <- Opaque::try_ffi_init(move |kprobe: *mut bindings::kprobe| {
+                smp::may_wait()?;
+                // SAFETY: `kprobe` is valid for writes, and zeroes are a valid `struct kprobe`. The
+                // name lives for ever. `handler` is initialised, so the probe may fire at once; it
+                // stays valid until `drop()` has waited for the last call.
+                to_result(unsafe {
+                    kprobe.write_bytes(0, 1);
+                    (*kprobe).symbol_name = symbol.as_char_ptr();
+                    (*kprobe).offset = offset;
+                    (*kprobe).pre_handler = Some(pre_handler::<H>);
+                    bindings::register_kprobe(kprobe)
+                })
+            }),
+        }? Error)
+    }
+
+    /// The handler.
+    pub fn handler(&self) -> &H {
+        &self.handler
+    }
+
+    /// How often the instruction was executed without a call of the handler, because another probe
+    /// was being handled on that CPU.
+    pub fn missed(&self) -> usize {
+        // SAFETY: By the type invariant the struct is initialised. Other CPUs may count meanwhile.
+        unsafe { (&raw const (*self.kprobe.get()).nmissed).read_volatile() }
+    }
+}
+
+#[pinned_drop]
+impl<H: Handler> PinnedDrop for Registration<H> {
+    fn drop(self: Pin<&mut Self>) {
+        // SAFETY: By the type invariant it is registered. Waits until no CPU is in the handler.
+        unsafe { bindings::unregister_kprobe(self.kprobe.get()) };
+    }
+}
+
+/// # Safety
+///
+/// `kprobe` must be that of a [`Registration<H>`] which exists until this returns, and of which
+/// `handler` is initialised.
+unsafe extern "C" fn pre_handler<H: Handler>(
+    kprobe: *mut bindings::kprobe,
+    _regs: *mut bindings::pt_regs,
+) -> c_int {
+    // SAFETY: By the safety requirements. Only `handler` is borrowed: the C code writes to the
+    // rest.
+    let (handler, address) = unsafe {
+        let registration: *const Registration<H> =
+            container_of!(Opaque::cast_from(kprobe), Registration<H>, kprobe);
+        (&(*registration).handler, (*kprobe).addr as usize)
+    };
+    handler.pre(address);
+    // The instruction is to be executed.
+    0
+}
+
+#[cfg(CONFIG_RUST_KPROBE_KUNIT_TEST)]
+#[macros::kunit_tests(rust_kprobe)]
+mod tests {
+    use super::*;
+    use crate::{
+        interrupt::local_interrupt_disable,
+        kthread,
+        sync::{
+            atomic::{
+                Atomic,
+                Relaxed, //
+            },
+            Arc, //
+        },
+        time::{
+            delay::fsleep,
+            Delta, //
+        }, //
+    };
+
+    const TARGET: &CStr = c"rust_kprobe_kunit_target";
+
+    #[no_mangle]
+    #[inline(never)]
+    extern "C" fn rust_kprobe_kunit_target(number: c_int) -> c_int {
+        core::hint::black_box(number) + 1
+    }
+
+    #[derive(Clone)]
+    struct Count(Arc<Atomic<u64>>);
+
+    impl Count {
+        fn new() -> Result<Self> {
+            Ok(Self(Arc::new(Atomic::new(0), GFP_KERNEL)?))
+        }
+
+        fn get(&self) -> u64 {
+            self.0.load(Relaxed)
+        }
+    }
+
+    impl Handler for Count {
+        fn pre(&self, address: usize) {
+            // What is found in case of a wrong address is no number of calls.
+            let right = address == rust_kprobe_kunit_target as *const () as usize;
+            self.0.fetch_add(if right { 1 } else { 1 << 32 }, Relaxed);
+        }
+    }
+
+    fn arm(symbol: &'static CStr, count: &Count) -> Result<Pin<KBox<Registration<Count>>>> {
+        KBox::pin_init(Registration::new(symbol, 0, count.clone()), GFP_KERNEL)
+    }
+
+    #[test]
+    fn a_missing_symbol_is_named() -> Result {
+        let count = Count::new()?;
+        assert_eq!(
+            arm(c"lazy_map_no_such_function", &count).err(),
+            Some(ENOENT)
+        );
+        Ok(())
+    }
+
+    #[test]
+    fn what_handles_probes_is_refused() -> Result {
+        let count = Count::new()?;
+        assert_eq!(arm(c"get_kprobe", &count).err(), Some(EINVAL));
+        Ok(())
+    }
+
+    #[test]
+    fn refused_with_interrupts_disabled() -> Result {
+        let count = Count::new()?;
+        let place = KBox::new_uninit(GFP_KERNEL)?;
+        let interrupts = local_interrupt_disable();
+        let refused = place.write_pin_init(Registration::new(TARGET, 0, count));
+        drop(interrupts);
+        assert_eq!(refused.err(), Some(EDEADLK));
+        Ok(())
+    }
+
+    #[test]
+    fn fires_while_armed() -> Result {
+        let count = Count::new()?;
+        assert_eq!(rust_kprobe_kunit_target(1), 2);
+        assert_eq!(count.get(), 0);
+        let probe = arm(TARGET, &count)?;
+        for number in 0..3 {
+            assert_eq!(rust_kprobe_kunit_target(number), number + 1);
+        }
+        assert_eq!(probe.handler().get(), 3);
+        assert_eq!(probe.missed(), 0);
+        drop(probe);
+        assert_eq!(rust_kprobe_kunit_target(5), 6);
+        assert_eq!(count.get(), 3);
+        Ok(())
+    }
+
+    #[test]
+    fn fires_in_interrupts() -> Result {
+        let count = Count::new()?;
+        let wrong = Atomic::new(0u32);
+        let probe = arm(TARGET, &count)?;
+        smp::on_each_cpu(|cpu| {
+            let number = cpu.as_u32() as c_int;
+            if rust_kprobe_kunit_target(number) != number + 1 {
+                wrong.fetch_add(1, Relaxed);
+            }
+        })?;
+        drop(probe);
+        assert_eq!(wrong.load(Relaxed), 0);
+        assert_eq!(count.get(), u64::from(smp::num_online_cpus()));
+        Ok(())
+    }
+
+    #[test]
+    fn two_at_once() -> Result {
+        let (one, other) = (Count::new()?, Count::new()?);
+        let (first, second) = (arm(TARGET, &one)?, arm(TARGET, &other)?);
+        assert_eq!(rust_kprobe_kunit_target(1), 2);
+        drop(first);
+        assert_eq!(rust_kprobe_kunit_target(1), 2);
+        drop(second);
+        assert_eq!((one.get(), other.get()), (1, 2));
+        Ok(())
+    }
+
+    #[test]
+    fn comes_and_goes_while_it_fires() -> Result {
+        let count = Count::new()?;
+        let end = Atomic::new(0i32);
+        let wrong = Atomic::new(0u32);
+        kthread::on_any_cpu(
+            2,
+            |number| {
+                if number == 0 {
+                    for _ in 0..8 {
+                        match arm(TARGET, &count) {
+                            // Nobody is inside of it once this is dropped.
+                            Ok(probe) => drop(probe),
+                            Err(_) => {
+                                wrong.fetch_add(1, Relaxed);
+                            }
+                        }
+                    }
+                    end.store(1, Relaxed);
+                } else {
+                    while end.load(Relaxed) == 0 {
+                        if rust_kprobe_kunit_target(7) != 8 {
+                            wrong.fetch_add(1, Relaxed);
+                        }
+                        // Each call is a trap.
+                        fsleep(Delta::from_micros(20));
+                    }
+                }
+            },
+            || {},
+        )?;
+        assert_eq!(wrong.load(Relaxed), 0);
+        assert!(count.get() < 1 << 32);
+        Ok(())
+    }
+}
