@@ -9,6 +9,8 @@ use crate::{
     error::to_result,
     ffi::{
         c_char,
+        c_int,
+        c_uint,
         c_ulong,
         c_void, //
     },
@@ -273,6 +275,37 @@ declare_tracepoints! {
         address: c_ulong,
         regs: *mut bindings::pt_regs,
         error_code: c_ulong,
+    );
+
+    /// Passed before the handler of an interrupt runs. Interrupts from other CPUs have one, too, on
+    /// architectures that treat them like any other interrupt.
+    ///
+    /// C header: [`include/trace/events/irq.h`](srctree/include/trace/events/irq.h)
+    pub enum IrqHandlerEntry = irq_handler_entry(
+        irq: c_int,
+        action: *mut bindings::irqaction,
+    );
+
+    /// Passed when a CPU switches from `prev` to `next`, with the lock of its runqueue held.
+    ///
+    /// C header: [`include/trace/events/sched.h`](srctree/include/trace/events/sched.h)
+    pub enum SchedSwitch = sched_switch(
+        preempt: bool,
+        prev: *mut bindings::task_struct,
+        next: *mut bindings::task_struct,
+        prev_state: c_uint,
+    );
+
+    /// Passed when a task becomes runnable.
+    ///
+    /// C header: [`include/trace/events/sched.h`](srctree/include/trace/events/sched.h)
+    pub enum SchedWakeup = sched_wakeup(task: *mut bindings::task_struct);
+
+    /// Passed before a worker runs the function of a work item.
+    ///
+    /// C header: [`include/trace/events/workqueue.h`](srctree/include/trace/events/workqueue.h)
+    pub enum WorkqueueExecuteStart = workqueue_execute_start(
+        work: *mut bindings::work_struct,
     );
 }
 
