@@ -10,10 +10,7 @@ use crate::{
         nr_cpu_ids,
         CpuId, //
     },
-    cpumask::{
-        Cpumask,
-        CpumaskVar, //
-    },
+    cpumask::CpumaskVar,
     error::{
         from_err_ptr,
         to_result, //
@@ -118,8 +115,8 @@ pub struct Member {
 pub fn on_each_cpu_of_group<F: Fn(Member) + Sync>(f: F, watch: impl FnMut()) -> Result {
     smp::may_wait()?;
     let _cpus = CpusReadLock::new();
-    // SAFETY: The mask is valid at all times, and does not change while the lock is held.
-    let online = unsafe { Cpumask::from_raw(&raw const bindings::__cpu_online_mask) };
+    // It does not change while the lock is held.
+    let online = smp::online_mask();
     let count = online.weight();
     let mut members = KVec::with_capacity(count as usize, GFP_KERNEL)?;
     for cpu in (0..nr_cpu_ids()).filter_map(CpuId::from_u32) {
@@ -194,9 +191,7 @@ pub fn on_any_cpu<F: Fn(u32) + Sync>(count: u32, f: F, watch: impl FnMut()) -> R
 pub fn on_cpu<F: Fn(CpuId) + Sync>(cpu: CpuId, f: F, watch: impl FnMut()) -> Result {
     smp::may_wait()?;
     let _cpus = CpusReadLock::new();
-    // SAFETY: As in `on_each_cpu()`.
-    let online = unsafe { Cpumask::from_raw(&raw const bindings::__cpu_online_mask) };
-    if !online.test(cpu) {
+    if !smp::online_mask().test(cpu) {
         return Err(ENXIO);
     }
     run(&[(cpu, Some(cpu))], f, watch)
@@ -386,11 +381,6 @@ mod tests {
         }, //
     };
 
-    fn online() -> u32 {
-        // SAFETY: The mask is valid at all times.
-        unsafe { Cpumask::from_raw(&raw const bindings::__cpu_online_mask) }.weight()
-    }
-
     #[test]
     fn each_cpu_has_one() -> Result {
         let calls = Atomic::new(0u32);
@@ -404,7 +394,7 @@ mod tests {
             },
             || {},
         )?;
-        assert_eq!(calls.load(Relaxed), online());
+        assert_eq!(calls.load(Relaxed), smp::num_online_cpus());
         assert_eq!(elsewhere.load(Relaxed), 0);
         Ok(())
     }
@@ -417,7 +407,7 @@ mod tests {
         on_each_cpu_of_group(
             |member| {
                 numbers.fetch_add(member.number, Relaxed);
-                if member.count != online() || member.number >= member.count {
+                if member.count != smp::num_online_cpus() || member.number >= member.count {
                     wrong.fetch_add(1, Relaxed);
                 }
                 arrived.fetch_add(1, Full);
@@ -427,7 +417,7 @@ mod tests {
             },
             || {},
         )?;
-        let count = online();
+        let count = smp::num_online_cpus();
         assert_eq!(wrong.load(Relaxed), 0);
         assert_eq!(numbers.load(Relaxed), count * (count - 1) / 2);
         Ok(())
@@ -496,7 +486,7 @@ mod tests {
         on_any_cpu(
             1,
             |_| {
-                for cpu in (0..online()).filter_map(CpuId::from_u32) {
+                for cpu in (0..smp::num_online_cpus()).filter_map(CpuId::from_u32) {
                     if migrate_to(cpu).is_ok() && CpuId::current() != cpu {
                         wrong.fetch_add(1, Relaxed);
                     }
@@ -513,7 +503,7 @@ mod tests {
             },
             || {},
         )?;
-        assert_eq!(refused.load(Relaxed), online());
+        assert_eq!(refused.load(Relaxed), smp::num_online_cpus());
         Ok(())
     }
 

@@ -27,6 +27,24 @@ use crate::{
 };
 use core::ptr;
 
+/// The number of CPUs that are online, which changes when one comes or goes.
+///
+/// # Context
+///
+/// Any.
+///
+/// # Examples
+///
+/// ```
+/// use kernel::cpu::nr_cpu_ids;
+/// use kernel::smp;
+///
+/// assert!((1..=nr_cpu_ids()).contains(&smp::num_online_cpus()));
+/// ```
+pub fn num_online_cpus() -> u32 {
+    online_mask().weight()
+}
+
 /// Runs `f` once on every online CPU, the calling one included, and waits for all of them.
 ///
 /// `f` gets the CPU that it runs on. On the other CPUs it runs in a hard interrupt, on the calling
@@ -55,9 +73,7 @@ use core::ptr;
 /// # Ok::<(), Error>(())
 /// ```
 pub fn on_each_cpu<F: Fn(CpuId) + Sync>(f: F) -> Result {
-    // SAFETY: The mask is valid at all times.
-    let online = unsafe { Cpumask::from_raw(&raw const bindings::__cpu_online_mask) };
-    on_each_cpu_mask(online, f)
+    on_each_cpu_mask(online_mask(), f)
 }
 
 /// Runs `f` once on every CPU of `mask` that is online, and waits for all of them.
@@ -352,6 +368,12 @@ unsafe extern "C" fn finish<F: Fn(CpuId) + Sync + 'static>(info: *mut c_void) {
     call.state.store(IDLE, Release);
 }
 
+/// The CPUs that are online. They change when one comes or goes.
+pub(crate) fn online_mask() -> &'static Cpumask {
+    // SAFETY: The mask is valid at all times.
+    unsafe { Cpumask::from_raw(&raw const bindings::__cpu_online_mask) }
+}
+
 /// Refuses the contexts in which waiting for another CPU can deadlock.
 pub(crate) fn may_wait() -> Result {
     // SAFETY: Both only read the state of the calling CPU.
@@ -385,11 +407,6 @@ mod tests {
         sync::atomic::Relaxed, //
     };
 
-    fn online() -> u32 {
-        // SAFETY: The mask is valid at all times.
-        unsafe { Cpumask::from_raw(&raw const bindings::__cpu_online_mask) }.weight()
-    }
-
     /// Calls on each CPU, and those on a CPU that was not the one given.
     fn calls() -> Result<KVec<Atomic<u32>>> {
         let mut calls = KVec::new();
@@ -411,7 +428,7 @@ mod tests {
                 calls[cpu.as_u32() as usize].fetch_add(1, Relaxed);
             }
         })?;
-        assert_eq!(sum(&calls), online());
+        assert_eq!(sum(&calls), num_online_cpus());
         assert!(calls.iter().all(|calls| calls.load(Relaxed) <= 1));
         Ok(())
     }
@@ -422,7 +439,7 @@ mod tests {
         call_function(|cpu| {
             calls[cpu.as_u32() as usize].fetch_add(1, Relaxed);
         })?;
-        assert_eq!(sum(&calls), online() - 1);
+        assert_eq!(sum(&calls), num_online_cpus() - 1);
         Ok(())
     }
 
@@ -451,7 +468,7 @@ mod tests {
         };
         on_each_cpu_mask(&mask, call)?;
         assert_eq!(sum(&calls), 0);
-        let last = CpuId::from_u32(online() - 1).ok_or(EINVAL)?;
+        let last = CpuId::from_u32(num_online_cpus() - 1).ok_or(EINVAL)?;
         mask.set(last);
         on_each_cpu_mask(&mask, call)?;
         assert_eq!(sum(&calls), 1);
@@ -464,7 +481,7 @@ mod tests {
         let mut results = KVec::from_elem(Some(0), nr_cpu_ids() as usize, GFP_KERNEL)?;
         collect_on_each_cpu(&mut results, |cpu| cpu.as_u32() + 7)?;
         let count = results.iter().flatten().count();
-        assert_eq!(count, online() as usize);
+        assert_eq!(count, num_online_cpus() as usize);
         for (cpu, result) in results.iter().enumerate() {
             assert!(result.is_none_or(|result| result == cpu as u32 + 7));
         }
@@ -504,7 +521,7 @@ mod tests {
                 refused.fetch_add(1, Relaxed);
             }
         })?;
-        assert_eq!(asked.load(Relaxed), online() as i32 - 1);
+        assert_eq!(asked.load(Relaxed), num_online_cpus() as i32 - 1);
         assert_eq!(refused.load(Relaxed), asked.load(Relaxed));
         Ok(())
     }
@@ -519,7 +536,7 @@ mod tests {
             GFP_KERNEL,
         )?;
         assert!(!call.is_running());
-        for cpu in (0..online()).filter_map(CpuId::from_u32) {
+        for cpu in (0..num_online_cpus()).filter_map(CpuId::from_u32) {
             // Where a CPU must not wait for others.
             let interrupts = local_interrupt_disable();
             let (started, waited) = (call.as_ref().start(cpu), call.wait());
@@ -532,14 +549,14 @@ mod tests {
         // Dropping it waits.
         call.as_ref().start(CpuId::current())?;
         drop(call);
-        assert_eq!(CALLS.load(Relaxed), online() as i32 + 1);
+        assert_eq!(CALLS.load(Relaxed), num_online_cpus() as i32 + 1);
         Ok(())
     }
 
     #[test]
     fn not_started_twice() -> Result {
         static GO: Atomic<i32> = Atomic::new(0);
-        let Some(other) = (0..online())
+        let Some(other) = (0..num_online_cpus())
             .filter_map(CpuId::from_u32)
             .find(|cpu| *cpu != CpuId::current())
         else {

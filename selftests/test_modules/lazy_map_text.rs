@@ -11,7 +11,10 @@
 use core::arch::asm;
 use kernel::{
     cpu::CpuId,
-    execmem::Text,
+    execmem::{
+        self,
+        Text, //
+    },
     kselftest::{
         self,
         Test, //
@@ -52,15 +55,6 @@ kernel::kselftest! {
     },
 }
 
-/// Instructions that return a number below 2048.
-fn function(number: u32) -> [u8; 8] {
-    let mut code = [0; 8];
-    // `li a0, number`, `ret`
-    code[..4].copy_from_slice(&(0x0000_0513 | number << 20).to_le_bytes());
-    code[4..].copy_from_slice(&0x0000_8067_u32.to_le_bytes());
-    code
-}
-
 /// Where function `number` is: two for each page but the last, one within, and one of which an
 /// instruction is on the next page as well.
 fn offset(number: usize) -> usize {
@@ -71,8 +65,8 @@ fn offset(number: usize) -> usize {
 }
 
 /// What function `number` of the code that was made in `round` returns.
-fn value(round: u32, number: usize) -> u32 {
-    (round.wrapping_mul(31) + number as u32 * 7 + 1) % 2048
+fn value(round: u32, number: usize) -> u16 {
+    ((round.wrapping_mul(31) + number as u32 * 7 + 1) % 2048) as u16
 }
 
 fn functions() -> usize {
@@ -86,7 +80,7 @@ fn make(round: u32) -> Result<Text> {
     for number in 0..functions() {
         let start = offset(number);
         let place = code.get_mut(start..start + 8).ok_or(EINVAL)?;
-        place.copy_from_slice(&function(value(round, number)));
+        place.copy_from_slice(&execmem::returning(value(round, number)));
     }
     Text::new(&code)
 }
@@ -95,7 +89,7 @@ fn make(round: u32) -> Result<Text> {
 fn execute(test: &Test, address: usize, round: u32, cpu: CpuId, touches: &Atomic<u64>) {
     for number in 0..functions() {
         let number = (number + cpu.as_u32() as usize) % functions();
-        let found: u32;
+        let found: u64;
         // SAFETY: There is a function, and it changes nothing but a0 and the return address.
         unsafe {
             asm!(
@@ -107,7 +101,7 @@ fn execute(test: &Test, address: usize, round: u32, cpu: CpuId, touches: &Atomic
         };
         test.expect_eq(
             found,
-            value(round, number),
+            u64::from(value(round, number)),
             fmt!("function {number} on CPU {}", cpu.as_u32()),
         );
         touches.fetch_add(1, Relaxed);

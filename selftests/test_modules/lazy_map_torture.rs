@@ -19,7 +19,10 @@ use kernel::{
         nr_cpu_ids,
         CpuId, //
     },
-    execmem::Text,
+    execmem::{
+        self,
+        Text, //
+    },
     interrupt::local_interrupt_disable,
     kselftest::{
         self,
@@ -385,8 +388,7 @@ fn vmalloc_kept(thread: &mut Thread<'_>) -> Result {
 }
 
 /// The size of an area that is kept.
-const KEPT_MIB: usize = 1;
-const _: () = assert!(KEPT_PAGES * kernel::page::PAGE_SIZE == KEPT_MIB << 20);
+const KEPT_MIB: usize = (KEPT_PAGES * kernel::page::PAGE_SIZE) >> 20;
 
 /// With interrupts disabled.
 fn vmalloc_atomic(thread: &mut Thread<'_>) -> Result {
@@ -447,12 +449,8 @@ fn percpu(thread: &mut Thread<'_>) -> Result {
 
 /// Code that returns a number.
 fn new_code(thread: &mut Thread<'_>) -> Result {
-    let number = thread.random.below(2048) as u32;
-    let mut code = [0; 8];
-    // `li a0, number`, `ret`
-    code[..4].copy_from_slice(&(0x0000_0513 | number << 20).to_le_bytes());
-    code[4..].copy_from_slice(&0x0000_8067_u32.to_le_bytes());
-    let text = Text::new(&code)?;
+    let number = thread.random.below(2048) as u16;
+    let text = Text::new(&execmem::returning(number))?;
     thread.check_each(1, |_, _| {
         let found: u64;
         // SAFETY: There is such a function, and it changes nothing but a0 and the return address.
@@ -594,20 +592,11 @@ fn report(test: &Test, totals: &Totals, start: Instant<Monotonic>) {
     ));
 }
 
-/// Whether there is a second CPU.
-fn others_online() -> bool {
-    let calls = Atomic::new(0u32);
-    let counted = smp::call_function(|_| {
-        calls.fetch_add(1, Relaxed);
-    });
-    counted.is_ok() && calls.load(Relaxed) > 0
-}
-
 fn torture(test: &Test) -> kselftest::Result {
     test.report("seed", module_parameters::seed.value().into());
     test.note(fmt!("first choices: {:#018x}", first_choices()));
     let totals = Totals::new()?;
-    let alone = !others_online();
+    let alone = smp::num_online_cpus() == 1;
     let start = Instant::<Monotonic>::now();
     let interval = i64::from(module_parameters::interval.value()) * 1000;
     let mut next = interval;
