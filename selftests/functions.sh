@@ -97,7 +97,7 @@ quick_parameters()
 	for parameter in $(declared_parameters "$1"); do
 		case "$parameter" in
 		rounds | seconds | areas | mapped | allocated) echo "$parameter=1" ;;
-		threads | pages | memory) echo "$parameter=2" ;;
+		threads | pages | memory | buffers) echo "$parameter=2" ;;
 		size) echo "$parameter=4096" ;;
 		esac
 	done
