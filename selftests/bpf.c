@@ -1,0 +1,439 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * Load BPF programs on one CPU, and execute them on all others at once.
+ *
+ * A program, the description that the kernel calls it by, and the map that it
+ * stores to are new mappings, which the CPUs see for the first time when they
+ * execute it: in a tracepoint of the system call entry, or of the scheduler while
+ * it holds its lock. Each program adds a number of its own to what it finds for
+ * its CPU, and stores the sum.
+ *
+ * An arena is memory that programs share with a process. It is mapped into the
+ * kernel page by page, when the process touches a page first. If a program's
+ * access faults, the kernel goes on behind it as if it had read 0, by means of
+ * the exception table: a kernel that takes a spurious fault for a real one would
+ * not even notice.
+ */
+
+#include "user.h"
+
+#include <linux/bpf.h>
+
+#define DEFAULT_ROUNDS	8
+#define DEFAULT_PAGES	24
+
+/* A system call that there is not; programs tell by it that they are meant. */
+#define SYSTEM_CALL	0x1a2b3c
+
+/* Of a CPU in the map: where its result is, and what its program starts from */
+#define WORDS		(PAGE_SIZE / sizeof(uint64_t))
+#define RESULT		0
+#define INPUT		1
+
+/* Where the arena is; its pages have the same offsets within 4 GiB as the kernel's */
+#define ARENA		0x100000000UL
+#define ARENA_PAGES	512UL
+
+/* The kernel's, not known to user space */
+#define ENOTSUPP	524
+
+struct place {
+	const char *tracepoint;
+	/* What the tracepoint says of it, or 0 if programs are always meant */
+	int system_call;
+};
+
+static const struct place system_calls = { "sys_enter", SYSTEM_CALL };
+static const struct place scheduler = { "sched_switch", 0 };
+
+/* What the threads on the CPUs have in common; new_round is what they wait for. */
+static unsigned int new_round, done;
+static bool end;
+static const struct place *where;
+static unsigned int cpus[MAX_CPUS];
+static int cpu_count;
+
+static int bpf(int command, union bpf_attr *attr)
+{
+	return syscall(__NR_bpf, command, attr, sizeof(*attr));
+}
+
+/* Has this CPU pass the tracepoint. */
+static void pass(void)
+{
+	struct __kernel_timespec little = { 0, 50000 };
+
+	if (where->system_call)
+		syscall(where->system_call);
+	else
+		syscall(__NR_clock_nanosleep, 1 /* CLOCK_MONOTONIC */, 0, &little, NULL);
+}
+
+static void work(void *argument)
+{
+	unsigned int *cpu = argument, round = 0;
+
+	if (run_on_cpu(*cpu))
+		ksft_exit_fail_perror("sched_setaffinity");
+	wake(&done, __atomic_add_fetch(&done, 1, __ATOMIC_RELAXED));
+	for (;;) {
+		round = wait_until_not(&new_round, round);
+		if (end)
+			return;
+		pass();
+		__atomic_fetch_add(&done, 1, __ATOMIC_RELEASE);
+		syscall(__NR_futex, &done, FUTEX_WAKE, 1, NULL, NULL, 0);
+	}
+}
+
+/* Waits for the threads on the other CPUs. */
+static void wait_for_others(void)
+{
+	unsigned int now;
+
+	while ((now = __atomic_load_n(&done, __ATOMIC_ACQUIRE)) < (unsigned int)cpu_count - 1)
+		wait_until_not(&done, now);
+}
+
+/* Has all CPUs pass a tracepoint, the others before this one. */
+static void pass_on_all_cpus(const struct place *place)
+{
+	where = place;
+	__atomic_store_n(&done, 0, __ATOMIC_RELAXED);
+	wake(&new_round, new_round + 1);
+	wait_for_others();
+	pass();
+}
+
+static int new_map(unsigned int type, unsigned int value_size, unsigned int entries,
+		   unsigned long extra)
+{
+	union bpf_attr attr;
+
+	memset(&attr, 0, sizeof(attr));
+	attr.map_type = type;
+	attr.key_size = value_size ? sizeof(uint32_t) : 0;
+	attr.value_size = value_size;
+	attr.max_entries = entries;
+	/* Also has the kernel take it from vmalloc, whatever its size. */
+	attr.map_flags = BPF_F_MMAPABLE;
+	attr.map_extra = extra;
+	return bpf(BPF_MAP_CREATE, &attr);
+}
+
+static void *map_memory(void *address, size_t size, int fd)
+{
+	void *memory = mmap(address, size, PROT_READ | PROT_WRITE,
+			    MAP_SHARED | (address ? MAP_FIXED : 0), fd, 0);
+
+	return memory == MAP_FAILED ? NULL : memory;
+}
+
+/* A program under construction */
+struct code {
+	struct bpf_insn insns[64];
+	unsigned int count;
+};
+
+static void add(struct code *code, unsigned char opcode, unsigned char dst, unsigned char src,
+		short off, int imm)
+{
+	code->insns[code->count++] = (struct bpf_insn) {
+		.code = opcode, .dst_reg = dst, .src_reg = src, .off = off, .imm = imm,
+	};
+}
+
+static void load_constant(struct code *code, unsigned char dst, unsigned char kind, uint64_t value)
+{
+	add(code, BPF_LD | BPF_DW | BPF_IMM, dst, kind, 0, value);
+	add(code, 0, 0, 0, 0, value >> 32);
+}
+
+/* dst = address of the word of the map whose number is in src; or ends the program */
+static void look_up(struct code *code, unsigned char dst, unsigned char src, int map)
+{
+	add(code, BPF_STX | BPF_MEM | BPF_W, 10, src, -4, 0);
+	load_constant(code, 1, BPF_PSEUDO_MAP_FD, map);
+	add(code, BPF_ALU64 | BPF_MOV | BPF_X, 2, 10, 0, 0);
+	add(code, BPF_ALU64 | BPF_ADD | BPF_K, 2, 0, 0, -4);
+	add(code, BPF_JMP | BPF_CALL, 0, 0, 0, BPF_FUNC_map_lookup_elem);
+	add(code, BPF_JMP | BPF_JNE | BPF_K, 0, 0, 1, 0);
+	add(code, BPF_JMP | BPF_EXIT, 0, 0, 0, 0);
+	add(code, BPF_ALU64 | BPF_MOV | BPF_X, dst, 0, 0, 0);
+}
+
+static int load_code(const struct code *code)
+{
+	union bpf_attr attr;
+
+	memset(&attr, 0, sizeof(attr));
+	attr.prog_type = BPF_PROG_TYPE_RAW_TRACEPOINT;
+	attr.insns = (uintptr_t)code->insns;
+	attr.insn_cnt = code->count;
+	attr.license = (uintptr_t)"GPL";
+	return bpf(BPF_PROG_LOAD, &attr);
+}
+
+/**
+ * load_program() - have a program verified and compiled
+ * @place: where it is going to be attached
+ * @map: for each CPU a page with its input and its result
+ * @arena: what the input is an address in, or -1 if it is a number
+ * @number: what it adds
+ *
+ * Return: its file descriptor, or -1 with errno set.
+ */
+static int load_program(const struct place *place, int map, int arena, uint64_t number)
+{
+	struct code code;
+
+	code.count = 0;
+	if (place->system_call) {
+		/* The arguments of a tracepoint are 64-bit words; this is the second one. */
+		add(&code, BPF_LDX | BPF_MEM | BPF_DW, 2, 1, 8, 0);
+		add(&code, BPF_ALU64 | BPF_MOV | BPF_K, 0, 0, 0, 0);
+		add(&code, BPF_JMP | BPF_JEQ | BPF_K, 2, 0, 1, place->system_call);
+		add(&code, BPF_JMP | BPF_EXIT, 0, 0, 0, 0);
+	}
+	add(&code, BPF_JMP | BPF_CALL, 0, 0, 0, BPF_FUNC_get_smp_processor_id);
+	add(&code, BPF_ALU64 | BPF_MOV | BPF_X, 6, 0, 0, 0);
+	add(&code, BPF_ALU64 | BPF_MUL | BPF_K, 6, 0, 0, WORDS);
+	look_up(&code, 7, 6, map);
+	add(&code, BPF_ALU64 | BPF_ADD | BPF_K, 6, 0, 0, INPUT - RESULT);
+	look_up(&code, 8, 6, map);
+	add(&code, BPF_LDX | BPF_MEM | BPF_DW, 1, 8, 0, 0);
+	if (arena >= 0) {
+		/* Has the program belong to the arena. */
+		load_constant(&code, 2, BPF_PSEUDO_MAP_FD, arena);
+		add(&code, BPF_ALU64 | BPF_MOV | BPF_X, 2, 1, BPF_ADDR_SPACE_CAST, 1);
+		add(&code, BPF_LDX | BPF_MEM | BPF_DW, 1, 2, 0, 0);
+	}
+	load_constant(&code, 2, 0, number);
+	add(&code, BPF_ALU64 | BPF_ADD | BPF_X, 1, 2, 0, 0);
+	add(&code, BPF_STX | BPF_MEM | BPF_DW, 7, 1, 0, 0);
+	add(&code, BPF_ALU64 | BPF_MOV | BPF_K, 0, 0, 0, 0);
+	add(&code, BPF_JMP | BPF_EXIT, 0, 0, 0, 0);
+
+	return load_code(&code);
+}
+
+static int attach(const struct place *place, int program)
+{
+	union bpf_attr attr;
+
+	memset(&attr, 0, sizeof(attr));
+	attr.raw_tracepoint.name = (uintptr_t)place->tracepoint;
+	attr.raw_tracepoint.prog_fd = program;
+	return bpf(BPF_RAW_TRACEPOINT_OPEN, &attr);
+}
+
+static bool is_compiled(int program)
+{
+	struct bpf_prog_info info;
+	union bpf_attr attr;
+
+	memset(&info, 0, sizeof(info));
+	memset(&attr, 0, sizeof(attr));
+	attr.info.bpf_fd = program;
+	attr.info.info_len = sizeof(info);
+	attr.info.info = (uintptr_t)&info;
+	return !bpf(BPF_OBJ_GET_INFO_BY_FD, &attr) && info.jited_prog_len;
+}
+
+static uint64_t pattern(uint64_t number)
+{
+	return (number + 1) * 0x9e3779b97f4a7c15;
+}
+
+/* What the kernel lacks for this test as a whole, NULL if nothing */
+static const char *missing(void)
+{
+	const char *what = NULL;
+	struct code nothing;
+	int program;
+
+	nothing.count = 0;
+	add(&nothing, BPF_ALU64 | BPF_MOV | BPF_K, 0, 0, 0, 0);
+	add(&nothing, BPF_JMP | BPF_EXIT, 0, 0, 0, 0);
+	program = load_code(&nothing);
+	if (program < 0)
+		return errno == EINVAL ? "no CONFIG_BPF_EVENTS" : "no CONFIG_BPF_SYSCALL";
+	if (!is_compiled(program))
+		what = "programs are not compiled: see CONFIG_BPF_JIT_ALWAYS_ON";
+	close(program);
+	return what;
+}
+
+/* A map with a page for each CPU, and its memory */
+static uint64_t *page_per_cpu(int *map)
+{
+	unsigned int words = (cpus[cpu_count - 1] + 1) * WORDS;
+	void *memory;
+
+	*map = new_map(BPF_MAP_TYPE_ARRAY, sizeof(uint64_t), words, 0);
+	if (*map < 0)
+		ksft_exit_fail_perror("BPF_MAP_CREATE");
+	memory = map_memory(NULL, words * sizeof(uint64_t), *map);
+	if (!memory)
+		ksft_exit_fail_perror("mmap");
+	return memory;
+}
+
+static void give_back(uint64_t *words, int map)
+{
+	munmap(words, (cpus[cpu_count - 1] + 1) * PAGE_SIZE);
+	close(map);
+}
+
+/* Says which CPUs have not stored what they should have, and how many have. */
+static unsigned long compare(uint64_t *words, uint64_t number, bool own_input)
+{
+	unsigned long right = 0;
+
+	for (int i = 0; i < cpu_count; i++) {
+		uint64_t found = words[cpus[i] * WORDS + RESULT];
+		uint64_t wanted = number + (own_input ? pattern(cpus[i]) : 0);
+
+		if (found == wanted)
+			right++;
+		else
+			ksft_print_msg("CPU %u has stored 0x%llx, not 0x%llx\n", cpus[i],
+				       (unsigned long long)found, (unsigned long long)wanted);
+	}
+	return right;
+}
+
+static bool run_programs(const struct place *place, unsigned long rounds)
+{
+	unsigned long touches = 0, round;
+
+	for (round = 0; round < rounds; round++) {
+		uint64_t number = pattern(round << 32);
+		int map, program, link;
+		uint64_t *words = page_per_cpu(&map);
+		unsigned long right;
+
+		for (int i = 0; i < cpu_count; i++)
+			words[cpus[i] * WORDS + INPUT] = pattern(cpus[i]);
+		program = load_program(place, map, -1, number);
+		if (program < 0)
+			ksft_exit_fail_perror("BPF_PROG_LOAD");
+		link = attach(place, program);
+		if (link < 0)
+			ksft_exit_fail_perror("BPF_RAW_TRACEPOINT_OPEN");
+		pass_on_all_cpus(place);
+		close(link);
+		close(program);
+		right = compare(words, number, true);
+		give_back(words, map);
+		touches += right;
+		if (right != (unsigned long)cpu_count)
+			break;
+	}
+	ksft_print_msg("programs: %lu\n", round);
+	ksft_print_msg("touches: %lu\n", touches);
+	return round == rounds;
+}
+
+/* Says that it was skipped, and why. */
+static void skip_arena(const char *name, const char *reason)
+{
+	ksft_print_msg("%s: skipped: %s\n", name, reason);
+	ksft_test_result_skip("%s\n", name);
+}
+
+/* Each page of an arena is mapped here, and read by a program on all CPUs. */
+static void read_arena(const char *name, const struct place *place, unsigned long pages)
+{
+	const uint64_t number = pattern(1UL << 48);
+	unsigned long touches = 0, page;
+	uint64_t *words, *memory;
+	int arena, map, program, link;
+
+	arena = new_map(BPF_MAP_TYPE_ARENA, 0, ARENA_PAGES, ARENA);
+	if (arena < 0 && (errno == EOPNOTSUPP || errno == ENOTSUPP)) {
+		skip_arena(name, "no arenas in this kernel, or on this CPU: they need Zacas");
+		return;
+	}
+	if (arena < 0 && errno == EINVAL) {
+		skip_arena(name, "no BPF_MAP_TYPE_ARENA in this kernel");
+		return;
+	}
+	if (arena < 0)
+		ksft_exit_fail_perror("BPF_MAP_CREATE of an arena");
+	memory = map_memory((void *)ARENA, ARENA_PAGES * PAGE_SIZE, arena);
+	if (!memory)
+		ksft_exit_fail_perror("mmap of an arena");
+	words = page_per_cpu(&map);
+	program = load_program(place, map, arena, number);
+	if (program < 0)
+		ksft_exit_fail_perror("BPF_PROG_LOAD with an arena");
+
+	/* The programs have to find an address from the start. */
+	memory[0] = pattern(0);
+	for (int i = 0; i < cpu_count; i++)
+		words[cpus[i] * WORDS + INPUT] = ARENA;
+	link = attach(place, program);
+	if (link < 0)
+		ksft_exit_fail_perror("BPF_RAW_TRACEPOINT_OPEN");
+	for (page = 0; page < pages; page++) {
+		unsigned long right;
+
+		memory[page * WORDS] = pattern(page);
+		for (int i = 0; i < cpu_count; i++)
+			words[cpus[i] * WORDS + INPUT] = ARENA + page * PAGE_SIZE;
+		pass_on_all_cpus(place);
+		right = compare(words, number + pattern(page), false);
+		touches += right;
+		if (right != (unsigned long)cpu_count) {
+			ksft_print_msg("at page %lu of the arena\n", page);
+			break;
+		}
+	}
+	close(link);
+	close(program);
+	give_back(words, map);
+	munmap(memory, ARENA_PAGES * PAGE_SIZE);
+	close(arena);
+	ksft_print_msg("touches: %lu\n", touches);
+	ksft_test_result(page == pages, "%s\n", name);
+}
+
+int main(int argc, char **argv)
+{
+	static struct thread threads[MAX_CPUS];
+	unsigned long rounds = DEFAULT_ROUNDS, pages = DEFAULT_PAGES;
+	const char *what;
+
+	ksft_print_header();
+	for (int i = 1; i < argc; i++) {
+		if (!parse_number(argv[i], "rounds", 1, 1000000, &rounds) &&
+		    !parse_number(argv[i], "pages", 1, ARENA_PAGES, &pages))
+			ksft_exit_fail_msg("%s: the arguments are rounds=NUMBER and pages=NUMBER\n",
+					   argv[i]);
+	}
+	what = missing();
+	if (what)
+		ksft_exit_skip("%s\n", what);
+	cpu_count = usable_cpus(cpus);
+	if (cpu_count < 0)
+		ksft_exit_fail_perror("sched_getaffinity");
+	if (run_on_cpu(cpus[0]))
+		ksft_exit_fail_perror("sched_setaffinity");
+	for (int i = 1; i < cpu_count; i++) {
+		if (start_thread(&threads[i], work, &cpus[i]))
+			ksft_exit_fail_perror("clone");
+	}
+	wait_for_others();
+	ksft_set_plan(4);
+	ksft_test_result(run_programs(&system_calls, rounds), "new_program_run_by_system_calls\n");
+	ksft_test_result(run_programs(&scheduler, rounds), "new_program_run_by_scheduler\n");
+	read_arena("new_arena_page_read_by_system_calls", &system_calls, pages);
+	read_arena("new_arena_page_read_by_scheduler", &scheduler, pages);
+
+	end = true;
+	wake(&new_round, new_round + 1);
+	for (int i = 1; i < cpu_count; i++)
+		end_of_thread(&threads[i]);
+	ksft_finished();
+}

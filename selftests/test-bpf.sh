@@ -1,0 +1,10 @@
+#!/bin/sh
+# SPDX-License-Identifier: GPL-2.0
+#
+# Execute new BPF programs, and have them read new pages, on all CPUs at once. A
+# kernel that cannot stand it dies.
+
+. "$(dirname "$0")/functions.sh"
+
+require_allow_crash
+run_program bpf "$@"
