@@ -6,7 +6,7 @@
  * stores to are new mappings, which the CPUs see for the first time when they
  * execute it: in a tracepoint of the system call entry, or of the scheduler while
  * it holds its lock. Each program adds a number of its own to what it finds for
- * its CPU, and stores the sum.
+ * its CPU, and stores the sum. It does so once: what is read first is what counts.
  *
  * An arena is memory that programs share with a process. It is mapped into the
  * kernel page by page, when the process touches a page first. If a program's
@@ -30,6 +30,9 @@
 #define RESULT		0
 #define INPUT		1
 
+/* Times that a CPU sleeps until the scheduler has executed a program */
+#define SLEEPS		1000
+
 /* Where the arena is; its pages have the same offsets within 4 GiB as the kernel's */
 #define ARENA		0x100000000UL
 #define ARENA_PAGES	512UL
@@ -50,6 +53,10 @@ static const struct place scheduler = { "sched_switch", 0 };
 static unsigned int new_round, done;
 static bool end;
 static const struct place *where;
+/* The memory of the map that the program stores to */
+static uint64_t *words;
+/* What it stored for its last input, 0 if it had none */
+static uint64_t last;
 static unsigned int cpus[MAX_CPUS];
 static int cpu_count;
 
@@ -59,14 +66,25 @@ static int bpf(int command, union bpf_attr *attr)
 }
 
 /* Has this CPU pass the tracepoint. */
-static void pass(void)
+static void pass(unsigned int cpu)
 {
-	struct __kernel_timespec little = { 0, 50000 };
+	uint64_t *result = &words[cpu * WORDS + RESULT];
+	struct __kernel_timespec little = { 0, 200000 };
 
 	if (where->system_call)
 		syscall(where->system_call);
-	else
+	/* A sleep that is over too early does not switch to another task. */
+	for (int i = 0; !where->system_call && i < SLEEPS; i++) {
+		uint64_t found;
+
 		syscall(__NR_clock_nanosleep, 1 /* CLOCK_MONOTONIC */, 0, &little, NULL);
+		found = __atomic_load_n(result, __ATOMIC_RELAXED);
+		if (found && found != last)
+			break;
+		/* It was started before its input changed. */
+		if (found)
+			__atomic_store_n(result, 0, __ATOMIC_RELAXED);
+	}
 }
 
 static void work(void *argument)
@@ -80,7 +98,7 @@ static void work(void *argument)
 		round = wait_until_not(&new_round, round);
 		if (end)
 			return;
-		pass();
+		pass(*cpu);
 		__atomic_fetch_add(&done, 1, __ATOMIC_RELEASE);
 		syscall(__NR_futex, &done, FUTEX_WAKE, 1, NULL, NULL, 0);
 	}
@@ -102,7 +120,7 @@ static void pass_on_all_cpus(const struct place *place)
 	__atomic_store_n(&done, 0, __ATOMIC_RELAXED);
 	wake(&new_round, new_round + 1);
 	wait_for_others();
-	pass();
+	pass(cpus[0]);
 }
 
 static int new_map(unsigned int type, unsigned int value_size, unsigned int entries,
@@ -199,9 +217,16 @@ static int load_program(const struct place *place, int map, int arena, uint64_t 
 	add(&code, BPF_ALU64 | BPF_MOV | BPF_X, 6, 0, 0, 0);
 	add(&code, BPF_ALU64 | BPF_MUL | BPF_K, 6, 0, 0, WORDS);
 	look_up(&code, 7, 6, map);
+	add(&code, BPF_LDX | BPF_MEM | BPF_DW, 3, 7, 0, 0);
+	add(&code, BPF_ALU64 | BPF_MOV | BPF_K, 0, 0, 0, 0);
+	add(&code, BPF_JMP | BPF_JEQ | BPF_K, 3, 0, 1, 0);
+	add(&code, BPF_JMP | BPF_EXIT, 0, 0, 0, 0);
 	add(&code, BPF_ALU64 | BPF_ADD | BPF_K, 6, 0, 0, INPUT - RESULT);
 	look_up(&code, 8, 6, map);
 	add(&code, BPF_LDX | BPF_MEM | BPF_DW, 1, 8, 0, 0);
+	add(&code, BPF_ALU64 | BPF_MOV | BPF_K, 0, 0, 0, 0);
+	add(&code, BPF_JMP | BPF_JNE | BPF_K, 1, 0, 1, 0);
+	add(&code, BPF_JMP | BPF_EXIT, 0, 0, 0, 0);
 	if (arena >= 0) {
 		/* Has the program belong to the arena. */
 		load_constant(&code, 2, BPF_PSEUDO_MAP_FD, arena);
@@ -264,29 +289,36 @@ static const char *missing(void)
 	return what;
 }
 
-/* A map with a page for each CPU, and its memory */
-static uint64_t *page_per_cpu(int *map)
+/* A map with a page for each CPU */
+static int page_per_cpu(void)
 {
-	unsigned int words = (cpus[cpu_count - 1] + 1) * WORDS;
-	void *memory;
+	unsigned int count = (cpus[cpu_count - 1] + 1) * WORDS;
+	int map;
 
-	*map = new_map(BPF_MAP_TYPE_ARRAY, sizeof(uint64_t), words, 0);
-	if (*map < 0)
+	map = new_map(BPF_MAP_TYPE_ARRAY, sizeof(uint64_t), count, 0);
+	if (map < 0)
 		ksft_exit_fail_perror("BPF_MAP_CREATE");
-	memory = map_memory(NULL, words * sizeof(uint64_t), *map);
-	if (!memory)
+	words = map_memory(NULL, count * sizeof(uint64_t), map);
+	if (!words)
 		ksft_exit_fail_perror("mmap");
-	return memory;
+	return map;
 }
 
-static void give_back(uint64_t *words, int map)
+static void give_back(int map)
 {
 	munmap(words, (cpus[cpu_count - 1] + 1) * PAGE_SIZE);
 	close(map);
 }
 
+/* Without an input, which is 0, programs store nothing. */
+static void set_on_all_cpus(unsigned int word, uint64_t value)
+{
+	for (int i = 0; i < cpu_count; i++)
+		__atomic_store_n(&words[cpus[i] * WORDS + word], value, __ATOMIC_SEQ_CST);
+}
+
 /* Says which CPUs have not stored what they should have, and how many have. */
-static unsigned long compare(uint64_t *words, uint64_t number, bool own_input)
+static unsigned long compare(uint64_t number, bool own_input)
 {
 	unsigned long right = 0;
 
@@ -309,12 +341,12 @@ static bool run_programs(const struct place *place, unsigned long rounds)
 
 	for (round = 0; round < rounds; round++) {
 		uint64_t number = pattern(round << 32);
-		int map, program, link;
-		uint64_t *words = page_per_cpu(&map);
+		int map = page_per_cpu(), program, link;
 		unsigned long right;
 
 		for (int i = 0; i < cpu_count; i++)
 			words[cpus[i] * WORDS + INPUT] = pattern(cpus[i]);
+		last = 0;
 		program = load_program(place, map, -1, number);
 		if (program < 0)
 			ksft_exit_fail_perror("BPF_PROG_LOAD");
@@ -324,8 +356,8 @@ static bool run_programs(const struct place *place, unsigned long rounds)
 		pass_on_all_cpus(place);
 		close(link);
 		close(program);
-		right = compare(words, number, true);
-		give_back(words, map);
+		right = compare(number, true);
+		give_back(map);
 		touches += right;
 		if (right != (unsigned long)cpu_count)
 			break;
@@ -347,7 +379,7 @@ static void read_arena(const char *name, const struct place *place, unsigned lon
 {
 	const uint64_t number = pattern(1UL << 48);
 	unsigned long touches = 0, page;
-	uint64_t *words, *memory;
+	uint64_t *memory;
 	int arena, map, program, link;
 
 	arena = new_map(BPF_MAP_TYPE_ARENA, 0, ARENA_PAGES, ARENA);
@@ -364,26 +396,24 @@ static void read_arena(const char *name, const struct place *place, unsigned lon
 	memory = map_memory((void *)ARENA, ARENA_PAGES * PAGE_SIZE, arena);
 	if (!memory)
 		ksft_exit_fail_perror("mmap of an arena");
-	words = page_per_cpu(&map);
+	map = page_per_cpu();
 	program = load_program(place, map, arena, number);
 	if (program < 0)
 		ksft_exit_fail_perror("BPF_PROG_LOAD with an arena");
 
-	/* The programs have to find an address from the start. */
-	memory[0] = pattern(0);
-	for (int i = 0; i < cpu_count; i++)
-		words[cpus[i] * WORDS + INPUT] = ARENA;
 	link = attach(place, program);
 	if (link < 0)
 		ksft_exit_fail_perror("BPF_RAW_TRACEPOINT_OPEN");
 	for (page = 0; page < pages; page++) {
 		unsigned long right;
 
+		last = page ? number + pattern(page - 1) : 0;
+		set_on_all_cpus(INPUT, 0);
+		set_on_all_cpus(RESULT, 0);
 		memory[page * WORDS] = pattern(page);
-		for (int i = 0; i < cpu_count; i++)
-			words[cpus[i] * WORDS + INPUT] = ARENA + page * PAGE_SIZE;
+		set_on_all_cpus(INPUT, ARENA + page * PAGE_SIZE);
 		pass_on_all_cpus(place);
-		right = compare(words, number + pattern(page), false);
+		right = compare(number + pattern(page), false);
 		touches += right;
 		if (right != (unsigned long)cpu_count) {
 			ksft_print_msg("at page %lu of the arena\n", page);
@@ -392,7 +422,7 @@ static void read_arena(const char *name, const struct place *place, unsigned lon
 	}
 	close(link);
 	close(program);
-	give_back(words, map);
+	give_back(map);
 	munmap(memory, ARENA_PAGES * PAGE_SIZE);
 	close(arena);
 	ksft_print_msg("touches: %lu\n", touches);
