@@ -37,9 +37,6 @@
 #define ARENA		0x100000000UL
 #define ARENA_PAGES	512UL
 
-/* The kernel's, not known to user space */
-#define ENOTSUPP	524
-
 struct place {
 	const char *tracepoint;
 	/* What the tracepoint says of it, or 0 if programs are always meant */
@@ -383,7 +380,7 @@ static void read_arena(const char *name, const struct place *place, unsigned lon
 	int arena, map, program, link;
 
 	arena = new_map(BPF_MAP_TYPE_ARENA, 0, ARENA_PAGES, ARENA);
-	if (arena < 0 && (errno == EOPNOTSUPP || errno == ENOTSUPP)) {
+	if (arena < 0 && errno == EOPNOTSUPP) {
 		skip_arena(name, "no arenas in this kernel, or on this CPU: they need Zacas");
 		return;
 	}
