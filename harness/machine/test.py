@@ -147,38 +147,87 @@ result(ok, "seed", "" if ok else f"# {patterns}")
 REPLAY = ["-icount", "shift=1,sleep=off", "-rtc", "base=2026-01-01,clock=vm", "-seed", "1"]
 
 
-def storm(more):
+def storm(more, extra=()):
     cpu = ON + "scope=all,x-cache-invalid-coexist=any,x-cache-invalid-choice=random,x-cache-invalid-evict-rate=50" + more
     p = subprocess.run([QEMU, "-M", "virt", "-cpu", cpu, "-smp", "4", "-m", "256M", "-display", "none", "-monitor",
                         "none", "-serial", "stdio", "-bios", "none", "-kernel", "guest.elf", "-device",
-                        f"loader,addr=0x80f00000,data={MODEL | STORM | 4 << 40},data-len=8", *REPLAY],
+                        f"loader,addr=0x80f00000,data={MODEL | STORM | 4 << 40},data-len=8", *REPLAY, *extra],
                        capture_output=True, text=True, timeout=120)
     return p.stdout + p.stderr
+
+
+def traced(name):
+    """The events of a log, each as its name and its fields, with numbers as such."""
+    def value(word):
+        return word if word in ("load", "store", "fetch") else int(word, 0)
+    with open(name, encoding="ascii") as log:
+        words = [line.removeprefix("riscv_invalid_cache_").split() for line in log]
+    return [(w[0], {k: value(v) for k, v in (field.split("=") for field in w[1:])}) for w in words]
 
 
 one, again, other = storm(""), storm(""), storm(",x-cache-invalid-seed=1")
 ok = one == again != other and one.count("hash ") == 4 and "x-cache-invalid: total harts=4" in one
 result(ok, "replay", "# " + one.splitlines()[-1] if ok else "\n".join(["", one, again, other]))
 
-# One line for each stale hit, with the pc of the access: the stubs are where they were linked to.
-symbols = subprocess.run([shutil.which("llvm-nm-22") or "llvm-nm", "guest.elf"], capture_output=True, text=True,
-                         check=True).stdout
-symbols = {l.split()[2]: int(l.split()[0], 16) for l in symbols.splitlines()}
+# Whoever looks changes nothing, and sees the same again.
+logs = []
+for name in ("storm1.log", "storm2.log"):
+    logs.append((storm("", ("-D", name, "-trace", "riscv_invalid_cache_stale_*")), open(name).read()))
+result(logs[0] == logs[1] and logs[0][0] == one, "replay traced")
+
+# What each stale hit is told with: who made the PTE valid, and that it was after the table was read.
+events = traced("storm1.log")
+hits = {(e["hart"], e["hit"]): {name: e} for name, e in events if name == "stale_hit"}
+for name, e in events:
+    hits.get((e["hart"], e["hit"]), {}).setdefault(name, e)
+errs = []
+for key, e in hits.items():
+    if not {"stale_read", "stale_store", "stale_fence"} <= e.keys():
+        errs.append(f"{key} lacks a part: {list(e)}")
+    elif not e["stale_read"]["time"] <= e["stale_store"]["time"] <= e["stale_hit"]["time"]:
+        errs.append(f"{key} is out of order: {e}")
+    elif e["stale_store"]["by"] not in range(4):
+        errs.append(f"{key} was made valid by nobody: {e}")
+    elif e.get("stale_end", e["stale_hit"])["time"] < e["stale_hit"]["time"]:
+        errs.append(f"{key} ends before it begins: {e}")
+total = int(re.search(r"total .* stale_hits=(\d+)", one).group(1))
+others = sum(e["stale_store"]["by"] != hart for (hart, _), e in hits.items())
+ended = sum("stale_end" in e for e in hits.values())
+if len(hits) != total or others < total // 4 or not total // 4 < ended <= total:
+    errs.append(f"{len(hits)} hits of {total}, {others} for PTEs of other harts, {ended} ended")
+result(not errs, "trace of 4 harts", "; ".join(errs[:3]))
+
+# One hit in full, with the pc of the access: the stubs are where they were linked to.
+nm = subprocess.run([shutil.which("llvm-nm-22") or "llvm-nm", "-n", "guest.elf"], capture_output=True, text=True,
+                    check=True).stdout
+symbols = {l.split()[2]: int(l.split()[0], 16) for l in nm.splitlines()}
 p = subprocess.run([QEMU, "-M", "virt", "-cpu", "rv64,x-late-pte=on", "-smp", "2", "-m", "256M", "-display", "none",
                     "-monitor", "none", "-serial", "stdio", "-bios", "none", "-kernel", "guest.elf", "-D", "trace.log",
                     "-trace", "riscv_invalid_cache_*", "-device",
                     f"loader,addr=0x80f00000,data={MODEL | LATE | 2 << 40},data-len=8"],
                    capture_output=True, text=True, timeout=60)
-trace = open("trace.log").read()
-hits = [l for l in trace.splitlines() if "stale_hit" in l]
-first = (r"riscv_invalid_cache_stale_hit hart:0, mode:1, cause:13, addr:0xffffffc000001000, "
-         rf"pc:{symbols['stub_load']:#x}, asid:1, remembered by pc:{symbols['stub_load']:#x} after fences:1, "
-         rf"fences:1, last fence pc:{symbols['fence_all'] + 4:#x}$")
-store = rf"mode:1, cause:15, addr:0xffffffc000002000, pc:{symbols['stub_store']:#x}, "
-ok = f" stale_hits={len(hits)} " in p.stderr and bool(re.search(first, hits[0])) and store in hits[1]
-ok = ok and len(re.findall("^riscv_invalid_cache_fence ", trace, re.M)) == int(re.search(
-    r"total.* fences=(\d+)", p.stderr).group(1)) and "riscv_invalid_cache_remember hart:0, " in trace
-result(ok, "trace", "" if ok else p.stderr + trace[:2000])
+events = traced("trace.log")
+load, store, fence = symbols["stub_load"], symbols["stub_store"], symbols["fence_all"] + 4
+at = next(i for i, (name, e) in enumerate(events) if name == "stale_hit")
+part = [(name, {k: v for k, v in e.items() if k != "time"}) for name, e in events[at:at + 6]]
+table = next(e["table"] for name, e in events if name == "remember")
+by = events[at + 2][1]["pc"]
+want = [
+    ("stale_hit", dict(hart=0, hit=1, mode=1, access="load", addr=0xffffffc000001000, pc=load, asid=1, fences=1)),
+    ("stale_read", dict(hart=0, hit=1, pc=load, addr=0xffffffc000000000, level=0, fences=1)),
+    ("stale_store", dict(hart=0, hit=1, by=0, pc=by, pte=table + 8)),
+    ("stale_fence", dict(hart=0, hit=1, pc=fence, addr=0, asid=0, flags=0)),
+    ("stale_end", dict(hart=0, hit=1, pc=load, fences=0)),
+    ("stale_hit", dict(hart=0, hit=2, mode=1, access="store", addr=0xffffffc000002000, pc=store, asid=1, fences=1)),
+]
+told = [name for name, _ in events]
+errs = [f"{got} instead of {wanted}" for got, wanted in zip(part, want) if got != wanted]
+# It is C that stores PTEs; what follows the stubs is no code of theirs.
+errs += [] if symbols["guest_main"] <= by and all(by < v or v <= symbols["guest_main"] for n, v in symbols.items()
+                                                  if n.startswith(("stub_", "fence_"))) else [f"stored at {by:#x}"]
+errs += [] if f" stale_hits={told.count('stale_hit')} " in p.stderr else ["hits differ"]
+errs += [] if told.count("fence") == int(re.search(r"total.* fences=(\d+)", p.stderr).group(1)) else ["fences differ"]
+result(not errs, "trace", "; ".join(errs))
 
 # The monitor sees what memory holds, and leaves no trace of having looked.
 p = subprocess.Popen([QEMU, "-M", "virt", "-cpu", "rv64,x-cache-invalid=on", "-smp", "2", "-m", "256M",
