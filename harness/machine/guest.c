@@ -815,6 +815,8 @@ static void tests_of_late_pte(u64 ra)
 	fresh(l0_a, ra);
 	for (int i = 1; i <= 6; i++)
 		set_pte(l0_a, i, pte(pages[1], RWX));
+	/* The trace must not take this for the store that made it valid. */
+	set_pte(l0_a, 6, pte(pages[1], RWX | G));
 	stale(stub_load, page(ra, 1), LOAD, "the first load comes too early");
 	access(stub_load, page(ra, 1), ECALL_S, "the second one does not");
 	access(stub_store, page(ra, 1), ECALL_S, "nor does a store");

@@ -193,6 +193,9 @@ for key, e in hits.items():
 total = int(re.search(r"total .* stale_hits=(\d+)", one).group(1))
 others = sum(e["stale_store"]["by"] != hart for (hart, _), e in hits.items())
 ended = sum("stale_end" in e for e in hits.values())
+# Each hart has met PTEs of its own, and of each other one.
+pairs = {(hart, e["stale_store"]["by"]) for (hart, _), e in hits.items()}
+errs += [] if len(pairs) == 16 else [f"not every hart made PTEs valid for each: {pairs}"]
 if len(hits) != total or others < total // 4 or not total // 4 < ended <= total:
     errs.append(f"{len(hits)} hits of {total}, {others} for PTEs of other harts, {ended} ended")
 result(not errs, "trace of 4 harts", "; ".join(errs[:3]))
@@ -212,19 +215,26 @@ at = next(i for i, (name, e) in enumerate(events) if name == "stale_hit")
 part = [(name, {k: v for k, v in e.items() if k != "time"}) for name, e in events[at:at + 6]]
 table = next(e["table"] for name, e in events if name == "remember")
 by = events[at + 2][1]["pc"]
+ra = [e.get("ra") for _, e in events[at:at + 6]]
 want = [
-    ("stale_hit", dict(hart=0, hit=1, mode=1, access="load", addr=0xffffffc000001000, pc=load, asid=1, fences=1)),
+    ("stale_hit", dict(hart=0, hit=1, mode=1, access="load", addr=0xffffffc000001000, pc=load, ra=ra[0], asid=1,
+                       fences=1)),
     ("stale_read", dict(hart=0, hit=1, pc=load, addr=0xffffffc000000000, level=0, fences=1)),
-    ("stale_store", dict(hart=0, hit=1, by=0, pc=by, pte=table + 8)),
+    ("stale_store", dict(hart=0, hit=1, by=0, pc=by, ra=ra[2], pte=table + 8)),
     ("stale_fence", dict(hart=0, hit=1, pc=fence, addr=0, asid=0, flags=0)),
     ("stale_end", dict(hart=0, hit=1, pc=load, fences=0)),
-    ("stale_hit", dict(hart=0, hit=2, mode=1, access="store", addr=0xffffffc000002000, pc=store, asid=1, fences=1)),
+    ("stale_hit", dict(hart=0, hit=2, mode=1, access="store", addr=0xffffffc000002000, pc=store, ra=ra[5], asid=1,
+                       fences=1)),
 ]
 told = [name for name, _ in events]
 errs = [f"{got} instead of {wanted}" for got, wanted in zip(part, want) if got != wanted]
 # It is C that stores PTEs; what follows the stubs is no code of theirs.
 errs += [] if symbols["guest_main"] <= by and all(by < v or v <= symbols["guest_main"] for n, v in symbols.items()
                                                   if n.startswith(("stub_", "fence_"))) else [f"stored at {by:#x}"]
+# The PTEs of pages 1 to 6 were made valid in one loop, and the last one was stored to again after that.
+makers = {e["pc"] for name, e in events if name == "stale_store" and e["pte"] in (table + 8, table + 48)}
+errs += [] if makers == {by} else [f"made valid at {makers}"]
+errs += [] if all(symbols["guest_main"] <= r for r in (ra[0], ra[2])) else [f"called from {ra}"]
 errs += [] if f" stale_hits={told.count('stale_hit')} " in p.stderr else ["hits differ"]
 errs += [] if told.count("fence") == int(re.search(r"total.* fences=(\d+)", p.stderr).group(1)) else ["fences differ"]
 result(not errs, "trace", "; ".join(errs))
