@@ -15,7 +15,7 @@ use crate::error::{Error, Exit, Result};
 use crate::scenario::Which;
 use crate::trial::{Outcome, Row};
 use crate::workbench::Lab;
-use crate::{check, cmd, control, cost, demo, host, litmus, lock, qemu, scenario, series, workbench};
+use crate::{check, cmd, control, cost, demo, host, hunt, litmus, lock, qemu, scenario, series, workbench};
 
 /// What every verb needs to know.
 #[derive(Clone, Debug)]
@@ -140,6 +140,10 @@ enum Verb {
         #[arg(long)]
         dry_run: bool,
     },
+    /// Boots a kernel, any kernel, on harts that remember invalid translations, and reports each page
+    /// fault that comes of it: who mapped, who touched, and whether the kernel got over it
+    #[command(after_help = hunt::EXIT_CODES)]
+    Hunt(hunt::Args),
     /// Writes the patches anew from the sources and the commits in the work tree, for each base or
     /// the one that is named
     Series,
@@ -274,6 +278,7 @@ fn dispatch(options: &Options, verb: Verb) -> Result<u8> {
             }
         }
         Verb::Cost { .. } => cost::Budget::load(&options.root).map(drop)?,
+        Verb::Hunt(args) => hunt::Plan::new(options, args).map(drop)?,
         _ => {}
     }
     cmd::end_on_signals()?;
@@ -300,6 +305,7 @@ fn dispatch(options: &Options, verb: Verb) -> Result<u8> {
             println!("{outcome}");
             outcome.exit()
         }
+        Verb::Hunt(args) => hunt::run(options, &hunt::Plan::new(options, &args)?)?,
         Verb::Series => {
             for options in options.bases()? {
                 series::regenerate(&options)?;

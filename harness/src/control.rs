@@ -506,6 +506,16 @@ fn kernel_name(control: &str) -> String {
     format!("control-{control}")
 }
 
+/// Builds the kernel of the control called `name` in this configuration.
+///
+/// # Errors
+/// When there is no such control (exit code 64), or it cannot be built.
+pub fn kernel(lab: &mut Lab, options: &Options, name: &str, config: &Config) -> Result<Kernel> {
+    let controls = choose(&options.root, &Which::Named(vec![name.to_owned()]))?;
+    let control = controls.first().ok_or_else(|| Error::usage(format!("there is no control `{name}`")))?;
+    build(lab, options, control, config)
+}
+
 /// Runs controls, prints the table, and writes `out/controls/results.json`. What is checked out in
 /// the end is the series.
 ///

@@ -26,6 +26,8 @@ use crate::tree::Tree;
 pub const PREVENTIVE: &str = "preventive";
 /// Name of the variant with the whole series.
 pub const SERIES: &str = "series";
+/// Name of the variant without any patch.
+pub const BASE: &str = "base";
 
 /// The config fragment on top of tinyconfig, in the repository.
 const FRAGMENT: &str = "harness/kernel.config";
@@ -184,6 +186,44 @@ pub fn build_with(
     stamp::write_whole(&stamp, key)?;
     step.finish("built");
     Ok(kernel)
+}
+
+/// As [`build_with`] without tests; gives the folder with the modules of the kernel itself as well.
+///
+/// # Errors
+/// As [`build_with`], and when a module cannot be copied.
+pub fn build_with_modules(
+    tree: &mut Tree,
+    name: &str,
+    commit: &str,
+    config: &Config,
+    host: &Host,
+    options: &Options,
+) -> Result<(Kernel, PathBuf)> {
+    let dir = planned(options, name, config).image.with_file_name("");
+    let modules = dir.join("modules");
+    let (stamp, copied) = (dir.join("stamp"), modules.join("stamp"));
+    let same = || fs::read(&stamp).ok().filter(|s| fs::read(&copied).ok().as_ref() == Some(s)).is_some();
+    if !same() {
+        // The folder that it was built in may have held another kernel since.
+        stamp::remove(&stamp)?;
+    }
+    let tests = (name != SERIES).then_some(options.root.as_path());
+    let kernel = build_with(tree, name, commit, config, tests, host, options)?;
+    if !same() {
+        stamp::remove(&modules)?;
+        fs::create_dir_all(&modules).map_err(|e| Error::io("create", &modules, e))?;
+        let o = o_folder(options, config);
+        let order = o.join("modules.order");
+        let list = fs::read_to_string(&order).map_err(|e| Error::io("read", &order, e))?;
+        for object in list.lines().filter(|l| !l.trim().is_empty()) {
+            let from = o.join(object).with_extension("ko");
+            let to = modules.join(from.file_name().unwrap_or_default());
+            fs::copy(&from, &to).map_err(|e| Error::io("copy", &from, e))?;
+        }
+        fs::copy(&stamp, &copied).map_err(|e| Error::io("copy", &stamp, e))?;
+    }
+    Ok((kernel, modules))
 }
 
 /// The kernel that [`build_with`] gives, without a commit, whether or not it is there.

@@ -2,7 +2,8 @@
 //! Boots a RISC-V kernel on a machine that caches invalid translations, and tells whether it copes.
 //!
 //! One module per concern; [`cli`] is the entry point, [`workbench`] produces everything that a
-//! boot needs, [`trial`] boots and judges, [`demo`], [`scenario`] and [`control`] say what.
+//! boot needs, [`trial`] boots and judges, [`demo`], [`scenario`] and [`control`] say what,
+//! [`hunt`] tells the whole story of each fault.
 
 #![deny(unsafe_code)]
 #![warn(missing_docs)]
@@ -19,6 +20,7 @@ pub mod demo;
 pub mod error;
 pub mod git;
 pub mod host;
+pub mod hunt;
 pub mod initramfs;
 pub mod kernel;
 pub mod ktap;

@@ -183,6 +183,8 @@ pub struct Boot<'a> {
     pub append: &'a str,
     /// A plugin of QEMU's with its arguments, as `-plugin` takes it.
     pub plugin: Option<&'a str>,
+    /// Where QEMU's trace goes, and of which events.
+    pub trace: Option<(&'a Path, &'a str)>,
     /// Where the console goes; `.log` is replaced by `.qemu.log` for QEMU's stderr and by `.cmd`
     /// for the command line that repeats the run.
     pub console: &'a Path,
@@ -240,6 +242,9 @@ impl Boot<'_> {
         if let Some(plugin) = self.plugin {
             all.push("-plugin".into());
             all.push(plugin.into());
+        }
+        if let Some((path, events)) = self.trace {
+            all.extend(["-D".into(), path.into(), "-trace".into(), events.into()]);
         }
         all.push("-append".into());
         all.push(format!("{APPEND} {}", self.append).trim_end().into());

@@ -74,9 +74,9 @@ pub struct MachineFile {
     /// `imsic` or `sbi`.
     irq: Option<IrqFile>,
     /// 1 to 512, default 4.
-    harts: Option<u32>,
+    pub harts: Option<u32>,
     /// MiB, default 1024.
-    memory: Option<u32>,
+    pub memory: Option<u32>,
 }
 
 /// Values that take the place of those in the machine. No value is the same as the machine's.

@@ -325,6 +325,7 @@ impl Seat<'_> {
             initrd,
             append: self.append,
             plugin: self.plugin,
+            trace: None,
             console,
             limits: self.limits,
         }

@@ -104,23 +104,7 @@ impl Lab {
     pub fn open(options: &Options) -> Result<Self> {
         let base = Base::of(options)?;
         let (tree, tip, host) = tree_for(options, &base)?;
-        let qemu = qemu::build(options, &base)?;
-        let busybox = guest_file(options, &base, &base.guest.busybox, &base.guest.busybox_path, "busybox")?;
-        let firmware = guest_file(options, &base, &base.guest.firmware, &base.guest.firmware_path, "fw_dynamic.bin")?;
-        let mut toolchain = host.versions().clone();
-        toolchain.insert("qemu".to_owned(), qemu.version.clone());
-        let bench = Workbench {
-            root: options.root.clone(),
-            out: options.out.clone(),
-            suffix: options.suffix(),
-            base,
-            base_used: tree.used.clone(),
-            toolchain,
-            kernels: BTreeMap::new(),
-            qemu,
-            busybox,
-            firmware,
-        };
+        let bench = bench(options, base, &host, tree.used.clone())?;
         Ok(Self { bench, tree, tip, host })
     }
 
@@ -131,6 +115,16 @@ impl Lab {
     pub fn kernel(&mut self, options: &Options, config: &Config) -> Result<Kernel> {
         let tip = self.tip.clone();
         kernel::build_with(&mut self.tree, kernel::SERIES, &tip, config, None, &self.host, options)
+    }
+
+    /// The kernel without any patch, or with the series, in this configuration, and the folder with its
+    /// own modules.
+    ///
+    /// # Errors
+    /// When it cannot be built.
+    pub fn with_modules(&mut self, options: &Options, name: &str, config: &Config) -> Result<(Kernel, PathBuf)> {
+        let commit = if name == kernel::BASE { self.tree.used.commit.clone() } else { self.tip.clone() };
+        kernel::build_with_modules(&mut self.tree, name, &commit, config, &self.host, options)
     }
 
     /// The kernel that `patch` on the commit `on` gives, in this configuration. It gets the tests of
@@ -195,6 +189,36 @@ impl Lab {
         let tip = self.tip.clone();
         kernel::compile_folders(&mut self.tree, &tip, config, folders, compiler, &self.host, options)
     }
+}
+
+/// The machine, its firmware and the guest's programs, for kernels that were built elsewhere.
+///
+/// # Errors
+/// The first thing that could not be had (exit code 2).
+pub fn without_kernels(options: &Options) -> Result<Workbench> {
+    let planned = Workbench::planned(options)?;
+    let host = host::prepare(options, &planned.base, true)?;
+    bench(options, planned.base, &host, planned.base_used)
+}
+
+fn bench(options: &Options, base: Base, host: &Host, base_used: BaseUsed) -> Result<Workbench> {
+    let qemu = qemu::build(options, &base)?;
+    let busybox = guest_file(options, &base, &base.guest.busybox, &base.guest.busybox_path, "busybox")?;
+    let firmware = guest_file(options, &base, &base.guest.firmware, &base.guest.firmware_path, "fw_dynamic.bin")?;
+    let mut toolchain = host.versions().clone();
+    toolchain.insert("qemu".to_owned(), qemu.version.clone());
+    Ok(Workbench {
+        root: options.root.clone(),
+        out: options.out.clone(),
+        suffix: options.suffix(),
+        base,
+        base_used,
+        toolchain,
+        kernels: BTreeMap::new(),
+        qemu,
+        busybox,
+        firmware,
+    })
 }
 
 /// Makes everything that is missing or out of date, with the kernels of the demo.

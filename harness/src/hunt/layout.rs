@@ -1,0 +1,204 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//! Which part of the kernel's address space an address is in.
+//!
+//! The kernel prints its layout if it has `CONFIG_DEBUG_VM`. Otherwise it is that of
+//! Documentation/arch/riscv/vm-layout.rst (7.3) for the address translation in use; within the last
+//! 4 GiB, modules end and the image begins where arch/riscv/include/asm/pgtable.h says
+//! (`MODULES_VADDR`, `MODULES_END`).
+
+use crate::console::printk;
+
+const GIB: u64 = 1 << 30;
+/// `MODULES_LOWEST_VADDR`, where the KASAN shadow ends.
+const MODULES_LOWEST: u64 = 0xffff_ffff_0000_0000;
+/// `KERNEL_LINK_ADDR`.
+const IMAGE: u64 = 0xffff_ffff_8000_0000;
+/// `CONFIG_KASAN_SHADOW_OFFSET`: a byte of shadow for 8 bytes, the last one at `KASAN_SHADOW_END`.
+const SHADOW_OFFSET: u64 = 0xdfff_ffff_0000_0000;
+const SHADOW_SHIFT: u32 = 3;
+
+/// Address translation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mode {
+    /// 39 bits.
+    Sv39,
+    /// 48 bits.
+    Sv48,
+    /// 57 bits.
+    Sv57,
+}
+
+impl Mode {
+    /// As `/proc/cpuinfo` has it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Sv39 => "sv39",
+            Self::Sv48 => "sv48",
+            Self::Sv57 => "sv57",
+        }
+    }
+
+    /// First address of each region, in the order of addresses: fixmap, PCI I/O, vmemmap, vmalloc, the
+    /// linear map, and the KASAN shadow (vm-layout.rst).
+    fn starts(self) -> [u64; 6] {
+        match self {
+            Self::Sv39 => [
+                0xffff_ffc4_fea0_0000,
+                0xffff_ffc4_ff00_0000,
+                0xffff_ffc5_0000_0000,
+                0xffff_ffc6_0000_0000,
+                0xffff_ffd6_0000_0000,
+                0xffff_fff7_0000_0000,
+            ],
+            Self::Sv48 => [
+                0xffff_8d7f_fea0_0000,
+                0xffff_8d7f_ff00_0000,
+                0xffff_8d80_0000_0000,
+                0xffff_8f80_0000_0000,
+                0xffff_af80_0000_0000,
+                0xffff_ef80_0000_0000,
+            ],
+            Self::Sv57 => [
+                0xff1b_ffff_fea0_0000,
+                0xff1b_ffff_ff00_0000,
+                0xff1c_0000_0000_0000,
+                0xff20_0000_0000_0000,
+                0xff60_0000_0000_0000,
+                0xffdf_0000_0000_0000,
+            ],
+        }
+    }
+
+    /// The mode that has this kernel address; a higher one in the same region of two modes is taken for
+    /// that with fewer bits.
+    fn of(addr: u64) -> Self {
+        match addr {
+            0xffff_ffc0_0000_0000.. => Self::Sv39,
+            0xffff_8000_0000_0000.. => Self::Sv48,
+            _ => Self::Sv57,
+        }
+    }
+}
+
+/// A kernel's layout.
+#[derive(Clone, Debug)]
+pub struct Layout {
+    mode: Mode,
+    /// First address, last address, name.
+    regions: Vec<(u64, u64, &'static str)>,
+    /// The pool of KFENCE.
+    kfence: Option<(u64, u64)>,
+    /// Where it is from.
+    source: &'static str,
+}
+
+impl Layout {
+    /// The layout of the kernel with this console; `addresses` are some that it used, and `image` is
+    /// where its image starts and ends.
+    pub fn new(console: &str, addresses: impl Iterator<Item = u64>, image: Option<(u64, u64)>) -> Self {
+        let said = printk::messages(console).find_map(|(_, piece)| match piece.text.strip_prefix("lazymap: mmu ")?.trim() {
+            "sv39" => Some(Mode::Sv39),
+            "sv48" => Some(Mode::Sv48),
+            "sv57" => Some(Mode::Sv57),
+            _ => None,
+        });
+        // Kernel addresses are used all over, so the lowest one tells how many bits there are.
+        let mode = said.unwrap_or_else(|| Mode::of(addresses.filter(|a| a >> 63 == 1).min().unwrap_or(u64::MAX)));
+        let printed = printed(console);
+        let kfence = printk::messages(console).find_map(|(_, piece)| {
+            let (_, range) = piece.text.strip_prefix("kfence: initialized")?.rsplit_once(" at ")?;
+            let (from, to) = range.trim().split_once('-')?;
+            Some((hex(from)?, hex(to)? - 1))
+        });
+        let source = if printed.is_empty() { "Documentation/arch/riscv/vm-layout.rst" } else { "the kernel's log" };
+        let regions = if printed.is_empty() { documented(mode, image) } else { printed };
+        Self { mode, regions, kfence, source }
+    }
+
+    /// The address translation in use.
+    pub fn mode(&self) -> Mode {
+        self.mode
+    }
+
+    /// Where the layout is from, for a person.
+    pub fn source(&self) -> &'static str {
+        self.source
+    }
+
+    /// What `addr` is in, such as `vmalloc` or `KASAN shadow of vmalloc`.
+    pub fn region(&self, addr: u64) -> String {
+        if addr >> 63 == 0 {
+            return "user".to_owned();
+        }
+        if self.kfence.is_some_and(|(from, to)| (from..=to).contains(&addr)) {
+            return "KFENCE pool (linear map)".to_owned();
+        }
+        let found = self.regions.iter().find(|(from, to, _)| (*from..=*to).contains(&addr));
+        match found {
+            Some((.., SHADOW)) => format!("{SHADOW} of {}", self.region(shadowed(addr))),
+            Some((.., name)) => (*name).to_owned(),
+            None => "unknown".to_owned(),
+        }
+    }
+
+    /// What else is to be said of `addr`: for the KASAN shadow, the address that it is the shadow of.
+    pub fn detail(&self, addr: u64) -> Option<String> {
+        self.region(addr).starts_with(SHADOW).then(|| format!("shadow of {:#x}", shadowed(addr)))
+    }
+}
+
+const SHADOW: &str = "KASAN shadow";
+
+/// The address that a byte of shadow is for.
+fn shadowed(shadow: u64) -> u64 {
+    shadow.wrapping_sub(SHADOW_OFFSET) << SHADOW_SHIFT
+}
+
+fn documented(mode: Mode, image: Option<(u64, u64)>) -> Vec<(u64, u64, &'static str)> {
+    let [fixmap, io, vmemmap, vmalloc, linear, shadow] = mode.starts();
+    let (start, end) = image.unwrap_or((IMAGE, u64::MAX));
+    let modules = image.map_or(MODULES_LOWEST, |(_, end)| end.wrapping_sub(2 * GIB).max(MODULES_LOWEST));
+    vec![
+        (fixmap, io - 1, "fixmap"),
+        (io, vmemmap - 1, "PCI I/O"),
+        (vmemmap, vmalloc - 1, "vmemmap"),
+        (vmalloc, linear - 1, "vmalloc"),
+        (linear, shadow - 1, "linear map"),
+        (shadow, MODULES_LOWEST - 1, SHADOW),
+        (modules, start - 1, "modules and BPF"),
+        (start, end, "kernel image"),
+    ]
+}
+
+/// What print_vm_layout() (arch/riscv/mm/init.c) printed.
+fn printed(console: &str) -> Vec<(u64, u64, &'static str)> {
+    const NAMES: &[(&str, &str)] = &[
+        ("fixmap", "fixmap"),
+        ("pci io", "PCI I/O"),
+        ("vmemmap", "vmemmap"),
+        ("vmalloc", "vmalloc"),
+        ("modules", "modules and BPF"),
+        ("lowmem", "linear map"),
+        ("kasan", SHADOW),
+        ("kernel", "kernel image"),
+    ];
+    let mut lines = printk::messages(console).map(|(_, piece)| piece.text);
+    if !lines.any(|text| text.starts_with("Virtual kernel memory layout:")) {
+        return Vec::new();
+    }
+    let mut regions = Vec::new();
+    for text in lines {
+        let Some((name, range)) = text.split_once(" : ") else { break };
+        let Some((from, to)) = range.split_once(" - ") else { break };
+        let to = to.split_whitespace().next().and_then(hex);
+        let (Some(from), Some(to)) = (hex(from), to) else { break };
+        if let Some((_, ours)) = NAMES.iter().find(|(theirs, _)| *theirs == name.trim()) {
+            regions.push((from, if *ours == "kernel image" { to } else { to - 1 }, *ours));
+        }
+    }
+    regions
+}
+
+fn hex(text: &str) -> Option<u64> {
+    u64::from_str_radix(text.trim().strip_prefix("0x")?, 16).ok()
+}

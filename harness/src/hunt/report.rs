@@ -1,0 +1,424 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//! What a hunt found: for a program, and as text.
+
+use std::collections::BTreeMap;
+use std::fmt::Write;
+
+use serde::Serialize;
+
+use super::layout::Layout;
+use super::symbols::Symbols;
+use super::trace::{Access, Hit, Story};
+use super::verdict::{Death, Fate, Outcome};
+
+/// Version of the schema: counts up when a field changes its meaning or goes.
+const SCHEMA: u32 = 1;
+/// Most hits in the report; which are left out is said in `counts`.
+const MOST: usize = 5000;
+/// Most groups in the text.
+const ROWS: usize = 24;
+
+/// What was hunted, and on what.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct Subject {
+    /// What the kernel is called.
+    pub kernel: String,
+    /// The kernel's own first line.
+    pub version: String,
+    /// The machine's name.
+    pub machine: String,
+    /// QEMU's `-cpu`.
+    pub cpu: String,
+    /// Number of harts.
+    pub harts: u32,
+    /// More on the kernel's command line than every guest gets.
+    pub append: String,
+    /// QEMU's command line.
+    pub command: String,
+    /// Seconds from the start of QEMU to its end.
+    pub seconds: f64,
+    /// How the run ended.
+    pub end: String,
+    /// The workload's parts and what came of them.
+    pub workload: Vec<(String, String)>,
+}
+
+/// A place in the code.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Place {
+    /// When, in virtual nanoseconds.
+    pub time: i64,
+    /// Which hart; none if it is not known.
+    pub hart: Option<u32>,
+    /// The instruction.
+    pub pc: u64,
+    /// It as `FUNCTION+OFFSET`.
+    pub at: String,
+    /// The function, or the caller of a helper such as memset().
+    pub by: String,
+    /// File and line, if the vmlinux has debug information.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub line: Option<String>,
+}
+
+/// A hit, with names.
+#[derive(Clone, Debug, Serialize)]
+pub struct Told {
+    /// Its place in the order of time, from 0.
+    pub index: usize,
+    /// The access.
+    #[serde(flatten)]
+    pub touch: Place,
+    /// How.
+    pub access: Access,
+    /// The address.
+    pub addr: String,
+    /// What that is in.
+    pub region: String,
+    /// More about the address.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub detail: Option<String>,
+    /// The address space.
+    pub asid: u64,
+    /// What became of it.
+    pub fate: Fate,
+    /// How many times it faulted in a row.
+    pub repeats: u64,
+    /// When it did for the last time.
+    pub last: i64,
+    /// The access that made the hart remember the PTE as invalid.
+    pub read: Option<Place>,
+    /// The address of that access.
+    pub read_addr: Option<String>,
+    /// Fences of the hart from then to the hit, none of which was for this page.
+    pub fences_between: Option<u64>,
+    /// The store that made the PTE valid.
+    pub store: Option<Place>,
+    /// The last fence of the hart before the hit.
+    pub fence: Option<Place>,
+    /// What that was for.
+    pub fence_for: Option<String>,
+    /// The first access that was translated again.
+    pub end: Option<Place>,
+    /// Fences of the hart from the hit to then.
+    pub fences_after: Option<u64>,
+}
+
+/// Hits that were mapped by one function, touched by another, in one part of the address space.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Group {
+    /// The function that made the PTE valid.
+    pub mapped_by: String,
+    /// What the address is in.
+    pub region: String,
+    /// The function that touched it.
+    pub touched_by: String,
+    /// What became of them.
+    pub fate: Fate,
+    /// How many hits.
+    pub hits: u64,
+    /// How many of these were on a hart other than the one that mapped.
+    pub remote: u64,
+    /// How many faults, with repetitions.
+    pub faults: u64,
+    /// How the memory was accessed: the first hit.
+    pub access: Access,
+    /// The first hit, as an index.
+    pub first: usize,
+}
+
+/// How many there were.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Counts {
+    /// Faults, with repetitions.
+    pub faults: u64,
+    /// Hits: a fault and its repetitions are one.
+    pub hits: usize,
+    /// Hits that the kernel got over.
+    pub absorbed: usize,
+    /// Hits that it died of.
+    pub killed: usize,
+    /// Hits on pages that were not used again.
+    pub open: usize,
+    /// Hits whose PTE was made valid by an unknown hart.
+    pub by_unknown: usize,
+    /// Hits that `hits` of the report does not have.
+    pub left_out: usize,
+}
+
+/// A whole report.
+#[derive(Clone, Debug, Serialize)]
+pub struct Report {
+    /// Version of this schema.
+    pub schema: u32,
+    /// What was hunted.
+    pub subject: Subject,
+    /// What came of it.
+    pub result: Outcome,
+    /// The report of the kernel itself, if it died.
+    pub death: Option<Death>,
+    /// `sv39`, `sv48` or `sv57`.
+    pub translation: &'static str,
+    /// Where the names of regions are from.
+    pub layout: &'static str,
+    /// How many hits there were.
+    pub counts: Counts,
+    /// The hits by who mapped and who touched; those that killed come first, then the most frequent.
+    pub groups: Vec<Group>,
+    /// The hits in the order of time: those that did not end, and a share of the others.
+    pub hits: Vec<Told>,
+}
+
+/// Puts a report together.
+pub fn report(
+    subject: Subject,
+    story: &Story,
+    (result, fates): (Outcome, Vec<Fate>),
+    death: Option<Death>,
+    symbols: &Symbols,
+    layout: &Layout,
+) -> Report {
+    let count = |fate: Fate| fates.iter().filter(|f| **f == fate).count();
+    let chosen = choose(&fates);
+    let counts = Counts {
+        faults: story.total,
+        hits: story.hits.len(),
+        absorbed: count(Fate::Absorbed),
+        killed: count(Fate::Killed),
+        open: count(Fate::Open),
+        by_unknown: story.hits.iter().filter(|h| h.store.as_ref().is_none_or(|s| s.by.is_none())).count(),
+        left_out: story.hits.len() - chosen.len(),
+    };
+    let hits = chosen.into_iter().map(|at| tell(at, &story.hits[at], fates[at], symbols, layout)).collect();
+    Report {
+        schema: SCHEMA,
+        subject,
+        result,
+        death,
+        translation: layout.mode().name(),
+        layout: layout.source(),
+        counts,
+        groups: groups(&story.hits, &fates, symbols, layout),
+        hits,
+    }
+}
+
+/// Which hits are told one by one: those without an end first, and of the others as many as there is
+/// room for, spread evenly.
+fn choose(fates: &[Fate]) -> Vec<usize> {
+    let (mut kept, rest): (Vec<usize>, Vec<usize>) = (0..fates.len()).partition(|&at| fates[at] != Fate::Absorbed);
+    // The last ones say why a run ended.
+    kept.sort_by_key(|&at| (fates[at], std::cmp::Reverse(at)));
+    kept.truncate(MOST);
+    let room = (MOST - kept.len()).min(rest.len());
+    kept.extend((0..room).map(|n| rest[n * rest.len() / room]));
+    kept.sort_unstable();
+    kept
+}
+
+fn function(symbols: &Symbols, layout: &Layout, pc: u64, ra: u64) -> String {
+    // Modules and BPF programs are not in the vmlinux: where they are has to do.
+    symbols.actor(pc, ra).map_or_else(|| format!("({})", layout.region(pc)), str::to_owned)
+}
+
+fn tell(index: usize, hit: &Hit, fate: Fate, symbols: &Symbols, layout: &Layout) -> Told {
+    let place = |time: i64, hart: Option<u32>, pc: u64, ra: u64| Place {
+        time,
+        hart,
+        pc,
+        at: symbols.place(pc),
+        by: function(symbols, layout, pc, ra),
+        line: symbols.line(pc),
+    };
+    let own = |time: i64, pc: u64| place(time, Some(hit.hart), pc, 0);
+    let hex = |addr: u64| format!("{addr:#x}");
+    Told {
+        index,
+        touch: place(hit.time, Some(hit.hart), hit.pc, hit.ra),
+        access: hit.access,
+        addr: hex(hit.addr),
+        region: layout.region(hit.addr),
+        detail: layout.detail(hit.addr),
+        asid: hit.asid,
+        fate,
+        repeats: hit.repeats,
+        last: hit.last,
+        read: hit.read.as_ref().map(|r| own(r.time, r.pc)),
+        read_addr: hit.read.as_ref().map(|r| hex(r.addr)),
+        fences_between: hit.read.as_ref().map(|r| hit.fences.saturating_sub(r.fences)),
+        store: hit.store.as_ref().filter(|s| s.by.is_some()).map(|s| place(s.time, s.by, s.pc, s.ra)),
+        fence: hit.fence.as_ref().map(|f| own(f.time, f.pc)),
+        fence_for: hit.fence.as_ref().map(|f| match f.flags & 3 {
+            0 => "everything".to_owned(),
+            1 => hex(f.addr),
+            2 => format!("ASID {}", f.asid),
+            _ => format!("{:#x}, ASID {}", f.addr, f.asid),
+        }),
+        end: hit.end.as_ref().map(|e| own(e.time, e.pc)),
+        fences_after: hit.end.as_ref().map(|e| e.fences),
+    }
+}
+
+fn groups(hits: &[Hit], fates: &[Fate], symbols: &Symbols, layout: &Layout) -> Vec<Group> {
+    let mut groups: BTreeMap<(Fate, String, String, String), Group> = BTreeMap::new();
+    for (first, (hit, &fate)) in hits.iter().zip(fates).enumerate() {
+        let known = hit.store.as_ref().filter(|s| s.by.is_some());
+        let mapped_by = known.map_or_else(|| "(unknown)".to_owned(), |s| function(symbols, layout, s.pc, s.ra));
+        let touched_by = function(symbols, layout, hit.pc, hit.ra);
+        let region = layout.region(hit.addr);
+        let key = (fate, mapped_by.clone(), region.clone(), touched_by.clone());
+        let group = groups.entry(key).or_insert(Group {
+            mapped_by,
+            region,
+            touched_by,
+            fate,
+            hits: 0,
+            remote: 0,
+            faults: 0,
+            access: hit.access,
+            first,
+        });
+        group.hits += 1;
+        group.faults += hit.repeats;
+        group.remote += u64::from(known.is_some_and(|s| s.by != Some(hit.hart)));
+    }
+    let mut groups: Vec<Group> = groups.into_values().collect();
+    groups.sort_by_key(|g| (g.fate != Fate::Killed, std::cmp::Reverse(g.hits)));
+    groups
+}
+
+impl Report {
+    /// The hit that killed the kernel, if one did.
+    pub fn killer(&self) -> Option<&Told> {
+        self.hits.iter().find(|hit| hit.fate == Fate::Killed)
+    }
+
+    /// The report as text.
+    pub fn text(&self) -> String {
+        let mut out = String::new();
+        let subject = &self.subject;
+        let result = match &self.result {
+            Outcome::Survived => "no stale hit killed the kernel".to_owned(),
+            Outcome::Killed { how, .. } => format!("a stale hit killed the kernel: {how}"),
+            Outcome::Uncertain { why } => format!("not certain: {why}"),
+        };
+        let mut say = |text: String| {
+            // Writing to a String does not fail.
+            let _ = writeln!(out, "{text}");
+        };
+        say(format!("{} on {}, {} harts, {}: {result}", subject.kernel, subject.machine, subject.harts, self.translation));
+        if !subject.version.is_empty() {
+            say(format!("  {}", subject.version));
+        }
+        if let Some(death) = &self.death {
+            say(format!("  {}", death.headline));
+        }
+        if let Some(hit) = self.killer() {
+            say(String::new());
+            killer(hit).into_iter().for_each(&mut say);
+            if let Some(death) = self.death.as_ref().filter(|d| !d.calls.is_empty()) {
+                let calls: Vec<&str> = death.calls.iter().take(6).map(String::as_str).collect();
+                say(format!("  calls       {}", calls.join(" < ")));
+            }
+        }
+        let c = &self.counts;
+        say(format!(
+            "\n{} stale hits ({} faults): {} absorbed, {} killed, {} not tried again",
+            c.hits, c.faults, c.absorbed, c.killed, c.open
+        ));
+        if c.by_unknown > 0 {
+            say(format!("of {} it is not known who made the PTE valid", c.by_unknown));
+        }
+        if !self.groups.is_empty() {
+            say(table(&self.groups));
+        }
+        for (name, what) in subject.workload.iter().filter(|(_, what)| what != "pass") {
+            say(format!("workload {name}: {what}"));
+        }
+        out
+    }
+}
+
+/// The story of a hit that killed the kernel.
+fn killer(hit: &Told) -> Vec<String> {
+    let before = |then: i64| ago(hit.touch.time - then);
+    let line = |place: &Place| place.line.as_ref().map(|l| format!(" ({l})")).unwrap_or_default();
+    let at = |place: &Place| match place.at.starts_with(place.by.as_str()) {
+        true => place.at.clone(),
+        false => format!("{} called by {}", place.at, place.by),
+    };
+    let mut lines = vec![
+        format!("  victim      {}{}", at(&hit.touch), line(&hit.touch)),
+        format!(
+            "  touched     {} of {}, {}{}, by hart {}",
+            hit.access.name(),
+            hit.addr,
+            hit.region,
+            hit.detail.as_ref().map(|d| format!(" ({d})")).unwrap_or_default(),
+            hit.touch.hart.unwrap_or_default()
+        ),
+    ];
+    lines.push(match &hit.store {
+        Some(store) => format!(
+            "  mapped      by {}{}, on hart {}, {} before",
+            at(store),
+            line(store),
+            store.hart.unwrap_or_default(),
+            before(store.time)
+        ),
+        None => "  mapped      it is not known by whom".to_owned(),
+    });
+    if let Some(read) = &hit.read {
+        lines.push(format!(
+            "  remembered  as invalid since {} before, when {} used {}; {} fences since, none for this page",
+            before(read.time),
+            read.at,
+            hit.read_addr.as_deref().unwrap_or("?"),
+            hit.fences_between.unwrap_or_default()
+        ));
+    }
+    match &hit.fence {
+        Some(fence) => lines.push(format!(
+            "  last fence  {} before, by {}, for {}",
+            before(fence.time),
+            fence.at,
+            hit.fence_for.as_deref().unwrap_or("?")
+        )),
+        None => lines.push("  last fence  none".to_owned()),
+    }
+    lines
+}
+
+/// A time span for a person.
+fn ago(nanoseconds: i64) -> String {
+    match nanoseconds {
+        n if n < 10_000 => format!("{n} ns"),
+        n if n < 10_000_000 => format!("{} us", n / 1000),
+        n if n < 10_000_000_000 => format!("{} ms", n / 1_000_000),
+        n => format!("{} s", n / 1_000_000_000),
+    }
+}
+
+fn table(groups: &[Group]) -> String {
+    let mut rows = vec![["hits", "fate", "mapped by", "region", "touched by"].map(str::to_owned)];
+    for group in groups.iter().take(ROWS) {
+        let Group { mapped_by, region, touched_by, .. } = group;
+        let fate = group.fate.name().to_owned();
+        rows.push([group.hits.to_string(), fate, mapped_by.clone(), region.clone(), touched_by.clone()]);
+    }
+    let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
+    let widths: Vec<usize> = (0..5).map(width).collect();
+    let mut lines: Vec<String> = Vec::new();
+    for row in &rows {
+        let mut line = format!("{:>w$}", row[0], w = widths[0]);
+        for column in 1..5 {
+            line.push_str(&format!("  {:w$}", row[column], w = widths[column]));
+        }
+        lines.push(line.trim_end().to_owned());
+    }
+    if groups.len() > ROWS {
+        let left: u64 = groups[ROWS..].iter().map(|g| g.hits).sum();
+        lines.push(format!("{left:>w$}  in {} more groups, see the JSON", groups.len() - ROWS, w = widths[0]));
+    }
+    lines.join("\n")
+}

@@ -1,0 +1,131 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//! Names of code: functions of a vmlinux, and lines if it has debug information.
+
+use std::fmt;
+use std::path::Path;
+
+use gimli::{EndianRcSlice, LittleEndian};
+use object::{Object, ObjectSection, ObjectSymbol, SymbolKind};
+
+use crate::error::{Error, Result};
+
+type Lines = addr2line::Context<EndianRcSlice<LittleEndian>>;
+
+/// The symbols of a kernel; without a vmlinux there are none.
+#[derive(Default)]
+pub struct Symbols {
+    /// Address, size or 0, and name, in the order of addresses; one for each address.
+    functions: Vec<(u64, u64, String)>,
+    /// Where the kernel's image starts and ends.
+    image: Option<(u64, u64)>,
+    lines: Option<Lines>,
+}
+
+impl fmt::Debug for Symbols {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Symbols({})", self.functions.len())
+    }
+}
+
+/// Functions of which the caller says more than they do themselves. They call no others, so the return
+/// address is the caller's.
+const HELPERS: &[&str] = &[
+    "memset", "memcpy", "memmove", "memcmp", "memchr", "strlen", "strcmp", "strncmp", "clear_page", "copy_page",
+    "fallback_scalar_usercopy", "__set_pte_at", "set_pte", "set_ptes",
+];
+
+impl Symbols {
+    /// Reads `vmlinux`.
+    ///
+    /// # Errors
+    /// When it cannot be read, is no RISC-V ELF file, or has no functions (exit code 64).
+    pub fn load(vmlinux: &Path) -> Result<Self> {
+        let data = std::fs::read(vmlinux).map_err(|e| Error::io("read", vmlinux, e))?;
+        let wrong = |why: &str| Error::usage(format!("{}: {why}; name the kernel's vmlinux", vmlinux.display()));
+        let file = object::File::parse(&*data).map_err(|e| wrong(&format!("no ELF file: {e}")))?;
+        if file.architecture() != object::Architecture::Riscv64 {
+            return Err(wrong("not for 64-bit RISC-V"));
+        }
+        let text: Vec<_> = file.sections().filter(|s| s.kind() == object::SectionKind::Text).map(|s| s.index()).collect();
+        let mut functions: Vec<(u64, u64, String)> = Vec::new();
+        let (mut start, mut end) = (None, None);
+        for symbol in file.symbols() {
+            let Ok(name) = symbol.name() else { continue };
+            match name {
+                "_start" => start = Some(symbol.address()),
+                "_end" => end = Some(symbol.address()),
+                _ => {}
+            }
+            let code = matches!(symbol.kind(), SymbolKind::Text | SymbolKind::Label | SymbolKind::Unknown);
+            let inside = symbol.section_index().is_some_and(|s| text.contains(&s));
+            // `$x` and `.L` are the assembler's own.
+            if code && inside && !name.is_empty() && !name.starts_with(['$', '.']) {
+                functions.push((symbol.address(), symbol.size(), name.to_owned()));
+            }
+        }
+        // Of several names for a function the one with a size comes first, and then the shortest.
+        functions.sort_by(|a, b| (a.0, b.1, a.2.len(), &a.2).cmp(&(b.0, a.1, b.2.len(), &b.2)));
+        functions.dedup_by_key(|f| f.0);
+        if functions.is_empty() {
+            return Err(wrong("it has no functions (was it stripped?)"));
+        }
+        let lines = lines(&file).filter(|_| file.section_by_name(".debug_info").is_some());
+        Ok(Self { functions, image: start.zip(end), lines })
+    }
+
+    /// Symbols by hand: address, size, name; and where the image starts and ends.
+    pub fn from_list(list: &[(u64, u64, &str)], image: Option<(u64, u64)>) -> Self {
+        let functions = list.iter().map(|&(address, size, name)| (address, size, name.to_owned())).collect();
+        Self { functions, image, lines: None }
+    }
+
+    /// Where the kernel's image starts and ends (`_start` and `_end`).
+    pub fn image(&self) -> Option<(u64, u64)> {
+        self.image
+    }
+
+    /// The function that `pc` is in, and how far.
+    pub fn find(&self, pc: u64) -> Option<(&str, u64)> {
+        let at = self.functions.partition_point(|f| f.0 <= pc).checked_sub(1)?;
+        let (start, size, name) = &self.functions[at];
+        let inside = if *size > 0 { pc - start < *size } else { at + 1 < self.functions.len() };
+        inside.then_some((name.as_str(), pc - start))
+    }
+
+    /// `FUNCTION+0xOFFSET`, or the address.
+    pub fn place(&self, pc: u64) -> String {
+        match self.find(pc) {
+            Some((name, offset)) => format!("{name}+{offset:#x}"),
+            None => format!("{pc:#x}"),
+        }
+    }
+
+    /// The function that `pc` is in; if that is one of [`HELPERS`], the one that `ra` is in.
+    pub fn actor(&self, pc: u64, ra: u64) -> Option<&str> {
+        let (name, _) = self.find(pc)?;
+        let plain = name.trim_start_matches('_');
+        if HELPERS.iter().any(|h| h.trim_start_matches('_') == plain)
+            && let Some((caller, _)) = self.find(ra.wrapping_sub(1))
+        {
+            return Some(caller);
+        }
+        Some(name)
+    }
+
+    /// File and line of `pc`, if there is debug information.
+    pub fn line(&self, pc: u64) -> Option<String> {
+        let found = self.lines.as_ref()?.find_location(pc).ok()??;
+        let (file, line) = (found.file?, found.line?);
+        Some(format!("{file}:{line}"))
+    }
+}
+
+/// What debug information a file has.
+fn lines(file: &object::File<'_>) -> Option<Lines> {
+    let section = |id: gimli::SectionId| -> std::result::Result<_, gimli::Error> {
+        let data = file.section_by_name(id.name()).and_then(|s| s.uncompressed_data().ok()).unwrap_or_default();
+        Ok(EndianRcSlice::new(data.into(), LittleEndian))
+    };
+    let dwarf = gimli::Dwarf::load(section).ok()?;
+    addr2line::Context::from_dwarf(dwarf).ok()
+}

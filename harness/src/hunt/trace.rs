@@ -1,0 +1,313 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//! QEMU's trace of stale hits, put together to one story for each hit.
+//!
+//! The events are those of docs/system/riscv/invalid-cache.rst in the patched QEMU. They come from
+//! several threads: what belongs together is told by the fields `hart` and `hit`.
+
+use std::collections::HashMap;
+
+use serde::Serialize;
+
+/// What the names of the events begin with.
+pub const PREFIX: &str = "riscv_invalid_cache_";
+/// The events that are read, for QEMU's `-trace`.
+pub const EVENTS: &str = "riscv_invalid_cache_stale_*";
+/// Most hits that are kept; later ones are only counted.
+pub const MOST: usize = 200_000;
+/// Bits of an address within a page.
+const PAGE_BITS: u32 = 12;
+
+/// How memory was accessed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Access {
+    /// A load.
+    Load,
+    /// A store or an atomic.
+    Store,
+    /// An instruction fetch.
+    Fetch,
+}
+
+impl Access {
+    /// As it is printed.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Load => "load",
+            Self::Store => "store",
+            Self::Fetch => "fetch",
+        }
+    }
+}
+
+/// What made the hart remember a PTE as invalid. Times are virtual nanoseconds, here and below.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Read {
+    /// When.
+    pub time: i64,
+    /// The access for which it read the page table.
+    pub pc: u64,
+    /// The address of that access: often a neighbour.
+    pub addr: u64,
+    /// The level of the table above the lowest.
+    pub level: u32,
+    /// Fences that the hart had executed by then.
+    pub fences: u64,
+}
+
+/// What made the PTE valid after that.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Store {
+    /// When.
+    pub time: i64,
+    /// Which hart; none if that is not known.
+    pub by: Option<u32>,
+    /// The store.
+    pub pc: u64,
+    /// Its return address, which is the caller's if the function calls no other.
+    pub ra: u64,
+    /// Physical address of the PTE.
+    pub pte: u64,
+}
+
+/// The last fence of the hart before the hit.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Fence {
+    /// When.
+    pub time: i64,
+    /// The fence.
+    pub pc: u64,
+    /// Its address operand.
+    pub addr: u64,
+    /// Its ASID operand.
+    pub asid: u64,
+    /// The sum of 1 if it has an address, 2 if it has an ASID, and 4 for SINVAL.VMA.
+    pub flags: u32,
+}
+
+/// The first access to the page after the hit that was translated.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct End {
+    /// When.
+    pub time: i64,
+    /// That access.
+    pub pc: u64,
+    /// Fences of the hart from the hit up to then.
+    pub fences: u64,
+}
+
+/// An access that faulted although the page table had a valid PTE by then.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Hit {
+    /// The hart.
+    pub hart: u32,
+    /// Its number on this hart, from 1; of the last one, if it repeats.
+    pub number: u64,
+    /// When, the first time.
+    pub time: i64,
+    /// 0 for U-mode, 1 for S-mode.
+    pub mode: u32,
+    /// How the memory was accessed.
+    pub access: Access,
+    /// The address.
+    pub addr: u64,
+    /// The access.
+    pub pc: u64,
+    /// The return address at that time, see [`Store::ra`].
+    pub ra: u64,
+    /// The address space.
+    pub asid: u64,
+    /// Fences that the hart had executed by then.
+    pub fences: u64,
+    /// How many times the same access of this hart faulted in a row.
+    pub repeats: u64,
+    /// When it did for the last time.
+    pub last: i64,
+    /// What made the hart remember the PTE as invalid.
+    pub read: Option<Read>,
+    /// What made the PTE valid.
+    pub store: Option<Store>,
+    /// The last fence before.
+    pub fence: Option<Fence>,
+    /// What ended it, if anything did.
+    pub end: Option<End>,
+}
+
+impl Hit {
+    /// Number of the page.
+    pub fn page(&self) -> u64 {
+        self.addr >> PAGE_BITS
+    }
+
+    /// The same access as `other`, to the same page.
+    fn repeats(&self, other: &Self) -> bool {
+        self.pc == other.pc && self.page() == other.page() && self.access == other.access && self.end.is_none()
+    }
+}
+
+/// A trace as it is read.
+#[derive(Debug, Default)]
+pub struct Trace {
+    hits: Vec<Hit>,
+    /// By hart: the last hit.
+    last: HashMap<u32, usize>,
+    /// By hart and number: hits that have no end yet.
+    open: HashMap<(u32, u64), usize>,
+    /// All hits, with repetitions and with those that are not kept.
+    total: u64,
+    left_out: u64,
+    /// The first line that could not be read.
+    problem: Option<String>,
+}
+
+/// A trace that has been read.
+#[derive(Clone, Debug, Default)]
+pub struct Story {
+    /// The hits in the order of time.
+    pub hits: Vec<Hit>,
+    /// How many there were, with repetitions and with those that are not kept.
+    pub total: u64,
+    /// How many of these are not kept.
+    pub left_out: u64,
+}
+
+/// The fields of a line, each taken by its name.
+struct Fields<'a>(HashMap<&'a str, &'a str>);
+
+impl<'a> Fields<'a> {
+    fn of(text: &'a str) -> Self {
+        Self(text.split_whitespace().filter_map(|word| word.split_once('=')).collect())
+    }
+
+    fn text(&self, name: &str) -> Option<&'a str> {
+        self.0.get(name).copied()
+    }
+
+    fn hex(&self, name: &str) -> Option<u64> {
+        u64::from_str_radix(self.text(name)?.strip_prefix("0x")?, 16).ok()
+    }
+
+    fn number<T: std::str::FromStr>(&self, name: &str) -> Option<T> {
+        self.text(name)?.parse().ok()
+    }
+}
+
+impl Trace {
+    /// Takes in a line; what is no event of this kind is left alone.
+    pub fn line(&mut self, line: &str) {
+        let Some((name, rest)) = line.strip_prefix(PREFIX).and_then(|l| l.split_once(' ')) else { return };
+        let Some(name) = name.strip_prefix("stale_") else { return };
+        if self.event(name, &Fields::of(rest)).is_none() && self.problem.is_none() {
+            self.problem = Some(line.chars().take(200).collect());
+        }
+    }
+
+    /// Takes in an event; none if a field is missing or makes no sense.
+    fn event(&mut self, name: &str, fields: &Fields<'_>) -> Option<()> {
+        let hart: u32 = fields.number("hart")?;
+        let number: u64 = fields.number("hit")?;
+        let time: i64 = fields.number("time")?;
+        let pc = fields.hex("pc")?;
+        if name == "hit" {
+            return self.hit(hart, number, time, pc, fields);
+        }
+        let at = self.open.get(&(hart, number)).copied();
+        // Of a hit that is not kept, or that repeats one that is and has all this.
+        let Some(hit) = at.and_then(|at| self.hits.get_mut(at)) else { return Some(()) };
+        match name {
+            "read" => {
+                let (level, fences) = (fields.number("level")?, fields.number("fences")?);
+                hit.read.get_or_insert(Read { time, pc, addr: fields.hex("addr")?, level, fences });
+            }
+            "store" => {
+                let by: i64 = fields.number("by")?;
+                let (ra, pte) = (fields.hex("ra")?, fields.hex("pte")?);
+                hit.store.get_or_insert(Store { time, by: u32::try_from(by).ok(), pc, ra, pte });
+            }
+            "fence" => {
+                let (asid, flags) = (fields.number("asid")?, fields.number("flags")?);
+                let fence = Fence { time, pc, addr: fields.hex("addr")?, asid, flags };
+                if time > 0 {
+                    hit.fence.get_or_insert(fence);
+                }
+            }
+            "end" => {
+                hit.end = Some(End { time, pc, fences: fields.number("fences")? });
+                self.open.remove(&(hart, number));
+            }
+            _ => return None,
+        }
+        Some(())
+    }
+
+    fn hit(&mut self, hart: u32, number: u64, time: i64, pc: u64, fields: &Fields<'_>) -> Option<()> {
+        let access = match fields.text("access")? {
+            "load" => Access::Load,
+            "store" => Access::Store,
+            "fetch" => Access::Fetch,
+            _ => return None,
+        };
+        let hit = Hit {
+            hart,
+            number,
+            time,
+            mode: fields.number("mode")?,
+            access,
+            addr: fields.hex("addr")?,
+            pc,
+            ra: fields.hex("ra")?,
+            asid: fields.number("asid")?,
+            fences: fields.number("fences")?,
+            repeats: 1,
+            last: time,
+            read: None,
+            store: None,
+            fence: None,
+            end: None,
+        };
+        self.total += 1;
+        if let Some(before) = self.last.get(&hart).and_then(|&at| self.hits.get_mut(at))
+            && before.repeats(&hit)
+        {
+            let at = self.open.remove(&(hart, before.number));
+            (before.number, before.last) = (number, time);
+            before.repeats += 1;
+            self.open.extend(at.map(|at| ((hart, number), at)));
+            return Some(());
+        }
+        if self.hits.len() == MOST {
+            self.left_out += 1;
+            self.last.remove(&hart);
+            return Some(());
+        }
+        self.last.insert(hart, self.hits.len());
+        self.open.insert((hart, number), self.hits.len());
+        self.hits.push(hit);
+        Some(())
+    }
+
+    /// What was read. The machine may have been stopped in the middle of a line, the last one.
+    ///
+    /// # Errors
+    /// A line that makes no sense, if it is not the last: the trace is not that of this QEMU.
+    pub fn finish(self) -> Result<Story, String> {
+        if let Some(line) = self.problem {
+            return Err(format!("QEMU's trace has a line that makes no sense: `{line}`"));
+        }
+        let (mut hits, total, left_out) = (self.hits, self.total, self.left_out);
+        hits.sort_by_key(|hit| (hit.time, hit.hart));
+        Ok(Story { hits, total, left_out })
+    }
+}
+
+/// Reads a whole trace.
+///
+/// # Errors
+/// As [`Trace::finish`].
+pub fn read(text: &str) -> Result<Story, String> {
+    let mut trace = Trace::default();
+    // A line without an end was cut off.
+    let whole = text.rfind('\n').map_or("", |end| &text[..end]);
+    whole.lines().for_each(|line| trace.line(line));
+    trace.finish()
+}

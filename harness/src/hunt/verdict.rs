@@ -1,0 +1,198 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//! Tells the stale hits that a kernel got over from the one that killed it.
+//!
+//! That the kernel died is what its console says; that a hit did it is certain only if the report on the
+//! console names the same access, or if the hit goes on without end. A death that no hit explains is no
+//! clean run, and no finding.
+
+use regex_lite::Regex;
+use serde::Serialize;
+
+use super::trace::{Hit, Story};
+use crate::console::{self, Reading, printk};
+
+/// A hit that faulted so often in a row never ended; a kernel that copes needs one or two tries.
+const ENDLESS: u64 = 1000;
+/// So many hits of one page, of the last [`RECENT`] of a hart, are a loop.
+const LOOP: usize = 8;
+/// How many hits of a hart are looked at for that.
+const RECENT: usize = 256;
+
+/// What became of a hit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Fate {
+    /// The kernel died of it.
+    Killed,
+    /// The hart used the page later on: the kernel got over it.
+    Absorbed,
+    /// The hart did not use the page again: the access was given up, or the run ended first.
+    Open,
+}
+
+impl Fate {
+    /// As it is printed.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Killed => "killed",
+            Self::Absorbed => "absorbed",
+            Self::Open => "open",
+        }
+    }
+}
+
+/// The registers and the call trace in a report on the console.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Death {
+    /// The message that it begins with.
+    pub headline: String,
+    /// Where it happened.
+    pub epc: Option<u64>,
+    /// What could not be accessed.
+    pub badaddr: Option<u64>,
+    /// The functions on the stack, innermost first, as the kernel names them.
+    pub calls: Vec<String>,
+    /// The report, up to its end or 60 lines.
+    pub lines: Vec<String>,
+}
+
+/// How a hunt ended.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase", tag = "outcome")]
+pub enum Outcome {
+    /// The kernel ran to the end of its workload.
+    Survived,
+    /// It died, or hangs, of a stale hit.
+    Killed {
+        /// Which, as an index into the hits.
+        hit: usize,
+        /// How that is known.
+        how: String,
+    },
+    /// It is not certain what happened.
+    Uncertain {
+        /// Why.
+        why: String,
+    },
+}
+
+/// Whether the guest runs the tool's own init, whose marks a whole run leaves on the console.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Guest {
+    /// It does.
+    Own,
+    /// It has an initramfs of the user's.
+    Foreign,
+}
+
+/// Reads the report that `reading` found to have ended the run.
+pub fn death(log: &str, reading: &Reading) -> Option<Death> {
+    let headline = reading.headline.as_ref()?;
+    let lines: Vec<String> = printk::messages(log)
+        .filter(|(line, _)| *line >= headline.line)
+        .map(|(_, piece)| piece.text.to_owned())
+        .take_while(|text| !text.starts_with("---[ end trace"))
+        .take(60)
+        .collect();
+    let find = |pattern: &str| {
+        let pattern = Regex::new(pattern).ok()?;
+        let found = lines.iter().find_map(|line| pattern.captures(line))?;
+        u64::from_str_radix(found.get(1)?.as_str(), 16).ok()
+    };
+    let calls = lines.iter().filter_map(|l| l.trim().strip_prefix("[<")?.split_once(">] ")).map(|(_, call)| call.to_owned());
+    Some(Death {
+        headline: headline.text.clone(),
+        epc: find(r"^\s*epc : ([0-9a-f]{16}) ra :"),
+        badaddr: find(r"\bbadaddr: ([0-9a-f]{16})\b"),
+        calls: calls.collect(),
+        lines,
+    })
+}
+
+/// Judges a run: what came of it, and what of each hit.
+pub fn judge(story: &Story, reading: &Reading, death: Option<&Death>, guest: Guest, log: &str) -> (Outcome, Vec<Fate>) {
+    let mut fates: Vec<Fate> =
+        story.hits.iter().map(|hit| if hit.end.is_some() { Fate::Absorbed } else { Fate::Open }).collect();
+    let outcome = outcome(story, reading, death, guest, log);
+    if let Outcome::Killed { hit, .. } = outcome {
+        fates[hit] = Fate::Killed;
+    }
+    (outcome, fates)
+}
+
+fn outcome(story: &Story, reading: &Reading, death: Option<&Death>, guest: Guest, log: &str) -> Outcome {
+    use console::Verdict as End;
+    let uncertain = |why: String| Outcome::Uncertain { why };
+    match &reading.verdict {
+        End::Oops { headline } | End::Panic { headline } | End::StackOverflow { headline } => {
+            match death.and_then(|death| culprit(&story.hits, death)) {
+                Some((hit, how)) => Outcome::Killed { hit, how },
+                None => uncertain(format!("the kernel died, and no stale hit is known to be why: {headline}")),
+            }
+        }
+        End::Hang(_) | End::Timeout(_) => match endless(&story.hits) {
+            Some(hit) => {
+                let how = format!("the access faulted {} times, up to the end of the run", story.hits[hit].repeats);
+                Outcome::Killed { hit, how }
+            }
+            None => uncertain(format!("{}, and no stale hit explains it", reading.verdict)),
+        },
+        End::Finished => Outcome::Survived,
+        // It was switched off, and the marks that are missing are those of the tool's own init.
+        End::Incomplete { .. } if guest == Guest::Foreign && started_init(log) => Outcome::Survived,
+        other => uncertain(other.to_string()),
+    }
+}
+
+/// Whether the kernel got as far as starting a program.
+fn started_init(log: &str) -> bool {
+    printk::messages(log).any(|(_, piece)| piece.text.starts_with("Run ") && piece.text.ends_with(" as init process"))
+}
+
+/// The hit that a report is about, and how that is known.
+fn culprit(hits: &[Hit], death: &Death) -> Option<(usize, String)> {
+    let last = |matches: &dyn Fn(&Hit) -> bool| hits.iter().rposition(matches);
+    if let (Some(epc), Some(badaddr)) = (death.epc, death.badaddr) {
+        if let Some(hit) = last(&|h| h.pc == epc && h.addr == badaddr) {
+            return Some((hit, "the report on the console is about this very access".to_owned()));
+        }
+        // The report of a nested trap may name the access only by its page.
+        if let Some(hit) = last(&|h| h.pc == epc && h.page() == badaddr >> 12 && h.end.is_none()) {
+            return Some((hit, "the report on the console is about this instruction and page".to_owned()));
+        }
+        if let Some(hit) = last(&|h| h.page() == badaddr >> 12 && h.end.is_none()) {
+            return Some((hit, "the report on the console is about this page".to_owned()));
+        }
+    }
+    if let Some(hit) = endless(hits) {
+        return Some((hit, format!("the access faulted {} times in a row", hits[hit].repeats)));
+    }
+    looping(hits)
+}
+
+/// The last hit that never ended.
+fn endless(hits: &[Hit]) -> Option<usize> {
+    hits.iter().rposition(|hit| hit.end.is_none() && hit.repeats >= ENDLESS)
+}
+
+/// The first of several hits on one page, one inside the handling of the other, at the end of a hart's
+/// story.
+fn looping(hits: &[Hit]) -> Option<(usize, String)> {
+    let mut harts: Vec<u32> = hits.iter().map(|hit| hit.hart).collect();
+    harts.sort_unstable();
+    harts.dedup();
+    let mut found: Option<(usize, usize)> = None;
+    for hart in harts {
+        let recent: Vec<usize> = (0..hits.len()).rev().filter(|&at| hits[at].hart == hart).take(RECENT).collect();
+        let Some(&newest) = recent.first() else { continue };
+        let same: Vec<usize> = recent.into_iter().filter(|&at| hits[at].page() == hits[newest].page()).collect();
+        let open = same.iter().filter(|&&at| hits[at].end.is_none()).count();
+        if let Some(&oldest) = same.last()
+            && open >= LOOP
+            && found.is_none_or(|(_, count)| count < same.len())
+        {
+            found = Some((oldest, same.len()));
+        }
+    }
+    found.map(|(hit, count)| (hit, format!("{count} accesses to the page faulted, one while the other was handled")))
+}
