@@ -79,6 +79,7 @@ impl Fake {
             initrd: Path::new("/it's.gz"),
             append: "lazymap.tests=a",
             plugin: None,
+            trace: None,
             console: &console,
             limits,
         };

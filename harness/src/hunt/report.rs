@@ -306,7 +306,10 @@ impl Report {
             // Writing to a String does not fail.
             let _ = writeln!(out, "{text}");
         };
-        say(format!("{} on {}, {} harts, {}: {result}", subject.kernel, subject.machine, subject.harts, self.translation));
+        say(format!(
+            "{} on {}, {} harts, {}: {result}",
+            subject.kernel, subject.machine, subject.harts, self.translation
+        ));
         if !subject.version.is_empty() {
             say(format!("  {}", subject.version));
         }

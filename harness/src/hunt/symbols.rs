@@ -30,8 +30,20 @@ impl fmt::Debug for Symbols {
 /// Functions of which the caller says more than they do themselves. They call no others, so the return
 /// address is the caller's.
 const HELPERS: &[&str] = &[
-    "memset", "memcpy", "memmove", "memcmp", "memchr", "strlen", "strcmp", "strncmp", "clear_page", "copy_page",
-    "fallback_scalar_usercopy", "__set_pte_at", "set_pte", "set_ptes",
+    "memset",
+    "memcpy",
+    "memmove",
+    "memcmp",
+    "memchr",
+    "strlen",
+    "strcmp",
+    "strncmp",
+    "clear_page",
+    "copy_page",
+    "fallback_scalar_usercopy",
+    "__set_pte_at",
+    "set_pte",
+    "set_ptes",
 ];
 
 impl Symbols {
@@ -46,7 +58,8 @@ impl Symbols {
         if file.architecture() != object::Architecture::Riscv64 {
             return Err(wrong("not for 64-bit RISC-V"));
         }
-        let text: Vec<_> = file.sections().filter(|s| s.kind() == object::SectionKind::Text).map(|s| s.index()).collect();
+        let text: Vec<_> =
+            file.sections().filter(|s| s.kind() == object::SectionKind::Text).map(|s| s.index()).collect();
         let mut functions: Vec<(u64, u64, String)> = Vec::new();
         let (mut start, mut end) = (None, None);
         for symbol in file.symbols() {

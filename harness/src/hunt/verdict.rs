@@ -99,7 +99,8 @@ pub fn death(log: &str, reading: &Reading) -> Option<Death> {
         let found = lines.iter().find_map(|line| pattern.captures(line))?;
         u64::from_str_radix(found.get(1)?.as_str(), 16).ok()
     };
-    let calls = lines.iter().filter_map(|l| l.trim().strip_prefix("[<")?.split_once(">] ")).map(|(_, call)| call.to_owned());
+    let calls =
+        lines.iter().filter_map(|l| l.trim().strip_prefix("[<")?.split_once(">] ")).map(|(_, call)| call.to_owned());
     Some(Death {
         headline: headline.text.clone(),
         epc: find(r"^\s*epc : ([0-9a-f]{16}) ra :"),
@@ -163,6 +164,13 @@ fn culprit(hits: &[Hit], death: &Death) -> Option<(usize, String)> {
         if let Some(hit) = last(&|h| h.page() == badaddr >> 12 && h.end.is_none()) {
             return Some((hit, "the report on the console is about this page".to_owned()));
         }
+    }
+    // The kernel got over the hit, and had lost its own return address or status by then: it went on with
+    // the instruction in a wrong mode, or without what it needs.
+    if let Some(epc) = death.epc
+        && let Some(hit) = last(&|h| h.pc == epc)
+    {
+        return Some((hit, "the kernel died at this instruction when it was run again".to_owned()));
     }
     if let Some(hit) = endless(hits) {
         return Some((hit, format!("the access faulted {} times in a row", hits[hit].repeats)));
