@@ -15,6 +15,9 @@ BASE ?=
 BUILD ?=
 FULL ?=
 
+# What `make hunt` hunts: the options of `harness/lazymap hunt`.
+HUNT ?= --tree base
+
 # Names of scenarios and controls; all where none is given.
 SCENARIO ?=
 CONTROL ?=
@@ -29,7 +32,7 @@ LAZYMAP := harness/lazymap
 PREFIX ?=
 DESTDIR ?=
 
-.PHONY: help demo check check-full cost run controls series series-check kernels qemu qemu-install litmus clean distclean
+.PHONY: help demo check check-full cost run controls hunt series series-check kernels qemu qemu-install litmus clean distclean
 
 help:
 	@echo 'make demo          boot both kernels on both machines, and print what happened'
@@ -37,6 +40,7 @@ help:
 	@echo 'make check-full    the same with every scenario and control, which takes hours'
 	@echo 'make run           run scenarios: SCENARIO="sv39 lockdep", or all; harness/lazymap run --list'
 	@echo 'make controls      run kernels broken on purpose, each of which must be caught: CONTROL="..."'
+	@echo 'make hunt          find where a kernel relies on a fence that it lacks: HUNT="--tree base --scenario kasan-vmalloc"'
 	@echo 'make cost          count the instructions that the series costs, and compare with harness/cost.toml'
 	@echo 'make series        write patches/ anew from the sources and the commits in the work tree'
 	@echo 'make series-check  check patches/: up to date, applies, style; BUILD=1 boots each'
@@ -76,12 +80,15 @@ run:
 controls:
 	@$(LAZYMAP) $@ $(CONTROL)
 
+hunt:
+	@$(LAZYMAP) $@ $(HUNT)
+
 series-check:
 	@$(LAZYMAP) $@ $(if $(filter-out 0,$(BUILD)),--build)
 
 # By name, because OUT may be a folder that holds other things as well.
 VERSIONS := $(patsubst patches/linux-%,%,$(wildcard patches/linux-*))
-PER_BASE := build build-ksrc kernel demo cost run controls each scenarios scenarios-ksrc
+PER_BASE := build build-ksrc kernel demo cost run controls hunt each scenarios scenarios-ksrc
 BUILT := $(PER_BASE) $(foreach v,$(VERSIONS),$(addsuffix -$(v),$(PER_BASE))) qemu machine log guest
 GOTTEN := $(addprefix linux-,$(VERSIONS)) linux-ksrc dl apt herd tools ccache harness lock
 

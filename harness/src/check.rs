@@ -12,6 +12,7 @@ use crate::control;
 use crate::cost;
 use crate::demo;
 use crate::error::{Error, Result};
+use crate::hunt;
 use crate::kernel::SERIES;
 use crate::ktap::Status;
 use crate::machine::Limits;
@@ -26,8 +27,8 @@ use crate::{console, litmus, series};
 const NOT_FOR_TESTS: &[&str] =
     &["KSRC", "BASE", "LAZYMAP_OUT", "LAZYMAP_SILENCE", "LAZYMAP_TIMEOUT", "MAKEFLAGS", "MAKELEVEL", "MFLAGS"];
 
-/// Runs the tool's own tests, the checks of the series, the demo's matrix, and the scenarios and
-/// controls: all of them, and the patches for every base, if it is a `full` check, otherwise those that
+/// Runs the tool's own tests, the checks of the series, the demo's matrix, the scenarios and
+/// controls, and two hunts: all of them, and the patches for every base, if it is a `full` check, otherwise those that
 /// are meant for every check. The
 /// last line that is printed is `N passed, N failed, N skipped`.
 ///
@@ -78,6 +79,10 @@ pub fn run(opts: &Options, full: bool) -> Result<Outcome> {
             let which = if full { Which::All } else { Which::Check };
             rows(&mut tally, "run", scenario::rows(&mut lab, opts, &which));
             rows(&mut tally, "control", control::rows(&mut lab, opts, &which));
+            match hunt::selfcheck::run(&mut lab, opts) {
+                Ok(all) => all.iter().for_each(|(name, verdict, why)| judged(&mut tally, name, *verdict, why)),
+                Err(error) => tally.error("hunt", &error.message),
+            }
         }
         Err(error) => tally.error("demo", &error.message),
     }

@@ -105,8 +105,8 @@ struct Global {
 enum Verb {
     /// Sets up what is missing, builds, boots both kernels on both machines, prints the table
     Demo,
-    /// The tool's own tests, the checks of the series, the demo's matrix, the scenarios and the
-    /// controls; the last line counts them
+    /// The tool's own tests, the checks of the series, the demo's matrix, the scenarios, the controls
+    /// and two hunts; the last line counts them
     Check {
         /// Every scenario and every run of a control, not only those that are quick
         #[arg(long)]
@@ -143,7 +143,7 @@ enum Verb {
     /// Boots a kernel, any kernel, on harts that remember invalid translations, and reports each page
     /// fault that comes of it: who mapped, who touched, and whether the kernel got over it
     #[command(after_help = hunt::EXIT_CODES)]
-    Hunt(hunt::Args),
+    Hunt(Box<hunt::Args>),
     /// Writes the patches anew from the sources and the commits in the work tree, for each base or
     /// the one that is named
     Series,

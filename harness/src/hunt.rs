@@ -9,6 +9,7 @@
 pub mod html;
 pub mod layout;
 pub mod report;
+pub mod selfcheck;
 pub mod symbols;
 pub mod trace;
 pub mod verdict;
@@ -47,6 +48,7 @@ const WORKLOAD: &[(&str, &str)] = &[
     ("fork.sh", include_str!("guest/hunt/fork.sh")),
     ("tracing.sh", include_str!("guest/hunt/tracing.sh")),
     ("hotplug.sh", include_str!("guest/hunt/hotplug.sh")),
+    ("percpu.sh", include_str!("guest/hunt/percpu.sh")),
 ];
 /// What each kernel gets on its command line: addresses on the console have to be those of the vmlinux
 /// and of the trace.

@@ -126,6 +126,7 @@ fn a_run_to_the_end_is_kept_and_can_be_repeated() {
         initrd: Path::new("/it's.gz"),
         append: "lazymap.tests=a",
         plugin: Some("file=x.so,out=a b"),
+        trace: None,
         console: &console,
         limits: PATIENT,
     };
