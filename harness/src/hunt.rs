@@ -89,6 +89,9 @@ pub struct Args {
     /// The machine: a name in harness/models.toml, or that and `-sbi`
     #[arg(long, value_name = "NAME", default_value = "stale")]
     model: String,
+    /// More CPU properties of QEMU, as NAME=VALUE,NAME=VALUE
+    #[arg(long, value_name = "PROPERTIES", default_value = "")]
+    cpu: String,
     /// Number of harts, 1 to 512
     #[arg(long, value_name = "N", default_value_t = Machine::HARTS)]
     harts: u32,
@@ -144,6 +147,7 @@ impl Plan {
         let usage = |why: String| Error::usage(format!("{why}; `lazymap hunt --help` shows what there is"));
         let mut file = MachineFile::named(&args.model);
         (file.harts, file.memory) = (Some(args.harts), Some(args.memory));
+        file.cpu = args.cpu.clone();
         let machine = file.machine().map_err(Error::usage)?;
         if !machine.model.stale {
             return Err(usage(format!("harts of the model `{}` remember nothing: no hit is possible", args.model)));
@@ -190,7 +194,9 @@ impl Plan {
         };
         let seconds = Duration::from_secs(args.seconds.into());
         let limits = Limits { silence: seconds.min(SILENCE), total: seconds, ..Limits::default() };
-        let name = format!("{name}-{}", machine.name());
+        let more: String = args.cpu.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '-' }).collect();
+        let more = if more.is_empty() { more } else { format!("-{more}") };
+        let name = format!("{name}-{}{more}", machine.name());
         let (workload, json, html) = (args.workload.clone(), args.json.clone(), args.html.clone());
         Ok(Self { name, from, machine, append, workload, json, html, limits })
     }

@@ -70,7 +70,7 @@ pub struct MachineFile {
     model: String,
     /// CPU properties beyond the model's.
     #[serde(default)]
-    cpu: String,
+    pub cpu: String,
     /// `imsic` or `sbi`.
     irq: Option<IrqFile>,
     /// 1 to 512, default 4.
