@@ -29,9 +29,11 @@ use self::symbols::Symbols;
 use self::trace::{Story, Trace};
 use self::verdict::{Guest, Outcome};
 use crate::cli::Options;
+use crate::cmd;
 use crate::console::printk;
 use crate::control;
 use crate::error::{Error, Exit, Result};
+use crate::host;
 use crate::initramfs;
 use crate::kernel::{BASE, Config, SERIES};
 use crate::ktap;
@@ -48,8 +50,15 @@ const WORKLOAD: &[(&str, &str)] = &[
     ("fork.sh", include_str!("guest/hunt/fork.sh")),
     ("tracing.sh", include_str!("guest/hunt/tracing.sh")),
     ("hotplug.sh", include_str!("guest/hunt/hotplug.sh")),
+    ("bpf.sh", include_str!("guest/hunt/bpf.sh")),
     ("percpu.sh", include_str!("guest/hunt/percpu.sh")),
 ];
+/// A program of the workload's that is compiled here, if there is a compiler for it; otherwise the
+/// script that needs it is skipped.
+const BPF: &str = include_str!("guest/hunt/bpf.c");
+/// How: for a guest without a C library.
+const CFLAGS: &str = "--target=riscv64-unknown-elf -march=rv64imac -mabi=lp64 -mno-relax -nostdlib -ffreestanding \
+-static -O1 -fuse-ld=lld";
 /// What each kernel gets on its command line: addresses on the console have to be those of the vmlinux
 /// and of the trace.
 const ALWAYS: &str = "nokaslr no_hash_pointers";
@@ -309,6 +318,7 @@ fn workload(plan: &Plan, folder: &Path, modules: Option<&Path>) -> Result<Quarte
         let runs = fs::Permissions::from_mode(0o755);
         fs::set_permissions(&file, runs).map_err(|e| Error::io("change", &file, e))?;
     }
+    compile(&all)?;
     if let Some(from) = modules {
         let to = all.join("modules");
         fs::create_dir_all(&to).map_err(|e| Error::io("create", &to, e))?;
@@ -319,6 +329,16 @@ fn workload(plan: &Plan, folder: &Path, modules: Option<&Path>) -> Result<Quarte
         }
     }
     Ok(Quarters::Workload(all, WORKLOAD.iter().map(|(name, _)| (*name).to_owned()).collect()))
+}
+
+/// Compiles what the workload in `folder` has in C.
+fn compile(folder: &Path) -> Result<()> {
+    let Some(clang) = ["clang-22", "clang"].into_iter().find_map(host::in_path) else { return Ok(()) };
+    let source = folder.join("bpf.c");
+    fs::write(&source, BPF).map_err(|e| Error::io("write", &source, e))?;
+    let mut command = cmd::plain(clang);
+    command.args(CFLAGS.split_whitespace()).arg("-o").arg(folder.join("bpf")).arg(&source);
+    cmd::output(&mut command).map(drop)
 }
 
 /// On what a kernel is hunted.

@@ -186,6 +186,11 @@ fn a_hart_that_faults_without_end_is_a_finding() {
     let hang = Ending::Silent(Duration::from_secs(9));
     let report = hunted("Linux version 7\n", &many, &hang, Guest::Own);
     assert!(matches!(&report.result, Outcome::Killed { how, .. } if how.contains("1000 times")), "{:?}", report.result);
+    // A kernel that died later on did so because of that, even if the access succeeded at last.
+    let end = "riscv_invalid_cache_stale_end hart=2 hit=1000 time=2000 pc=0x1 fences=1\n";
+    let oops = "Linux version 7\nOops [#1]\n";
+    let report = hunted(oops, &format!("{many}{end}"), &Ending::Exited(0), Guest::Own);
+    assert!(matches!(&report.result, Outcome::Killed { how, .. } if how.contains("1000 times")), "{:?}", report.result);
     let few: String = (1..=10).map(line).collect();
     assert!(matches!(hunted("Linux version 7\n", &few, &hang, Guest::Own).result, Outcome::Uncertain { .. }));
 }

@@ -15,6 +15,8 @@ use super::verdict::{Death, Fate, Outcome};
 const SCHEMA: u32 = 1;
 /// Most hits in the report; which are left out is said in `counts`.
 const MOST: usize = 5000;
+/// Most functions of a call trace in the text.
+const CALLS: usize = 12;
 /// Most groups in the text.
 const ROWS: usize = 24;
 
@@ -320,7 +322,7 @@ impl Report {
             say(String::new());
             killer(hit).into_iter().for_each(&mut say);
             if let Some(death) = self.death.as_ref().filter(|d| !d.calls.is_empty()) {
-                let calls: Vec<&str> = death.calls.iter().take(6).map(String::as_str).collect();
+                let calls: Vec<&str> = death.calls.iter().take(CALLS).map(String::as_str).collect();
                 say(format!("  calls       {}", calls.join(" < ")));
             }
         }

@@ -172,7 +172,8 @@ fn culprit(hits: &[Hit], death: &Death) -> Option<(usize, String)> {
     {
         return Some((hit, "the kernel died at this instruction when it was run again".to_owned()));
     }
-    if let Some(hit) = endless(hits) {
+    // Even if it ended at last: the kernel was at a place where it could not take a fault.
+    if let Some(hit) = last(&|h| h.repeats >= ENDLESS) {
         return Some((hit, format!("the access faulted {} times in a row", hits[hit].repeats)));
     }
     looping(hits)
