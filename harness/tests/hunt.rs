@@ -10,7 +10,7 @@ use lazymap::cli::Options;
 use lazymap::console::{self, Ending};
 use lazymap::hunt::layout::{Layout, Mode};
 use lazymap::hunt::report::{self, Report, Subject};
-use lazymap::hunt::symbols::Symbols;
+use lazymap::hunt::symbols::{self, Symbols};
 use lazymap::hunt::trace::{self, Access};
 use lazymap::hunt::verdict::{self, Fate, Guest, Outcome};
 use lazymap::hunt::{self, Quarry, Quarters, Seat};
@@ -211,6 +211,8 @@ fn regions_are_those_of_the_documentation() {
         ("sv39", 0xffff_ffc6_0000_0000, "vmalloc"),
         ("sv39", 0xffff_ffd5_ffff_ffff, "vmalloc"),
         ("sv39", 0xffff_fff7_0000_0000, "KASAN shadow of unknown"),
+        // Its own shadow has a shadow, and so on.
+        ("sv57", 0xfffb_ffff_e000_0000, "KASAN shadow of KASAN shadow"),
         ("sv39", 0xffff_ffff_00c3_58e8, "modules and BPF"),
         ("sv39", 0xffff_ffff_8000_0000, "kernel image"),
         ("sv39", 0x1000, "user"),
@@ -247,6 +249,11 @@ fn symbols_are_functions() {
     assert_eq!(symbols.find(0xffff_ffff_8034_7db8), Some(("kasan_poison", 0)));
     assert_eq!(symbols.find(0xffff_ffff_8034_7e08), None);
     assert_eq!(symbols.place(0x10), "0x10");
+    let rust = "_RNvNtCsl7L7n58I0Vr_6kernel9kselftest3run";
+    assert_eq!(
+        (symbols::demangled(rust).as_str(), symbols::demangled("memset")),
+        ("kernel::kselftest::run", "memset".to_owned())
+    );
     assert_eq!(symbols.actor(0xffff_ffff_8056_bed4, 0xffff_ffff_8034_7df4), Some("kasan_poison"));
     // Of others the return address says nothing.
     assert_eq!(symbols.actor(0xffff_ffff_8034_82a8, 0xffff_ffff_8034_7df4), Some("kasan_populate_vmalloc_pte"));

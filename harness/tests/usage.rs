@@ -22,6 +22,23 @@ fn wrong_usage_is_64() {
 }
 
 #[test]
+fn what_a_hunt_cannot_be_about_is_64() {
+    let lab = Lab::new();
+    let run = |args: &[&str]| said(lab.tool().arg("hunt").args(args));
+    run(&[]).fails(64, &["no kernel given", "--tree base", "--help"]);
+    run(&["--tree", "elsewhere"]).fails(64, &["`elsewhere`", "base, series"]);
+    run(&["--tree", "base", "--scenario", "nowhere"]).fails(64, &["`nowhere`"]);
+    run(&["--tree", "base", "--kernel", "Image"]).fails(64, &["--kernel", "--help"]);
+    run(&["--kernel", "/nowhere/Image"]).fails(64, &["/nowhere/Image: no such file"]);
+    run(&["--vmlinux", "vmlinux"]).fails(64, &["--kernel"]);
+    run(&["--tree", "base", "--model", "plain"]).fails(64, &["`plain`", "no hit is possible"]);
+    run(&["--tree", "base", "--model", "meaner"]).fails(64, &["`meaner`"]);
+    run(&["--tree", "base", "--harts", "0"]).fails(64, &["harts = 0"]);
+    run(&["--tree", "base", "--cpu", "fast"]).fails(64, &["`fast`"]);
+    run(&["--tree", "base", "--seconds", "0"]).fails(64, &["--seconds"]);
+}
+
+#[test]
 fn a_variable_that_is_set_but_empty_counts_as_not_set() {
     let lab = Lab::new();
     let mut tool = lab.tool();

@@ -134,12 +134,17 @@ impl Layout {
         if self.kfence.is_some_and(|(from, to)| (from..=to).contains(&addr)) {
             return "KFENCE pool (linear map)".to_owned();
         }
-        let found = self.regions.iter().find(|(from, to, _)| (*from..=*to).contains(&addr));
-        match found {
-            Some((.., SHADOW)) => format!("{SHADOW} of {}", self.region(shadowed(addr))),
-            Some((.., name)) => (*name).to_owned(),
-            None => "unknown".to_owned(),
+        match self.named(addr) {
+            // The shadow has a shadow, too: that of an address may even be for itself.
+            SHADOW if self.named(shadowed(addr)) == SHADOW => format!("{SHADOW} of {SHADOW}"),
+            SHADOW => format!("{SHADOW} of {}", self.region(shadowed(addr))),
+            name => name.to_owned(),
         }
+    }
+
+    fn named(&self, addr: u64) -> &'static str {
+        let found = self.regions.iter().find(|(from, to, _)| (*from..=*to).contains(&addr));
+        found.map_or("unknown", |(.., name)| name)
     }
 
     /// What else is to be said of `addr`: for the KASAN shadow, the address that it is the shadow of.

@@ -16,7 +16,7 @@ const SCHEMA: u32 = 1;
 /// Most hits in the report; which are left out is said in `counts`.
 const MOST: usize = 5000;
 /// Most functions of a call trace in the text.
-const CALLS: usize = 12;
+const CALLS: usize = 8;
 /// Most groups in the text.
 const ROWS: usize = 24;
 

@@ -73,7 +73,7 @@ impl Symbols {
             let inside = symbol.section_index().is_some_and(|s| text.contains(&s));
             // `$x` and `.L` are the assembler's own.
             if code && inside && !name.is_empty() && !name.starts_with(['$', '.']) {
-                functions.push((symbol.address(), symbol.size(), name.to_owned()));
+                functions.push((symbol.address(), symbol.size(), demangled(name)));
             }
         }
         // Of several names for a function the one with a size comes first, and then the shortest.
@@ -131,6 +131,11 @@ impl Symbols {
         let (file, line) = (found.file?, found.line?);
         Some(format!("{file}:{line}"))
     }
+}
+
+/// The name of a function as its source has it: those of Rust are mangled.
+pub fn demangled(name: &str) -> String {
+    rustc_demangle::try_demangle(name).map_or_else(|_| name.to_owned(), |plain| format!("{plain:#}"))
 }
 
 /// What debug information a file has.

@@ -8,6 +8,7 @@
 use regex_lite::Regex;
 use serde::Serialize;
 
+use super::symbols;
 use super::trace::{Hit, Story};
 use crate::console::{self, Reading, printk};
 
@@ -99,8 +100,13 @@ pub fn death(log: &str, reading: &Reading) -> Option<Death> {
         let found = lines.iter().find_map(|line| pattern.captures(line))?;
         u64::from_str_radix(found.get(1)?.as_str(), 16).ok()
     };
-    let calls =
-        lines.iter().filter_map(|l| l.trim().strip_prefix("[<")?.split_once(">] ")).map(|(_, call)| call.to_owned());
+    // `[<ADDRESS>] FUNCTION+0xOFFSET/0xSIZE [MODULE]`
+    let call = |line: &String| {
+        let (_, call) = line.trim().strip_prefix("[<")?.split_once(">] ")?;
+        let (name, rest) = call.split_once('+')?;
+        Some(format!("{}+{rest}", symbols::demangled(name)))
+    };
+    let calls = lines.iter().filter_map(call);
     Some(Death {
         headline: headline.text.clone(),
         epc: find(r"^\s*epc : ([0-9a-f]{16}) ra :"),
