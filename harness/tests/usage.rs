@@ -24,6 +24,7 @@ fn wrong_usage_is_64() {
 #[test]
 fn what_a_hunt_cannot_be_about_is_64() {
     let lab = Lab::new();
+    std::fs::create_dir_all(lab.repo().join("harness/scenarios")).unwrap();
     let run = |args: &[&str]| said(lab.tool().arg("hunt").args(args));
     run(&[]).fails(64, &["no kernel given", "--tree base", "--help"]);
     run(&["--tree", "elsewhere"]).fails(64, &["`elsewhere`", "base, series"]);
