@@ -19,9 +19,9 @@ typedef unsigned long u64;
 #define MAP_TYPE_RINGBUF	27
 #define PROG_TYPE_RAW_TRACEPOINT 17
 
-#define ROUNDS		60
+#define ROUNDS		20
 #define YIELDS		20
-#define INSNS		1500
+#define INSNS		600
 
 static long sys(long nr, long a, long b, long c)
 {
