@@ -219,7 +219,7 @@ pub fn call_function_single<F: Fn(CpuId) + Sync>(cpu: CpuId, f: F) -> Result {
     may_wait()?;
     // SAFETY: As in `on_each_cpu()`; the C function checks that `cpu` is online.
     to_result(unsafe {
-        bindings::smp_call_function_single(cpu.into(), Some(call::<F>), info(&f), true)
+        bindings::smp_call_function_single(cpu.into(), Some(call::<F>), info(&f), true as _)
     })
 }
 

@@ -20,11 +20,9 @@ use crate::{
         atomic::{
             Acquire,
             Atomic,
-            Full,
             Relaxed,
             Release, //
-        },
-        barrier::smp_mb, //
+        }, //
     },
 };
 use core::ptr::NonNull;
@@ -166,7 +164,8 @@ impl SparseArea {
         let start = self.start() as usize + index * PAGE_SIZE;
         let mut page = sparse_page.page.as_ptr();
         // Orders what the page contains before its PTE; pairs with the barrier in `peek()`.
-        smp_mb(Full);
+        // SAFETY: A barrier has no requirements.
+        unsafe { bindings::smp_mb() };
         // INVARIANT: Only this call claimed the page, so it was not mapped.
         // SAFETY: `start` and its page lie within the area that we own, which is sparse; the page
         // outlives the mapping because `drop()` frees the area first.
@@ -214,7 +213,8 @@ impl SparseArea {
             return None;
         }
         // Orders the PTE before what the page contains; pairs with the barrier in `map()`.
-        smp_mb(Full);
+        // SAFETY: As in `map()`.
+        unsafe { bindings::smp_mb() };
         // SAFETY: By the type invariant one of our pages is mapped there, until `self` is dropped.
         // The address is aligned, the memory initialised and accessed through atomics only.
         Some(unsafe { Atomic::from_ptr(word) }.load(Relaxed))
