@@ -54,6 +54,7 @@ fn the_scenarios_of_the_project() {
         boots,
         [
             "absent",
+            "bpf-arena",
             "default",
             "hotplug",
             "kasan-vmalloc",
@@ -79,6 +80,7 @@ fn the_scenarios_of_the_project() {
             "preempt-rt",
             "random",
             "reload",
+            "sanitizers",
             "sbi-fences",
             "sv39",
             "sv57",
