@@ -27,10 +27,10 @@ use crate::{console, litmus, series};
 const NOT_FOR_TESTS: &[&str] =
     &["KSRC", "BASE", "LAZYMAP_OUT", "LAZYMAP_SILENCE", "LAZYMAP_TIMEOUT", "MAKEFLAGS", "MAKELEVEL", "MFLAGS"];
 
-/// Runs the tool's own tests, the checks of the series, the demo's matrix, the scenarios and
-/// controls, and two hunts: all of them, and the patches for every base, if it is a `full` check, otherwise those that
-/// are meant for every check. The
-/// last line that is printed is `N passed, N failed, N skipped`.
+/// Runs the tool's own tests, the checks of the series, the demo's matrix, the scenarios, the controls
+/// and two hunts. A `full` check runs all scenarios and controls, and checks the patches for every
+/// base; otherwise those that are meant for every check. The last line that is printed is
+/// `N passed, N failed, N skipped`.
 ///
 /// # Errors
 /// None at present: what could not be checked counts as failed, with its reason.
