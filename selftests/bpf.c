@@ -56,14 +56,30 @@ static uint64_t *words;
 static uint64_t last;
 static unsigned int cpus[MAX_CPUS];
 static int cpu_count;
+/* By number of the CPU: it was offline when it should have passed the tracepoint */
+static bool is_away[MAX_CPUS];
 
 static int bpf(int command, union bpf_attr *attr)
 {
 	return syscall(__NR_bpf, command, attr, sizeof(*attr));
 }
 
-/* Has this CPU pass the tracepoint. */
-static void pass(unsigned int cpu)
+/* Whether the calling thread is still confined to one CPU: not if that went offline. */
+static bool is_confined(void)
+{
+	unsigned long mask[MAX_CPUS / LONG_BITS];
+	int count = 0;
+
+	memset(mask, 0, sizeof(mask));
+	if (syscall(__NR_sched_getaffinity, 0, sizeof(mask), mask) < 0)
+		return false;
+	for (unsigned int i = 0; i < MAX_CPUS; i++)
+		count += mask[i / LONG_BITS] >> i % LONG_BITS & 1;
+	return count == 1;
+}
+
+/* Has the CPU that the calling thread is on pass the tracepoint. */
+static void pass_tracepoint(unsigned int cpu)
 {
 	uint64_t *result = &words[cpu * WORDS + RESULT];
 	struct __kernel_timespec little = { 0, 200000 };
@@ -84,12 +100,22 @@ static void pass(unsigned int cpu)
 	}
 }
 
+/* Has this CPU pass the tracepoint, if it is online. */
+static void pass(unsigned int cpu)
+{
+	do {
+		if (run_on_cpu(cpu)) {
+			is_away[cpu] = true;
+			return;
+		}
+		pass_tracepoint(cpu);
+	} while (!is_confined());
+}
+
 static void work(void *argument)
 {
 	unsigned int *cpu = argument, round = 0;
 
-	if (run_on_cpu(*cpu))
-		ksft_exit_fail_perror("sched_setaffinity");
 	wake(&done, __atomic_add_fetch(&done, 1, __ATOMIC_RELAXED));
 	for (;;) {
 		round = wait_until_not(&new_round, round);
@@ -114,6 +140,7 @@ static void wait_for_others(void)
 static void pass_on_all_cpus(const struct place *place)
 {
 	where = place;
+	memset(is_away, 0, sizeof(is_away));
 	__atomic_store_n(&done, 0, __ATOMIC_RELAXED);
 	wake(&new_round, new_round + 1);
 	wait_for_others();
@@ -314,20 +341,25 @@ static void set_on_all_cpus(unsigned int word, uint64_t value)
 		__atomic_store_n(&words[cpus[i] * WORDS + word], value, __ATOMIC_SEQ_CST);
 }
 
-/* Says which CPUs have not stored what they should have, and how many have. */
-static unsigned long compare(uint64_t number, bool own_input)
+/*
+ * Counts the CPUs that have stored what they should have. Says which have not, but for those that
+ * were offline; returns whether there is none.
+ */
+static bool compare(uint64_t number, bool own_input, unsigned long *touches)
 {
-	unsigned long right = 0;
+	bool right = true;
 
 	for (int i = 0; i < cpu_count; i++) {
 		uint64_t found = words[cpus[i] * WORDS + RESULT];
 		uint64_t wanted = number + (own_input ? pattern(cpus[i]) : 0);
 
-		if (found == wanted)
-			right++;
-		else
+		if (found == wanted) {
+			(*touches)++;
+		} else if (found || !is_away[cpus[i]]) {
 			ksft_print_msg("CPU %u has stored 0x%llx, not 0x%llx\n", cpus[i],
 				       (unsigned long long)found, (unsigned long long)wanted);
+			right = false;
+		}
 	}
 	return right;
 }
@@ -339,7 +371,7 @@ static bool run_programs(const struct place *place, unsigned long rounds)
 	for (round = 0; round < rounds; round++) {
 		uint64_t number = pattern(round << 32);
 		int map = page_per_cpu(), program, link;
-		unsigned long right;
+		bool right;
 
 		for (int i = 0; i < cpu_count; i++)
 			words[cpus[i] * WORDS + INPUT] = pattern(cpus[i]);
@@ -353,10 +385,9 @@ static bool run_programs(const struct place *place, unsigned long rounds)
 		pass_on_all_cpus(place);
 		close(link);
 		close(program);
-		right = compare(number, true);
+		right = compare(number, true, &touches);
 		give_back(map);
-		touches += right;
-		if (right != (unsigned long)cpu_count)
+		if (!right)
 			break;
 	}
 	ksft_print_msg("programs: %lu\n", round);
@@ -402,17 +433,13 @@ static void read_arena(const char *name, const struct place *place, unsigned lon
 	if (link < 0)
 		ksft_exit_fail_perror("BPF_RAW_TRACEPOINT_OPEN");
 	for (page = 0; page < pages; page++) {
-		unsigned long right;
-
 		last = page ? number + pattern(page - 1) : 0;
 		set_on_all_cpus(INPUT, 0);
 		set_on_all_cpus(RESULT, 0);
 		memory[page * WORDS] = pattern(page);
 		set_on_all_cpus(INPUT, ARENA + page * PAGE_SIZE);
 		pass_on_all_cpus(place);
-		right = compare(number + pattern(page), false);
-		touches += right;
-		if (right != (unsigned long)cpu_count) {
+		if (!compare(number + pattern(page), false, &touches)) {
 			ksft_print_msg("at page %lu of the arena\n", page);
 			break;
 		}
@@ -445,8 +472,6 @@ int main(int argc, char **argv)
 	cpu_count = usable_cpus(cpus);
 	if (cpu_count < 0)
 		ksft_exit_fail_perror("sched_getaffinity");
-	if (run_on_cpu(cpus[0]))
-		ksft_exit_fail_perror("sched_setaffinity");
 	for (int i = 1; i < cpu_count; i++) {
 		if (start_thread(&threads[i], work, &cpus[i]))
 			ksft_exit_fail_perror("clone");

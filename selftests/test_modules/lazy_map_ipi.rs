@@ -14,6 +14,7 @@ use kernel::{
         nr_cpu_ids,
         CpuId, //
     },
+    error::to_result,
     interrupt::local_interrupt_disable,
     kselftest::{
         self,
@@ -322,15 +323,38 @@ impl<F: Fn(CpuId) + Send + Sync + 'static> Calls<F> {
         call.as_ref().start(cpu)
     }
 
+    /// Starts that of the next CPU that is online; behind the last one that is the first.
+    fn start_after(&self, cpu: CpuId) -> Result {
+        let behind = (1..=nr_cpu_ids()).map(|step| (cpu.as_u32() + step) % nr_cpu_ids());
+        for next in behind.filter_map(CpuId::from_u32) {
+            match self.start(next) {
+                Err(ENXIO) => continue,
+                other => return other,
+            }
+        }
+        Err(ENXIO)
+    }
+
     fn wait(&self) -> Result {
         self.0.iter().try_for_each(|call| call.wait())
     }
 }
 
-/// The next CPU that is online, behind the last one the first.
-fn after(cpu: CpuId) -> CpuId {
-    let next = (cpu.as_u32() + 1) % smp::num_online_cpus();
-    CpuId::from_u32(next).unwrap_or(cpu)
+/// Runs `f` while no CPU comes or goes.
+fn with_all_cpus_kept(f: impl Fn() -> Result + Sync) -> Result {
+    let error = Atomic::new(0i32);
+    let run = |_: CpuId| {
+        if let Err(failed) = f() {
+            error.store(failed.to_errno(), Relaxed);
+        }
+    };
+    // It may go offline before it is kept.
+    while let Err(failed) = kthread::on_cpu(CpuId::current(), &run, || {}) {
+        if failed != ENXIO {
+            return Err(failed);
+        }
+    }
+    to_result(error.load(Relaxed))
 }
 
 fn touched_from_nested_ipis(test: &Test) -> kselftest::Result {
@@ -343,7 +367,7 @@ fn touched_from_nested_ipis(test: &Test) -> kselftest::Result {
     let third = Calls::new(|| {
         let (pages, next) = (pages.clone(), fourth.clone());
         move |cpu| {
-            pages.count(next.start(after(cpu)));
+            pages.count(next.start_after(cpu));
             pages.touch(2);
         }
     })?;
@@ -351,20 +375,23 @@ fn touched_from_nested_ipis(test: &Test) -> kselftest::Result {
         let (pages, next) = (pages.clone(), third.clone());
         move |cpu| {
             pages.touch(1);
-            pages.count(next.start(after(cpu)));
+            pages.count(next.start_after(cpu));
         }
     })?;
 
-    for page in 0..pages.area.pages() {
-        pages.map(page)?;
-        smp::on_each_cpu(|cpu| {
-            pages.count(second.start(after(cpu)));
-            pages.touch(0);
-        })?;
-        second.wait()?;
-        third.wait()?;
-        fourth.wait()?;
-    }
+    with_all_cpus_kept(|| {
+        for page in 0..pages.area.pages() {
+            pages.map(page)?;
+            smp::on_each_cpu(|cpu| {
+                pages.count(second.start_after(cpu));
+                pages.touch(0);
+            })?;
+            second.wait()?;
+            third.wait()?;
+            fourth.wait()?;
+        }
+        Ok(())
+    })?;
     report(test, &pages, 3);
     Ok(())
 }
