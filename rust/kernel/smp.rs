@@ -215,6 +215,10 @@ pub fn call_function<F: Fn(CpuId) + Sync>(f: F) -> Result {
 /// smp::call_function_single(here, |cpu| assert_eq!(cpu, here))?;
 /// # Ok::<(), Error>(())
 /// ```
+#[allow(
+    clippy::as_underscore,
+    reason = "the last argument is a bool or an int"
+)]
 pub fn call_function_single<F: Fn(CpuId) + Sync>(cpu: CpuId, f: F) -> Result {
     may_wait()?;
     // SAFETY: As in `on_each_cpu()`; the C function checks that `cpu` is online.
