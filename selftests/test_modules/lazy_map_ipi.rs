@@ -349,7 +349,7 @@ fn with_all_cpus_kept(f: impl Fn() -> Result + Sync) -> Result {
         }
     };
     // It may go offline before it is kept.
-    while let Err(failed) = kthread::on_cpu(CpuId::current(), &run, || {}) {
+    while let Err(failed) = kthread::on_cpu(CpuId::current(), run, || {}) {
         if failed != ENXIO {
             return Err(failed);
         }
