@@ -62,8 +62,6 @@ const CFLAGS: &str = "--target=riscv64-unknown-elf -march=rv64imac -mabi=lp64 -m
 /// What each kernel gets on its command line: addresses on the console have to be those of the vmlinux
 /// and of the trace.
 const ALWAYS: &str = "nokaslr no_hash_pointers";
-/// What the guest needs to end a test, say so and go on, in seconds.
-const GUEST_GRACE: u64 = 15;
 /// Longest silence on the console.
 const SILENCE: Duration = Duration::from_secs(120);
 /// How much of the trace is kept as it is, in bytes.
@@ -299,11 +297,7 @@ pub fn write(report: &Report, json: &Path, html: &Path) -> Result<()> {
 /// The folder with what runs in the guest, made anew.
 fn workload(plan: &Plan, folder: &Path, modules: Option<&Path>) -> Result<Quarters> {
     if let Some(given) = &plan.workload {
-        let mut names = Vec::new();
-        let entries = fs::read_dir(given).map_err(|e| Error::io("read", given, e))?;
-        names.extend(entries.flatten().map(|e| e.file_name().to_string_lossy().into_owned()));
-        names.retain(|name| name.starts_with("test-") && name.ends_with(".sh"));
-        names.sort();
+        let names = scenario::tests_in(given)?;
         if names.is_empty() {
             return Err(Error::usage(format!("{} has no test-*.sh to run", given.display())));
         }
@@ -367,8 +361,7 @@ pub fn boot(bench: &Workbench, quarry: &Quarry, seat: &Seat<'_>, folder: &Path, 
         Quarters::Workload(from, names) => {
             let file = bench.out.join("guest").join(format!("hunt-{name}.cpio.gz"));
             initramfs::build(&bench.busybox, from, &file)?;
-            let limit = seat.limits.silence.as_secs().saturating_sub(GUEST_GRACE).max(1);
-            append = format!("{append} lazymap.timeout={limit} lazymap.tests={}", names.join(","));
+            append = trial::command_line(&append, names.iter().map(String::as_str), &seat.limits);
             (file, Guest::Own)
         }
     };
@@ -397,7 +390,7 @@ pub fn boot(bench: &Workbench, quarry: &Quarry, seat: &Seat<'_>, folder: &Path, 
         kernel: quarry.kernel.clone(),
         version: version(&run.log),
         machine: seat.machine.name(),
-        cpu: seat.machine.arguments()[3].clone(),
+        cpu: seat.machine.cpu(),
         harts: seat.machine.harts,
         append,
         command,

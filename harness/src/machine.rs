@@ -82,13 +82,18 @@ impl Machine {
         }
     }
 
+    /// QEMU's `-cpu`.
+    pub fn cpu(&self) -> String {
+        if self.model.cpu.is_empty() { CPU.to_owned() } else { format!("{CPU},{}", self.model.cpu) }
+    }
+
     /// QEMU's arguments for the machine alone.
     pub fn arguments(&self) -> Vec<String> {
         let machine = match self.irq {
             Irq::Imsic => "virt,aia=aplic-imsic",
             Irq::Sbi => "virt",
         };
-        let cpu = if self.model.cpu.is_empty() { CPU.to_owned() } else { format!("{CPU},{}", self.model.cpu) };
+        let cpu = self.cpu();
         let (harts, memory) = (self.harts.to_string(), format!("{}M", self.memory_mib));
         ["-M", machine, "-cpu", &cpu, "-smp", &harts, "-m", &memory].map(str::to_owned).into()
     }

@@ -77,7 +77,7 @@ impl Qemu {
         let last = said.lines().rfind(|l| !l.trim().is_empty()).unwrap_or("no message");
         // QEMU's own name in front says nothing.
         let last = last.split_once(": ").map_or(last, |(_, rest)| rest);
-        Err(format!("QEMU does not take the machine {machine} (-cpu {}): {last}", machine.arguments()[3]))
+        Err(format!("QEMU does not take the machine {machine} (-cpu {}): {last}", machine.cpu()))
     }
 }
 

@@ -179,7 +179,7 @@ impl LimitsFile {
 /// When a file cannot be read (exit code 2) or says something that it must not (64).
 pub fn load(root: &Path) -> Result<BTreeMap<String, Scenario>> {
     let folder = root.join(FOLDER);
-    let known = tests(root)?;
+    let known = tests_in(&root.join(TESTS))?;
     let entries = fs::read_dir(&folder).map_err(|e| Error::io("read", &folder, e))?;
     let mut all: BTreeMap<String, Scenario> = BTreeMap::new();
     let mut paths: Vec<_> = entries.flatten().map(|e| e.path()).collect();
@@ -206,12 +206,14 @@ pub fn load(root: &Path) -> Result<BTreeMap<String, Scenario>> {
     Ok(all)
 }
 
-/// The test scripts of the repository `root`.
-fn tests(root: &Path) -> Result<Vec<String>> {
-    let folder = root.join(TESTS);
-    let entries = match fs::read_dir(&folder) {
+/// The names of the test scripts in `folder`, in order; none if there is no such folder.
+///
+/// # Errors
+/// When it cannot be read (exit code 2).
+pub fn tests_in(folder: &Path) -> Result<Vec<String>> {
+    let entries = match fs::read_dir(folder) {
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-        entries => entries.map_err(|e| Error::io("read", &folder, e))?,
+        entries => entries.map_err(|e| Error::io("read", folder, e))?,
     };
     let names = entries.flatten().map(|e| e.file_name().to_string_lossy().into_owned());
     let mut tests: Vec<String> = names.filter(|n| n.starts_with("test-") && n.ends_with(".sh")).collect();

@@ -119,12 +119,17 @@ impl Trial {
 
     /// What the kernel's command line has beyond [`crate::machine::APPEND`].
     pub fn command_line(&self) -> String {
-        // The guest ends a test early enough to say so before the machine is taken for dead.
-        let limit = self.limits.silence.as_secs().saturating_sub(GUEST_GRACE).max(1);
-        let tests: Vec<&str> = self.tests.iter().map(|(test, _)| test.as_str()).collect();
-        let own = format!("lazymap.timeout={limit} lazymap.tests={}", tests.join(","));
-        format!("{} {own}", self.append).trim_start().to_owned()
+        command_line(&self.append, self.tests.iter().map(|(test, _)| test.as_str()), &self.limits)
     }
+}
+
+/// `append`, and what tells the guest which tests to run and how long one may take.
+pub fn command_line<'a>(append: &str, tests: impl Iterator<Item = &'a str>, limits: &Limits) -> String {
+    // The guest ends a test early enough to say so before the machine is taken for dead.
+    let limit = limits.silence.as_secs().saturating_sub(GUEST_GRACE).max(1);
+    let tests: Vec<&str> = tests.collect();
+    let own = format!("lazymap.timeout={limit} lazymap.tests={}", tests.join(","));
+    format!("{append} {own}").trim_start().to_owned()
 }
 
 /// What a run of checks came to.
