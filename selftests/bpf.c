@@ -67,15 +67,9 @@ static int bpf(int command, union bpf_attr *attr)
 /* Whether the calling thread is still confined to one CPU: not if that went offline. */
 static bool is_confined(void)
 {
-	unsigned long mask[MAX_CPUS / LONG_BITS];
-	int count = 0;
+	unsigned int where[MAX_CPUS];
 
-	memset(mask, 0, sizeof(mask));
-	if (syscall(__NR_sched_getaffinity, 0, sizeof(mask), mask) < 0)
-		return false;
-	for (unsigned int i = 0; i < MAX_CPUS; i++)
-		count += mask[i / LONG_BITS] >> i % LONG_BITS & 1;
-	return count == 1;
+	return usable_cpus(where) == 1;
 }
 
 /* Has the CPU that the calling thread is on pass the tracepoint. */
