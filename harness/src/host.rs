@@ -295,6 +295,11 @@ fn installed() -> Result<Option<Vec<String>>> {
     Ok(Some(list.lines().filter_map(|l| l.strip_prefix("installed ")).map(str::to_owned).collect()))
 }
 
+/// The compiler that kernels are built with (`LLVM=` chooses), if there is one that is new enough.
+pub fn clang(base: &Base) -> Option<String> {
+    llvm(base).ok().map(|(_, clang, _)| clang)
+}
+
 /// The LLVM to use: value for `LLVM=`, the compiler's name, its version.
 fn llvm(base: &Base) -> Result<(String, String, String)> {
     let min = &base.linux.min_clang;

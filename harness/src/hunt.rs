@@ -28,6 +28,7 @@ use self::report::{Report, Subject};
 use self::symbols::Symbols;
 use self::trace::{Story, Trace};
 use self::verdict::{Guest, Outcome};
+use crate::base::Base;
 use crate::cli::Options;
 use crate::cmd;
 use crate::console::printk;
@@ -243,7 +244,7 @@ pub fn run(options: &Options, plan: &Plan) -> Result<Exit> {
             let bench = workbench::without_kernels(options)?;
             let guest = match initrd {
                 Some(initrd) => Quarters::Initrd(initrd.clone()),
-                None => workload(plan, &folder, modules.as_deref())?,
+                None => workload(plan, &bench.base, &folder, modules.as_deref())?,
             };
             let kernel = image.file_name().unwrap_or_default().to_string_lossy().into_owned();
             (bench, Quarry { kernel, image: image.clone(), vmlinux: vmlinux.clone(), guest })
@@ -257,7 +258,7 @@ pub fn run(options: &Options, plan: &Plan) -> Result<Exit> {
                 }
                 _ => (control::kernel(&mut lab, options, name, config)?, None),
             };
-            let guest = workload(plan, &folder, modules.as_deref())?;
+            let guest = workload(plan, &lab.bench.base, &folder, modules.as_deref())?;
             let quarry = Quarry { kernel: kernel.name, image: kernel.image, vmlinux: Some(kernel.vmlinux), guest };
             (lab.bench, quarry)
         }
@@ -295,7 +296,7 @@ pub fn write(report: &Report, json: &Path, html: &Path) -> Result<()> {
 }
 
 /// The folder with what runs in the guest, made anew.
-fn workload(plan: &Plan, folder: &Path, modules: Option<&Path>) -> Result<Quarters> {
+fn workload(plan: &Plan, base: &Base, folder: &Path, modules: Option<&Path>) -> Result<Quarters> {
     if let Some(given) = &plan.workload {
         let names = scenario::tests_in(given)?;
         if names.is_empty() {
@@ -312,7 +313,7 @@ fn workload(plan: &Plan, folder: &Path, modules: Option<&Path>) -> Result<Quarte
         let runs = fs::Permissions::from_mode(0o755);
         fs::set_permissions(&file, runs).map_err(|e| Error::io("change", &file, e))?;
     }
-    compile(&all)?;
+    compile(base, &all)?;
     if let Some(from) = modules {
         let to = all.join("modules");
         fs::create_dir_all(&to).map_err(|e| Error::io("create", &to, e))?;
@@ -326,8 +327,8 @@ fn workload(plan: &Plan, folder: &Path, modules: Option<&Path>) -> Result<Quarte
 }
 
 /// Compiles what the workload in `folder` has in C.
-fn compile(folder: &Path) -> Result<()> {
-    let Some(clang) = ["clang-22", "clang"].into_iter().find_map(host::in_path) else { return Ok(()) };
+fn compile(base: &Base, folder: &Path) -> Result<()> {
+    let Some(clang) = host::clang(base) else { return Ok(()) };
     let source = folder.join("bpf.c");
     fs::write(&source, BPF).map_err(|e| Error::io("write", &source, e))?;
     let mut command = cmd::plain(clang);
