@@ -186,6 +186,30 @@ impl Test {
     }
 }
 
+/// The word at `index` of memory that is filled with `seed`, to be recognised when it is read back.
+///
+/// It is never 0, and differs from that at another small index or seed but by rare accident.
+///
+/// # Context
+///
+/// Any.
+///
+/// # Examples
+///
+/// ```
+/// use kernel::kselftest::pattern;
+///
+/// assert_ne!(pattern(0, 0), 0);
+/// assert_ne!(pattern(0, 1), pattern(0, 2));
+/// assert_ne!(pattern(1 << 32, 1), pattern(2 << 32, 1));
+/// ```
+pub const fn pattern(seed: u64, index: usize) -> u64 {
+    // Odd, so that different sums have different products.
+    seed.wrapping_add(index as u64)
+        .wrapping_mul(0x9e37_79b9_7f4a_7c15)
+        | 1
+}
+
 /// Runs test cases and prints their results.
 ///
 /// # Context

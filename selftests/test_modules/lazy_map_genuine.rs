@@ -21,6 +21,7 @@ use kernel::{
     interrupt::local_interrupt_disable,
     kselftest::{
         self,
+        pattern,
         Test, //
     },
     kthread,
@@ -75,11 +76,6 @@ kernel::kselftest! {
             description: "Seconds after which a fault is retried for ever",
         },
     },
-}
-
-/// What word `index` of an area contains.
-fn pattern(index: usize) -> u64 {
-    (index as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1
 }
 
 /// The ways to touch memory that fault differently.
@@ -268,7 +264,7 @@ fn check_page(test: &Test, area: &SparseArea, page: usize) -> kselftest::Result 
 
 /// A page of a known area that has never been mapped.
 fn unmapped_page_reported(test: &Test) -> kselftest::Result {
-    let area = SparseArea::new(2, pattern)?;
+    let area = SparseArea::new(2, |word| pattern(0, word))?;
     area.map(0)?;
     check_page(test, &area, 1)
 }
@@ -276,7 +272,7 @@ fn unmapped_page_reported(test: &Test) -> kselftest::Result {
 /// The page behind an area.
 fn guard_page_reported(test: &Test) -> kselftest::Result {
     not_stuck(test)?;
-    let area = SparseArea::new(1, pattern)?;
+    let area = SparseArea::new(1, |word| pattern(0, word))?;
     area.map(0)?;
     let guard = area.address(0).ok_or(EINVAL)? + PAGE_SIZE;
     let faults = Faults::attach(test, guard, PAGE_SIZE)?;
@@ -307,7 +303,7 @@ fn guard_page_reported(test: &Test) -> kselftest::Result {
 /// A page that was mapped and that every CPU has used.
 fn page_unmapped_again_reported(test: &Test) -> kselftest::Result {
     not_stuck(test)?;
-    let mut area = SparseArea::new(1, pattern)?;
+    let mut area = SparseArea::new(1, |word| pattern(0, word))?;
     let mut touches = 0;
     for _ in 0..module_parameters::rounds.value() {
         let read = Atomic::new(0u64);
@@ -316,7 +312,7 @@ fn page_unmapped_again_reported(test: &Test) -> kselftest::Result {
             let value = area.word(0).map(|word| word.load(Relaxed));
             test.expect_eq(
                 value,
-                Some(pattern(0)),
+                Some(pattern(0, 0)),
                 fmt!("read on CPU {}", cpu.as_u32()),
             );
             read.fetch_add(1, Relaxed);
@@ -339,14 +335,14 @@ fn page_unmapped_again_reported(test: &Test) -> kselftest::Result {
 /// A read of the kernel's own that may fault: with and without something there.
 fn exception_table_read_reported(test: &Test) -> kselftest::Result {
     not_stuck(test)?;
-    let area = SparseArea::new(2, pattern)?;
+    let area = SparseArea::new(2, |word| pattern(0, word))?;
     area.map(0)?;
     let reads = Atomic::new(0u64);
     kthread::on_each_cpu(
         |cpu| {
             // New, so it must be found, and not reported.
             let good = area.read_nofault(1);
-            test.expect_eq(good, Ok(pattern(1)), fmt!("CPU {}", cpu.as_u32()));
+            test.expect_eq(good, Ok(pattern(0, 1)), fmt!("CPU {}", cpu.as_u32()));
             let bad = area.read_nofault(WORDS_PER_PAGE);
             test.expect_eq(bad, Err(EFAULT), fmt!("CPU {}", cpu.as_u32()));
             reads.fetch_add(1, Relaxed);
@@ -360,7 +356,7 @@ fn exception_table_read_reported(test: &Test) -> kselftest::Result {
 /// In the handler of an IPI, and in a task that has disabled interrupts.
 fn reported_in_interrupt(test: &Test) -> kselftest::Result {
     not_stuck(test)?;
-    let area = SparseArea::new(2, pattern)?;
+    let area = SparseArea::new(2, |word| pattern(0, word))?;
     area.map(0)?;
     let address = area.address(1).ok_or(EINVAL)?;
     let faults = Faults::attach(test, address, PAGE_SIZE)?;
@@ -393,7 +389,7 @@ fn reported_in_interrupt(test: &Test) -> kselftest::Result {
 /// Each CPU makes a mapping of its own, so marks come at any time.
 fn reported_while_others_map(test: &Test) -> kselftest::Result {
     not_stuck(test)?;
-    let area = Arc::new(SparseArea::new(1, pattern)?, GFP_KERNEL)?;
+    let area = Arc::new(SparseArea::new(1, |word| pattern(0, word))?, GFP_KERNEL)?;
     let address = area.address(0).ok_or(EINVAL)?;
     let faults = Faults::attach(test, address, PAGE_SIZE)?;
     let rounds = u64::from(module_parameters::rounds.value()) * KINDS as u64;

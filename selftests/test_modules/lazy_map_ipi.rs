@@ -18,6 +18,7 @@ use kernel::{
     interrupt::local_interrupt_disable,
     kselftest::{
         self,
+        pattern,
         Test, //
     },
     kthread,
@@ -81,11 +82,6 @@ kernel::kselftest! {
 
 /// One word of each page is read back.
 const STEP: usize = kernel::page::PAGE_SIZE / size_of::<u64>();
-
-/// What word `index` of an area must contain.
-fn pattern(seed: u64, index: usize) -> u64 {
-    (seed + index as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15)
-}
 
 /// A new area.
 fn filled(words: usize, seed: u64) -> Result<VVec<u64>> {

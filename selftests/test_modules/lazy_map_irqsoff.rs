@@ -19,6 +19,7 @@ use kernel::{
     interrupt::local_interrupt_disable,
     kselftest::{
         self,
+        pattern,
         Test, //
     },
     kthread,
@@ -66,12 +67,12 @@ kernel::kselftest! {
     },
 }
 
-const STEP: usize = PAGE_SIZE / size_of::<u64>();
-
 /// The word that an area is full of.
-fn pattern(cpu: CpuId, round: u32) -> u64 {
-    (u64::from(cpu.as_u32()) << 32 | u64::from(round)).wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1
+fn own_pattern(cpu: CpuId, round: u32) -> u64 {
+    pattern(u64::from(cpu.as_u32()) << 32, round as usize)
 }
+
+const STEP: usize = PAGE_SIZE / size_of::<u64>();
 
 /// Allocates an area full of `word`.
 fn allocate(word: u64, flags: Flags) -> Result<VVec<u64>> {
@@ -123,7 +124,7 @@ fn allocated_with_interrupts_disabled(test: &Test) -> kselftest::Result {
         |member| {
             let cpu = member.cpu;
             for round in 0..rounds {
-                let word = pattern(cpu, round);
+                let word = own_pattern(cpu, round);
                 // CPUs that are in the same round meet with interrupts enabled, so that they are
                 // without at the same time.
                 started.fetch_add(1, Full);
@@ -200,7 +201,7 @@ fn allocated_in_softirq(test: &Test) -> kselftest::Result {
     for round in 0..module_parameters::rounds.value() {
         let mut items = KVec::new();
         for cpu in (0..nr_cpu_ids()).filter_map(CpuId::from_u32) {
-            items.push(Softirq::new(pattern(cpu, round))?, GFP_KERNEL)?;
+            items.push(Softirq::new(own_pattern(cpu, round))?, GFP_KERNEL)?;
         }
         smp::on_each_cpu(|cpu| {
             if let Some(item) = items.get(cpu.as_u32() as usize) {

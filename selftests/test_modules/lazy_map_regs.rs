@@ -24,6 +24,7 @@ use kernel::{
     interrupt::local_interrupt_disable,
     kselftest::{
         self,
+        pattern,
         Test, //
     },
     kthread,
@@ -62,11 +63,6 @@ kernel::kselftest! {
             description: "Accesses of each kind on each of 4 CPUs, less on each of more",
         },
     },
-}
-
-/// What a word of memory, or a register, contains at first.
-fn pattern(index: usize) -> u64 {
-    (index as u64 + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15)
 }
 
 /// sstatus.SPIE
@@ -312,16 +308,16 @@ impl core::fmt::Debug for Hex {
 /// Makes one access; returns whether there was a trap. What it executes is added to `texts`: to
 /// free it makes all CPUs forget their translations.
 fn attempt(test: &Test, kind: &Kind, cpu: CpuId, texts: &mut KVec<Text>) -> Result<bool> {
-    let area = SparseArea::new(3, pattern)?;
+    let area = SparseArea::new(3, |word| pattern(0, word))?;
     let base = area.address(1).ok_or(EINVAL)?;
     let offset = PAGE_SIZE + kind.offset;
     let call = matches!(kind.effect, Effect::Call);
 
     // This CPU looks at the surroundings, and may remember that nothing is mapped there.
     area.map(0)?;
-    write(&area, FP_IN, pattern(FP_IN))?;
+    write(&area, FP_IN, pattern(0, FP_IN))?;
     for register in 1..32 {
-        write(&area, IN + register, pattern(IN + register))?;
+        write(&area, IN + register, pattern(0, IN + register))?;
     }
     write(&area, IN + A5, base as u64 + kind.offset as u64)?;
     if kind.second {
@@ -357,13 +353,13 @@ fn attempt(test: &Test, kind: &Kind, cpu: CpuId, texts: &mut KVec<Text>) -> Resu
     drop(interrupts);
 
     // What must have come of it.
-    let before = at(offset, |index| Ok(pattern(index)))?;
+    let before = at(offset, |index| Ok(pattern(0, index)))?;
     let mut registers = [0u64; 32];
     for (number, register) in registers.iter_mut().enumerate().skip(1) {
         *register = read(&area, IN + number)?;
     }
     registers[kind.base] = base as u64;
-    let mut fp = pattern(FP_IN);
+    let mut fp = pattern(0, FP_IN);
     let mut after = before;
     match kind.effect {
         Effect::Load(to) => registers[to] = before,
@@ -539,7 +535,7 @@ fn branch(area: &SparseArea, word: usize, trace: &mut Trace) -> Result<u64> {
 /// The callers are the same right after a spurious fault, in the handling of a genuine one, and
 /// when nothing happened.
 fn stack_trace_complete(test: &Test) -> kselftest::Result {
-    let area = SparseArea::new(3, pattern)?;
+    let area = SparseArea::new(3, |word| pattern(0, word))?;
     let mut entries = KVec::with_capacity(DEPTH, GFP_KERNEL)?;
     for _ in 0..DEPTH {
         entries.push(Atomic::new(0), GFP_KERNEL)?;
@@ -561,8 +557,8 @@ fn stack_trace_complete(test: &Test) -> kselftest::Result {
     area.map(1)?;
     let values = [WORDS_PER_PAGE, WORDS_PER_PAGE, 2 * WORDS_PER_PAGE];
     let expected = [
-        Ok(pattern(WORDS_PER_PAGE)),
-        Ok(pattern(WORDS_PER_PAGE)),
+        Ok(pattern(0, WORDS_PER_PAGE)),
+        Ok(pattern(0, WORDS_PER_PAGE)),
         Err(EFAULT),
     ];
     for ((trace, word), expected) in traces.iter_mut().zip(values).zip(expected) {

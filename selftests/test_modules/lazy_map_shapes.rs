@@ -15,6 +15,7 @@ use kernel::{
     },
     kselftest::{
         self,
+        pattern,
         Test, //
     },
     page::PAGE_SIZE,
@@ -88,11 +89,6 @@ fn touched(pages: usize) -> impl Iterator<Item = usize> {
     Iterator::chain((0..pages).step_by(step), [pages - 1])
 }
 
-/// What word `index` contains.
-fn pattern(index: usize) -> u64 {
-    (index as u64 + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15)
-}
-
 /// Reads the start of some pages on all CPUs and compares.
 fn check(
     test: &Test,
@@ -135,7 +131,7 @@ fn check_repeated(
                 pages,
                 &touches,
                 |_, word| mapping.word(word).map(|word| word.load(Relaxed)),
-                |_, word| pattern(word % (DISTINCT * WORDS_PER_PAGE)),
+                |_, word| pattern(0, word % (DISTINCT * WORDS_PER_PAGE)),
             )?;
         }
     }
@@ -145,13 +141,13 @@ fn check_repeated(
 
 fn vmap(test: &Test) -> kselftest::Result {
     check_repeated(test, module_parameters::mapped.value(), |pages| {
-        Mapping::vmap(DISTINCT, pages, pattern)
+        Mapping::vmap(DISTINCT, pages, |word| pattern(0, word))
     })
 }
 
 fn vm_map_ram(test: &Test) -> kselftest::Result {
     check_repeated(test, module_parameters::mapped.value(), |pages| {
-        Mapping::vm_map_ram(DISTINCT, pages, pattern)
+        Mapping::vm_map_ram(DISTINCT, pages, |word| pattern(0, word))
     })
 }
 
@@ -161,14 +157,14 @@ fn vmalloc(test: &Test) -> kselftest::Result {
         for pages in sizes(module_parameters::allocated.value()) {
             let mut area = VVec::<u64>::from_elem(0, pages * WORDS_PER_PAGE, GFP_KERNEL)?;
             for page in 0..pages {
-                area[page * WORDS_PER_PAGE] = pattern(page * WORDS_PER_PAGE);
+                area[page * WORDS_PER_PAGE] = pattern(0, page * WORDS_PER_PAGE);
             }
             check(
                 test,
                 pages,
                 &touches,
                 |_, word| area.get(word).copied(),
-                |_, word| pattern(word),
+                |_, word| pattern(0, word),
             )?;
         }
     }
@@ -186,14 +182,14 @@ fn vmalloc_huge(test: &Test) -> kselftest::Result {
                 mapping
                     .word(index)
                     .ok_or(EINVAL)?
-                    .store(pattern(index), Relaxed);
+                    .store(pattern(0, index), Relaxed);
             }
             check(
                 test,
                 pages,
                 &touches,
                 |_, word| mapping.word(word).map(|word| word.load(Relaxed)),
-                |_, word| pattern(word),
+                |_, word| pattern(0, word),
             )?;
         }
     }
@@ -207,7 +203,10 @@ fn ioremap(test: &Test) -> kselftest::Result {
         // At once, so that they are at different addresses.
         let mut mappings = KVec::new();
         for number in 0..DISTINCT {
-            mappings.push(Mapping::ioremap(|word| pattern(word + number))?, GFP_KERNEL)?;
+            mappings.push(
+                Mapping::ioremap(|word| pattern(0, word + number))?,
+                GFP_KERNEL,
+            )?;
         }
         for (number, mapping) in mappings.iter().enumerate() {
             check(
@@ -215,7 +214,7 @@ fn ioremap(test: &Test) -> kselftest::Result {
                 1,
                 &touches,
                 |_, word| mapping.word(word).map(|word| word.load(Relaxed)),
-                |_, word| pattern(word + number),
+                |_, word| pattern(0, word + number),
             )?;
         }
     }
@@ -231,7 +230,7 @@ const PER_CPU_PAGES: usize = 4;
 
 /// What word `index` of `cpu` contains.
 fn own_pattern(cpu: CpuId, index: usize) -> u64 {
-    pattern(cpu.as_u32() as usize) ^ pattern(index)
+    pattern(u64::from(cpu.as_u32()) << 32, index)
 }
 
 fn percpu_chunks(test: &Test) -> kselftest::Result {

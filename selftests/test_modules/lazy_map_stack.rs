@@ -19,6 +19,7 @@ use kernel::{
     interrupt::local_interrupt_disable,
     kselftest::{
         self,
+        pattern,
         Test, //
     },
     page::PAGE_SIZE,
@@ -128,14 +129,12 @@ unsafe fn trap_on(stack: usize) {
     };
 }
 
-/// What word `index` of an area contains until a trap overwrites it.
-fn pattern(index: usize) -> u64 {
-    (index as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15)
-}
-
 /// Uses one stack; says whether everything happened on one CPU. Otherwise there was no trap.
 fn round(test: &Test) -> kselftest::Result<bool> {
-    let area = Arc::new(SparseArea::new(AREA_PAGES, pattern)?, GFP_KERNEL)?;
+    let area = Arc::new(
+        SparseArea::new(AREA_PAGES, |word| pattern(0, word))?,
+        GFP_KERNEL,
+    )?;
     let start = area.address(LOWER_PAGES).ok_or(EINVAL)?;
     let upper = LOWER_PAGES + (start.next_multiple_of(ALIGNMENT) - start) / PAGE_SIZE + 1;
     let first = upper - LOWER_PAGES;
@@ -157,7 +156,7 @@ fn round(test: &Test) -> kselftest::Result<bool> {
     let lowest = upper * WORDS_PER_PAGE;
     test.require_eq(
         area.word(lowest).map(|word| word.load(Relaxed)),
-        Some(pattern(lowest)),
+        Some(pattern(0, lowest)),
         fmt!("the first word of the upper page"),
     )?;
     // A new work item is on no queue, so there is always room for it. This queue runs it here.
@@ -178,7 +177,7 @@ fn round(test: &Test) -> kselftest::Result<bool> {
 
     // The registers were saved below the boundary as well, or nothing was tested.
     let saved = (lowest - WORDS_PER_PAGE / 2..lowest)
-        .filter_map(|index| Some(area.word(index)?.load(Relaxed) != pattern(index)))
+        .filter_map(|index| Some(area.word(index)?.load(Relaxed) != pattern(0, index)))
         .any(|changed| changed);
     test.require(saved, fmt!("the trap saved registers below the boundary"))?;
     Ok(true)

@@ -26,6 +26,7 @@ use kernel::{
     interrupt::local_interrupt_disable,
     kselftest::{
         self,
+        pattern,
         Test, //
     },
     kthread,
@@ -223,11 +224,6 @@ struct Thread<'a> {
     random: Random,
     /// What is kept for later, and the pattern of it.
     kept: KVec<(VVec<u64>, u64)>,
-}
-
-/// The word at the start of page `page` of what is filled with `seed`.
-fn pattern(seed: u64, page: usize) -> u64 {
-    (seed ^ page as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1
 }
 
 impl Thread<'_> {

@@ -26,6 +26,7 @@ use kernel::{
     },
     kselftest::{
         self,
+        pattern,
         Test, //
     },
     kthread,
@@ -113,11 +114,6 @@ kernel::kselftest! {
 
 /// Mappings in a row that are announced by calling all CPUs, before the next one is expected to be.
 const ENOUGH: u32 = 4;
-
-/// What the word at the start of page `page` must contain.
-fn pattern(seed: u64, page: usize) -> u64 {
-    (seed + page as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1
-}
 
 /// New areas, and what the probes found there.
 struct Target {
