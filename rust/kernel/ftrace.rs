@@ -307,33 +307,6 @@ mod tests {
     #[test]
     fn comes_and_goes_while_it_fires() -> Result {
         let count = Count::new()?;
-        let end = Atomic::new(0i32);
-        let wrong = Atomic::new(0u32);
-        kthread::on_any_cpu(
-            2,
-            |number| {
-                if number == 0 {
-                    for _ in 0..8 {
-                        match trace(TARGET, &count) {
-                            // Nobody is inside of it once this is dropped.
-                            Ok(traced) => drop(traced),
-                            Err(_) => {
-                                wrong.fetch_add(1, Relaxed);
-                            }
-                        }
-                    }
-                    end.store(1, Relaxed);
-                } else {
-                    while end.load(Relaxed) == 0 {
-                        if start_threads().is_err() {
-                            wrong.fetch_add(1, Relaxed);
-                        }
-                    }
-                }
-            },
-            || {},
-        )?;
-        assert_eq!(wrong.load(Relaxed), 0);
-        Ok(())
+        kthread::attach_and_detach_while(|| trace(TARGET, &count), start_threads)
     }
 }

@@ -289,35 +289,15 @@ mod tests {
     #[test]
     fn comes_and_goes_while_it_fires() -> Result {
         let count = Count::new()?;
-        let end = Atomic::new(0i32);
-        let wrong = Atomic::new(0u32);
-        kthread::on_any_cpu(
-            2,
-            |number| {
-                if number == 0 {
-                    for _ in 0..8 {
-                        match arm(TARGET, &count) {
-                            // Nobody is inside of it once this is dropped.
-                            Ok(probe) => drop(probe),
-                            Err(_) => {
-                                wrong.fetch_add(1, Relaxed);
-                            }
-                        }
-                    }
-                    end.store(1, Relaxed);
-                } else {
-                    while end.load(Relaxed) == 0 {
-                        if rust_kprobe_kunit_target(7) != 8 {
-                            wrong.fetch_add(1, Relaxed);
-                        }
-                        // Each call is a trap.
-                        fsleep(Delta::from_micros(20));
-                    }
-                }
-            },
-            || {},
-        )?;
-        assert_eq!(wrong.load(Relaxed), 0);
+        let pass = || {
+            // Each call is a trap.
+            fsleep(Delta::from_micros(20));
+            match rust_kprobe_kunit_target(7) {
+                8 => Ok(()),
+                _ => Err(EIO),
+            }
+        };
+        kthread::attach_and_detach_while(|| arm(TARGET, &count), pass)?;
         assert!(count.get() < 1 << 32);
         Ok(())
     }

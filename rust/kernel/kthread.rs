@@ -369,6 +369,53 @@ impl Drop for CpusReadLock {
     }
 }
 
+/// Calls `attach` and drops what it returned, several times, while another thread calls `pass` all
+/// the time.
+///
+/// For the KUnit suites of what is attached to code that runs.
+///
+/// # Context
+///
+/// Process context. Sleeps.
+///
+/// # Errors
+///
+/// One of those of `attach`, `pass` and [`on_any_cpu()`].
+#[cfg(any(
+    CONFIG_RUST_FTRACE_KUNIT_TEST,
+    CONFIG_RUST_KPROBE_KUNIT_TEST,
+    CONFIG_RUST_TRACEPOINT_KUNIT_TEST
+))]
+pub(crate) fn attach_and_detach_while<T>(
+    attach: impl Fn() -> Result<T> + Sync,
+    pass: impl Fn() -> Result + Sync,
+) -> Result {
+    let end = Atomic::new(0i32);
+    let error = Atomic::new(0i32);
+    let note = |result: Result| {
+        if let Err(failed) = result {
+            error.store(failed.to_errno(), Release);
+        }
+    };
+    on_any_cpu(
+        2,
+        |number| {
+            if number == 0 {
+                for _ in 0..8 {
+                    note(attach().map(drop));
+                }
+                end.store(1, Release);
+            } else {
+                while end.load(Acquire) == 0 {
+                    note(pass());
+                }
+            }
+        },
+        || {},
+    )?;
+    to_result(error.load(Acquire))
+}
+
 #[cfg(CONFIG_RUST_KTHREAD_KUNIT_TEST)]
 #[macros::kunit_tests(rust_kthread)]
 mod tests {

@@ -424,33 +424,6 @@ mod tests {
     #[cfg(CONFIG_SMP)]
     fn comes_and_goes_while_it_fires() -> Result {
         let count = Count::new()?;
-        let end = Atomic::new(0i32);
-        let wrong = Atomic::new(0u32);
-        kthread::on_any_cpu(
-            2,
-            |number| {
-                if number == 0 {
-                    for _ in 0..8 {
-                        match attach(&count) {
-                            // Nobody is inside of it once this is dropped.
-                            Ok(attached) => drop(attached),
-                            Err(_) => {
-                                wrong.fetch_add(1, Relaxed);
-                            }
-                        }
-                    }
-                    end.store(1, Relaxed);
-                } else {
-                    while end.load(Relaxed) == 0 {
-                        if smp::on_each_cpu(|_| {}).is_err() {
-                            wrong.fetch_add(1, Relaxed);
-                        }
-                    }
-                }
-            },
-            || {},
-        )?;
-        assert_eq!(wrong.load(Relaxed), 0);
-        Ok(())
+        kthread::attach_and_detach_while(|| attach(&count), || smp::on_each_cpu(|_| {}))
     }
 }
