@@ -81,9 +81,10 @@ pub struct Trial {
 }
 
 impl Trial {
-    /// A trial of `kernel` on `machine` with the limits of every boot, no scenario, and files called
+    /// A trial of `kernel` on `machine` with the limits of a boot with so many tests, no scenario, and files called
     /// `KERNEL-MACHINE`.
     pub fn new(kernel: &str, machine: Machine, tests: Vec<(String, Expect)>) -> Self {
+        let limits = Limits::for_tests(tests.len());
         Self {
             name: format!("{kernel}-{machine}"),
             scenario: None,
@@ -94,7 +95,7 @@ impl Trial {
             at_boot: None,
             plugin: None,
             require: Vec::new(),
-            limits: Limits::default(),
+            limits,
         }
     }
 
