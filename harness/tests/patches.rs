@@ -4,11 +4,12 @@
 mod common;
 
 use std::fs;
+use std::path::{Path, PathBuf};
 
 use common::{Lab, SWITCH, edit, git, write};
 
 /// The only patch whose name has `part`.
-fn patch(lab: &Lab, part: &str) -> std::path::PathBuf {
+fn patch(lab: &Lab, part: &str) -> PathBuf {
     let entries = fs::read_dir(lab.patches()).unwrap().flatten().map(|e| e.path());
     entries.into_iter().find(|p| p.to_str().unwrap().contains(part)).unwrap()
 }
@@ -136,4 +137,21 @@ fn the_check_compares_with_sources_and_commits() {
     edit(&tree.join("arch/riscv/mm/lazy_map.c"), "second", "other");
     git(&tree, &["commit", "-q", "-a", "-m", "riscv: fourth"]);
     failed(&lab, "whose source is arch-riscv/mm/lazy_map.c");
+}
+
+/// Whoever submits them puts a name on them. What git makes up of a machine's name is none.
+#[test]
+fn the_patches_of_the_project_name_nobody() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
+    let mut folders: Vec<_> = fs::read_dir(root.join("patches")).unwrap().map(|e| e.unwrap().path()).collect();
+    folders.retain(|folder| folder.is_dir());
+    let mails = folders.iter().flat_map(|folder| fs::read_dir(folder).unwrap()).map(|e| e.unwrap().path());
+    let mails: Vec<_> = mails.filter(|mail| mail.extension().is_some_and(|e| e == "patch")).collect();
+    assert!(mails.len() > 60, "{}", mails.len());
+    for mail in mails {
+        let text = fs::read_to_string(&mail).unwrap();
+        let author: Vec<&str> = text.lines().filter(|line| line.starts_with("From:")).collect();
+        assert_eq!(author, ["From: lazymap <lazymap@localhost>"], "{}", mail.display());
+        assert!(!text.contains("\nSigned-off-by:"), "{}", mail.display());
+    }
 }
