@@ -86,6 +86,7 @@ fn the_scenarios_of_the_project() {
             "sv57",
             "torture",
             "up",
+            "vmemmap",
             "window-1",
             "window-2",
             "window-3",
