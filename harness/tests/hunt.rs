@@ -265,6 +265,27 @@ fn symbols_are_functions() {
 }
 
 #[test]
+fn places_have_a_line_if_there_is_debug_information() {
+    let text = fixture("places.elf.hex");
+    let digits: String = text.lines().filter(|line| !line.starts_with('#')).collect();
+    let byte = |at: usize| u8::from_str_radix(&digits[at..at + 2], 16).unwrap();
+    let elf: Vec<u8> = (0..digits.len()).step_by(2).map(byte).collect();
+    let dir = TempDir::new().unwrap();
+    let file = dir.path().join("vmlinux");
+    fs::write(&file, elf).unwrap();
+    let symbols = Symbols::load(&file).unwrap();
+    assert_eq!(
+        (symbols.place(0x10004).as_str(), symbols.line(0x10004)),
+        ("first+0x4", Some("./places.c:3".to_owned()))
+    );
+    assert_eq!(
+        (symbols.place(0x10014).as_str(), symbols.line(0x10014)),
+        ("second+0x8", Some("./places.c:8".to_owned()))
+    );
+    assert_eq!(symbols.line(0x1002c), None);
+}
+
+#[test]
 fn the_json_has_its_schema_and_the_page_needs_nothing_else() {
     let mut report = shadow();
     report.death.as_mut().unwrap().lines.push("</script><b>".to_owned());
