@@ -1,8 +1,9 @@
 #!/bin/sh
 # SPDX-License-Identifier: GPL-2.0
 #
-# Allocate from vmalloc with interrupts disabled and in a softirq, on all CPUs
-# at once. A kernel that makes all CPUs flush for it warns and may deadlock.
+# Allocate from vmalloc with interrupts disabled, and read what is new in a softirq,
+# on all CPUs at once. A kernel that makes all CPUs flush for it warns and may
+# deadlock.
 
 . "$(dirname "$0")/functions.sh"
 
