@@ -3,9 +3,9 @@
 //! Allocates from vmalloc, and reads what is new, where a CPU must not wait for others.
 //!
 //! With `GFP_ATOMIC` it is allowed to allocate with interrupts disabled. A kernel that makes every
-//! CPU flush for a new mapping, and waits for it, deadlocks there as soon as two CPUs do it at once,
-//! and warns before. In a softirq it is not, see `__vmalloc_node_range()`: the locks of vmalloc are
-//! taken with softirqs enabled as well. What is there already can be read in one.
+//! CPU flush for a new mapping, and waits for it, deadlocks there as soon as two CPUs do it at
+//! once, and warns before. In a softirq it is not, see `__vmalloc_node_range()`: the locks of
+//! vmalloc are taken with softirqs enabled as well. What is there already can be read in one.
 //!
 //! What one CPU has allocated is read on all others.
 //!
