@@ -116,6 +116,9 @@ impl Seen {
 
 /// On all CPUs at the same time.
 fn allocated_with_interrupts_disabled(test: &Test) -> kselftest::Result {
+    if cfg!(CONFIG_PREEMPT_RT) {
+        return Err(test.skip(fmt!("the locks of vmalloc sleep on PREEMPT_RT")));
+    }
     let rounds = module_parameters::rounds.value();
     let seen = Seen::new();
     let started = Atomic::new(0u32);

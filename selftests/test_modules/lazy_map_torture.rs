@@ -386,10 +386,10 @@ fn vmalloc_kept(thread: &mut Thread<'_>) -> Result {
 /// The size of an area that is kept.
 const KEPT_MIB: usize = (KEPT_PAGES * kernel::page::PAGE_SIZE) >> 20;
 
-/// With interrupts disabled.
+/// With interrupts disabled, but for PREEMPT_RT: the locks of vmalloc sleep there.
 fn vmalloc_atomic(thread: &mut Thread<'_>) -> Result {
     let (pages, seed) = (thread.random.pages(), thread.random.next());
-    let interrupts = local_interrupt_disable();
+    let interrupts = (!cfg!(CONFIG_PREEMPT_RT)).then(local_interrupt_disable);
     let area = thread.filled(pages, seed, GFP_ATOMIC);
     drop(interrupts);
     thread.check_area(&area?, seed)
