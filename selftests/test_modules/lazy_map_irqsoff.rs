@@ -229,8 +229,6 @@ fn read_in_softirq(test: &Test) -> kselftest::Result {
         // Before anything returns, because they run code of the module.
         for item in &items {
             item.work.flush();
-        }
-        for item in &items {
             test.expect_eq(item.may_wait.load(Relaxed), 0, fmt!("the context"));
         }
     }
