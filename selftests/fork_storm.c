@@ -155,14 +155,6 @@ static void do_threads(unsigned long number)
 		end_of_thread(&threads[i]);
 }
 
-static long monotonic_seconds(void)
-{
-	struct __kernel_timespec now = { 0, 0 };
-
-	syscall(__NR_clock_gettime, 1 /* CLOCK_MONOTONIC */, &now);
-	return now.tv_sec;
-}
-
 static void __attribute__((noreturn)) work(unsigned int worker, long end)
 {
 	random_state = 0x9e3779b97f4a7c15 * (worker + 1);

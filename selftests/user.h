@@ -97,6 +97,15 @@ static inline int usable_cpus(unsigned int cpus[MAX_CPUS])
 	return count;
 }
 
+/* Seconds since some point in time */
+static inline long monotonic_seconds(void)
+{
+	struct __kernel_timespec now = { 0, 0 };
+
+	syscall(__NR_clock_gettime, 1 /* CLOCK_MONOTONIC */, &now);
+	return now.tv_sec;
+}
+
 /* Memory that a process shares with the ones that it forks, NULL if there is none */
 static inline void *shared_memory(size_t size)
 {

@@ -191,15 +191,6 @@ static void fault_at(unsigned long address)
 	arrived("a fetch that faults");
 }
 
-static long monotonic_seconds(void)
-{
-	struct __kernel_timespec now;
-
-	if (syscall(__NR_clock_gettime, 1 /* CLOCK_MONOTONIC */, &now))
-		fail("clock_gettime: errno %d", errno);
-	return now.tv_sec;
-}
-
 /* Interrupts come from user mode as well. */
 static void wait_for_alarms(void)
 {
