@@ -28,7 +28,6 @@ use self::report::{Report, Subject};
 use self::symbols::Symbols;
 use self::trace::{Story, Trace};
 use self::verdict::{Guest, Outcome};
-use crate::base::Base;
 use crate::cli::Options;
 use crate::cmd;
 use crate::console::printk;
@@ -244,7 +243,7 @@ pub fn run(options: &Options, plan: &Plan) -> Result<Exit> {
             let bench = workbench::without_kernels(options)?;
             let guest = match initrd {
                 Some(initrd) => Quarters::Initrd(initrd.clone()),
-                None => workload(plan, &bench.base, &folder, modules.as_deref())?,
+                None => workload(plan, host::clang(&bench.base).as_deref(), &folder, modules.as_deref())?,
             };
             let kernel = image.file_name().unwrap_or_default().to_string_lossy().into_owned();
             (bench, Quarry { kernel, image: image.clone(), vmlinux: vmlinux.clone(), guest })
@@ -258,7 +257,7 @@ pub fn run(options: &Options, plan: &Plan) -> Result<Exit> {
                 }
                 _ => (control::kernel(&mut lab, options, name, config)?, None),
             };
-            let guest = workload(plan, &lab.bench.base, &folder, modules.as_deref())?;
+            let guest = workload(plan, Some(lab.clang()), &folder, modules.as_deref())?;
             let quarry = Quarry { kernel: kernel.name, image: kernel.image, vmlinux: Some(kernel.vmlinux), guest };
             (lab.bench, quarry)
         }
@@ -295,8 +294,8 @@ pub fn write(report: &Report, json: &Path, html: &Path) -> Result<()> {
     fs::write(html, page).map_err(|e| Error::io("write", html, e))
 }
 
-/// The folder with what runs in the guest, made anew.
-fn workload(plan: &Plan, base: &Base, folder: &Path, modules: Option<&Path>) -> Result<Quarters> {
+/// The folder with what runs in the guest, made anew; without `clang` nothing that is in C.
+fn workload(plan: &Plan, clang: Option<&str>, folder: &Path, modules: Option<&Path>) -> Result<Quarters> {
     if let Some(given) = &plan.workload {
         let names = scenario::tests_in(given)?;
         if names.is_empty() {
@@ -313,7 +312,9 @@ fn workload(plan: &Plan, base: &Base, folder: &Path, modules: Option<&Path>) -> 
         let runs = fs::Permissions::from_mode(0o755);
         fs::set_permissions(&file, runs).map_err(|e| Error::io("change", &file, e))?;
     }
-    compile(base, &all)?;
+    if let Some(clang) = clang {
+        compile(clang, &all)?;
+    }
     if let Some(from) = modules {
         let to = all.join("modules");
         fs::create_dir_all(&to).map_err(|e| Error::io("create", &to, e))?;
@@ -327,8 +328,7 @@ fn workload(plan: &Plan, base: &Base, folder: &Path, modules: Option<&Path>) -> 
 }
 
 /// Compiles what the workload in `folder` has in C.
-fn compile(base: &Base, folder: &Path) -> Result<()> {
-    let Some(clang) = host::clang(base) else { return Ok(()) };
+fn compile(clang: &str, folder: &Path) -> Result<()> {
     let source = folder.join("bpf.c");
     fs::write(&source, BPF).map_err(|e| Error::io("write", &source, e))?;
     let mut command = cmd::plain(clang);

@@ -108,6 +108,11 @@ impl Lab {
         Ok(Self { bench, tree, tip, host })
     }
 
+    /// Name of the compiler that kernels are built with.
+    pub fn clang(&self) -> &str {
+        &self.host.clang
+    }
+
     /// The kernel with the series in this configuration.
     ///
     /// # Errors
