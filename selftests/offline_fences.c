@@ -37,7 +37,7 @@ static int protect(void *page, unsigned long protection)
 	return syscall(__NR_mprotect, page, PAGE_SIZE, protection);
 }
 
-static void __attribute__((noreturn)) work(unsigned long *fences, long end)
+static void __attribute__((noreturn)) work(unsigned long *checks, long end)
 {
 	unsigned long *page = mmap(NULL, PAGE_SIZE, PROT_READ | PROT_WRITE,
 				   MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
@@ -46,11 +46,13 @@ static void __attribute__((noreturn)) work(unsigned long *fences, long end)
 		_exit(KSFT_FAIL);
 	while (monotonic_seconds() < end) {
 		visit_all_cpus();
-		for (int i = 0; i < ROUNDS; i++) {
-			*page = i;
-			if (protect(page, PROT_READ) || protect(page, PROT_READ | PROT_WRITE))
+		for (unsigned long i = 0; i < ROUNDS; i++) {
+			__atomic_store_n(page, i, __ATOMIC_RELAXED);
+			if (protect(page, PROT_READ) ||
+			    __atomic_load_n(page, __ATOMIC_RELAXED) != i ||
+			    protect(page, PROT_READ | PROT_WRITE))
 				_exit(KSFT_FAIL);
-			__atomic_fetch_add(fences, 1, __ATOMIC_RELAXED);
+			__atomic_fetch_add(checks, 1, __ATOMIC_RELAXED);
 		}
 	}
 	_exit(KSFT_PASS);
@@ -72,7 +74,7 @@ static bool set_online(unsigned int cpu, bool online)
 	return done;
 }
 
-static bool test(unsigned long seconds, unsigned int workers, unsigned long *fences)
+static bool test(unsigned long seconds, unsigned int workers, unsigned long *checks)
 {
 	/* The first second may be a short one. */
 	const long end = monotonic_seconds() + seconds + 1;
@@ -85,7 +87,7 @@ static bool test(unsigned long seconds, unsigned int workers, unsigned long *fen
 		if (pids[i] < 0)
 			ksft_exit_fail_perror("fork");
 		if (!pids[i])
-			work(fences, end);
+			work(checks, end);
 	}
 	for (int i = 0; monotonic_seconds() < end; i = (i + 1) % cpu_count) {
 		if (!set_online(cpus[i], false))
@@ -108,9 +110,9 @@ static bool test(unsigned long seconds, unsigned int workers, unsigned long *fen
 			good = false;
 		}
 	}
-	ksft_print_msg("%u workers, fences: %lu, CPUs that went offline: %lu\n",
-		       workers, *fences, offline);
-	return good && *fences && offline;
+	ksft_print_msg("%u workers, checks: %lu, CPUs that went offline: %lu\n",
+		       workers, *checks, offline);
+	return good && *checks && offline;
 }
 
 static bool can_go_offline(void)
@@ -125,7 +127,7 @@ static bool can_go_offline(void)
 int main(int argc, char **argv)
 {
 	unsigned long seconds = DEFAULT_SECONDS;
-	unsigned long *fences;
+	unsigned long *checks;
 
 	ksft_print_header();
 	for (int i = 1; i < argc; i++) {
@@ -137,11 +139,11 @@ int main(int argc, char **argv)
 		ksft_exit_fail_perror("sched_getaffinity");
 	if (cpu_count < 2 || !can_go_offline())
 		ksft_exit_skip("this machine has no second CPU, or none can go offline\n");
-	fences = shared_memory(sizeof(*fences));
-	if (!fences)
+	checks = shared_memory(sizeof(*checks));
+	if (!checks)
 		ksft_exit_fail_perror("cannot have memory");
 	ksft_set_plan(1);
-	ksft_test_result(test(seconds, cpu_count < MAX_WORKERS ? cpu_count : MAX_WORKERS, fences),
+	ksft_test_result(test(seconds, cpu_count < MAX_WORKERS ? cpu_count : MAX_WORKERS, checks),
 			 "fences_while_cpus_go_offline\n");
 	ksft_finished();
 }
