@@ -110,8 +110,8 @@ static bool test(unsigned long seconds, unsigned int workers, unsigned long *che
 			good = false;
 		}
 	}
-	ksft_print_msg("%u workers, checks: %lu, CPUs that went offline: %lu\n",
-		       workers, *checks, offline);
+	ksft_print_msg("%u workers, CPUs that went offline: %lu, checks: %lu\n",
+		       workers, offline, *checks);
 	return good && *checks && offline;
 }
 
