@@ -138,7 +138,7 @@ impl Limits {
     pub fn for_tests(tests: usize) -> Self {
         match tests {
             0..=MOST_TESTS_BY_DEFAULT => Self::default(),
-            _ => Self { silence: Duration::from_secs(150), total: Duration::from_secs(600), ..Self::default() },
+            _ => Self { silence: Duration::from_secs(240), total: Duration::from_secs(900), ..Self::default() },
         }
     }
 
