@@ -17,6 +17,8 @@
 /* Until a CPU that was offline is visited again; most of the time is to go to fences. */
 #define ROUNDS		1024
 
+#define MOST_SECONDS_TO_STOP	10
+
 static unsigned int cpus[MAX_CPUS];
 static int cpu_count;
 
@@ -74,6 +76,22 @@ static bool set_online(unsigned int cpu, bool online)
 	return done;
 }
 
+/*
+ * A CPU is reported dead shortly before its hart has stopped, and a hart that has
+ * not stopped cannot be started.
+ */
+static bool bring_back(unsigned int cpu)
+{
+	const long end = monotonic_seconds() + MOST_SECONDS_TO_STOP;
+
+	while (!set_online(cpu, true)) {
+		if (monotonic_seconds() > end)
+			return false;
+		usleep(10000);
+	}
+	return true;
+}
+
 static bool test(unsigned long seconds, unsigned int workers, unsigned long *checks)
 {
 	/* The first second may be a short one. */
@@ -93,7 +111,7 @@ static bool test(unsigned long seconds, unsigned int workers, unsigned long *che
 		if (!set_online(cpus[i], false))
 			continue;
 		offline++;
-		if (!set_online(cpus[i], true)) {
+		if (!bring_back(cpus[i])) {
 			ksft_print_msg("CPU %u does not come back\n", cpus[i]);
 			good = false;
 		}
