@@ -186,12 +186,8 @@ static bool test(unsigned long seconds, struct count *counts, int workers)
 			work(i, end);
 	}
 	for (int i = 0; i < workers; i++) {
-		int status;
+		int status = wait_for_child(pids[i]);
 
-		while (waitpid(pids[i], &status, 0) < 0) {
-			if (errno != EINTR)
-				ksft_exit_fail_perror("waitpid");
-		}
 		if (!WIFEXITED(status) || WEXITSTATUS(status) || counts[i].error[0]) {
 			ksft_print_msg("worker %d: %s\n", i,
 				       counts[i].error[0] ? counts[i].error : "killed");

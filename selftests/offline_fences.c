@@ -117,12 +117,8 @@ static bool test(unsigned long seconds, unsigned int workers, unsigned long *che
 		}
 	}
 	for (unsigned int i = 0; i < workers; i++) {
-		int status;
+		int status = wait_for_child(pids[i]);
 
-		while (waitpid(pids[i], &status, 0) < 0) {
-			if (errno != EINTR)
-				ksft_exit_fail_perror("waitpid");
-		}
 		if (!WIFEXITED(status) || WEXITSTATUS(status)) {
 			ksft_print_msg("worker %u: status %#x\n", i, status);
 			good = false;

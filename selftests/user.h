@@ -115,6 +115,25 @@ static inline void *shared_memory(size_t size)
 }
 
 /**
+ * wait_for_child() - wait until a child has ended
+ * @pid: the child
+ *
+ * Ends the program with one line and KSFT_FAIL if there is no such child.
+ *
+ * Return: its status, as of waitpid().
+ */
+static inline int wait_for_child(pid_t pid)
+{
+	int status;
+
+	while (waitpid(pid, &status, 0) < 0) {
+		if (errno != EINTR)
+			ksft_exit_fail_perror("waitpid");
+	}
+	return status;
+}
+
+/**
  * wait_until_not() - sleep while a word of shared memory has a value
  * @word: what another task changes, with wake() afterwards
  * @value: to wait for the end of
