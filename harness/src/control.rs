@@ -183,7 +183,7 @@ pub struct ControlRun {
     pub config: Config,
     /// Whether `make check` runs it.
     pub check: bool,
-    /// The trial; limits are the scenario's, or those of a boot with so few tests.
+    /// The trial; limits are the scenario's, or the usual ones of such a boot.
     pub trial: Trial,
 }
 
@@ -298,7 +298,7 @@ impl RunFile {
             scenario: Some(scenario.to_owned()),
             append,
             at_boot,
-            limits: seat.limits.limits(tests.len()),
+            limits: seat.limits.limits(tests.len(), &machine),
             ..Trial::new(control, machine, tests)
         };
         Ok(ControlRun { config: config.clone(), check: self.check, trial })

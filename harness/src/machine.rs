@@ -121,6 +121,8 @@ pub struct Limits {
 
 /// More tests than these get more time.
 const MOST_TESTS_BY_DEFAULT: usize = 4;
+/// More harts than these get more time: QEMU has a thread for each, and hosts have fewer CPUs.
+const MOST_HARTS_BY_DEFAULT: u32 = 8;
 
 impl Default for Limits {
     fn default() -> Self {
@@ -134,11 +136,12 @@ impl Default for Limits {
 }
 
 impl Limits {
-    /// Those of a boot that runs this many tests. Many include the slow ones, which are silent for long.
-    pub fn for_tests(tests: usize) -> Self {
-        match tests {
-            0..=MOST_TESTS_BY_DEFAULT => Self::default(),
-            _ => Self { silence: Duration::from_secs(240), total: Duration::from_secs(900), ..Self::default() },
+    /// Those of a boot of `machine` that runs this many tests. Many include the slow ones, which are silent for long.
+    pub fn for_boot(tests: usize, machine: &Machine) -> Self {
+        if tests <= MOST_TESTS_BY_DEFAULT && machine.harts <= MOST_HARTS_BY_DEFAULT {
+            Self::default()
+        } else {
+            Self { silence: Duration::from_secs(240), total: Duration::from_secs(900), ..Self::default() }
         }
     }
 

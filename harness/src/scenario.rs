@@ -98,7 +98,7 @@ enum IrqFile {
     Sbi,
 }
 
-/// Seconds; see [`Limits::for_tests`] where nothing is said.
+/// Seconds; see [`Limits::for_boot`] where nothing is said.
 #[derive(Clone, Copy, Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct LimitsFile {
@@ -165,9 +165,9 @@ pub struct Seat {
 }
 
 impl LimitsFile {
-    /// How long a boot may take that runs this many tests.
-    pub fn limits(self, tests: usize) -> Limits {
-        let usual = Limits::for_tests(tests);
+    /// How long a boot of `machine` may take that runs this many tests.
+    pub fn limits(self, tests: usize, machine: &Machine) -> Limits {
+        let usual = Limits::for_boot(tests, machine);
         let seconds = |given: Option<u32>, usual| given.map_or(usual, |s| Duration::from_secs(s.into()));
         Limits { silence: seconds(self.silence, usual.silence), total: seconds(self.total, usual.total), ..usual }
     }
@@ -403,7 +403,7 @@ impl Scenario {
             scenario: Some(self.name.clone()),
             append: seat.append.clone(),
             require: seat.require.clone(),
-            limits: seat.limits.limits(tests.len()).or_from_env()?,
+            limits: seat.limits.limits(tests.len(), &seat.machine).or_from_env()?,
             ..Trial::new(SERIES, seat.machine.clone(), tests)
         })
     }

@@ -81,10 +81,10 @@ pub struct Trial {
 }
 
 impl Trial {
-    /// A trial of `kernel` on `machine` with the limits of a boot with so many tests, no scenario, and files called
+    /// A trial of `kernel` on `machine` with the limits of such a boot, no scenario, and files called
     /// `KERNEL-MACHINE`.
     pub fn new(kernel: &str, machine: Machine, tests: Vec<(String, Expect)>) -> Self {
-        let limits = Limits::for_tests(tests.len());
+        let limits = Limits::for_boot(tests.len(), &machine);
         Self {
             name: format!("{kernel}-{machine}"),
             scenario: None,

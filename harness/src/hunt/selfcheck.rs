@@ -39,8 +39,8 @@ pub fn run(lab: &mut Lab, options: &Options) -> Result<Vec<Checked>> {
         return Err(Error::usage(format!("the scenario {SCENARIO} boots nothing")));
     };
     let config = found.first().map(|s| s.config.clone()).unwrap_or_default();
-    let limits = place.limits.limits(1).or_from_env()?;
     let machine = Machine::new(models::find("stale")?);
+    let limits = place.limits.limits(1, &machine).or_from_env()?;
     let seat = Seat { machine: &machine, append: &place.append, limits };
     let mut all = Vec::new();
     all.extend(of_series(hunted(lab, options, SERIES, &config, &seat)));
