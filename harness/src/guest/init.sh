@@ -6,6 +6,7 @@
 #
 #   lazymap.tests=A,B   files in /lazy_map, in this order; `all` = every test-*.sh
 #   lazymap.timeout=N   seconds that a test may take (otherwise what `settings` says)
+#   lazymap.online=N,M  CPUs to start before the tests, where maxcpus= kept them off
 #   lazymap.hotplug     take CPUs offline and online all the time while tests run
 #   lazymap.shell       an interactive shell on the console after the tests
 #
@@ -53,13 +54,18 @@ tests=
 limit=
 shell=
 hotplug=
+online=
 for word in $(cat /proc/cmdline); do
 	case $word in
 	lazymap.tests=*) tests=$(echo "${word#*=}" | tr ',' ' ') ;;
 	lazymap.timeout=*) limit=${word#*=} ;;
+	lazymap.online=*) online=$(echo "${word#*=}" | tr ',' ' ') ;;
 	lazymap.hotplug) hotplug=yes ;;
 	lazymap.shell) shell=yes ;;
 	esac
+done
+for cpu in $online; do
+	echo 1 >"/sys/devices/system/cpu/cpu$cpu/online" || say "# CPU $cpu cannot be started"
 done
 cd /lazy_map || say "# there is no /lazy_map"
 if [ "$tests" = all ]; then
