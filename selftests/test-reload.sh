@@ -57,6 +57,27 @@ load_all()
 	done
 }
 
+# run_rounds NUMBER MODULE...: each module so many times, while processes are made
+run_rounds()
+{
+	local rounds="$1" status=0
+	shift
+
+	rm -f "$temporary/stop"
+	if [ -x "$DIR/fork_storm" ]; then
+		while [ ! -e "$temporary/stop" ]; do
+			"$DIR/fork_storm" seconds=1 workers=2
+		done > /dev/null 2>&1 &
+	fi
+	round=0
+	while [ "$round" -lt "$rounds" ] && [ "$status" -eq 0 ]; do
+		load_all "$@" || status=1
+		round=$((round + 1))
+	done
+	end_load
+	return "$status"
+}
+
 end_load()
 {
 	echo > "$temporary/stop"
@@ -72,8 +93,10 @@ touches=0
 loads=0
 ktap_set_plan 4
 
-# What is allocated once and for all is, in the first round.
-load_all $names > /dev/null
+# What is allocated once and for all is, and caches have grown to what the load
+# needs, after some rounds.
+warm_up=$((times < 10 ? 1 : times / 10))
+run_rounds "$warm_up" $names > /dev/null
 kmemleak=/sys/kernel/debug/kmemleak
 [ -w "$kmemleak" ] && echo clear 2> /dev/null > "$kmemleak" || kmemleak=
 before=$(kernel_kib)
@@ -81,18 +104,8 @@ areas_before=$(areas)
 touches=0
 loads=0
 
-if [ -x "$DIR/fork_storm" ]; then
-	while [ ! -e "$temporary/stop" ]; do
-		"$DIR/fork_storm" seconds=1 workers=2
-	done > /dev/null 2>&1 &
-fi
-status=0
-round=0
-while [ "$round" -lt "$times" ] && [ "$status" -eq 0 ]; do
-	load_all $names || status=1
-	round=$((round + 1))
-done
-end_load
+run_rounds "$times" $names
+status=$?
 ktap_print_msg "times: $round, loads: $loads"
 ktap_print_msg "touches: $touches"
 if [ "$status" -eq 0 ] && [ "$touches" -gt 0 ]; then
