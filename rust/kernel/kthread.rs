@@ -204,7 +204,9 @@ pub fn on_cpu<F: Fn(CpuId) + Sync>(cpu: CpuId, f: F, watch: impl FnMut()) -> Res
 ///
 /// # Context
 ///
-/// A kernel thread that is bound to no CPU, such as one of [`on_any_cpu()`]. May sleep.
+/// A kernel thread that is bound to no CPU, such as one of [`on_any_cpu()`]. Sleeps. Nobody who
+/// waits for the thread keeps CPUs from coming and going, as [`on_each_cpu()`] does: this does so
+/// itself.
 ///
 /// # Errors
 ///
@@ -242,6 +244,9 @@ pub fn migrate_to(cpu: CpuId) -> Result {
     }
     let mut mask = CpumaskVar::new_zero(GFP_KERNEL)?;
     mask.set(cpu);
+    // A CPU that starts to go offline meanwhile would be refused only after its mask was set: the
+    // thread would run where it is not allowed to.
+    let _cpus = CpusReadLock::new();
     // SAFETY: The task is valid, and the mask not used any more after this returns.
     to_result(unsafe { bindings::set_cpus_allowed_ptr(task, mask.as_raw()) })
 }

@@ -219,13 +219,19 @@ fn read_in_softirq(test: &Test) -> kselftest::Result {
         for _ in 0..nr_cpu_ids() {
             items.push(Softirq::new(areas.clone(), seen.clone())?, GFP_KERNEL)?;
         }
-        smp::on_each_cpu(|cpu| {
+        let queue = |cpu: CpuId| {
             if let Some(item) = items.get(cpu.as_u32() as usize) {
                 // A new work item is on no queue, so there is always room for it. This queue runs
                 // it in a softirq of this CPU.
                 let _ = workqueue::system_bh().enqueue(item.clone());
             }
-        })?;
+        };
+        if cfg!(CONFIG_PREEMPT_RT) {
+            // An IPI must not raise one there, see do_softirq_post_smp_call_flush().
+            kthread::on_each_cpu(queue, || {})?;
+        } else {
+            smp::on_each_cpu(queue)?;
+        }
         // Before anything returns, because they run code of the module.
         for item in &items {
             item.work.flush();
