@@ -61,6 +61,9 @@ pub struct Machine {
     pub harts: u32,
     /// Memory in MiB.
     pub memory_mib: u32,
+    /// Whether executed instructions drive the clock, 1 ns each. Then the harts take turns in one
+    /// thread of the host: slower, but no lack of the host's CPUs makes them wait for each other.
+    pub icount: bool,
 }
 
 impl Machine {
@@ -69,9 +72,9 @@ impl Machine {
     /// Memory in MiB where nothing else is said.
     pub const MEMORY_MIB: u32 = 1024;
 
-    /// A machine of this model with interrupts through IMSICs, 4 harts and 1 GiB.
+    /// A machine of this model with interrupts through IMSICs, 4 harts, 1 GiB and the host's clock.
     pub fn new(model: Model) -> Self {
-        Self { model, irq: Irq::Imsic, harts: Self::HARTS, memory_mib: Self::MEMORY_MIB }
+        Self { model, irq: Irq::Imsic, harts: Self::HARTS, memory_mib: Self::MEMORY_MIB, icount: false }
     }
 
     /// Its name in tables and file names: the model's, with `-sbi` if the SBI interrupts harts.
@@ -95,7 +98,12 @@ impl Machine {
         };
         let cpu = self.cpu();
         let (harts, memory) = (self.harts.to_string(), format!("{}M", self.memory_mib));
-        ["-M", machine, "-cpu", &cpu, "-smp", &harts, "-m", &memory].map(str::to_owned).into()
+        let mut all = vec!["-M", machine, "-cpu", &cpu, "-smp", &harts, "-m", &memory];
+        if self.icount {
+            // When all harts are idle there is nothing to wait for.
+            all.extend(["-icount", "shift=0,sleep=off"]);
+        }
+        all.into_iter().map(str::to_owned).collect()
     }
 }
 

@@ -77,6 +77,9 @@ pub struct MachineFile {
     pub harts: Option<u32>,
     /// MiB, default 1024.
     pub memory: Option<u32>,
+    /// Instructions drive the clock.
+    #[serde(default)]
+    pub icount: bool,
 }
 
 /// Values that take the place of those in the machine. No value is the same as the machine's.
@@ -350,7 +353,7 @@ impl MachineFile {
             Some(model) => (model, Some(IrqFile::Sbi)),
             None => (name, None),
         };
-        Self { model: model.to_owned(), cpu: String::new(), irq, harts: None, memory: None }
+        Self { model: model.to_owned(), cpu: String::new(), irq, harts: None, memory: None, icount: false }
     }
 
     /// The machine.
@@ -370,6 +373,7 @@ impl MachineFile {
         }
         machine.harts = self.harts.unwrap_or(machine.harts);
         machine.memory_mib = self.memory.unwrap_or(machine.memory_mib);
+        machine.icount = self.icount;
         if !(1..=MOST_HARTS).contains(&machine.harts) {
             return Err(format!("harts = {} is not between 1 and {MOST_HARTS}", machine.harts));
         }

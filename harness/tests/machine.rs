@@ -20,12 +20,14 @@ const PLAIN: Machine = Machine {
     irq: Irq::Imsic,
     harts: 4,
     memory_mib: 1024,
+    icount: false,
 };
 const STALE: Machine = Machine {
     model: Model { name: Cow::Borrowed("stale"), cpu: Cow::Borrowed("x-cache-invalid=on"), stale: true },
     irq: Irq::Sbi,
     harts: 2,
     memory_mib: 512,
+    icount: false,
 };
 const COUNTERS: &str =
     "x-cache-invalid: hart=0 stale_hits=1 fences=2 remembered=3 coexisting=1 chosen_invalid=1 evictions=0

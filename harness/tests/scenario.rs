@@ -112,7 +112,7 @@ fn all_that_a_file_may_say() {
     let x = load(
         "description = \"d\"\nconfig = \"\"\"\n# why\nCONFIG_A=y\n\n# CONFIG_B is not set\n\"\"\"\n\
          append = \"a=1 b\"\ntests = [\"test-trace.sh\"]\nrequire = [\"^x: [0-9]+$\"]\n\
-         [machine]\nmodel = \"stale\"\ncpu = \"svvptc=off\"\nirq = \"sbi\"\nharts = 72\nmemory = 4096\n\
+         [machine]\nmodel = \"stale\"\ncpu = \"svvptc=off\"\nirq = \"sbi\"\nharts = 72\nmemory = 4096\nicount = true\n\
          [limits]\nsilence = 100\ntotal = 1000\n",
     );
     assert!(!x.check && x.boots());
@@ -121,6 +121,7 @@ fn all_that_a_file_may_say() {
     assert_eq!(seat.tests, ["test-trace.sh"]);
     let machine = &seat.machine;
     assert_eq!((machine.irq, machine.harts, machine.memory_mib), (Irq::Sbi, 72, 4096));
+    assert!(machine.arguments().ends_with(&["-icount".to_owned(), "shift=0,sleep=off".to_owned()]));
     assert_eq!((machine.name().as_str(), machine.model.cpu.as_ref()), ("stale-sbi", "x-cache-invalid=on,svvptc=off"));
     let trial = x.trial(seat).unwrap();
     assert_eq!((trial.limits.silence, trial.limits.total), (Duration::from_secs(100), Duration::from_secs(1000)));
