@@ -296,10 +296,7 @@ static bool test(const unsigned int *cpus, int count, unsigned long rounds, bool
 		ksft_exit_fail_perror("fork");
 	if (!pid)
 		run_case(cpus, count, rounds, reused);
-	while (waitpid(pid, &status, 0) < 0) {
-		if (errno != EINTR)
-			ksft_exit_fail_perror("waitpid");
-	}
+	status = wait_for_child(pid);
 	ksft_print_msg("touches: %lu\n", shared->traps);
 	if (shared->unmoved)
 		ksft_print_msg("times that a CPU was offline: %lu\n", shared->unmoved);

@@ -518,12 +518,8 @@ static bool read_target(unsigned char *buffer)
 /* Waits for a worker; says whether all is well with it. */
 static bool ended(pid_t pid, const char *name, const struct report *from, unsigned long traps)
 {
-	int status;
+	int status = wait_for_child(pid);
 
-	while (waitpid(pid, &status, 0) < 0) {
-		if (errno != EINTR)
-			ksft_exit_fail_perror("waitpid");
-	}
 	if (!WIFEXITED(status) || WEXITSTATUS(status) || from->error[0]) {
 		ksft_print_msg("%s: %s\n", name, from->error[0] ? from->error : "killed");
 		return false;
