@@ -4,10 +4,11 @@
  * S-mode stubs from M-mode, page by page, and knows at each access whether the
  * model has to let it through.
  *
- * It speaks TAP on the serial port. At its end it prints what the counters of
+ * It speaks KTAP on the serial port. At its end it prints what the counters of
  * each hart have to be ("expect hart=..."), for the host to compare with what
  * QEMU says. The word at PARAMS, set by the command line, says what the machine
- * is.
+ * is. The host takes its bits from this file: in "#define PARAM_NAME VALUE"
+ * VALUE is a number or (1 << NUMBER).
  */
 typedef unsigned long u64;
 typedef unsigned int u32;
@@ -16,7 +17,8 @@ typedef unsigned char u8;
 #define UART		((volatile u8 *)0x10000000)
 #define TEST_DEVICE	((volatile u32 *)0x100000)
 /* not part of the image, so not reloaded by a reset */
-#define PARAMS		(*(volatile u64 *)0x80f00000)
+#define PARAM_ADDRESS	0x80f00000
+#define PARAMS		(*(volatile u64 *)PARAM_ADDRESS)
 #define STAGE		(*(volatile u64 *)0x80f00010)
 #define KEPT		((struct counters *)0x80f00020)
 #define PARAM_MODEL	1	/* x-cache-invalid=on */
@@ -38,9 +40,14 @@ typedef unsigned char u8;
 #define PARAM_QUICK	(1 << 22)	/* leave out what takes seconds */
 #define PARAM_VIRTUAL	(1 << 24)	/* time is that of the guest, -icount */
 #define PARAM_STORM	(1 << 23)	/* all harts at once, at random */
-/* one bit for each word of evict-at, in the order of `events` */
-#define PARAM_EVICT	16
-/* four bits: the number of harts */
+/* one bit for each word of evict-at */
+#define PARAM_TRAP_S		(1 << 16)
+#define PARAM_TRAP_U		(1 << 17)
+#define PARAM_SSCRATCH		(1 << 18)
+#define PARAM_SSCRATCH_SET	(1 << 19)
+#define PARAM_SSTATUS		(1 << 20)
+#define PARAM_SEPC		(1 << 21)
+/* where the four bits with the number of harts begin */
 #define PARAM_HARTS	40
 #define MAX_HARTS	4
 
@@ -188,12 +195,12 @@ static void access(void (*stub)(void), u64 va, u64 want, const char *what)
 	struct visit v = visit(stub, va, (u64)pages[3], 1);
 	int ok = v.cause == want && (want == ECALL_S || v.tval == va);
 
-	check(ok, what, ok ? 0 : "wrong trap");
 	if (!ok) {
 		say("# cause "); say_dec(v.cause); say(", wanted "); say_dec(want);
 		say(", tval "); say_hex(v.tval); say(", va "); say_hex(va);
 		say("\n");
 	}
+	check(ok, what, ok ? 0 : "wrong trap");
 }
 
 /* an access that the model makes fault; without the model it goes through */
@@ -765,15 +772,13 @@ static void event_none(void)
 	visit(stub_nothing, 0, 0, 1);
 }
 
-enum { TRAP_S = 1, TRAP_U = 2, SSCRATCH = 4, SSCRATCH_SET = 8, SSTATUS = 16, SEPC = 32 };
-
 static const struct { void (*happens)(void); const char *what; u64 evicts; } events[] = {
-	{ event_trap_s, "a trap from S-mode", TRAP_S },
-	{ event_trap_u, "a trap from U-mode", TRAP_U },
-	{ event_sscratch_set, "sscratch written", SSCRATCH | SSCRATCH_SET },
-	{ event_sscratch_swap, "sscratch swapped", SSCRATCH },
-	{ event_sstatus, "sstatus written", SSTATUS },
-	{ event_sepc, "sepc written", SEPC },
+	{ event_trap_s, "a trap from S-mode", PARAM_TRAP_S },
+	{ event_trap_u, "a trap from U-mode", PARAM_TRAP_U },
+	{ event_sscratch_set, "sscratch written", PARAM_SSCRATCH | PARAM_SSCRATCH_SET },
+	{ event_sscratch_swap, "sscratch swapped", PARAM_SSCRATCH },
+	{ event_sstatus, "sstatus written", PARAM_SSTATUS },
+	{ event_sepc, "sepc written", PARAM_SEPC },
 	{ event_none, "other CSRs written", 0 },
 };
 
@@ -987,7 +992,7 @@ static void tests_of_kinds(u64 mode)
 static void tests_of_coexistence(u64 mode)
 {
 	int any = !!(PARAMS & PARAM_ANY), valid = !!(PARAMS & PARAM_VALID);
-	u64 evict_at = PARAMS >> PARAM_EVICT & 63, ra, pattern = 0;
+	u64 ra, pattern = 0;
 
 	ra = map_all(mode);
 	/* breakpoints go to S-mode, which calls for M-mode */
@@ -1069,13 +1074,13 @@ static void tests_of_coexistence(u64 mode)
 		return;
 
 	for (u64 i = 0; i < sizeof(events) / sizeof(events[0]); i++) {
-		int lost = !!(events[i].evicts & evict_at);
+		int lost = !!(events[i].evicts & PARAMS);
 
 		fresh(l0_a, ra);
 		*(u32 *)pages[2] = 0x00100073;	/* ebreak */
 		set_pte(l0_a, 511, pte(pages[2], RWX | U | G));
 		visit((void (*)(void))page(ra, 511), 0, 0, 0);
-		kept[0].evictions += !!(evict_at & TRAP_U);
+		kept[0].evictions += !!(PARAMS & PARAM_TRAP_U);
 		set_pte(l0_a, 1, pte(pages[1], RWX | G));
 		set_pte(l0_a, 2, pte(pages[1], RWX | G));
 		both(stub_load, page(ra, 1), LOAD, 1, "before the event");
@@ -1243,6 +1248,9 @@ void guest_main(u64 hart)
 		for (;;)
 			;
 	}
+	/* what follows a reset is part of what was begun before it */
+	if (!STAGE)
+		say("KTAP version 1\n");
 	if (PARAMS & (PARAM_GLOBAL | PARAM_ANY)) {
 		for (u64 mode = 8; mode <= 10; mode++)
 			tests_of_coexistence(mode);

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only
 //! The command line: verbs, options, exit codes.
 
+use std::io;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::thread;
@@ -8,70 +9,29 @@ use std::time::Duration;
 
 use clap::builder::{OsStringValueParser, TypedValueParser};
 use clap::error::ErrorKind;
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, CommandFactory, Parser, Subcommand};
 
-use crate::base::Base;
-use crate::error::{Error, Exit, Result};
-use crate::scenario::Which;
-use crate::trial::{Outcome, Row};
-use crate::workbench::Lab;
-use crate::{check, cmd, control, cost, demo, host, hunt, litmus, lock, qemu, scenario, series, workbench};
-
-/// What every verb needs to know.
-#[derive(Clone, Debug)]
-pub struct Options {
-    /// Top of the repository (the folder with `base.toml`).
-    pub root: PathBuf,
-    /// Where everything generated goes.
-    pub out: PathBuf,
-    /// The user's kernel tree instead of the distribution's.
-    pub ksrc: Option<PathBuf>,
-    /// The kernel version that is meant, if it is not the first of `base.toml`.
-    pub base: Option<String>,
-    /// No version was named: what is about the patches alone is about those of each.
-    pub every_base: bool,
-    /// Parallel jobs of a build.
-    pub jobs: usize,
-    /// `series-check` builds every patch of the series alone as well.
-    pub build_each: bool,
-}
-
-impl Options {
-    /// The folder called `name` for what depends on the kernel's version, below `out`.
-    pub fn place(&self, name: &str) -> PathBuf {
-        self.out.join(format!("{name}{}", self.suffix()))
-    }
-
-    /// The same for another kernel version of `base.toml`.
-    ///
-    /// # Errors
-    /// When that file is wrong.
-    pub fn with_base(&self, version: &str) -> Result<Self> {
-        let first = Base::load(&self.root)?.linux.version;
-        let base = Some(version.to_owned()).filter(|v| *v != first);
-        Ok(Self { base, every_base: false, ..self.clone() })
-    }
-
-    /// The same for each version that is meant.
-    ///
-    /// # Errors
-    /// When `base.toml` is wrong.
-    pub fn bases(&self) -> Result<Vec<Self>> {
-        if !self.every_base {
-            return Ok(vec![self.clone()]);
-        }
-        Base::load(&self.root)?.all.iter().map(|linux| self.with_base(&linux.version)).collect()
-    }
-
-    /// What [`Options::place`] adds: nothing, or `-VERSION`.
-    pub fn suffix(&self) -> String {
-        self.base.as_ref().map(|version| format!("-{version}")).unwrap_or_default()
-    }
-}
+use crate::boot::machine::LimitsGiven;
+use crate::build::qemu;
+use crate::build::workbench::Lab;
+use crate::ground::error::{Error, Exit, Result};
+use crate::ground::{cmd, lock};
+use crate::options::Options;
+use crate::options::base::Base;
+use crate::source::host;
+use crate::trial::control;
+use crate::trial::report::Row;
+use crate::trial::scenario::{self, Tier, Which};
+use crate::trial::tally::Tally;
+use crate::trial::verdict::Count;
+use crate::verbs::check::{Part, Plan, Shard};
+use crate::verbs::demo::{self, Kernels};
+use crate::verbs::{check, clean, controls, cost, litmus, run, shell};
+use crate::{hunt, series};
 
 /// Exit codes as `--help` shows them.
-const EXIT_CODES: &str = "Exit codes: 0 all as expected; 1 a test failed; 2 something could not be had, \
-applied, built or booted; 4 everything was skipped; 64 wrong usage; 130 interrupted";
+const EXIT_CODES: &str = "Exit codes: 0 all as expected; 1 a test failed; 2 something could not be downloaded, \
+applied, built or booted, or the verdict is not certain; 4 everything was skipped; 64 wrong usage; 130 interrupted";
 
 #[derive(Parser, Debug)]
 #[command(name = "lazymap", version, about, after_help = EXIT_CODES, disable_help_subcommand = true)]
@@ -93,7 +53,7 @@ struct Global {
     /// A kernel tree to use instead of the distribution's; it is never written to
     #[arg(long, global = true, value_name = "DIR", value_parser = path(), env = "KSRC", hide_env_values = true)]
     ksrc: Option<PathBuf>,
-    /// The kernel version whose patches are meant
+    /// The kernel version to work with, one of those in base.toml [default: the first]
     #[arg(long, global = true, value_name = "VERSION", env = "BASE", hide_env_values = true)]
     base: Option<String>,
     /// Parallel jobs of a build [default: one per CPU]
@@ -105,12 +65,18 @@ struct Global {
 enum Verb {
     /// Sets up what is missing, builds, boots both kernels on both machines, prints the table
     Demo,
-    /// The tool's own tests, the checks of the series, the demo's matrix, the scenarios, the controls
-    /// and two hunts; the last line counts them
+    /// Runs the tests: the tool, the patches, the machine, the demo's matrix, scenarios, controls and
+    /// hunts; the last line counts them
     Check {
-        /// Every scenario and every run of a control, not only those that are quick
-        #[arg(long)]
-        full: bool,
+        /// How much to run; each tier includes those before it
+        #[arg(long, value_enum, default_value_t = Tier::Quick)]
+        tier: Tier,
+        /// Only these parts [default: all]
+        #[arg(long, value_name = "PARTS", value_enum, value_delimiter = ',')]
+        only: Vec<Part>,
+        /// The I-th of N shares of the work, for runs side by side
+        #[arg(long, value_name = "I/N", default_value_t)]
+        shard: Shard,
     },
     /// Runs scenarios: other configurations, machines and boot parameters
     Run {
@@ -123,7 +89,7 @@ enum Verb {
         #[arg(long)]
         dry_run: bool,
     },
-    /// Counts the instructions that the series costs, and holds them against harness/cost.toml
+    /// Counts the instructions that the series costs, and compares them with harness/cost.toml
     Cost {
         /// Also with a bitmap of several words, which takes minutes
         #[arg(long)]
@@ -159,6 +125,24 @@ enum Verb {
     Qemu,
     /// Runs the litmus files of the protocol with herd7, which is fetched if it is not there
     Litmus,
+    /// Boots a guest with the terminal as its console; Ctrl-A X ends it
+    Shell {
+        /// The scenario whose configuration and machine to use [default: default]
+        scenario: Option<String>,
+    },
+    /// Removes builds and results; downloads and the kernel tree stay
+    Clean {
+        /// Removes everything that was generated
+        #[arg(long)]
+        all: bool,
+    },
+    /// Prints shell completions
+    Completions {
+        /// The shell
+        shell: clap_complete::Shell,
+    },
+    /// Prints the man page
+    Man,
     /// Checks what the host must have, and says what was found
     Host {
         /// Installs nothing, not even as root
@@ -184,7 +168,7 @@ fn end_on_closed_pipe() {
 pub fn main() -> ExitCode {
     end_on_closed_pipe();
     let exit = match parse() {
-        Ok(Some((options, verb))) => dispatch(&options, verb),
+        Ok(Some((options, verb, every_base))) => dispatch(&options, verb, every_base),
         Ok(None) => Ok(Exit::Pass as u8),
         Err(error) => Err(error),
     };
@@ -199,7 +183,7 @@ pub fn main() -> ExitCode {
     }))
 }
 
-fn parse() -> Result<Option<(Options, Verb)>> {
+fn parse() -> Result<Option<(Options, Verb, bool)>> {
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(e) if matches!(e.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion) => {
@@ -243,115 +227,153 @@ fn parse() -> Result<Option<(Options, Verb)>> {
             out.display()
         )));
     }
-    let first = Base::load(&root)?;
+    let base = Base::load(&root)?;
     let named = cli.global.base.filter(|b| !b.is_empty());
+    // Without a version what is about the patches alone is about those of each.
     let every_base = named.is_none();
-    let base = named.filter(|b| *b != first.linux.version);
-    if let Some(asked) = &base {
-        first.choose(asked)?;
-    }
+    let base = match named {
+        Some(version) => base.choose(&version)?,
+        None => base,
+    };
     let ksrc = given(cli.global.ksrc).map(|p| absolute(&p)).transpose()?;
     let jobs = cli.global.jobs.map_or_else(cpus, usize::from);
-    let build_each = matches!(cli.verb, Verb::SeriesCheck { build: true });
-    Ok(Some((Options { root, out, ksrc, base, every_base, jobs, build_each }, cli.verb)))
+    let limits = LimitsGiven::from_env()?;
+    Ok(Some((Options { root, out, ksrc, base, jobs, limits }, cli.verb, every_base)))
 }
 
-fn dispatch(options: &Options, verb: Verb) -> Result<u8> {
-    let base = Base::of(options)?;
+fn dispatch(options: &Options, verb: Verb, every_base: bool) -> Result<u8> {
     // What only looks needs neither the lock nor anything in the folder, and a wrong name should not
     // be found out after a download.
-    match &verb {
-        Verb::Run { scenario, list, dry_run } => {
-            let which = Which::Named(scenario.clone());
-            match (list, dry_run) {
-                (true, _) => return scenario::list(&options.root).map(|()| Exit::Pass as u8),
-                (_, true) => return scenario::dry_run(options, &which).map(|()| Exit::Pass as u8),
-                _ => scenario::choose(&options.root, &which).map(drop)?,
-            }
+    match verb {
+        Verb::Run { list: true, .. } => return run::list(&options.root).map(|()| Exit::Pass as u8),
+        Verb::Run { scenario, dry_run: true, .. } => {
+            return run::dry_run(options, &Which::Named(scenario)).map(|()| Exit::Pass as u8);
         }
-        Verb::Controls { control, list, dry_run } => {
-            let which = Which::Named(control.clone());
-            match (list, dry_run) {
-                (true, _) => return control::list(&options.root).map(|()| Exit::Pass as u8),
-                (_, true) => return control::dry_run(options, &which).map(|()| Exit::Pass as u8),
-                _ => control::choose(&options.root, &which).map(drop)?,
-            }
+        Verb::Controls { list: true, .. } => return controls::list(&options.root).map(|()| Exit::Pass as u8),
+        Verb::Controls { control, dry_run: true, .. } => {
+            return controls::dry_run(options, &Which::Named(control)).map(|()| Exit::Pass as u8);
         }
-        Verb::Cost { .. } => cost::Budget::load(&options.root).map(drop)?,
-        Verb::Hunt(args) => hunt::Plan::new(options, args).map(drop)?,
+        Verb::Completions { shell } => {
+            clap_complete::generate(shell, &mut Cli::command(), "lazymap", &mut io::stdout());
+            return Ok(Exit::Pass as u8);
+        }
+        Verb::Man => {
+            let page = clap_mangen::Man::new(Cli::command());
+            page.render(&mut io::stdout()).map_err(|e| Error::could_not(format!("cannot print the man page: {e}")))?;
+            return Ok(Exit::Pass as u8);
+        }
         _ => {}
     }
+    let work = prepared(options, verb, every_base)?;
     cmd::end_on_signals()?;
     let _lock = lock::take(&options.out)?;
-    let exit = match verb {
-        Verb::Demo => demo::run(&workbench::prepare(options)?.bench)?.exit(),
-        Verb::Check { full } => {
-            // The tool's own tests need git and the like, too.
-            host::for_series(options, &base)?;
-            check::run(options, full)?.exit()
+    work().map(|exit| exit as u8)
+}
+
+/// What a verb does once the lock is held, with everything checked that can be without it.
+type Work<'a> = Box<dyn FnOnce() -> Result<Exit> + 'a>;
+
+fn prepared(options: &Options, verb: Verb, every_base: bool) -> Result<Work<'_>> {
+    Ok(match verb {
+        Verb::Demo => Box::new(move || {
+            let mut lab = Lab::open(options)?;
+            let kernels = Kernels::build(&mut lab)?;
+            Ok(count(&demo::run(&lab.bench, &kernels)?).exit())
+        }),
+        Verb::Check { tier, only, shard } => {
+            let plan = Plan::new(options, tier, &only, shard)?;
+            Box::new(move || {
+                // The tool's own tests need git and the like, too.
+                host::for_series(options)?;
+                Ok(check::run(options, &plan)?.exit())
+            })
         }
         Verb::Run { scenario, .. } => {
-            let which = Which::Named(scenario);
-            outcome(&scenario::rows(&mut Lab::open(options)?, options, &which)?).exit()
+            let chosen = scenario::choose(&options.root, &Which::Named(scenario))?;
+            Box::new(move || Ok(printed(&run::run(&mut Lab::open(options)?, &chosen)?).exit()))
         }
         Verb::Controls { control, .. } => {
-            let which = Which::Named(control);
-            outcome(&control::rows(&mut Lab::open(options)?, options, &which)?).exit()
+            let chosen = control::choose(&options.root, &Which::Named(control))?;
+            Box::new(move || Ok(printed(&controls::run(&mut Lab::open(options)?, &chosen)?).exit()))
         }
         Verb::Cost { full } => {
-            let rows = cost::rows(&mut workbench::prepare(options)?, options, full)?;
-            let mut outcome = Outcome::default();
-            rows.iter().for_each(|row| outcome.count(row.verdict));
-            println!("{outcome}");
-            outcome.exit()
+            cost::Budget::load(&options.root)?;
+            Box::new(move || {
+                let mut lab = Lab::open(options)?;
+                let kernels = Kernels::build(&mut lab)?;
+                let mut count = Count::default();
+                cost::run(&mut lab, &kernels, full)?.iter().for_each(|row| count.count(row.verdict));
+                println!("{count}");
+                Ok(count.exit())
+            })
         }
-        Verb::Hunt(args) => hunt::run(options, &hunt::Plan::new(options, &args)?)?,
-        Verb::Series => {
-            for options in options.bases()? {
-                series::regenerate(&options)?;
-            }
-            Exit::Pass
+        Verb::Hunt(args) => {
+            let plan = hunt::Plan::new(options, &args)?;
+            Box::new(move || hunt::run(options, &plan))
         }
-        Verb::SeriesCheck { .. } => {
-            let results = series::check(options)?;
-            series::print(&results);
+        Verb::Series => Box::new(move || {
+            let bases = if every_base { options.every_base() } else { vec![options.clone()] };
+            bases.iter().try_for_each(series::write::write)?;
+            Ok(Exit::Pass)
+        }),
+        Verb::SeriesCheck { build } => Box::new(move || {
+            let results = series::check::check(options, build)?;
+            series::check::print(&results);
             let failed = results.iter().filter(|r| !r.ok).count();
             println!("{} passed, {failed} failed, 0 skipped", results.len() - failed);
-            if failed == 0 { Exit::Pass } else { Exit::Failed }
-        }
-        Verb::Kernels => {
-            for kernel in workbench::kernels(options)?.1.values() {
+            Ok(if failed == 0 { Exit::Pass } else { Exit::Failed })
+        }),
+        Verb::Kernels => Box::new(move || {
+            let kernels = Kernels::build(&mut Lab::for_kernels(options)?)?;
+            for kernel in [&kernels.preventive, &kernels.series] {
                 println!("{}\t{}\t{}", kernel.name, kernel.commit, kernel.image.display());
             }
-            Exit::Pass
-        }
-        Verb::Qemu => {
-            let built = qemu::build(options, &base)?;
+            Ok(Exit::Pass)
+        }),
+        Verb::Qemu => Box::new(move || {
+            let built = qemu::build(options)?;
             println!("{}\t{}", built.binary.display(), built.version);
-            Exit::Pass
-        }
-        Verb::Litmus => {
-            let outcome = litmus::run(options)?;
-            println!("{outcome}");
-            outcome.exit()
-        }
-        Verb::Host { no_install } => {
-            let host = host::prepare(options, &base, !no_install)?;
+            Ok(Exit::Pass)
+        }),
+        Verb::Litmus => Box::new(move || {
+            let mut tally = Tally::default();
+            litmus::run(options, &mut tally)?;
+            let count = tally.finish();
+            println!("{count}");
+            Ok(count.exit())
+        }),
+        Verb::Shell { scenario } => Box::new(move || {
+            shell::run(options, scenario.as_deref())?;
+            Ok(Exit::Pass)
+        }),
+        Verb::Clean { all } => Box::new(move || {
+            clean::run(options, all)?;
+            Ok(Exit::Pass)
+        }),
+        Verb::Host { no_install } => Box::new(move || {
+            let host = host::prepare(options, !no_install)?;
             for (tool, version) in host.versions() {
                 println!("{tool}\t{version}");
             }
-            Exit::Pass
-        }
-    };
-    Ok(exit as u8)
+            Ok(Exit::Pass)
+        }),
+        // Done by now.
+        Verb::Completions { .. } | Verb::Man => Box::new(|| Ok(Exit::Pass)),
+    })
+}
+
+/// Counts rows.
+fn count(rows: &[Row]) -> Count {
+    let mut count = Count::default();
+    rows.iter().for_each(|row| count.count(row.verdict));
+    count
 }
 
 /// Counts rows, and prints the count.
-fn outcome(rows: &[Row]) -> Outcome {
-    let mut outcome = Outcome::default();
-    rows.iter().for_each(|row| outcome.count(row.verdict));
-    println!("{outcome}");
-    outcome
+fn printed(rows: &[Row]) -> Count {
+    let count = count(rows);
+    println!("{count}");
+    count
 }
 
 /// The nearest folder with a `base.toml`, from the current one upwards.

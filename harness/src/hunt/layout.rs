@@ -6,7 +6,7 @@
 //! 4 GiB, modules end and the image begins where arch/riscv/include/asm/pgtable.h says
 //! (`MODULES_VADDR`, `MODULES_END`).
 
-use crate::console::printk;
+use crate::console::log::Log;
 
 const GIB: u64 = 1 << 30;
 /// `MODULES_LOWEST_VADDR`, where the KASAN shadow ends.
@@ -95,9 +95,9 @@ pub struct Layout {
 impl Layout {
     /// The layout of the kernel with this console; `addresses` are some that it used, and `image` is
     /// where its image starts and ends.
-    pub fn new(console: &str, addresses: impl Iterator<Item = u64>, image: Option<(u64, u64)>) -> Self {
+    pub fn new(console: &Log, addresses: impl Iterator<Item = u64>, image: Option<(u64, u64)>) -> Self {
         let said =
-            printk::messages(console).find_map(|(_, piece)| match piece.text.strip_prefix("lazymap: mmu ")?.trim() {
+            console.lines.iter().find_map(|line| match line.text.strip_prefix("lazymap: mmu ")?.trim() {
                 "sv39" => Some(Mode::Sv39),
                 "sv48" => Some(Mode::Sv48),
                 "sv57" => Some(Mode::Sv57),
@@ -106,8 +106,8 @@ impl Layout {
         // Kernel addresses are used all over, so the lowest one tells how many bits there are.
         let mode = said.unwrap_or_else(|| Mode::of(addresses.filter(|a| a >> 63 == 1).min().unwrap_or(u64::MAX)));
         let printed = printed(console);
-        let kfence = printk::messages(console).find_map(|(_, piece)| {
-            let (_, range) = piece.text.strip_prefix("kfence: initialized")?.rsplit_once(" at ")?;
+        let kfence = console.lines.iter().find_map(|line| {
+            let (_, range) = line.text.strip_prefix("kfence: initialized")?.rsplit_once(" at ")?;
             let (from, to) = range.trim().split_once('-')?;
             Some((hex(from)?, hex(to)? - 1))
         });
@@ -177,7 +177,7 @@ fn documented(mode: Mode, image: Option<(u64, u64)>) -> Vec<(u64, u64, &'static 
 }
 
 /// What print_vm_layout() (arch/riscv/mm/init.c) printed.
-fn printed(console: &str) -> Vec<(u64, u64, &'static str)> {
+fn printed(console: &Log) -> Vec<(u64, u64, &'static str)> {
     const NAMES: &[(&str, &str)] = &[
         ("fixmap", "fixmap"),
         ("pci io", "PCI I/O"),
@@ -188,7 +188,7 @@ fn printed(console: &str) -> Vec<(u64, u64, &'static str)> {
         ("kasan", SHADOW),
         ("kernel", "kernel image"),
     ];
-    let mut lines = printk::messages(console).map(|(_, piece)| piece.text);
+    let mut lines = console.lines.iter().map(|line| line.text.as_str());
     if !lines.any(|text| text.starts_with("Virtual kernel memory layout:")) {
         return Vec::new();
     }

@@ -10,6 +10,7 @@ use super::layout::Layout;
 use super::symbols::Symbols;
 use super::trace::{Access, Hit, Story};
 use super::verdict::{Death, Fate, Outcome};
+use crate::ground::table::{self, Align, Cell};
 
 /// Version of the schema: counts up when a field changes its meaning or goes.
 const SCHEMA: u32 = 1;
@@ -65,7 +66,7 @@ pub struct Place {
 
 /// A hit, with names.
 #[derive(Clone, Debug, Serialize)]
-pub struct Told {
+pub struct HitReport {
     /// Its place in the order of time, from 0.
     pub index: usize,
     /// The access.
@@ -168,7 +169,7 @@ pub struct Report {
     /// The hits by who mapped and who touched; those that killed come first, then the most frequent.
     pub groups: Vec<Group>,
     /// The hits in the order of time: those that did not end, and a share of the others.
-    pub hits: Vec<Told>,
+    pub hits: Vec<HitReport>,
 }
 
 /// Puts a report together.
@@ -223,7 +224,7 @@ fn function(symbols: &Symbols, layout: &Layout, pc: u64, ra: u64) -> String {
     symbols.actor(pc, ra).map_or_else(|| format!("({})", layout.region(pc)), str::to_owned)
 }
 
-fn tell(index: usize, hit: &Hit, fate: Fate, symbols: &Symbols, layout: &Layout) -> Told {
+fn tell(index: usize, hit: &Hit, fate: Fate, symbols: &Symbols, layout: &Layout) -> HitReport {
     let place = |time: i64, hart: Option<u32>, pc: u64, ra: u64| Place {
         time,
         hart,
@@ -234,7 +235,7 @@ fn tell(index: usize, hit: &Hit, fate: Fate, symbols: &Symbols, layout: &Layout)
     };
     let own = |time: i64, pc: u64| place(time, Some(hit.hart), pc, 0);
     let hex = |addr: u64| format!("{addr:#x}");
-    Told {
+    HitReport {
         index,
         touch: place(hit.time, Some(hit.hart), hit.pc, hit.ra),
         access: hit.access,
@@ -291,7 +292,7 @@ fn groups(hits: &[Hit], fates: &[Fate], symbols: &Symbols, layout: &Layout) -> V
 
 impl Report {
     /// The hit that killed the kernel, if one did.
-    pub fn killer(&self) -> Option<&Told> {
+    pub fn killer(&self) -> Option<&HitReport> {
         self.hits.iter().find(|hit| hit.fate == Fate::Killed)
     }
 
@@ -335,7 +336,7 @@ impl Report {
             say(format!("of {} it is not known who made the PTE valid", c.by_unknown));
         }
         if !self.groups.is_empty() {
-            say(table(&self.groups));
+            say(groups_table(&self.groups));
         }
         for (name, what) in subject.workload.iter().filter(|(_, what)| what != "pass") {
             say(format!("workload {name}: {what}"));
@@ -345,7 +346,7 @@ impl Report {
 }
 
 /// The story of a hit that killed the kernel.
-fn killer(hit: &Told) -> Vec<String> {
+fn killer(hit: &HitReport) -> Vec<String> {
     let before = |then: i64| ago(hit.touch.time - then);
     let line = |place: &Place| place.line.as_ref().map(|l| format!(" ({l})")).unwrap_or_default();
     let at = |place: &Place| match place.at.starts_with(place.by.as_str()) {
@@ -404,26 +405,17 @@ fn ago(nanoseconds: i64) -> String {
     }
 }
 
-fn table(groups: &[Group]) -> String {
-    let mut rows = vec![["hits", "fate", "mapped by", "region", "touched by"].map(str::to_owned)];
+fn groups_table(groups: &[Group]) -> String {
+    use Align::{Left, Right};
+    let mut rows: Vec<Vec<Cell>> = vec![["hits", "fate", "mapped by", "region", "touched by"].map(Cell::from).into()];
     for group in groups.iter().take(ROWS) {
         let Group { mapped_by, region, touched_by, .. } = group;
-        let fate = group.fate.name().to_owned();
-        rows.push([group.hits.to_string(), fate, mapped_by.clone(), region.clone(), touched_by.clone()]);
-    }
-    let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
-    let widths: Vec<usize> = (0..5).map(width).collect();
-    let mut lines: Vec<String> = Vec::new();
-    for row in &rows {
-        let mut line = format!("{:>w$}", row[0], w = widths[0]);
-        for column in 1..5 {
-            line.push_str(&format!("  {:w$}", row[column], w = widths[column]));
-        }
-        lines.push(line.trim_end().to_owned());
+        let texts = [&group.hits.to_string(), group.fate.name(), mapped_by, region, touched_by];
+        rows.push(texts.into_iter().map(Cell::from).collect());
     }
     if groups.len() > ROWS {
         let left: u64 = groups[ROWS..].iter().map(|g| g.hits).sum();
-        lines.push(format!("{left:>w$}  in {} more groups, see the JSON", groups.len() - ROWS, w = widths[0]));
+        rows.push(vec![left.to_string().into(), format!("in {} more groups, see the JSON", groups.len() - ROWS).into()]);
     }
-    lines.join("\n")
+    table::text(&[Right, Left, Left, Left, Left], &rows, false).trim_end().to_owned()
 }

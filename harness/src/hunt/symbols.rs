@@ -1,13 +1,14 @@
 // SPDX-License-Identifier: GPL-2.0-only
 //! Names of code: functions of a vmlinux, and lines if it has debug information.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::path::Path;
 
 use gimli::{EndianRcSlice, LittleEndian};
 use object::{Object, ObjectSection, ObjectSymbol, SymbolKind};
 
-use crate::error::{Error, Result};
+use crate::ground::error::{Error, Result};
 
 type Lines = addr2line::Context<EndianRcSlice<LittleEndian>>;
 
@@ -16,6 +17,8 @@ type Lines = addr2line::Context<EndianRcSlice<LittleEndian>>;
 pub struct Symbols {
     /// Address, size or 0, and name, in the order of addresses; one for each address.
     functions: Vec<(u64, u64, String)>,
+    /// Address and size of everything that has a size, by name.
+    names: BTreeMap<String, (u64, u64)>,
     /// Where the kernel's image starts and ends.
     image: Option<(u64, u64)>,
     lines: Option<Lines>,
@@ -61,9 +64,13 @@ impl Symbols {
         let text: Vec<_> =
             file.sections().filter(|s| s.kind() == object::SectionKind::Text).map(|s| s.index()).collect();
         let mut functions: Vec<(u64, u64, String)> = Vec::new();
+        let mut names = BTreeMap::new();
         let (mut start, mut end) = (None, None);
         for symbol in file.symbols() {
             let Ok(name) = symbol.name() else { continue };
+            if symbol.size() > 0 {
+                names.insert(name.to_owned(), (symbol.address(), symbol.size()));
+            }
             match name {
                 "_start" => start = Some(symbol.address()),
                 "_end" => end = Some(symbol.address()),
@@ -83,18 +90,23 @@ impl Symbols {
             return Err(wrong("it has no functions (was it stripped?)"));
         }
         let lines = lines(&file).filter(|_| file.section_by_name(".debug_info").is_some());
-        Ok(Self { functions, image: start.zip(end), lines })
+        Ok(Self { functions, names, image: start.zip(end), lines })
     }
 
     /// Symbols by hand: address, size, name; and where the image starts and ends.
     pub fn from_list(list: &[(u64, u64, &str)], image: Option<(u64, u64)>) -> Self {
         let functions = list.iter().map(|&(address, size, name)| (address, size, name.to_owned())).collect();
-        Self { functions, image, lines: None }
+        Self { functions, names: BTreeMap::new(), image, lines: None }
     }
 
     /// Where the kernel's image starts and ends (`_start` and `_end`).
     pub fn image(&self) -> Option<(u64, u64)> {
         self.image
+    }
+
+    /// Address and size of the function or variable called `name`, as the file has it.
+    pub fn named(&self, name: &str) -> Option<(u64, u64)> {
+        self.names.get(name).copied()
     }
 
     /// The function that `pc` is in, and how far.
@@ -140,7 +152,7 @@ pub fn demangled(name: &str) -> String {
 
 /// What debug information a file has.
 fn lines(file: &object::File<'_>) -> Option<Lines> {
-    let section = |id: gimli::SectionId| -> std::result::Result<_, gimli::Error> {
+    let section = |id: gimli::SectionId| -> Result<_, gimli::Error> {
         let data = file.section_by_name(id.name()).and_then(|s| s.uncompressed_data().ok()).unwrap_or_default();
         Ok(EndianRcSlice::new(data.into(), LittleEndian))
     };

@@ -10,7 +10,8 @@ use serde::Serialize;
 
 use super::symbols;
 use super::trace::{Hit, Story};
-use crate::console::{self, Reading, printk};
+use crate::console::end::{End, Reading};
+use crate::console::log::Log;
 
 /// A hit that faulted so often in a row never ended; a kernel that copes needs one or two tries.
 const ENDLESS: u64 = 1000;
@@ -87,11 +88,13 @@ pub enum Guest {
 }
 
 /// Reads the report that `reading` found to have ended the run.
-pub fn death(log: &str, reading: &Reading) -> Option<Death> {
+pub fn death(log: &Log, reading: &Reading) -> Option<Death> {
     let headline = reading.headline.as_ref()?;
-    let lines: Vec<String> = printk::messages(log)
-        .filter(|(line, _)| *line >= headline.line)
-        .map(|(_, piece)| piece.text.to_owned())
+    let lines: Vec<String> = log
+        .lines
+        .iter()
+        .filter(|line| line.number >= headline.line)
+        .map(|line| line.text.clone())
         .take_while(|text| !text.starts_with("---[ end trace"))
         .take(60)
         .collect();
@@ -117,7 +120,7 @@ pub fn death(log: &str, reading: &Reading) -> Option<Death> {
 }
 
 /// Judges a run: what came of it, and what of each hit.
-pub fn judge(story: &Story, reading: &Reading, death: Option<&Death>, guest: Guest, log: &str) -> (Outcome, Vec<Fate>) {
+pub fn judge(story: &Story, reading: &Reading, death: Option<&Death>, guest: Guest, log: &Log) -> (Outcome, Vec<Fate>) {
     let mut fates: Vec<Fate> =
         story.hits.iter().map(|hit| if hit.end.is_some() { Fate::Absorbed } else { Fate::Open }).collect();
     let outcome = outcome(story, reading, death, guest, log);
@@ -127,10 +130,9 @@ pub fn judge(story: &Story, reading: &Reading, death: Option<&Death>, guest: Gue
     (outcome, fates)
 }
 
-fn outcome(story: &Story, reading: &Reading, death: Option<&Death>, guest: Guest, log: &str) -> Outcome {
-    use console::Verdict as End;
+fn outcome(story: &Story, reading: &Reading, death: Option<&Death>, guest: Guest, log: &Log) -> Outcome {
     let uncertain = |why: String| Outcome::Uncertain { why };
-    match &reading.verdict {
+    match &reading.end {
         End::Oops { headline } | End::Panic { headline } | End::StackOverflow { headline } => {
             match death.and_then(|death| culprit(&story.hits, death)) {
                 Some((hit, how)) => Outcome::Killed { hit, how },
@@ -142,7 +144,7 @@ fn outcome(story: &Story, reading: &Reading, death: Option<&Death>, guest: Guest
                 let how = format!("the access faulted {} times, up to the end of the run", story.hits[hit].repeats);
                 Outcome::Killed { hit, how }
             }
-            None => uncertain(format!("{}, and no stale hit explains it", reading.verdict)),
+            None => uncertain(format!("{}, and no stale hit explains it", reading.end)),
         },
         End::Finished => Outcome::Survived,
         // It was switched off, and the marks that are missing are those of the tool's own init.
@@ -152,8 +154,8 @@ fn outcome(story: &Story, reading: &Reading, death: Option<&Death>, guest: Guest
 }
 
 /// Whether the kernel got as far as starting a program.
-fn started_init(log: &str) -> bool {
-    printk::messages(log).any(|(_, piece)| piece.text.starts_with("Run ") && piece.text.ends_with(" as init process"))
+fn started_init(log: &Log) -> bool {
+    log.lines.iter().any(|line| line.text.starts_with("Run ") && line.text.ends_with(" as init process"))
 }
 
 /// The hit that a report is about, and how that is known.

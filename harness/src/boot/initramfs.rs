@@ -1,0 +1,183 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//! The guest's file system: busybox, `/init`, and the selftests in `/lazy_map`.
+//!
+//! The format is Documentation/driver-api/early-userspace/buffer-format.rst. The same input gives
+//! the same bytes: names are sorted, and neither times nor owners of the host get in.
+
+use std::fs::{self, File};
+use std::io::{self, Write};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+
+use cpio::newc::{self, ModeFileType};
+use flate2::Compression;
+use flate2::write::GzEncoder;
+
+use crate::ground::error::{Error, Result};
+
+/// The guest's `/init`.
+const INIT: &str = include_str!("guest/init.sh");
+/// Where the guest finds the selftests.
+const SELFTESTS: &str = "lazy_map";
+/// `e_machine` of a RISC-V program (elf.h).
+const EM_RISCV: u16 = 243;
+/// Offset of `e_machine` in an ELF header.
+const E_MACHINE: usize = 18;
+
+/// Packs `busybox` and the folder `selftests` into the initramfs `archive` (newc cpio, gzip).
+///
+/// # Errors
+/// When `busybox` is no RISC-V program, something cannot be read, or the archive cannot be
+/// written; an archive from before stays as it was then.
+pub fn build(busybox: &Path, selftests: &Path, archive: &Path) -> Result<()> {
+    let parent = archive.parent().unwrap_or(Path::new("."));
+    fs::create_dir_all(parent).map_err(|e| Error::io("create", parent, e))?;
+    let temporary = tempfile::NamedTempFile::new_in(parent).map_err(|e| Error::io("create a file in", parent, e))?;
+    let mut packer = Packer::new(GzEncoder::new(temporary, Compression::fast()), archive);
+    for folder in ["bin", "dev"] {
+        packer.folder(folder)?;
+    }
+    packer.program("bin/busybox", &read_busybox(busybox)?)?;
+    packer.program("init", INIT.as_bytes())?;
+    // For what is said before devtmpfs is mounted.
+    for (name, major, minor) in [("dev/console", 5, 1), ("dev/kmsg", 1, 11), ("dev/null", 1, 3)] {
+        packer.device(name, major, minor)?;
+    }
+    packer.tree(selftests, SELFTESTS)?;
+    let temporary = packer.finish()?;
+    temporary.persist(archive).map_err(|e| Error::io("write", archive, e.error))?;
+    Ok(())
+}
+
+fn read_busybox(path: &Path) -> Result<Vec<u8>> {
+    let bytes = fs::read(path).map_err(|e| Error::io("read", path, e))?;
+    let machine = bytes.get(E_MACHINE..E_MACHINE + 2).map(|b| u16::from_le_bytes([b[0], b[1]]));
+    if !bytes.starts_with(b"\x7fELF") || machine != Some(EM_RISCV) {
+        return Err(Error::could_not(format!(
+            "{} is no RISC-V program; a static busybox for riscv64 is needed",
+            path.display()
+        )));
+    }
+    Ok(bytes)
+}
+
+/// An archive that is being written.
+struct Packer<'a, W: Write> {
+    out: W,
+    archive: &'a Path,
+    /// Two names with one number would be one file to the kernel, if they had more than one link.
+    inode: u32,
+}
+
+impl<'a, W: Write> Packer<'a, GzEncoder<W>> {
+    fn new(out: GzEncoder<W>, archive: &'a Path) -> Self {
+        Self { out, archive, inode: 0 }
+    }
+
+    fn entry(&mut self, name: &str, kind: ModeFileType, mode: u32, device: (u32, u32), bytes: &[u8]) -> Result<()> {
+        self.inode += 1;
+        let written = || -> io::Result<()> {
+            let size = u32::try_from(bytes.len()).map_err(io::Error::other)?;
+            let mut entry = newc::Builder::new(name)
+                .ino(self.inode)
+                .mode(mode)
+                .set_mode_file_type(kind)
+                .rdev_major(device.0)
+                .rdev_minor(device.1)
+                .write(&mut self.out, size);
+            entry.write_all(bytes)?;
+            entry.finish()?;
+            Ok(())
+        }();
+        written.map_err(|e| Error::could_not(format!("cannot write {} ({name}): {e}", self.archive.display())))
+    }
+
+    fn folder(&mut self, name: &str) -> Result<()> {
+        self.entry(name, ModeFileType::Directory, 0o755, (0, 0), &[])
+    }
+
+    fn program(&mut self, name: &str, bytes: &[u8]) -> Result<()> {
+        self.entry(name, ModeFileType::Regular, 0o755, (0, 0), bytes)
+    }
+
+    fn device(&mut self, name: &str, major: u32, minor: u32) -> Result<()> {
+        self.entry(name, ModeFileType::Char, 0o600, (major, minor), &[])
+    }
+
+    /// Adds `from` as `name`, with all that is in it.
+    fn tree(&mut self, from: &Path, name: &str) -> Result<()> {
+        let about = fs::symlink_metadata(from).map_err(|e| Error::io("read", from, e))?;
+        let mode = about.permissions().mode() & 0o7777;
+        if about.is_symlink() {
+            let target = fs::read_link(from).map_err(|e| Error::io("read", from, e))?;
+            self.entry(name, ModeFileType::Symlink, 0o777, (0, 0), target.as_os_str().as_bytes())
+        } else if about.is_dir() {
+            self.entry(name, ModeFileType::Directory, mode, (0, 0), &[])?;
+            let listed: io::Result<Vec<_>> = fs::read_dir(from).and_then(Iterator::collect);
+            let mut inside = listed.map_err(|e| Error::io("read", from, e))?;
+            inside.sort_by_key(fs::DirEntry::file_name);
+            for entry in inside {
+                let Ok(last) = entry.file_name().into_string() else {
+                    return Err(Error::could_not(format!(
+                        "the name of {} is no UTF-8; rename the file",
+                        entry.path().display()
+                    )));
+                };
+                self.tree(&entry.path(), &format!("{name}/{last}"))?;
+            }
+            Ok(())
+        } else if about.is_file() {
+            let bytes = fs::read(from).map_err(|e| Error::io("read", from, e))?;
+            self.entry(name, ModeFileType::Regular, mode, (0, 0), &bytes)
+        } else {
+            Err(Error::could_not(format!("{} is neither a file nor a folder nor a link; remove it", from.display())))
+        }
+    }
+
+    fn finish(self) -> Result<W> {
+        let archive = self.archive;
+        let done = newc::trailer(self.out).and_then(|mut out| {
+            out.flush()?;
+            out.finish()
+        });
+        done.map_err(|e| Error::io("write", archive, e))
+    }
+}
+
+/// Lists an archive that [`build`] made: name, mode with the file's type, device number, content.
+///
+/// # Errors
+/// When it is no such archive.
+pub fn list(archive: &Path) -> Result<Vec<Listed>> {
+    let wrong = |e: io::Error| Error::io("read", archive, e);
+    let file = File::open(archive).map_err(wrong)?;
+    let mut source = flate2::read::GzDecoder::new(file);
+    let mut all = Vec::new();
+    loop {
+        let mut reader = newc::Reader::new(source).map_err(wrong)?;
+        let entry = reader.entry();
+        if entry.is_trailer() {
+            return Ok(all);
+        }
+        let (name, mode) = (entry.name().to_owned(), entry.mode());
+        let device = (entry.rdev_major(), entry.rdev_minor());
+        let mut bytes = Vec::new();
+        io::Read::read_to_end(&mut reader, &mut bytes).map_err(wrong)?;
+        all.push(Listed { name, mode, device, bytes });
+        source = reader.finish().map_err(wrong)?;
+    }
+}
+
+/// A file in an archive.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Listed {
+    /// Path without a leading `/`.
+    pub name: String,
+    /// Type and permissions, as in `st_mode`.
+    pub mode: u32,
+    /// Major and minor number of a device node.
+    pub device: (u32, u32),
+    /// Content, or where a symbolic link points.
+    pub bytes: Vec<u8>,
+}

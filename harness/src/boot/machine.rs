@@ -1,0 +1,526 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//! The machine: its QEMU command line, and a run of it that always comes to an end.
+
+use std::borrow::Cow;
+use std::ffi::OsString;
+use std::fmt;
+use std::fs::{self, File};
+use std::io::{Read, Write};
+use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::path::Path;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal, kill_process, kill_process_group};
+use serde::Deserialize;
+
+use crate::ground::cmd;
+use crate::console::end::{self, Ending, Reading};
+use crate::console::log::Log;
+use crate::console::printk;
+use crate::ground::error::{Error, Result};
+
+/// What every guest gets on its kernel command line. With `panic=-1` a panic reboots at once, which
+/// ends a QEMU with `-no-reboot`.
+pub const APPEND: &str = "console=ttyS0 earlycon panic=-1 oops=panic printk.devkmsg=on loglevel=7";
+
+/// QEMU's CPU.
+const CPU: &str = "rv64";
+/// How often a run is looked at.
+const TICK: Duration = Duration::from_millis(50);
+/// What a process that QEMU left behind may still have to say after QEMU ended.
+const DRAIN: Duration = Duration::from_millis(500);
+
+/// How supervisor mode interrupts another hart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Irq {
+    /// Through the harts' IMSICs: remote fences are interrupts that the kernel itself handles.
+    Imsic,
+    /// Through the SBI: remote fences run in machine mode, where the kernel traces nothing.
+    Sbi,
+}
+
+/// What the harts of a machine do with translations.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Model {
+    /// Its name in tables and file names.
+    pub name: Cow<'static, str>,
+    /// CPU properties beyond the CPU's name, as `NAME=VALUE,NAME=VALUE`; may be empty.
+    pub cpu: Cow<'static, str>,
+    /// Harts may hold stale translations: QEMU counts them, and prints the counters.
+    pub stale: bool,
+}
+
+/// A machine of QEMU's `virt` kind.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Machine {
+    /// What its harts do with translations.
+    pub model: Model,
+    /// Inter-processor interrupts.
+    pub irq: Irq,
+    /// Number of harts, at least 1.
+    pub harts: u32,
+    /// Memory in MiB.
+    pub memory_mib: u32,
+    /// Whether executed instructions drive the clock, 1 ns each. Then the harts take turns in one
+    /// thread of the host: slower, but no lack of the host's CPUs makes them wait for each other.
+    pub icount: bool,
+}
+
+impl Machine {
+    /// Number of harts where nothing else is said.
+    pub const HARTS: u32 = 4;
+    /// Memory in MiB where nothing else is said.
+    pub const MEMORY_MIB: u32 = 1024;
+
+    /// A machine of this model with interrupts through IMSICs, 4 harts, 1 GiB and the host's clock.
+    pub fn new(model: Model) -> Self {
+        Self { model, irq: Irq::Imsic, harts: Self::HARTS, memory_mib: Self::MEMORY_MIB, icount: false }
+    }
+
+    /// Its name in tables and file names: the model's, with `-sbi` if the SBI interrupts harts.
+    pub fn name(&self) -> String {
+        match self.irq {
+            Irq::Imsic => self.model.name.to_string(),
+            Irq::Sbi => format!("{}-sbi", self.model.name),
+        }
+    }
+
+    /// QEMU's `-cpu`.
+    pub fn cpu(&self) -> String {
+        if self.model.cpu.is_empty() { CPU.to_owned() } else { format!("{CPU},{}", self.model.cpu) }
+    }
+
+    /// QEMU's arguments for the machine alone.
+    pub fn arguments(&self) -> Vec<String> {
+        let machine = match self.irq {
+            Irq::Imsic => "virt,aia=aplic-imsic",
+            Irq::Sbi => "virt",
+        };
+        let cpu = self.cpu();
+        let (harts, memory) = (self.harts.to_string(), format!("{}M", self.memory_mib));
+        let mut all = vec!["-M", machine, "-cpu", &cpu, "-smp", &harts, "-m", &memory];
+        if self.icount {
+            // When all harts are idle there is nothing to wait for.
+            all.extend(["-icount", "shift=0,sleep=off"]);
+        }
+        all.into_iter().map(str::to_owned).collect()
+    }
+}
+
+impl fmt::Display for Machine {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.name())
+    }
+}
+
+/// How long a run may take. A boot of 4 harts takes 3 s on a quiet machine and a multiple of that
+/// on a busy one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Longest silence on the console.
+    pub silence: Duration,
+    /// Longest run.
+    pub total: Duration,
+    /// How long a machine may stay on after a panic.
+    pub panic: Duration,
+    /// How long QEMU may take to end when asked to.
+    pub end: Duration,
+}
+
+/// More tests than these get more time.
+const MOST_TESTS_BY_DEFAULT: usize = 4;
+/// More harts than these get more time: QEMU has a thread for each, and hosts have fewer CPUs.
+const MOST_HARTS_BY_DEFAULT: u32 = 8;
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            silence: Duration::from_secs(60),
+            total: Duration::from_secs(240),
+            panic: Duration::from_secs(30),
+            end: Duration::from_secs(3),
+        }
+    }
+}
+
+impl Limits {
+    /// Those of a boot of `machine` that runs this many tests. Many include the slow ones, which are silent for long.
+    pub fn for_boot(tests: usize, machine: &Machine) -> Self {
+        if tests <= MOST_TESTS_BY_DEFAULT && machine.harts <= MOST_HARTS_BY_DEFAULT {
+            Self::default()
+        } else {
+            Self { silence: Duration::from_secs(240), total: Duration::from_secs(900), ..Self::default() }
+        }
+    }
+}
+
+/// Limits that a file or the environment sets.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LimitsGiven {
+    /// Longest silence on the console, in seconds, at least 1.
+    pub silence: Option<u32>,
+    /// Longest run, in seconds, at least 1.
+    pub total: Option<u32>,
+}
+
+impl LimitsGiven {
+    /// Reads `LAZYMAP_SILENCE` and `LAZYMAP_TIMEOUT`.
+    ///
+    /// # Errors
+    /// When one of them is not a positive number (exit code 64).
+    pub fn from_env() -> Result<Self> {
+        let seconds = |name: &str| {
+            let Some(value) = std::env::var_os(name) else { return Ok(None) };
+            let value = value.to_string_lossy();
+            let seconds = value.trim().parse::<u32>().ok().filter(|s| *s > 0);
+            seconds.map(Some).ok_or_else(|| {
+                Error::usage(format!("{name}={value} is not a number of seconds; give a positive number"))
+            })
+        };
+        Ok(Self { silence: seconds("LAZYMAP_SILENCE")?, total: seconds("LAZYMAP_TIMEOUT")? })
+    }
+
+    /// `usual` with what is given here instead.
+    pub fn over(self, usual: Limits) -> Limits {
+        let or = |given: Option<u32>, usual| given.map_or(usual, |s| Duration::from_secs(s.into()));
+        Limits { silence: or(self.silence, usual.silence), total: or(self.total, usual.total), ..usual }
+    }
+}
+
+/// Everything that a run needs.
+#[derive(Clone, Debug)]
+pub struct Boot<'a> {
+    /// The machine.
+    pub machine: &'a Machine,
+    /// `qemu-system-riscv64`.
+    pub qemu: &'a Path,
+    /// The CPU property whose name starts the lines with QEMU's counters.
+    pub property: &'a str,
+    /// OpenSBI's `fw_dynamic.bin`.
+    pub firmware: &'a Path,
+    /// The kernel's `Image`.
+    pub image: &'a Path,
+    /// The initramfs.
+    pub initrd: &'a Path,
+    /// What the kernel's command line has beyond [`APPEND`].
+    pub append: &'a str,
+    /// A plugin of QEMU's with its arguments, as `-plugin` takes it.
+    pub plugin: Option<&'a str>,
+    /// Where QEMU's trace goes, and of which events.
+    pub trace: Option<(&'a Path, &'a str)>,
+    /// Where the console goes; `.log` is replaced by `.qemu.log` for QEMU's stderr and by `.cmd`
+    /// for the command line that repeats the run.
+    pub console: &'a Path,
+    /// How long it may take.
+    pub limits: Limits,
+}
+
+/// What the machine counted, over all harts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Counters {
+    /// Number of harts that were counted.
+    pub harts: u64,
+    /// Accesses that faulted although the PTE was valid by then.
+    pub stale_hits: u64,
+    /// Fences that made a hart forget.
+    pub fences: u64,
+}
+
+/// What became of a run.
+#[derive(Clone, Debug)]
+pub struct Run {
+    /// The whole console, with the times of its lines.
+    pub log: Log,
+    /// What it says.
+    pub reading: Reading,
+    /// How QEMU ended.
+    pub ending: Ending,
+    /// The counters: none for a machine that is not stale, and a message if they ought to be there
+    /// and are not.
+    pub counters: Result<Option<Counters>, String>,
+}
+
+impl Boot<'_> {
+    /// QEMU's arguments.
+    pub fn arguments(&self) -> Vec<OsString> {
+        let quiet = ["-display", "none", "-monitor", "none", "-serial", "stdio", "-no-reboot"];
+        let machine = self.machine.arguments();
+        let mut all: Vec<OsString> = machine.into_iter().map(OsString::from).collect();
+        all.extend(quiet.map(OsString::from));
+        for (option, path) in [("-bios", self.firmware), ("-kernel", self.image), ("-initrd", self.initrd)] {
+            all.push(option.into());
+            all.push(path.into());
+        }
+        if let Some(plugin) = self.plugin {
+            all.push("-plugin".into());
+            all.push(plugin.into());
+        }
+        if let Some((path, events)) = self.trace {
+            all.extend(["-D".into(), path.into(), "-trace".into(), events.into()]);
+        }
+        all.push("-append".into());
+        all.push(format!("{APPEND} {}", self.append).trim_end().into());
+        all
+    }
+
+    /// The command line that repeats the run, for a shell.
+    pub fn reproducer(&self) -> String {
+        let words = std::iter::once(self.qemu.as_os_str().to_owned()).chain(self.arguments());
+        words.map(|w| quote(&w.to_string_lossy())).collect::<Vec<_>>().join(" ")
+    }
+
+    /// Boots the machine with the terminal as its console, and waits for its end.
+    ///
+    /// # Errors
+    /// When QEMU cannot be started, or fails.
+    pub fn interactive(&self) -> Result<()> {
+        let mut arguments = self.arguments();
+        if let Some(serial) = arguments.iter().position(|a| a == "-serial") {
+            // Ctrl-C goes to the guest, Ctrl-A X ends QEMU.
+            arguments[serial + 1] = "mon:stdio".into();
+        }
+        let mut command = Command::new(self.qemu);
+        command.args(arguments);
+        let status = cmd::dies_with_us(&mut command)
+            .status()
+            .map_err(|e| Error::could_not(format!("cannot run {}: {e}; `make qemu` builds it", self.qemu.display())))?;
+        match status.success() {
+            true => Ok(()),
+            false => Err(Error::could_not(format!("QEMU ended with {status}"))),
+        }
+    }
+
+    /// Boots the machine and waits for its end, which is brought about if need be; no QEMU is left
+    /// behind. Each line of the console goes to `watch` as it arrives.
+    ///
+    /// # Errors
+    /// When QEMU cannot be started, or a log cannot be written. A guest that fails is no error.
+    pub fn run(&self, watch: &mut dyn FnMut(&str)) -> Result<Run> {
+        if let Some(parent) = self.console.parent() {
+            fs::create_dir_all(parent).map_err(|e| Error::io("create", parent, e))?;
+        }
+        let script = self.console.with_extension("cmd");
+        fs::write(&script, self.reproducer() + "\n").map_err(|e| Error::io("write", &script, e))?;
+        let stderr_path = self.console.with_extension("qemu.log");
+        let stderr = File::create(&stderr_path).map_err(|e| Error::io("create", &stderr_path, e))?;
+        let console = File::create(self.console).map_err(|e| Error::io("create", self.console, e))?;
+
+        let mut command = Command::new(self.qemu);
+        command.args(self.arguments()).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(stderr);
+        // In a group of its own: Ctrl-C is for us to handle, and whatever QEMU may start ends with it.
+        command.process_group(0);
+        cmd::dies_with_us(&mut command);
+        let child = command
+            .spawn()
+            .map_err(|e| Error::could_not(format!("cannot run {}: {e}; `make qemu` builds it", self.qemu.display())))?;
+        let mut watched = Watched { child, limits: self.limits, console, path: self.console, log: Arriving::default() };
+        let ending = watched.wait(watch);
+        watched.end_all();
+        let ending = ending?;
+
+        let seconds = watched.log.started.elapsed().as_secs_f64();
+        let raw = String::from_utf8_lossy(&watched.log.bytes).into_owned();
+        let log = Log::new(raw, std::mem::take(&mut watched.log.ends), seconds);
+        let stderr = fs::read(&stderr_path).map_err(|e| Error::io("read", &stderr_path, e))?;
+        let stderr = String::from_utf8_lossy(&stderr);
+        let reading = end::read(&log, &ending, &stderr);
+        let counters = self.count(&stderr);
+        Ok(Run { log, reading, ending, counters })
+    }
+
+    /// The counters, which a machine that is stale must have, and no other.
+    fn count(&self, stderr: &str) -> Result<Option<Counters>, String> {
+        let counters = parse_counters(stderr, self.property)?;
+        match (self.machine.model.stale, counters) {
+            (true, None) => Err(format!("QEMU printed no line `{}: total`", self.property)),
+            (true, Some(c)) if c.harts != u64::from(self.machine.harts) => {
+                Err(format!("QEMU counted {} harts of {}", c.harts, self.machine.harts))
+            }
+            (false, Some(_)) => Err("QEMU counted stale translations on a machine without them".to_owned()),
+            _ => Ok(counters),
+        }
+    }
+}
+
+/// Reads the line `PROPERTY: total harts=N stale_hits=N fences=N …` in QEMU's stderr.
+///
+/// # Errors
+/// When there are several, or one that does not hold what it should.
+pub fn parse_counters(stderr: &str, property: &str) -> Result<Option<Counters>, String> {
+    let start = format!("{property}: total ");
+    let mut totals = stderr.lines().filter_map(|l| l.trim().strip_prefix(&start));
+    let Some(total) = totals.next() else { return Ok(None) };
+    if totals.next().is_some() {
+        return Err(format!("QEMU printed `{start}` more than once"));
+    }
+    let field = |name: &str| {
+        let mut values = total.split_whitespace().filter_map(|w| w.strip_prefix(name)?.strip_prefix('='));
+        values.next().and_then(|v| v.parse().ok()).ok_or_else(|| format!("no {name} in QEMU's line `{start}{total}`"))
+    };
+    Ok(Some(Counters { harts: field("harts")?, stale_hits: field("stale_hits")?, fences: field("fences")? }))
+}
+
+/// The console as it arrives.
+struct Arriving {
+    started: Instant,
+    bytes: Vec<u8>,
+    ends: Vec<f64>,
+    /// Where the line that is not complete yet begins.
+    line: usize,
+}
+
+impl Default for Arriving {
+    fn default() -> Self {
+        Self { started: Instant::now(), bytes: Vec::new(), ends: Vec::new(), line: 0 }
+    }
+}
+
+impl Arriving {
+    /// Takes in a part, shows complete lines to `watch`, and says whether one of them is a panic.
+    fn add(&mut self, part: &[u8], watch: &mut dyn FnMut(&str)) -> bool {
+        let now = self.started.elapsed().as_secs_f64();
+        let mut panic = false;
+        for &byte in part {
+            self.bytes.push(byte);
+            if byte == b'\n' {
+                let line = String::from_utf8_lossy(&self.bytes[self.line..self.bytes.len() - 1]);
+                panic |= printk::pieces(&line).iter().any(|p| p.text.starts_with(end::PANIC));
+                watch(line.trim_end());
+                self.line = self.bytes.len();
+                self.ends.push(now);
+            }
+        }
+        panic
+    }
+}
+
+/// QEMU while it runs.
+struct Watched<'a> {
+    child: Child,
+    limits: Limits,
+    console: File,
+    path: &'a Path,
+    log: Arriving,
+}
+
+impl Watched<'_> {
+    /// Reads the console up to the end of QEMU, whoever causes it.
+    fn wait(&mut self, watch: &mut dyn FnMut(&str)) -> Result<Ending> {
+        let parts = self.parts();
+        let mut heard = Instant::now();
+        let mut panicked: Option<Instant> = None;
+        let mut exited: Option<(ExitStatus, Instant)> = None;
+        loop {
+            match parts.recv_timeout(TICK) {
+                Ok(part) => {
+                    self.console.write_all(&part).map_err(|e| Error::io("write", self.path, e))?;
+                    heard = Instant::now();
+                    if self.log.add(&part, watch) {
+                        panicked.get_or_insert(heard);
+                    }
+                }
+                // The console is closed: nothing to wait for but QEMU itself.
+                Err(RecvTimeoutError::Disconnected) => {
+                    if exited.is_some() {
+                        break;
+                    }
+                    thread::sleep(TICK);
+                }
+                Err(RecvTimeoutError::Timeout) => {}
+            }
+            if exited.is_none() {
+                exited = self.try_wait()?.map(|status| (status, Instant::now()));
+            }
+            if let Some((_, at)) = exited {
+                if at.elapsed() >= DRAIN {
+                    break;
+                }
+                continue;
+            }
+            let forced = if panicked.is_some_and(|at| at.elapsed() >= self.limits.panic) {
+                Ending::Panicked
+            } else if heard.elapsed() >= self.limits.silence {
+                Ending::Silent(self.limits.silence)
+            } else if self.log.started.elapsed() >= self.limits.total {
+                Ending::TimedOut(self.limits.total)
+            } else {
+                continue;
+            };
+            self.end()?;
+            // What it said before it ended is the most interesting part.
+            while let Ok(part) = parts.recv_timeout(TICK) {
+                self.console.write_all(&part).map_err(|e| Error::io("write", self.path, e))?;
+                self.log.add(&part, watch);
+            }
+            return Ok(forced);
+        }
+        let Some((status, _)) = exited else { return Ok(Ending::Exited(0)) };
+        Ok(match (status.code(), status.signal()) {
+            (Some(code), _) => Ending::Exited(code),
+            (None, signal) => Ending::Signal(signal.unwrap_or_default()),
+        })
+    }
+
+    /// The console in parts; a thread of its own reads it, so that waiting can have an end.
+    fn parts(&mut self) -> Receiver<Vec<u8>> {
+        let (sender, receiver) = mpsc::channel();
+        if let Some(mut stdout) = self.child.stdout.take() {
+            thread::spawn(move || {
+                let mut buffer = [0; 4096];
+                while let Ok(length @ 1..) = stdout.read(&mut buffer) {
+                    if sender.send(buffer[..length].to_vec()).is_err() {
+                        break;
+                    }
+                }
+            });
+        }
+        receiver
+    }
+
+    fn try_wait(&mut self) -> Result<Option<ExitStatus>> {
+        self.child.try_wait().map_err(|e| Error::could_not(format!("waiting for QEMU: {e}")))
+    }
+
+    /// Asks QEMU to end, so that it prints its counters, and makes it end if it does not.
+    fn end(&mut self) -> Result<()> {
+        if let Some(pid) = self.pid() {
+            let _ = kill_process(pid, Signal::TERM);
+        }
+        let asked = Instant::now();
+        while asked.elapsed() < self.limits.end {
+            if self.try_wait()?.is_some() {
+                return Ok(());
+            }
+            thread::sleep(TICK / 5);
+        }
+        self.end_all();
+        Ok(())
+    }
+
+    /// Leaves nothing of QEMU behind.
+    fn end_all(&mut self) {
+        // The group first: it is there as long as any process of it is, QEMU itself or not.
+        if let Some(pid) = self.pid() {
+            let _ = kill_process_group(pid, Signal::KILL);
+        }
+        let _ = self.child.wait();
+    }
+
+    fn pid(&self) -> Option<Pid> {
+        i32::try_from(self.child.id()).ok().and_then(Pid::from_raw)
+    }
+}
+
+/// A word for a shell.
+fn quote(word: &str) -> String {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "-_=+,./:@%".contains(c);
+    if !word.is_empty() && word.chars().all(plain) {
+        word.to_owned()
+    } else {
+        format!("'{}'", word.replace('\'', r"'\''"))
+    }
+}

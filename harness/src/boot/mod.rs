@@ -1,0 +1,6 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//! Starts QEMU, and makes sure that it ends.
+
+pub mod initramfs;
+pub mod machine;
+pub mod models;

@@ -1,0 +1,534 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//! Configures and builds a variant of the kernel, with its selftests.
+//!
+//! All variants with one configuration are built one after the other in one `O=` folder. They differ
+//! in a few files, and checking one out touches only these, so the second build is a matter of
+//! seconds.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use serde::Deserialize;
+
+use crate::options::Options;
+use crate::ground::cmd::{self, Ended};
+use crate::ground::error::{Error, Result};
+use crate::source::host::{self, Host};
+use crate::ground::progress::Step;
+use crate::ground::files;
+use crate::ground::key::{self, Key};
+use crate::source::tree::Tree;
+
+/// Name of the variant that flushes every hart: the control of that name.
+pub const PREVENTIVE: &str = "preventive";
+/// Name of the variant with the whole series.
+pub const SERIES: &str = "series";
+/// Name of the variant without any patch.
+pub const BASE: &str = "base";
+
+/// The config fragment on top of tinyconfig, in the repository.
+const FRAGMENT: &str = "harness/kernel.config";
+/// The tests' folder below `tools/testing/selftests`, as kselftest's `TARGETS=` names it.
+const TARGET: &str = "riscv/lazy_map";
+/// Lines that a full build prints, for the progress bar.
+const FULL_BUILD_LINES: u64 = 1400;
+/// Counts up when this file builds something else from the same inputs.
+const RECIPE: &str = "2";
+
+/// What a kernel is configured with.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Config {
+    /// Its folder's name; empty for what everybody has.
+    pub name: String,
+    /// Lines on top of `harness/kernel.config`, which may take back what that says.
+    pub lines: String,
+    /// The lines stand alone, on top of tinyconfig.
+    pub standalone: bool,
+}
+
+/// What compiles the kernel's C.
+#[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq, Eq)]
+#[serde(rename_all = "lowercase")]
+pub enum Compiler {
+    /// The LLVM that everything else is built with.
+    #[default]
+    Clang,
+    /// The distribution's cross compiler, without Rust.
+    Gcc,
+}
+
+impl fmt::Display for Compiler {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Clang => "clang",
+            Self::Gcc => "gcc",
+        })
+    }
+}
+
+/// What came of compiling a part of the kernel.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Compiled {
+    /// It compiles.
+    Yes,
+    /// It does not: why, and where the whole output is.
+    No(String),
+    /// The compiler cannot be had.
+    NoCompiler(String),
+}
+
+/// A built variant.
+#[derive(Clone, Debug)]
+pub struct Kernel {
+    /// `preventive`, `series` or `control-NAME`, followed by `-CONFIG` if it has one of its own.
+    pub name: String,
+    /// `arch/riscv/boot/Image`.
+    pub image: PathBuf,
+    /// The ELF file with symbols.
+    pub vmlinux: PathBuf,
+    /// Folder with `test-*.sh` and the modules, as kselftest installs it.
+    pub selftests: PathBuf,
+    /// The commit that it was built from.
+    pub commit: String,
+}
+
+/// What builds kernels: the tree with their sources, the toolchain, and where things lie.
+#[derive(Debug)]
+pub struct Builder<'a> {
+    /// The kernel tree. What is checked out there changes.
+    pub tree: &'a mut Tree,
+    /// The toolchain.
+    pub host: &'a Host,
+    /// Where things lie.
+    pub options: &'a Options,
+}
+
+/// Builds `commit` as the variant `name`, unless that was done before, with the tests in a folder if
+/// there is one, rather than those of the commit.
+///
+/// # Errors
+/// When it cannot be checked out, configured or built.
+pub fn build(on: Builder<'_>, name: &str, commit: &str, config: &Config, tests: Option<&Path>) -> Result<Kernel> {
+    let Builder { tree, host, options } = on;
+    let mut kernel = planned(options, name, config);
+    commit.clone_into(&mut kernel.commit);
+    let dir = folder(options, &kernel.name);
+    if let Some(tests) = tests {
+        tests.clone_into(&mut kernel.selftests);
+    }
+    let step = Step::start(format!("build kernel {}", kernel.name));
+    let build = Build::new(tree, config, host, options);
+    let key = key(tree, commit, &build)?;
+    let stamp = dir.join("stamp");
+    if key::fresh(&stamp, &key) && kernel.image.exists() && kernel.vmlinux.exists() && kernel.selftests.exists() {
+        if name == SERIES {
+            tree.check_out(commit)?;
+        }
+        step.finish("unchanged");
+        return Ok(kernel);
+    }
+    files::remove(&stamp)?;
+    step.detail("check out");
+    tree.check_out(commit)?;
+    let kept = build.configure(tree, commit, name == SERIES, &step)?;
+    build.image(&kernel.name, &step)?;
+    fs::create_dir_all(&dir).map_err(|e| Error::io("create", &dir, e))?;
+    for (from, to) in [
+        (build.o.join("arch/riscv/boot/Image"), &kernel.image),
+        (build.o.join("vmlinux"), &kernel.vmlinux),
+        (kept, &dir.join("config")),
+    ] {
+        fs::copy(&from, to).map_err(|e| Error::io("copy", &from, e))?;
+    }
+    if tests.is_none() {
+        build.selftests(&kernel.name, &dir.join("kselftest"), &kernel.selftests, &step)?;
+    }
+    files::write_whole(&stamp, key)?;
+    step.finish("built");
+    Ok(kernel)
+}
+
+/// As [`build`] without tests; gives the folder with the modules of the kernel itself as well.
+///
+/// # Errors
+/// As [`build`], and when a module cannot be copied.
+pub fn build_with_modules(on: Builder<'_>, name: &str, commit: &str, config: &Config) -> Result<(Kernel, PathBuf)> {
+    let options = on.options;
+    let dir = planned(options, name, config).image.with_file_name("");
+    let modules = dir.join("modules");
+    let (stamp, copied) = (dir.join("stamp"), modules.join("stamp"));
+    let same = || fs::read(&stamp).ok().filter(|s| fs::read(&copied).ok().as_ref() == Some(s)).is_some();
+    if !same() {
+        // The folder that it was built in may have held another kernel since.
+        files::remove(&stamp)?;
+    }
+    let tests = (name != SERIES).then_some(options.root.as_path());
+    let kernel = build(on, name, commit, config, tests)?;
+    if !same() {
+        files::remove(&modules)?;
+        fs::create_dir_all(&modules).map_err(|e| Error::io("create", &modules, e))?;
+        let o = o_folder(options, config);
+        let order = o.join("modules.order");
+        let list = fs::read_to_string(&order).map_err(|e| Error::io("read", &order, e))?;
+        for object in list.lines().filter(|l| !l.trim().is_empty()) {
+            let from = o.join(object).with_extension("ko");
+            let to = modules.join(from.file_name().unwrap_or_default());
+            fs::copy(&from, &to).map_err(|e| Error::io("copy", &from, e))?;
+        }
+        fs::copy(&stamp, &copied).map_err(|e| Error::io("copy", &stamp, e))?;
+    }
+    Ok((kernel, modules))
+}
+
+/// The kernel that [`build`] gives, without a commit, whether or not it is there.
+pub fn planned(options: &Options, name: &str, config: &Config) -> Kernel {
+    let name = if config.name.is_empty() { name.to_owned() } else { format!("{name}-{}", config.name) };
+    let dir = folder(options, &name);
+    Kernel {
+        image: dir.join("Image"),
+        vmlinux: dir.join("vmlinux"),
+        selftests: dir.join("kselftest").join(TARGET),
+        commit: String::new(),
+        name,
+    }
+}
+
+/// Names of the test scripts that `commit` has.
+///
+/// # Errors
+/// When there is no such commit.
+pub fn tests_of(tree: &Tree, commit: &str) -> Result<Vec<String>> {
+    let folder = format!("tools/testing/selftests/{TARGET}/");
+    let list = tree.repo.run(["ls-tree", "--name-only", commit, "--", &folder])?;
+    let names = list.lines().filter_map(|path| path.strip_prefix(&folder));
+    Ok(names.filter(|n| n.starts_with("test-") && n.ends_with(".sh")).map(str::to_owned).collect())
+}
+
+/// Where a kernel is kept.
+fn folder(options: &Options, name: &str) -> PathBuf {
+    options.place("kernel").join(name)
+}
+
+/// Configures and compiles a few folders of `commit`.
+///
+/// # Errors
+/// When it cannot be checked out or configured. That it does not compile is no error.
+pub fn compile_folders(
+    on: Builder<'_>,
+    commit: &str,
+    config: &Config,
+    folders: &[String],
+    compiler: Compiler,
+) -> Result<Compiled> {
+    let Builder { tree, host, options } = on;
+    if compiler == Compiler::Gcc
+        && let Err(why) = host::gcc(options)
+    {
+        return Ok(Compiled::NoCompiler(why));
+    }
+    let step = Step::start(format!("compile {} of {}", folders.join(" "), config.name));
+    let mut build = Build::new(tree, config, host, options);
+    build.compiler = compiler;
+    tree.check_out(commit)?;
+    build.configure(tree, commit, true, &step)?;
+    // Two sets of folders in one run of make would both prepare the tree.
+    for folder in folders {
+        let log = build.log(&format!("compile-{}-{}", config.name, folder.trim_matches('/').replace('/', "-")));
+        match cmd::captured(build.kbuild().arg(folder), &log, &step)? {
+            Ended::Well => {}
+            Ended::Badly { tail, what } => {
+                step.finish("failed");
+                let why = tail.iter().find(|l| l.contains("error:")).map_or(what.as_str(), |l| l.trim());
+                return Ok(Compiled::No(format!("{folder}: {why}; see {}", log.display())));
+            }
+        }
+    }
+    step.finish("compiles");
+    Ok(Compiled::Yes)
+}
+
+/// The `O=` folder: each configuration has one of its own, and so has a user's tree, or changing
+/// over would rebuild everything.
+pub fn o_folder(options: &Options, config: &Config) -> PathBuf {
+    let user = if options.ksrc.is_some() { "-ksrc" } else { "" };
+    match config.name.as_str() {
+        "" => options.place(&format!("build{user}")),
+        name => options.place(&format!("scenarios{user}")).join(name),
+    }
+}
+
+/// Everything that decides what a build gives.
+fn key(tree: &Tree, commit: &str, build: &Build<'_>) -> Result<String> {
+    let mut key = Key::default()
+        .text("recipe", RECIPE)
+        .text("files", tree.files(commit)?)
+        .text("llvm", &build.host.llvm)
+        .text("o", build.o.as_os_str().as_encoded_bytes())
+        .text("config", &build.config.lines)
+        .file(&build.options.root.join(FRAGMENT))?;
+    for (tool, version) in build.host.versions() {
+        key = key.text(tool, version);
+    }
+    Ok(key.finish())
+}
+
+struct Build<'a> {
+    tree_dir: PathBuf,
+    o: PathBuf,
+    config: &'a Config,
+    compiler: Compiler,
+    host: &'a Host,
+    options: &'a Options,
+}
+
+impl<'a> Build<'a> {
+    fn new(tree: &Tree, config: &'a Config, host: &'a Host, options: &'a Options) -> Self {
+        let o = o_folder(options, config);
+        Self { tree_dir: tree.repo.dir().to_owned(), o, config, compiler: Compiler::Clang, host, options }
+    }
+
+    /// `make` with everything that must be the same for kernel and modules.
+    fn make(&self, dir: &Path) -> Command {
+        let host = self.host;
+        let mut make = cmd::plain("make");
+        make.arg("--no-print-directory").arg("-C").arg(dir);
+        self.environment(&mut make);
+        let variable = |name: &str, value: &Path| {
+            let mut word = std::ffi::OsString::from(format!("{name}="));
+            word.push(value);
+            word
+        };
+        let cached = |name: &str| if host.ccache { format!("ccache {name}") } else { name.to_owned() };
+        make.arg(format!("-j{}", self.options.jobs)).arg("ARCH=riscv");
+        if self.compiler == Compiler::Gcc {
+            make.arg(format!("CROSS_COMPILE={}", host::GCC_PREFIX));
+            make.arg(format!("CC={}", cached(&format!("{}gcc", host::GCC_PREFIX))));
+            return make;
+        }
+        make.args([format!("LLVM={}", host.llvm), format!("CC={}", cached(&host.clang))])
+            .arg(variable("RUSTC", &host.rustc))
+            .arg(variable("RUSTDOC", &host.rustdoc))
+            .arg(variable("HOSTRUSTC", &host.rustc))
+            .arg(variable("RUSTFMT", &host.rustfmt))
+            .arg(variable("BINDGEN", &host.bindgen))
+            .arg(variable("RUST_LIB_SRC", &host.rust_lib_src));
+        make
+    }
+
+    fn environment(&self, make: &mut Command) {
+        if std::env::var_os("CCACHE_DIR").is_none() {
+            make.env("CCACHE_DIR", self.options.out.join("ccache"));
+        }
+        make.env("CCACHE_BASEDIR", &self.options.out);
+        if let Some(dir) = &self.host.libclang {
+            make.env("LIBCLANG_PATH", dir);
+        }
+        // The same sources give the same kernel, and no `+` for "not a tagged commit".
+        make.env("KBUILD_BUILD_TIMESTAMP", "Thu Jan  1 00:00:00 UTC 2026")
+            .env("KBUILD_BUILD_USER", "lazymap")
+            .env("KBUILD_BUILD_HOST", "lazymap")
+            .env("KBUILD_BUILD_VERSION", "1")
+            .env("LOCALVERSION", "");
+    }
+
+    fn kbuild(&self) -> Command {
+        let mut make = self.make(&self.tree_dir);
+        let mut o = std::ffi::OsString::from("O=");
+        o.push(&self.o);
+        make.arg(o);
+        make
+    }
+
+    /// Makes `.config` from tinyconfig, the fragment and the tests' needs, and checks that all of
+    /// it came true. Done once per set of Kconfig files.
+    fn configure(&self, tree: &Tree, commit: &str, whole: bool, step: &Step) -> Result<PathBuf> {
+        step.detail("configure");
+        let mut fragments = Vec::new();
+        if !self.config.standalone {
+            fragments.push(self.options.root.join(FRAGMENT));
+            let tests = self.tree_dir.join("tools/testing/selftests").join(TARGET).join("config");
+            fragments.extend(tests.exists().then_some(tests));
+        }
+        let mut key = Key::default()
+            .text("recipe", RECIPE)
+            .text("kconfig", kconfig_files(tree, commit)?)
+            .text("compiler", self.compiler.to_string())
+            .text("own", &self.config.lines);
+        for fragment in &fragments {
+            key = key.file(fragment)?;
+        }
+        for (tool, version) in self.host.versions() {
+            key = key.text(tool, version);
+        }
+        if !self.config.lines.is_empty() {
+            let own = self.o.join("lazymap.config");
+            files::write_whole(&own, &self.config.lines)?;
+            fragments.push(own);
+        }
+        let kept = self.o.join("configs").join(key.finish());
+        let config = self.o.join(".config");
+        if !kept.exists() {
+            fs::create_dir_all(&self.o).map_err(|e| Error::io("create", &self.o, e))?;
+            let log = self.log("config");
+            cmd::logged(self.kbuild().arg("tinyconfig"), &log, step)?;
+            let mut merge = cmd::plain(self.tree_dir.join("scripts/kconfig/merge_config.sh"));
+            merge.args(["-m", "-O"]).arg(&self.o).arg(&config).args(&fragments).current_dir(&self.tree_dir);
+            cmd::logged(&mut merge, &log, step)?;
+            cmd::logged(self.kbuild().arg("olddefconfig"), &log, step)?;
+            let text = fs::read_to_string(&config).map_err(|e| Error::io("read", &config, e))?;
+            // A test may need what only the whole series has.
+            let tests = |f: &&PathBuf| whole || !f.starts_with(&self.tree_dir);
+            let asserted: Vec<&Path> = fragments.iter().filter(tests).map(PathBuf::as_path).collect();
+            came_true(&asserted, &text)?;
+            files::write_whole(&kept, text)?;
+        } else if fs::read(&config).ok() != fs::read(&kept).ok() {
+            fs::copy(&kept, &config).map_err(|e| Error::io("write", &config, e))?;
+        }
+        Ok(kept)
+    }
+
+    fn image(&self, name: &str, step: &Step) -> Result<()> {
+        if !self.o.join("vmlinux").exists() {
+            step.expect_lines(FULL_BUILD_LINES);
+        }
+        cmd::logged(self.kbuild().args(["Image", "modules"]), &self.log(&format!("build-{name}")), step)
+    }
+
+    /// Builds the test modules against this kernel and installs the tests with the kernel's own
+    /// kselftest rules; `tests` is the folder of ours in there.
+    fn selftests(&self, name: &str, install: &Path, tests: &Path, step: &Step) -> Result<()> {
+        step.detail("selftests");
+        files::remove(install)?;
+        let all = self.tree_dir.join("tools/testing/selftests");
+        if !all.join(TARGET).join("Makefile").exists() {
+            return Err(Error::could_not(format!(
+                "the series brings no tools/testing/selftests/{TARGET}/Makefile; add it to selftests/"
+            )));
+        }
+        let mut make = self.make(&all);
+        for (variable, value) in [("O=", self.o.as_path()), ("KDIR=", &self.o), ("INSTALL_PATH=", install)] {
+            let mut word = std::ffi::OsString::from(variable);
+            word.push(value);
+            make.arg(word);
+        }
+        make.arg(format!("TARGETS={TARGET}")).arg("install");
+        let log = self.log(&format!("selftests-{name}"));
+        cmd::logged(&mut make, &log, step)?;
+        // The guest gets this folder alone; the tests look for their helpers there, too.
+        let helpers = install.join("kselftest/ktap_helpers.sh");
+        fs::copy(&helpers, tests.join("ktap_helpers.sh")).map_err(|e| Error::io("copy", &helpers, e))?;
+        // kselftest leaves modules out without failing when it cannot build them.
+        for (dir, ending) in [(tests.to_owned(), ".sh"), (tests.join("test_modules"), ".ko")] {
+            let there = fs::read_dir(&dir)
+                .is_ok_and(|entries| entries.flatten().any(|e| e.file_name().to_string_lossy().ends_with(ending)));
+            if !there {
+                return Err(Error::could_not(format!(
+                    "the selftests of {name} installed no {ending} file into {}; see {}",
+                    dir.display(),
+                    log.display()
+                )));
+            }
+        }
+        Ok(())
+    }
+
+    fn log(&self, name: &str) -> PathBuf {
+        self.options.out.join(format!("log/{name}.log"))
+    }
+}
+
+/// One hash over all Kconfig files and what tinyconfig is made of, at `commit`.
+fn kconfig_files(tree: &Tree, commit: &str) -> Result<String> {
+    let list = tree.repo.run(["ls-tree", "-r", commit])?;
+    let mut key = Key::default();
+    for line in list.lines() {
+        let path = line.split_once('\t').map_or("", |(_, path)| path);
+        let file = path.rsplit('/').next().unwrap_or(path);
+        if file.starts_with("Kconfig")
+            || path.starts_with("kernel/configs/tiny")
+            || path.starts_with("scripts/kconfig/")
+        {
+            key = key.text("line", line);
+        }
+    }
+    Ok(key.finish())
+}
+
+/// The option that a line of a fragment is about, and whether the line takes it back.
+fn option(line: &str) -> Option<(&str, bool)> {
+    if let Some(name) = line.strip_prefix("# CONFIG_").and_then(|l| l.strip_suffix(" is not set")) {
+        return Some((name, true));
+    }
+    let (name, value) = line.strip_prefix("CONFIG_")?.split_once('=')?;
+    Some((name, value == "n"))
+}
+
+/// Checks that what fragments say is what the configuration says. A later line about an option takes
+/// the place of an earlier one.
+fn came_true(fragments: &[&Path], config: &str) -> Result<()> {
+    let lines: std::collections::BTreeSet<&str> = config.lines().collect();
+    let mut texts = Vec::new();
+    for fragment in fragments {
+        let text = fs::read_to_string(fragment).map_err(|e| Error::io("read", fragment, e))?;
+        texts.push((*fragment, text));
+    }
+    let mut wanted: BTreeMap<&str, (&str, bool, &Path)> = BTreeMap::new();
+    for (fragment, text) in &texts {
+        for line in text.lines().map(str::trim) {
+            if let Some((name, off)) = option(line) {
+                wanted.insert(name, (line, off, fragment));
+            }
+        }
+    }
+    for (name, (line, off, fragment)) in wanted {
+        // An option that is off need not be mentioned at all.
+        let set =
+            || config.lines().any(|l| l.strip_prefix("CONFIG_").is_some_and(|l| l.split('=').next() == Some(name)));
+        if if off { set() } else { !lines.contains(line) } {
+            return Err(Error::could_not(format!(
+                "`{line}` of {} did not come true in the kernel's configuration: a dependency is missing or the \
+                 option is gone; correct the fragment",
+                fragment.display()
+            )));
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn fragments_are_asserted() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("f.config");
+        let config = "CONFIG_A=y\n# CONFIG_B is not set\nCONFIG_C=m\n";
+        let check = |text: &str| {
+            fs::write(&path, text).unwrap();
+            came_true(&[&path], config).map_err(|e| e.message)
+        };
+        assert!(check("# a comment\nCONFIG_A=y\nCONFIG_B=n\n# CONFIG_D is not set\nCONFIG_C=m\n").is_ok());
+        assert!(check("CONFIG_C=y\n").unwrap_err().contains("`CONFIG_C=y`"));
+        assert!(check("# CONFIG_A is not set\n").unwrap_err().contains("CONFIG_A"));
+        assert!(check("CONFIG_D=y\n").unwrap_err().contains("CONFIG_D"));
+    }
+
+    #[test]
+    fn later_fragments_take_the_place_of_earlier_ones() {
+        let dir = tempfile::tempdir().unwrap();
+        let (first, second) = (dir.path().join("first"), dir.path().join("second"));
+        fs::write(&first, "CONFIG_A=y\nCONFIG_B=64\n").unwrap();
+        let check = |own: &str, config: &str| {
+            fs::write(&second, own).unwrap();
+            came_true(&[&first, &second], config).map_err(|e| e.message)
+        };
+        assert!(check("# CONFIG_A is not set\nCONFIG_B=512\n", "CONFIG_B=512\n").is_ok());
+        assert!(check("# CONFIG_A is not set\n", "CONFIG_A=y\nCONFIG_B=64\n").unwrap_err().contains("/second"));
+        assert!(check("CONFIG_B=512\n", "CONFIG_A=y\nCONFIG_B=64\n").unwrap_err().contains("CONFIG_B=512"));
+        assert!(check("CONFIG_AB=y\n", "CONFIG_AB=y\nCONFIG_B=64\n").unwrap_err().contains("/first"));
+    }
+}

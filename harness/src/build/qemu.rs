@@ -1,0 +1,313 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//! Fetches, patches and builds the machine model, and checks that it has the property.
+//!
+//! The unpacked source is a git work tree (its `.git` lies beside it), so that after a change of a
+//! patch only the files that differ are touched and compiled again.
+
+use std::env;
+use std::ffi::OsString;
+use std::fs;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use serde::{Deserialize, Serialize};
+
+use crate::source::apt::{self, Kind};
+use crate::options::base::Base;
+use crate::options::Options;
+use crate::ground::cmd::{self, Ended};
+use crate::ground::error::{Error, Result};
+use crate::ground::git::Repo;
+use crate::source::host;
+use crate::boot::machine::Machine;
+use crate::ground::progress::Step;
+use crate::ground::files;
+use crate::ground::key::{self, Key};
+use crate::source::mailbox::{does_not_apply, patches, patches_key};
+
+/// The CPU model whose properties are looked at: the one that the demo boots with.
+const CPU: &str = "rv64";
+/// The emulator's name.
+const BINARY: &str = "qemu-system-riscv64";
+/// What is built: the emulator alone, with plugins, and nothing that needs blobs.
+const CONFIGURE: [&str; 10] = [
+    "--target-list=riscv64-softmmu",
+    "--without-default-features",
+    "--enable-tcg",
+    "--enable-plugins",
+    "--enable-fdt=system",
+    "--enable-download",
+    "--disable-install-blobs",
+    "--disable-docs",
+    "--disable-tools",
+    "--disable-guest-agent",
+];
+
+/// A QEMU with the property.
+#[derive(Clone, Debug)]
+pub struct Qemu {
+    /// `qemu-system-riscv64`.
+    pub binary: PathBuf,
+    /// What it says about its version.
+    pub version: String,
+}
+
+impl Qemu {
+    /// Whether it takes a machine with these CPU properties.
+    ///
+    /// # Errors
+    /// What it says against them.
+    pub fn takes(&self, machine: &Machine) -> Result<(), String> {
+        let mut probe = Command::new(&self.binary);
+        probe.args(machine.arguments());
+        // It is made, and not started.
+        probe.args(["-bios", "none", "-S", "-display", "none", "-serial", "none", "-monitor", "stdio"]);
+        cmd::dies_with_us(&mut probe).stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped());
+        let cannot = |e| format!("cannot run {}: {e}", self.binary.display());
+        let mut child = probe.spawn().map_err(cannot)?;
+        if let Some(mut stdin) = child.stdin.take() {
+            // It may have ended by now, with a message.
+            let _ = stdin.write_all(b"quit\n");
+        }
+        let done = child.wait_with_output().map_err(cannot)?;
+        if done.status.success() {
+            return Ok(());
+        }
+        let said = String::from_utf8_lossy(&done.stderr);
+        let last = said.lines().rfind(|l| !l.trim().is_empty()).unwrap_or("no message");
+        // QEMU's own name in front says nothing.
+        let last = last.split_once(": ").map_or(last, |(_, rest)| rest);
+        Err(format!("QEMU does not take the machine {machine} (-cpu {}): {last}", machine.cpu()))
+    }
+}
+
+/// The QEMU that [`build`] gives, whether or not it is there.
+pub fn planned(options: &Options) -> Qemu {
+    let asked = env::var_os("LAZYMAP_QEMU").filter(|v| !v.is_empty());
+    let binary = asked.map_or_else(|| options.out.join("qemu/bin").join(BINARY), PathBuf::from);
+    Qemu { binary, version: String::new() }
+}
+
+/// What the unpacked source is.
+#[derive(Serialize, Deserialize)]
+struct Unpacked {
+    /// Version of the source package.
+    version: String,
+    /// The version that `base.toml` recorded then.
+    recorded: String,
+    /// SHA-256 of its `.dsc`.
+    sha256: String,
+    /// Commit of the source without the project's patches.
+    commit: String,
+}
+
+/// Builds QEMU with the project's patches, unless that was done before; or takes the one that
+/// `LAZYMAP_QEMU` names.
+///
+/// # Errors
+/// When the source cannot be had, a patch does not apply, the build fails, or what came out does
+/// not have the property.
+pub fn build(options: &Options) -> Result<Qemu> {
+    let base = &options.base;
+    if let Some(asked) = env::var_os("LAZYMAP_QEMU").filter(|v| !v.is_empty()) {
+        return look_at(Path::new(&asked), base, "LAZYMAP_QEMU names it; leave that out to have one built");
+    }
+    let dir = options.out.join("qemu");
+    let binary = dir.join("bin").join(BINARY);
+    let stamp = dir.join("stamp");
+    let folder = options.root.join(&base.qemu.patches);
+    let patches = patches(&folder)?;
+    let step = Step::start("build qemu");
+    let wanted = patches_key(&patches)?;
+    let key = |unpacked: &Unpacked| {
+        let key = Key::default().text("dsc", &unpacked.sha256).text("patches", &wanted);
+        key.text("configure", CONFIGURE.join(" ")).text("python", base.qemu.python.join(" ")).finish()
+    };
+    let unpacked = read(&dir).filter(|unpacked| unpacked.recorded == base.qemu.package.version);
+    if let Some(unpacked) = &unpacked
+        && binary.exists()
+        && key::fresh(&stamp, &key(unpacked))
+    {
+        step.finish("unchanged");
+        return look_at(&binary, base, "remove out/qemu and run again");
+    }
+    files::remove(&stamp)?;
+    let unpacked = match unpacked {
+        Some(unpacked) => unpacked,
+        None => unpack(&dir, options, base)?,
+    };
+    let repo = source(&dir);
+    apply(&repo, &dir, &unpacked.commit, &patches)?;
+    let build = dir.join("build");
+    let configured = build.join("lazymap.stamp");
+    let how = format!("{} {}", CONFIGURE.join(" "), base.qemu.python.join(" "));
+    if !key::fresh(&configured, &how) {
+        step.detail("configure");
+        configure(&dir, options, base, &step)?;
+        files::write_whole(&configured, how)?;
+    }
+    let log = options.out.join("log/qemu-build.log");
+    let mut ninja = cmd::plain("ninja");
+    ninja.arg("-C").arg(&build).arg(format!("-j{}", options.jobs)).arg(BINARY);
+    ccache(&mut ninja, options);
+    cmd::logged(&mut ninja, &log, &step)?;
+    fs::create_dir_all(dir.join("bin")).map_err(|e| Error::io("create", &dir.join("bin"), e))?;
+    // A new file under the name: the old one may be running.
+    let new = dir.join("bin/new");
+    fs::copy(build.join(BINARY), &new).map_err(|e| Error::io("write", &new, e))?;
+    fs::rename(&new, &binary).map_err(|e| Error::io("write", &binary, e))?;
+    let found = look_at(&binary, base, "a patch in patches/ no longer adds it")?;
+    files::write_whole(&stamp, key(&unpacked))?;
+    step.finish("built");
+    Ok(found)
+}
+
+/// Checks that a QEMU runs and has the property.
+fn look_at(binary: &Path, base: &Base, todo: &str) -> Result<Qemu> {
+    let show = binary.display();
+    let version = cmd::dies_with_us(Command::new(binary).arg("--version")).output();
+    let version = match version {
+        Ok(done) if done.status.success() => {
+            String::from_utf8_lossy(&done.stdout).lines().next().unwrap_or_default().to_owned()
+        }
+        Ok(done) => return Err(Error::could_not(format!("{show} does not run ({}); {todo}", done.status))),
+        Err(e) => return Err(Error::could_not(format!("{show} does not run: {e}; {todo}"))),
+    };
+    let device = format!("{CPU}-riscv-cpu,help");
+    let help = cmd::dies_with_us(Command::new(binary).args(["-M", "virt", "-device", &device])).output();
+    let help = help.map_err(|e| Error::could_not(format!("{show} does not run: {e}; {todo}")))?;
+    let property = &base.qemu.property;
+    let names = |line: &str| line.trim_start().split(['=', ' ']).next() == Some(property.as_str());
+    if !String::from_utf8_lossy(&help.stdout).lines().any(names) {
+        return Err(Error::could_not(format!(
+            "{show} ({version}) has no CPU property {property}: on it no test of this project can ever fail; {todo}"
+        )));
+    }
+    Ok(Qemu { binary: binary.to_owned(), version })
+}
+
+/// The source's repository: its work tree is `src`, its git folder lies beside it, because QEMU's
+/// build behaves differently in a checkout.
+fn source(dir: &Path) -> Repo {
+    Repo::at(dir.join("src")).with("GIT_DIR", dir.join("src.git")).with("GIT_WORK_TREE", dir.join("src"))
+}
+
+fn read(dir: &Path) -> Option<Unpacked> {
+    serde_json::from_str(&fs::read_to_string(dir.join("unpacked.json")).ok()?).ok()
+}
+
+fn unpack(dir: &Path, options: &Options, base: &Base) -> Result<Unpacked> {
+    let package = &base.qemu.package;
+    let fetched = apt::fetch(&options.out, package, Kind::Source, &apt::host_arch()?)?;
+    let upstream = fetched.version.split_once(':').map_or(fetched.version.as_str(), |(_, v)| v);
+    if !upstream.starts_with(&format!("{}.", base.qemu.version)) {
+        return Err(Error::could_not(format!(
+            "{} {} is not QEMU {}, which the patches are for; correct base.toml",
+            package.name, fetched.version, base.qemu.version
+        )));
+    }
+    for part in ["src", "src.git", "build"] {
+        files::remove(&dir.join(part))?;
+    }
+    fs::create_dir_all(dir).map_err(|e| Error::io("create", dir, e))?;
+    let dsc = options.out.join("dl").join(&fetched.main().name);
+    // The signature is the index's: the checksum of the .dsc came from there.
+    let mut command = Command::new("dpkg-source");
+    command.args(["--no-check", "-x"]).arg(&dsc).arg("src").current_dir(dir).env("LC_ALL", "C");
+    cmd::output(&mut command)?;
+    let repo = source(dir);
+    repo.run(["init", "--quiet", "--template=", "-b", "base"])?;
+    repo.run(["-c", "core.bigFileThreshold=1", "-c", "core.compression=1", "add", "--all", "--force"])?;
+    let files = repo.run(["write-tree"])?;
+    let commit = repo.feed(["commit-tree", &files], format!("QEMU {}\n", fetched.version).as_bytes())?;
+    repo.run(["update-ref", "HEAD", &commit])?;
+    let unpacked = Unpacked {
+        version: fetched.version.clone(),
+        recorded: package.version.clone(),
+        sha256: fetched.main().sha256.clone(),
+        commit,
+    };
+    let text = serde_json::to_string_pretty(&unpacked).map_err(|e| Error::could_not(e.to_string()))?;
+    files::write_whole(&dir.join("unpacked.json"), text)?;
+    Ok(unpacked)
+}
+
+/// Applies the patches in an index of its own, then checks the result out: files that do not
+/// change are not touched, and a patch that does not apply changes nothing.
+fn apply(repo: &Repo, dir: &Path, base: &str, patches: &[PathBuf]) -> Result<()> {
+    let index = dir.join("src.git/patched.index");
+    files::remove(&index)?;
+    let apart = repo.with("GIT_INDEX_FILE", &index);
+    apart.run(["read-tree", base])?;
+    for patch in patches {
+        let args = [OsString::from("apply"), "--cached".into(), "--whitespace=nowarn".into(), patch.into()];
+        let done = apart.attempt(args)?;
+        if !done.status.success() {
+            return Err(does_not_apply(patch, &String::from_utf8_lossy(&done.stderr), base));
+        }
+    }
+    let files = apart.run(["write-tree"])?;
+    files::remove(&index)?;
+    let commit = repo.feed(["commit-tree", &files, "-p", base], b"with patches\n")?;
+    repo.run(["checkout", "--quiet", "--force", "--detach", &commit])?;
+    Ok(())
+}
+
+fn configure(dir: &Path, options: &Options, base: &Base, step: &Step) -> Result<()> {
+    let python = venv(options, base, step)?;
+    let build = dir.join("build");
+    files::remove(&build)?;
+    fs::create_dir_all(&build).map_err(|e| Error::io("create", &build, e))?;
+    let mut command = cmd::plain("../src/configure");
+    command.current_dir(&build).arg(format!("--python={}", python.display()));
+    if host::in_path("ccache").is_some() {
+        command.arg("--cc=ccache gcc");
+    }
+    command.args(CONFIGURE);
+    ccache(&mut command, options);
+    cmd::logged(&mut command, &options.out.join("log/qemu-configure.log"), step)
+}
+
+/// A Python with the packages that QEMU's configure wants.
+fn venv(options: &Options, base: &Base, step: &Step) -> Result<PathBuf> {
+    let dir = options.out.join("tools/venv");
+    let python = dir.join("bin/python3");
+    let wanted = base.qemu.python.join("\n");
+    let stamp = dir.join("stamp");
+    if key::fresh(&stamp, &wanted) && python.exists() {
+        return Ok(python);
+    }
+    files::remove(&dir)?;
+    // The distribution's python3-venv belongs to the distribution's python3.
+    let system = Path::new("/usr/bin/python3");
+    let system = if system.exists() { system } else { Path::new("python3") };
+    cmd::logged(cmd::plain(system).args(["-m", "venv"]).arg(&dir), &options.out.join("log/venv.log"), step)?;
+    let log = options.out.join("log/pip.log");
+    let mut pip = cmd::plain(&python);
+    pip.args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check"]).args(&base.qemu.python);
+    if let Ended::Badly { tail, what } = cmd::captured(&mut pip, &log, step)? {
+        let offline =
+            ["NewConnectionError", "Temporary failure", "Name or service", "Network is unreachable", "timed out"];
+        let offline = fs::read_to_string(&log).is_ok_and(|text| offline.iter().any(|n| text.contains(n)));
+        let why = if offline {
+            "no network".to_owned()
+        } else {
+            tail.iter().find(|l| l.starts_with("ERROR")).cloned().unwrap_or(what)
+        };
+        return Err(Error::could_not(format!(
+            "the Python packages {} cannot be installed: {why}; connect and run again (whole output: {})",
+            base.qemu.python.join(" "),
+            log.display()
+        )));
+    }
+    files::write_whole(&stamp, wanted)?;
+    Ok(python)
+}
+
+fn ccache(command: &mut Command, options: &Options) {
+    if env::var_os("CCACHE_DIR").is_none() {
+        command.env("CCACHE_DIR", options.out.join("ccache"));
+    }
+    command.env("CCACHE_BASEDIR", &options.out);
+}

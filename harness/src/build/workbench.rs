@@ -1,0 +1,228 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//! Everything that a boot needs, made in the order in which it is needed.
+//!
+//! A [`Workbench`] is what a boot needs; a [`Lab`] is a workbench and what builds kernels for it.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use super::kernel::{self, Builder, Compiled, Compiler, Config, Kernel};
+use super::qemu::{self, Qemu};
+use crate::boot::machine::Machine;
+use crate::ground::error::{Error, Result};
+use crate::ground::{files, key};
+use crate::options::Options;
+use crate::options::base::{BaseUsed, Package};
+use crate::source::apt::{self, Kind};
+use crate::source::given::Source;
+use crate::source::host::{self, Host};
+use crate::source::tree::Tree;
+use crate::source::{mailbox, weave};
+
+/// What a boot needs besides a kernel.
+#[derive(Clone, Debug)]
+pub struct Workbench {
+    /// Where things lie.
+    pub options: Options,
+    /// What was really used.
+    pub base_used: BaseUsed,
+    /// Tool to version line, for `results.json`.
+    pub toolchain: BTreeMap<String, String>,
+    /// The machine model.
+    pub qemu: Qemu,
+    /// The guest's static busybox.
+    pub busybox: PathBuf,
+    /// `fw_dynamic.bin`.
+    pub firmware: PathBuf,
+}
+
+impl Workbench {
+    /// What a workbench would have, for showing what would be done; nothing of it need be there.
+    pub fn planned(options: &Options) -> Self {
+        let guest = options.out.join("guest");
+        let linux = &options.base.linux;
+        Self {
+            options: options.clone(),
+            base_used: BaseUsed {
+                version: linux.version.clone(),
+                source: "package".to_owned(),
+                from: linux.package.name.clone(),
+                sha256: None,
+                commit: linux.commit.clone(),
+            },
+            toolchain: BTreeMap::new(),
+            qemu: qemu::planned(options),
+            busybox: guest.join("busybox"),
+            firmware: guest.join("fw_dynamic.bin"),
+        }
+    }
+
+    /// Whether QEMU takes a machine with these CPU properties.
+    ///
+    /// # Errors
+    /// What QEMU says against it.
+    pub fn takes(&self, machine: &Machine) -> Result<(), String> {
+        self.qemu.takes(machine)
+    }
+}
+
+/// A workbench, and what builds kernels for it.
+#[derive(Debug)]
+pub struct Lab {
+    /// Where things lie.
+    pub options: Options,
+    /// The workbench.
+    pub bench: Workbench,
+    /// The kernel tree.
+    pub tree: Tree,
+    /// The last commit of the series, with the sources of the repository.
+    pub tip: String,
+    host: Host,
+}
+
+impl Lab {
+    /// Makes everything that is missing or out of date, but no kernel.
+    ///
+    /// # Errors
+    /// The first thing that is not to be found or made (exit code 2).
+    pub fn open(options: &Options) -> Result<Self> {
+        let mut lab = Self::for_kernels(options)?;
+        lab.bench = bench(options, &lab.host, lab.tree.used.clone())?;
+        Ok(lab)
+    }
+
+    /// The same without the machine, for whoever only builds kernels: its workbench is a plan.
+    ///
+    /// # Errors
+    /// As [`Lab::open`].
+    pub fn for_kernels(options: &Options) -> Result<Self> {
+        // First what takes no time: a wrong KSRC should not be found out after a download.
+        let source = Source::find(options)?;
+        let host = host::prepare(options, true)?;
+        let mut tree = Tree::open_from(&source, options)?;
+        let tip = weave::current(&mut tree, options)?;
+        let bench = Workbench { base_used: tree.used.clone(), ..Workbench::planned(options) };
+        Ok(Self { options: options.clone(), bench, tree, tip, host })
+    }
+
+    /// Name of the compiler that kernels are built with.
+    pub fn clang(&self) -> &str {
+        &self.host.clang
+    }
+
+    fn builder(&mut self) -> Builder<'_> {
+        Builder { tree: &mut self.tree, host: &self.host, options: &self.options }
+    }
+
+    /// The kernel with the series in this configuration.
+    ///
+    /// # Errors
+    /// When it cannot be built.
+    pub fn kernel(&mut self, config: &Config) -> Result<Kernel> {
+        let tip = self.tip.clone();
+        kernel::build(self.builder(), kernel::SERIES, &tip, config, None)
+    }
+
+    /// The kernel without any patch, or with the series, in this configuration, and the folder with its
+    /// own modules.
+    ///
+    /// # Errors
+    /// When it cannot be built.
+    pub fn with_modules(&mut self, name: &str, config: &Config) -> Result<(Kernel, PathBuf)> {
+        let commit = if name == kernel::BASE { self.tree.used.commit.clone() } else { self.tip.clone() };
+        kernel::build_with_modules(self.builder(), name, &commit, config)
+    }
+
+    /// The kernel that `patch` on the commit `on` gives, in this configuration. It gets the tests of
+    /// the series if it has the interfaces that they are built against.
+    ///
+    /// # Errors
+    /// When the patch does not apply, or the kernel cannot be built.
+    pub fn control(&mut self, name: &str, on: &str, patch: &Path, config: &Config) -> Result<Kernel> {
+        let commit = mailbox::am(&self.tree.repo, on, &[patch.to_owned()])?;
+        self.tree.keep_scratch(name, &commit)?;
+        let inner = |path: &String| {
+            (path.ends_with(".c") || path.ends_with(".S") || path.starts_with("arch/riscv/include/"))
+                && !path.starts_with("tools/")
+                && !path.starts_with("rust/")
+        };
+        let tests = if self.tree.changed(&self.tip, &commit)?.iter().all(inner) {
+            Some(self.kernel(config)?.selftests)
+        } else {
+            None
+        };
+        kernel::build(self.builder(), name, &commit, config, tests.as_deref())
+    }
+
+    /// The kernel at `commit` of the series, with the tests that it brings or, if it has none yet, with
+    /// those in the folder `otherwise`; and the names of the tests.
+    ///
+    /// # Errors
+    /// When it cannot be built.
+    pub fn patch(&mut self, name: &str, commit: &str, otherwise: (&Path, &str)) -> Result<(Kernel, Vec<String>)> {
+        let own = kernel::tests_of(&self.tree, commit)?;
+        let (tests, names) = match own.is_empty() {
+            true => (Some(otherwise.0), vec![otherwise.1.to_owned()]),
+            false => (None, own),
+        };
+        let kernel = kernel::build(self.builder(), name, commit, &Config::default(), tests)?;
+        Ok((kernel, names))
+    }
+
+    /// Compiles a few folders of the series.
+    ///
+    /// # Errors
+    /// When that could not be tried.
+    pub fn compile(&mut self, config: &Config, folders: &[String], compiler: Compiler) -> Result<Compiled> {
+        let tip = self.tip.clone();
+        kernel::compile_folders(self.builder(), &tip, config, folders, compiler)
+    }
+}
+
+/// The machine, its firmware and the guest's programs, for kernels that were built elsewhere.
+///
+/// # Errors
+/// The first thing that is not to be found or made (exit code 2).
+pub fn without_kernels(options: &Options) -> Result<Workbench> {
+    let host = host::prepare(options, true)?;
+    bench(options, &host, Workbench::planned(options).base_used)
+}
+
+fn bench(options: &Options, host: &Host, base_used: BaseUsed) -> Result<Workbench> {
+    let qemu = qemu::build(options)?;
+    let guest = &options.base.guest;
+    let busybox = guest_file(options, &guest.busybox, &guest.busybox_path, "busybox")?;
+    let firmware = guest_file(options, &guest.firmware, &guest.firmware_path, "fw_dynamic.bin")?;
+    let mut toolchain = host.versions().clone();
+    toolchain.insert("qemu".to_owned(), qemu.version.clone());
+    Ok(Workbench { options: options.clone(), base_used, toolchain, qemu, busybox, firmware })
+}
+
+/// One file out of a package for the guest, kept as `out/guest/NAME`.
+fn guest_file(options: &Options, package: &Package, path: &str, name: &str) -> Result<PathBuf> {
+    let dir = options.out.join("guest");
+    let file = dir.join(name);
+    let stamp = dir.join(format!("{name}.stamp"));
+    let wanted = format!("{} {} {path}", package.name, package.sha256);
+    if file.exists() && key::fresh(&stamp, &wanted) {
+        return Ok(file);
+    }
+    let fetched = apt::fetch(&options.out, package, Kind::Binary, &options.base.guest.arch)?;
+    let unpacked = dir.join("unpacked");
+    files::remove(&unpacked)?;
+    apt::unpack(&options.out.join("dl").join(&fetched.main().name), &unpacked)?;
+    let inside = unpacked.join(path);
+    // Debian is moving /bin to /usr/bin package by package.
+    let inside = if inside.exists() {
+        inside
+    } else {
+        unpacked.join(Path::new(path).strip_prefix("usr").unwrap_or(Path::new(path)))
+    };
+    fs::copy(&inside, &file).map_err(|e| {
+        Error::could_not(format!("{} {} has no {path}: {e}; correct base.toml", package.name, fetched.version))
+    })?;
+    files::remove(&unpacked)?;
+    files::write_whole(&stamp, wanted)?;
+    Ok(file)
+}

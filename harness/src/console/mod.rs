@@ -1,0 +1,7 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//! Reads what a guest prints: text in, facts out.
+
+pub mod end;
+pub mod ktap;
+pub mod log;
+pub mod printk;

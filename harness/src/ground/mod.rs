@@ -1,0 +1,13 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//! What everything stands on: errors, files, processes, git.
+
+pub mod cargo;
+pub mod cmd;
+pub mod error;
+pub mod files;
+pub mod git;
+pub mod key;
+pub mod lock;
+pub mod progress;
+pub mod table;
+pub mod toml_file;

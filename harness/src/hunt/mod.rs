@@ -1,0 +1,508 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//! `lazymap hunt`: finds where a kernel relies on a fence that it did not execute.
+//!
+//! Any kernel boots on harts that remember invalid translations. QEMU traces each page fault that the
+//! page tables would not have caused (a *stale hit*), with all that led to it. [`trace`] reads that,
+//! [`symbols`] and [`layout`] give addresses names, [`verdict`] tells the hits that the kernel got over
+//! from the one that it died of, and [`report`] and [`html`] show it.
+
+pub mod html;
+pub mod layout;
+pub mod report;
+pub mod symbols;
+pub mod trace;
+pub mod verdict;
+
+use std::fs::{self, File};
+use std::io::{self, BufRead, BufReader, BufWriter, Write};
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+use rustix::fs::{CWD, FileType, Mode, mknodat};
+
+use self::layout::Layout;
+use self::report::{Report, Subject};
+use self::symbols::Symbols;
+use self::trace::{Story, Trace};
+use self::verdict::{Guest, Outcome};
+use crate::options::Options;
+use crate::ground::cmd;
+use crate::console::log::Log;
+use crate::trial::control;
+use crate::ground::error::{Error, Exit, Result};
+use crate::source::host;
+use crate::boot::initramfs;
+use crate::build::kernel::{BASE, Config, SERIES};
+use crate::console::ktap;
+use crate::boot::machine::{Boot, Limits, Machine, Run};
+use crate::ground::progress::Step;
+use crate::trial::scenario::{self, Kind, MachineFile, Which};
+use crate::ground::files;
+use crate::trial::report::shown;
+use crate::trial::run::{self, GUEST_GRACE};
+use crate::build::workbench::{self, Lab, Workbench};
+
+/// What runs in the guest, in this order.
+const WORKLOAD: &[(&str, &str)] = &[
+    ("modules.sh", include_str!("../boot/guest/hunt/modules.sh")),
+    ("fork.sh", include_str!("../boot/guest/hunt/fork.sh")),
+    ("tracing.sh", include_str!("../boot/guest/hunt/tracing.sh")),
+    ("hotplug.sh", include_str!("../boot/guest/hunt/hotplug.sh")),
+    ("bpf.sh", include_str!("../boot/guest/hunt/bpf.sh")),
+    ("percpu.sh", include_str!("../boot/guest/hunt/percpu.sh")),
+];
+/// A program of the workload's that is compiled here, if there is a compiler for it; otherwise the
+/// script that needs it is skipped.
+const BPF: &str = include_str!("../boot/guest/hunt/bpf.c");
+/// How: for a guest without a C library.
+const CFLAGS: &str = "--target=riscv64-unknown-elf -march=rv64imac -mabi=lp64 -mno-relax -nostdlib -ffreestanding \
+-static -O1 -fuse-ld=lld";
+/// What each kernel gets on its command line: addresses on the console have to be those of the vmlinux
+/// and of the trace.
+const ALWAYS: &str = "nokaslr no_hash_pointers";
+/// Longest silence on the console.
+const SILENCE: Duration = Duration::from_secs(120);
+/// How much of the trace is kept as it is, in bytes.
+const MOST_RAW: usize = 64 << 20;
+
+/// Exit codes as `--help` shows them.
+pub const EXIT_CODES: &str = "Exit codes: 0 no stale hit killed the kernel; 1 one did; 2 something could not be had, \
+built or booted, or it is not certain what happened; 64 wrong usage; 130 interrupted";
+
+/// What follows the verb.
+#[derive(clap::Args, Clone, Debug)]
+pub struct Args {
+    /// A kernel that was built elsewhere: its arch/riscv/boot/Image
+    #[arg(long, value_name = "IMAGE", conflicts_with = "tree")]
+    kernel: Option<PathBuf>,
+    /// The vmlinux of that kernel, for names of functions; with debug information also for lines
+    #[arg(long, value_name = "ELF", requires = "kernel")]
+    vmlinux: Option<PathBuf>,
+    /// An initramfs to boot with, which switches the machine off at its end [default: a workload of the
+    /// tool's own]
+    #[arg(long, value_name = "FILE", requires = "kernel")]
+    initrd: Option<PathBuf>,
+    /// A folder with modules of that kernel, which the workload loads and unloads
+    #[arg(long, value_name = "DIR", requires = "kernel", conflicts_with_all = ["initrd", "workload"])]
+    modules: Option<PathBuf>,
+    /// A kernel to build: `base` without any patch, `series`, or the name of a control
+    #[arg(long, value_name = "NAME")]
+    tree: Option<String>,
+    /// Configure it as this scenario is, and boot with the scenario's parameters
+    #[arg(long, value_name = "NAME", requires = "tree")]
+    scenario: Option<String>,
+    /// The machine: a name in harness/models.toml, or that and `-sbi`
+    #[arg(long, value_name = "NAME", default_value = "stale")]
+    model: String,
+    /// More CPU properties of QEMU, as NAME=VALUE,NAME=VALUE
+    #[arg(long, value_name = "PROPERTIES", default_value = "")]
+    cpu: String,
+    /// Number of harts, 1 to 512
+    #[arg(long, value_name = "N", default_value_t = Machine::HARTS)]
+    harts: u32,
+    /// Memory in MiB, at least 128
+    #[arg(long, value_name = "MIB", default_value_t = Machine::MEMORY_MIB)]
+    memory: u32,
+    /// More for the kernel's command line
+    #[arg(long, value_name = "WORDS", default_value = "", allow_hyphen_values = true)]
+    append: String,
+    /// A folder with test-*.sh to run in the guest instead of the tool's own workload
+    #[arg(long, value_name = "DIR", conflicts_with = "initrd")]
+    workload: Option<PathBuf>,
+    /// Where the report goes as JSON [default: NAME.json in out/hunt]
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+    /// Where the report goes as a page to look at [default: NAME.html in out/hunt]
+    #[arg(long, value_name = "FILE")]
+    html: Option<PathBuf>,
+    /// Longest run in seconds
+    #[arg(long, value_name = "N", default_value_t = 240, value_parser = clap::value_parser!(u32).range(1..))]
+    seconds: u32,
+}
+
+/// Where the kernel comes from.
+#[derive(Clone, Debug)]
+enum KernelFrom {
+    /// Built elsewhere.
+    Files { image: PathBuf, vmlinux: Option<PathBuf>, initrd: Option<PathBuf>, modules: Option<PathBuf> },
+    /// Built here.
+    Tree { name: String, config: Config },
+}
+
+/// What [`run`] does, with everything checked that can be without building.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    /// What its files are called.
+    pub name: String,
+    from: KernelFrom,
+    machine: Machine,
+    append: String,
+    workload: Option<PathBuf>,
+    json: Option<PathBuf>,
+    html: Option<PathBuf>,
+    limits: Limits,
+}
+
+impl Plan {
+    /// Looks at the command line.
+    ///
+    /// # Errors
+    /// When it makes no sense (exit code 64), in one line.
+    pub fn new(options: &Options, args: &Args) -> Result<Self> {
+        let usage = |why: String| Error::usage(format!("{why}; `lazymap hunt --help` shows what there is"));
+        let mut file = MachineFile::named(&args.model);
+        (file.harts, file.memory) = (Some(args.harts), Some(args.memory));
+        file.cpu = args.cpu.clone();
+        let machine = file.machine().map_err(Error::usage)?;
+        if !machine.model.stale {
+            return Err(usage(format!("harts of the model `{}` remember nothing: no hit is possible", args.model)));
+        }
+        let there = |path: &Option<PathBuf>| match path {
+            Some(path) if !path.exists() => Err(Error::usage(format!("{}: no such file", path.display()))),
+            _ => Ok(()),
+        };
+        [&args.kernel, &args.vmlinux, &args.initrd, &args.modules, &args.workload].into_iter().try_for_each(there)?;
+        let mut append = args.append.trim().to_owned();
+        let (from, name) = match (&args.kernel, &args.tree) {
+            (None, None) => return Err(usage("no kernel given: --kernel IMAGE or --tree base".to_owned())),
+            (Some(image), _) => {
+                let files = KernelFrom::Files {
+                    image: image.clone(),
+                    vmlinux: args.vmlinux.clone(),
+                    initrd: args.initrd.clone(),
+                    modules: args.modules.clone(),
+                };
+                (files, "kernel".to_owned())
+            }
+            (None, Some(tree)) => {
+                if tree != BASE && tree != SERIES {
+                    control::choose(&options.root, &Which::Named(vec![tree.clone()])).map_err(|_| {
+                        usage(format!("there is no kernel `{tree}`: it is base, series or the name of a control"))
+                    })?;
+                }
+                let mut config = Config::default();
+                let mut name = tree.clone();
+                if let Some(asked) = &args.scenario {
+                    let found = scenario::choose(&options.root, &Which::Named(vec![asked.clone()]))?;
+                    let Some(found) = found.into_iter().next() else {
+                        return Err(usage(format!("there is no scenario `{asked}`")));
+                    };
+                    let Kind::Boot(of) = &found.kind else {
+                        return Err(usage(format!("the scenario `{asked}` boots nothing")));
+                    };
+                    append = format!("{} {append}", of.append).trim().to_owned();
+                    config = found.config.clone();
+                    name = format!("{name}-{asked}");
+                }
+                (KernelFrom::Tree { name: tree.clone(), config }, name)
+            }
+        };
+        let seconds = Duration::from_secs(args.seconds.into());
+        let limits = Limits { silence: seconds.min(SILENCE), total: seconds, ..Limits::default() };
+        let more: String = args.cpu.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '-' }).collect();
+        let more = if more.is_empty() { more } else { format!("-{more}") };
+        let name = format!("{name}-{}{more}", machine.name());
+        let (workload, json, html) = (args.workload.clone(), args.json.clone(), args.html.clone());
+        Ok(Self { name, from, machine, append, workload, json, html, limits })
+    }
+
+    fn target(&self, kernel: String, image: PathBuf, vmlinux: Option<PathBuf>, guest: Workload) -> Target {
+        let (machine, append, limits) = (self.machine.clone(), self.append.clone(), self.limits);
+        Target { name: self.name.clone(), kernel, image, vmlinux, guest, machine, append, limits }
+    }
+}
+
+/// What is hunted.
+#[derive(Clone, Debug)]
+pub struct Target {
+    /// What its files are called.
+    pub name: String,
+    /// What it is called.
+    pub kernel: String,
+    /// Its `Image`.
+    pub image: PathBuf,
+    /// The ELF file with its symbols.
+    pub vmlinux: Option<PathBuf>,
+    /// What runs in it.
+    pub guest: Workload,
+    /// The machine that it boots on.
+    pub machine: Machine,
+    /// More for the kernel's command line.
+    pub append: String,
+    /// How long it may take.
+    pub limits: Limits,
+}
+
+/// What runs in the guest.
+#[derive(Clone, Debug)]
+pub enum Workload {
+    /// An initramfs of the user's.
+    Initrd(PathBuf),
+    /// The scripts with these names in a folder.
+    Scripts(PathBuf, Vec<String>),
+}
+
+/// Hunts, prints the report, and writes it as JSON and HTML.
+///
+/// # Errors
+/// When something cannot be built or booted, or the report not be written.
+pub fn run(options: &Options, plan: &Plan) -> Result<Exit> {
+    let folder = options.place("hunt");
+    fs::create_dir_all(&folder).map_err(|e| Error::io("create", &folder, e))?;
+    let (bench, target) = match &plan.from {
+        KernelFrom::Files { image, vmlinux, initrd, modules } => {
+            let bench = workbench::without_kernels(options)?;
+            let guest = match initrd {
+                Some(initrd) => Workload::Initrd(initrd.clone()),
+                None => workload(plan, host::clang(&options.base).as_deref(), &folder, modules.as_deref())?,
+            };
+            let kernel = image.file_name().unwrap_or_default().to_string_lossy().into_owned();
+            (bench, plan.target(kernel, image.clone(), vmlinux.clone(), guest))
+        }
+        KernelFrom::Tree { name, config } => {
+            let mut lab = Lab::open(options)?;
+            let (kernel, modules) = match name.as_str() {
+                BASE | SERIES => {
+                    let (kernel, modules) = lab.with_modules(name, config)?;
+                    (kernel, Some(modules))
+                }
+                _ => (control::kernel(&mut lab, name, config)?, None),
+            };
+            let guest = workload(plan, Some(lab.clang()), &folder, modules.as_deref())?;
+            let target = plan.target(kernel.name, kernel.image, Some(kernel.vmlinux), guest);
+            (lab.bench, target)
+        }
+    };
+    bench.takes(&plan.machine).map_err(Error::usage)?;
+    let report = boot(&bench, &target, &folder)?;
+    let json = plan.json.clone().unwrap_or_else(|| folder.join(format!("{}.json", plan.name)));
+    let html = plan.html.clone().unwrap_or_else(|| folder.join(format!("{}.html", plan.name)));
+    write(&report, &json, &html)?;
+    print!("\n{}", report.text());
+    println!("\nreport: {}", shown(&options.root, &html));
+    println!("        {}", shown(&options.root, &json));
+    Ok(exit(&report))
+}
+
+/// The exit code that a report stands for.
+pub fn exit(report: &Report) -> Exit {
+    match report.result {
+        Outcome::Survived => Exit::Pass,
+        Outcome::Killed { .. } => Exit::Failed,
+        Outcome::Uncertain { .. } => Exit::CouldNot,
+    }
+}
+
+/// Writes a report as JSON and as a page.
+///
+/// # Errors
+/// When one of the files cannot be written.
+pub fn write(report: &Report, json: &Path, html: &Path) -> Result<()> {
+    let text = serde_json::to_string_pretty(report).map_err(|e| Error::could_not(e.to_string()))?;
+    fs::write(json, text + "\n").map_err(|e| Error::io("write", json, e))?;
+    let page = html::page(report).map_err(|e| Error::could_not(e.to_string()))?;
+    fs::write(html, page).map_err(|e| Error::io("write", html, e))
+}
+
+/// The folder with what runs in the guest, made anew; without `clang` nothing that is in C.
+fn workload(plan: &Plan, clang: Option<&str>, folder: &Path, modules: Option<&Path>) -> Result<Workload> {
+    if let Some(given) = &plan.workload {
+        let names = scenario::tests_in(given)?;
+        if names.is_empty() {
+            return Err(Error::usage(format!("{} has no test-*.sh to run", given.display())));
+        }
+        return Ok(Workload::Scripts(given.clone(), names));
+    }
+    let all = folder.join("workload");
+    files::remove(&all)?;
+    fs::create_dir_all(&all).map_err(|e| Error::io("create", &all, e))?;
+    for (name, text) in WORKLOAD {
+        let file = all.join(name);
+        fs::write(&file, text).map_err(|e| Error::io("write", &file, e))?;
+        let runs = fs::Permissions::from_mode(0o755);
+        fs::set_permissions(&file, runs).map_err(|e| Error::io("change", &file, e))?;
+    }
+    if let Some(clang) = clang {
+        compile(clang, &all)?;
+    }
+    if let Some(from) = modules {
+        let to = all.join("modules");
+        fs::create_dir_all(&to).map_err(|e| Error::io("create", &to, e))?;
+        let entries = fs::read_dir(from).map_err(|e| Error::io("read", from, e))?;
+        for file in entries.flatten().map(|e| e.path()).filter(|p| p.extension().is_some_and(|e| e == "ko")) {
+            let copy = to.join(file.file_name().unwrap_or_default());
+            fs::copy(&file, &copy).map_err(|e| Error::io("copy", &file, e))?;
+        }
+    }
+    Ok(Workload::Scripts(all, WORKLOAD.iter().map(|(name, _)| (*name).to_owned()).collect()))
+}
+
+/// Compiles what the workload in `folder` has in C.
+fn compile(clang: &str, folder: &Path) -> Result<()> {
+    let source = folder.join("bpf.c");
+    fs::write(&source, BPF).map_err(|e| Error::io("write", &source, e))?;
+    let mut command = cmd::plain(clang);
+    command.args(CFLAGS.split_whitespace()).arg("-o").arg(folder.join("bpf")).arg(&source);
+    cmd::output(&mut command).map(drop)
+}
+
+/// Boots a kernel with the trace on, and tells what came of it. Console, command line and trace go to
+/// `FOLDER/NAME.*`.
+///
+/// # Errors
+/// When it cannot be booted, the vmlinux not be read, or the trace makes no sense.
+pub fn boot(bench: &Workbench, target: &Target, folder: &Path) -> Result<Report> {
+    fs::create_dir_all(folder).map_err(|e| Error::io("create", folder, e))?;
+    let name = &target.name;
+    let symbols = target.vmlinux.as_deref().map(Symbols::load).transpose()?.unwrap_or_default();
+    let console = folder.join(format!("{name}.log"));
+    let mut append = format!("{ALWAYS} {}", target.append).trim_end().to_owned();
+    let (initrd, guest) = match &target.guest {
+        Workload::Initrd(file) => (file.clone(), Guest::Foreign),
+        Workload::Scripts(from, names) => {
+            let file = bench.options.out.join("guest").join(format!("hunt-{name}.cpio.gz"));
+            initramfs::build(&bench.busybox, from, &file)?;
+            let test_seconds = target.limits.silence.as_secs().saturating_sub(GUEST_GRACE).max(1);
+            append = run::command_line(&append, names.iter().map(String::as_str), test_seconds);
+            (file, Guest::Own)
+        }
+    };
+    let pipe = TracePipe::open(&folder.join(format!("{name}.trace")))?;
+    let boot = Boot {
+        machine: &target.machine,
+        qemu: &bench.qemu.binary,
+        property: &bench.options.base.qemu.property,
+        firmware: &bench.firmware,
+        image: &target.image,
+        initrd: &initrd,
+        append: &append,
+        plugin: None,
+        trace: Some((&pipe.fifo, trace::EVENTS)),
+        console: &console,
+        limits: target.limits,
+    };
+    let step = Step::start(format!("hunt in {} on {}", target.kernel, target.machine));
+    let command = boot.reproducer();
+    let run = boot.run(&mut |line| step.detail(line));
+    step.finish(run.as_ref().map_or("not possible".to_owned(), |run| run.reading.end.to_string()).as_str());
+    let story = pipe.finish()?.map_err(Error::could_not)?;
+    let run = run?;
+    let workload: Vec<(String, String)> = ktap::parse(&run.log).cases.iter().map(result).collect();
+    let subject = Subject {
+        kernel: target.kernel.clone(),
+        version: version(&run.log),
+        machine: target.machine.name(),
+        cpu: target.machine.cpu(),
+        harts: target.machine.harts,
+        append,
+        command,
+        seconds: (run.log.seconds * 10.0).round() / 10.0,
+        end: run.reading.end.to_string(),
+        workload,
+    };
+    Ok(told(subject, &run, &story, &symbols, guest))
+}
+
+/// The report on a run that is over.
+fn told(subject: Subject, run: &Run, story: &Story, symbols: &Symbols, guest: Guest) -> Report {
+    let death = verdict::death(&run.log, &run.reading);
+    let (mut outcome, fates) = verdict::judge(story, &run.reading, death.as_ref(), guest, &run.log);
+    if outcome == Outcome::Survived {
+        outcome = doubts(run, story, &subject).map_or(outcome, |why| Outcome::Uncertain { why });
+    }
+    let used = story.hits.iter().flat_map(|hit| [hit.addr, hit.pc, hit.read.as_ref().map_or(hit.addr, |r| r.addr)]);
+    let layout = Layout::new(&run.log, used, symbols.image());
+    report::report(subject, story, (outcome, fates), death, symbols, &layout)
+}
+
+/// Why a run that looks clean may not have been.
+fn doubts(run: &Run, story: &Story, subject: &Subject) -> Option<String> {
+    match &run.counters {
+        Err(why) => return Some(why.clone()),
+        Ok(None) => return Some("QEMU counted no stale hits".to_owned()),
+        Ok(Some(counters)) if counters.stale_hits != story.total => {
+            return Some(format!("QEMU counted {} stale hits and traced {}", counters.stale_hits, story.total));
+        }
+        Ok(Some(counters)) if counters.fences == 0 => return Some("no hart ever fenced".to_owned()),
+        _ => {}
+    }
+    if let Some(bad) = run.reading.forbidden.first() {
+        return Some(format!("the console has `{}`", bad.text));
+    }
+    let (name, what) = subject.workload.iter().find(|(_, what)| what != "pass" && !what.starts_with("skip"))?;
+    Some(format!("the workload {name} ended in {what}"))
+}
+
+/// A part of the workload and what came of it.
+fn result(case: &ktap::Case) -> (String, String) {
+    let name = case.name.rsplit_once(": ").map_or(case.name.as_str(), |(_, name)| name);
+    let reason = case.reason.as_ref().map(|r| format!(": {r}")).unwrap_or_default();
+    (name.to_owned(), format!("{}{reason}", case.status))
+}
+
+/// The kernel's first line.
+fn version(log: &Log) -> String {
+    let mut lines = log.lines.iter().filter(|line| line.text.starts_with("Linux version "));
+    lines.next().map(|line| line.text.clone()).unwrap_or_default()
+}
+
+/// A pipe that QEMU writes its trace to. It is read while QEMU runs, as a hart that faults without end
+/// would fill the disk.
+struct TracePipe {
+    fifo: PathBuf,
+    /// Keeps the pipe open until QEMU has opened it, or never will.
+    held: File,
+    reader: JoinHandle<Result<Result<Story, String>>>,
+}
+
+impl TracePipe {
+    /// Makes the pipe; what comes is also kept in `raw`, up to [`MOST_RAW`] bytes.
+    fn open(raw: &Path) -> Result<Self> {
+        let fifo = raw.with_extension("fifo");
+        let cannot = |e: rustix::io::Errno| Error::could_not(format!("cannot make the pipe {}: {e}", fifo.display()));
+        match fs::remove_file(&fifo) {
+            Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(Error::io("remove", &fifo, e)),
+            _ => {}
+        }
+        mknodat(CWD, &fifo, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0).map_err(cannot)?;
+        // Both ends, so that neither open waits for the other.
+        let held = File::options().read(true).write(true).open(&fifo).map_err(|e| Error::io("open", &fifo, e))?;
+        let source = File::open(&fifo).map_err(|e| Error::io("open", &fifo, e))?;
+        let copy = File::create(raw).map_err(|e| Error::io("create", raw, e))?;
+        let raw = raw.to_owned();
+        let reader = thread::spawn(move || read_pipe(source, copy, &raw));
+        Ok(Self { fifo, held, reader })
+    }
+
+    /// What came through it. QEMU has ended.
+    fn finish(self) -> Result<Result<Story, String>> {
+        drop(self.held);
+        let read = self.reader.join().map_err(|_| Error::could_not("the trace could not be read"))?;
+        // It is of no use any more, whether or not it can be removed.
+        let _ = fs::remove_file(&self.fifo);
+        read
+    }
+}
+
+/// Reads the trace up to its end.
+fn read_pipe(source: File, copy: File, raw: &Path) -> Result<Result<Story, String>> {
+    let (mut source, mut copy) = (BufReader::with_capacity(1 << 16, source), BufWriter::new(copy));
+    let (mut trace, mut line, mut kept) = (Trace::default(), Vec::new(), 0);
+    loop {
+        line.clear();
+        let length = source.read_until(b'\n', &mut line).map_err(|e| Error::io("read", raw, e))?;
+        // QEMU may have been ended in the middle of a line.
+        if length == 0 || line.last() != Some(&b'\n') {
+            break;
+        }
+        if kept < MOST_RAW {
+            copy.write_all(&line).map_err(|e| Error::io("write", raw, e))?;
+            kept += length;
+        }
+        trace.line(String::from_utf8_lossy(&line).trim_end());
+    }
+    copy.flush().map_err(|e| Error::io("write", raw, e))?;
+    Ok(trace.finish())
+}

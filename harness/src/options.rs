@@ -1,0 +1,38 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//! What every verb needs to know, read once at the command line, and where things lie.
+
+pub mod base;
+
+use std::path::PathBuf;
+
+use self::base::Base;
+use crate::boot::machine::LimitsGiven;
+
+/// What every verb needs to know.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Top of the repository (the folder with `base.toml`).
+    pub root: PathBuf,
+    /// Where everything generated goes.
+    pub out: PathBuf,
+    /// The user's kernel tree instead of the distribution's.
+    pub ksrc: Option<PathBuf>,
+    /// `base.toml`, with the selected kernel version.
+    pub base: Base,
+    /// Parallel jobs of a build.
+    pub jobs: usize,
+    /// Limits of a boot from the environment; they override all others.
+    pub limits: LimitsGiven,
+}
+
+impl Options {
+    /// The folder called `name` for what depends on the kernel's version, below `out`.
+    pub fn place(&self, name: &str) -> PathBuf {
+        self.out.join(format!("{name}{}", self.base.suffix()))
+    }
+
+    /// The same options for each kernel version of `base.toml`.
+    pub fn every_base(&self) -> Vec<Self> {
+        self.base.all.iter().map(|linux| Self { base: self.base.with(linux), ..self.clone() }).collect()
+    }
+}

@@ -1,0 +1,184 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//! `base.toml`: which kernel, QEMU and guest programs the patches are for, and how to get them.
+
+use std::fs;
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+
+use crate::ground::error::{Error, Result};
+use crate::ground::toml_file;
+
+/// The whole of `base.toml`, with one of its kernels.
+#[derive(Clone, Debug)]
+pub struct Base {
+    /// The kernel that is meant.
+    pub linux: Linux,
+    /// All kernels that there are patches for; the first is meant where none is named.
+    pub all: Vec<Linux>,
+    /// The emulator.
+    pub qemu: Qemu,
+    /// Programs that run inside the guest.
+    pub guest: Guest,
+    /// What the host needs.
+    pub host: Host,
+}
+
+/// `base.toml` as it is written.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct File {
+    linux: Vec<Linux>,
+    qemu: Qemu,
+    guest: Guest,
+    host: Host,
+}
+
+/// A kernel that `patches/linux-*` are for.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Linux {
+    /// `VERSION.PATCHLEVEL`, such as `7.3`; any point release of it will do.
+    pub version: String,
+    /// Folder of the mailbox patches, relative to the repository.
+    pub patches: String,
+    /// The tree as a distribution package.
+    pub package: Package,
+    /// Path of the tarball inside the package.
+    pub tarball: String,
+    /// Id of the base commit that the recorded package gives; `make series` writes it into the patches.
+    pub commit: String,
+    /// Oldest clang that builds this kernel with Rust.
+    pub min_clang: String,
+    /// Oldest rustc that builds this kernel.
+    pub min_rustc: String,
+    /// Oldest bindgen that builds this kernel.
+    pub min_bindgen: String,
+}
+
+/// The QEMU that `patches/qemu-*` are for.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Qemu {
+    /// Upstream version prefix, such as `10.0`.
+    pub version: String,
+    /// Folder of the patches, relative to the repository.
+    pub patches: String,
+    /// The CPU property that the patches add.
+    pub property: String,
+    /// The source package; `sha256` is its `.dsc` file's.
+    pub package: Package,
+    /// Python packages that QEMU's `configure` wants, as pip requirements.
+    pub python: Vec<String>,
+}
+
+/// What is taken from binary packages into the guest.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Guest {
+    /// Debian's name of the guest's architecture.
+    pub arch: String,
+    /// A static busybox.
+    pub busybox: Package,
+    /// Path of busybox inside its package.
+    pub busybox_path: String,
+    /// OpenSBI.
+    pub firmware: Package,
+    /// Path of `fw_dynamic.bin` inside its package.
+    pub firmware_path: String,
+}
+
+/// What the host needs beyond packages.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Host {
+    /// The version of bindgen-cli that is installed when there is none that is good enough.
+    pub bindgen: String,
+}
+
+/// A distribution package, and the version of it that the project was last tested with.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Package {
+    /// Its name.
+    pub name: String,
+    /// Suites that may have it, in the order in which they are asked.
+    pub suites: Vec<String>,
+    /// The version last tested.
+    pub version: String,
+    /// SHA-256 of that version's file.
+    pub sha256: String,
+}
+
+/// What a run really used, for `results.json`.
+#[derive(Clone, Debug, Serialize, Deserialize, PartialEq, Eq)]
+pub struct BaseUsed {
+    /// The kernel's version, such as `7.3.4`.
+    pub version: String,
+    /// `package` or `ksrc`.
+    pub source: String,
+    /// The package and its version, or the path given as `KSRC`.
+    pub from: String,
+    /// SHA-256 of the package's file; none for a user's tree.
+    pub sha256: Option<String>,
+    /// The commit that the patches were applied to.
+    pub commit: String,
+}
+
+impl Base {
+    /// Reads `base.toml` in the repository `root`, for the first kernel.
+    ///
+    /// # Errors
+    /// When it is missing, is not TOML, or has unknown or missing fields; the line and column are named.
+    pub fn load(root: &Path) -> Result<Self> {
+        let path = root.join("base.toml");
+        let text = fs::read_to_string(&path).map_err(|e| {
+            Error::could_not(format!("cannot read {}: {e}; run in a checkout of the project", path.display()))
+        })?;
+        Self::parse(&text, &path)
+    }
+
+    /// The same file with another of its kernels.
+    #[must_use]
+    pub fn with(&self, linux: &Linux) -> Self {
+        Self { linux: linux.clone(), ..self.clone() }
+    }
+
+    /// What folders for this kernel have after their names: nothing for the first kernel of the file,
+    /// `-VERSION` for the others.
+    pub fn suffix(&self) -> String {
+        match self.all.first() {
+            Some(first) if first.version != self.linux.version => format!("-{}", self.linux.version),
+            _ => String::new(),
+        }
+    }
+
+    /// The same with the kernel `version`.
+    ///
+    /// # Errors
+    /// When there are no patches for it (exit code 64).
+    pub fn choose(self, version: &str) -> Result<Self> {
+        match self.all.iter().find(|linux| linux.version == version) {
+            Some(linux) => Ok(Self { linux: linux.clone(), ..self }),
+            None => {
+                let have = self.all.iter().map(|linux| linux.version.as_str()).collect::<Vec<_>>().join(" and ");
+                Err(Error::usage(format!(
+                    "BASE={version}: there are patches for {have} only; leave BASE out or name one of them"
+                )))
+            }
+        }
+    }
+
+    /// Parses the text of a base file; `path` is for messages.
+    ///
+    /// # Errors
+    /// As [`Base::load`].
+    pub fn parse(text: &str, path: &Path) -> Result<Self> {
+        let file: File = toml_file::parse(text)
+            .map_err(|why| Error::could_not(format!("{}{why}; correct the file", path.display())))?;
+        let Some(linux) = file.linux.first().cloned() else {
+            return Err(Error::could_not(format!("{}: there is no [[linux]]; correct the file", path.display())));
+        };
+        Ok(Self { linux, all: file.linux, qemu: file.qemu, guest: file.guest, host: file.host })
+    }
+}

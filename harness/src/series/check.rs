@@ -1,0 +1,292 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//! Checks the series: up to date, applies, style, no sign-off.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::io::Write;
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use super::each::each;
+use super::write::{series_files, write_mails};
+use crate::ground::error::{Error, Result};
+use crate::ground::files;
+use crate::ground::progress::Step;
+use crate::options::Options;
+use crate::source::given::Source;
+use crate::source::tree::Tree;
+use crate::source::{host, mailbox, weave};
+
+/// checkpatch's types that say nothing about this series, each with its reason.
+const IGNORED: &str = "harness/checkpatch.ignore";
+
+/// One check of the series.
+#[derive(Clone, Debug)]
+pub struct CheckResult {
+    /// Stable name, such as `series: 0003-selftests-riscv-add-lazy_map checkpatch`.
+    pub name: String,
+    /// Whether it passed.
+    pub ok: bool,
+    /// Why it did not pass; a note otherwise.
+    pub detail: String,
+}
+
+/// Checks the series: up to date, applies, checkpatch, rustfmt, no sign-off; if `options` say so, every
+/// patch builds and boots.
+///
+/// # Errors
+/// When a check could not be made at all.
+pub fn check(options: &Options, build: bool) -> Result<Vec<CheckResult>> {
+    let base = &options.base;
+    let source = Source::find(options)?;
+    let rustfmt = host::for_series(options)?;
+    let folder = options.root.join(&base.linux.patches);
+    let mails = mailbox::patches(&folder)?;
+    if mails.is_empty() {
+        return Err(Error::could_not(format!("{} has no patches; run `make series`", folder.display())));
+    }
+    let mut tree = Tree::base_only(&source, options)?;
+    let mut results = Vec::new();
+    let of = options.base.suffix().replace('-', " ");
+    let mut result = |name: String, problem: Result<String, String>| {
+        let ok = problem.is_ok();
+        let detail = problem.unwrap_or_else(|why| why);
+        results.push(CheckResult { name: format!("series{of}: {name}"), ok, detail });
+    };
+    // From nothing, every time: what an earlier run applied proves nothing about the files of now.
+    let step = Step::start("git am on the base");
+    let applied = mailbox::am(&tree.repo, &tree.base, &mails);
+    step.finish(if applied.is_ok() { "applied" } else { "failed" });
+    result(
+        "git am".to_owned(),
+        applied.as_ref().map(|_| format!("on {}", tree.used.from)).map_err(|e| e.message.clone()),
+    );
+    if applied.is_ok() {
+        tree = Tree::open_from(&source, options)?;
+        result("patches are what sources and commits give".to_owned(), up_to_date(&mut tree, &folder, options)?);
+    }
+    let ignored = ignored(&options.root.join(IGNORED))?;
+    let step = Step::start("checkpatch");
+    for mail in &mails {
+        let name = mail.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+        step.detail(&name);
+        result(format!("{name} checkpatch"), checkpatch(&tree, mail, &ignored)?);
+        result(format!("{name} is not signed off"), not_signed(mail)?);
+    }
+    step.finish("done");
+    if let Ok(tip) = &applied {
+        result("rustfmt".to_owned(), formatted(&tree, tip, &rustfmt)?);
+        if build {
+            drop(tree);
+            each(options, tip, &mails, &mut result)?;
+        }
+    }
+    Ok(results)
+}
+
+/// Prints one line per check.
+pub fn print(results: &[CheckResult]) {
+    for result in results {
+        let verdict = if result.ok { "ok    " } else { "FAILED" };
+        let colon = if result.detail.is_empty() { "" } else { ": " };
+        println!("{verdict} {}{colon}{}", result.name, result.detail);
+    }
+}
+
+/// Whether the files in `folder` are what would be written now.
+fn up_to_date(
+    tree: &mut Tree,
+    folder: &Path,
+    options: &Options,
+) -> Result<Result<String, String>> {
+    let base = &options.base;
+    let tip = match weave::weave(tree, options) {
+        Ok(tip) => tip,
+        Err(error) => return Ok(Err(error.message)),
+    };
+    let made = write_mails(tree, &tip, options)?;
+    // Another point release has other line numbers and ids; the changes themselves must be the same.
+    let exact = tree.base == base.linux.commit;
+    let differ = |name: &str| {
+        let (one, other) = (fs::read(made.path().join(name)), fs::read(folder.join(name)));
+        match (one, other) {
+            (Ok(one), Ok(other)) => {
+                one != other && (exact && !same_but_functions(&one, &other) || !exact && !same_change(&one, &other))
+            }
+            _ => true,
+        }
+    };
+    let names: BTreeSet<String> = series_files(made.path())?.into_iter().chain(series_files(folder)?).collect();
+    Ok(match names.iter().find(|name| differ(name)) {
+        Some(name) => Err(format!("{name} is not what sources and commits give; run `make series`")),
+        None if exact => Ok("byte for byte".to_owned()),
+        None => Ok(format!("up to line numbers: the base is {}, not the recorded one", tree.used.from)),
+    })
+}
+
+/// Whether two mails differ at most in the function names behind `@@`, which git takes from
+/// patterns that may change between its versions.
+fn same_but_functions(one: &[u8], other: &[u8]) -> bool {
+    let strip = |bytes: &[u8]| -> Vec<String> {
+        String::from_utf8_lossy(bytes)
+            .lines()
+            .map(|l| match l.strip_prefix("@@ ").and_then(|rest| rest.split_once(" @@")) {
+                Some((range, _)) => range.to_owned(),
+                None => l.to_owned(),
+            })
+            .collect()
+    };
+    strip(one) == strip(other)
+}
+
+/// Whether two mails make the same change, wherever it is in the file.
+fn same_change(one: &[u8], other: &[u8]) -> bool {
+    let strip = |bytes: &[u8]| -> Vec<String> {
+        let text = String::from_utf8_lossy(bytes);
+        let keep = |l: &&str| !l.starts_with("@@ ") && !l.starts_with("index ") && !l.starts_with("base-commit: ");
+        text.lines().filter(keep).map(str::to_owned).collect()
+    };
+    strip(one) == strip(other)
+}
+
+/// The types in the file at `path`: one per line, followed by the reason.
+fn ignored(path: &Path) -> Result<Vec<String>> {
+    let text = fs::read_to_string(path).map_err(|e| Error::io("read", path, e))?;
+    let mut types = Vec::new();
+    for line in text.lines().map(str::trim).filter(|l| !l.is_empty() && !l.starts_with('#')) {
+        match line.split_once(char::is_whitespace) {
+            Some((name, reason)) if !reason.trim().is_empty() => types.push(name.to_owned()),
+            _ => return Err(Error::could_not(format!("{}: {line} has no reason; add one behind it", path.display()))),
+        }
+    }
+    Ok(types)
+}
+
+/// The kernel's own style check, strict, except for the sign-off.
+fn checkpatch(tree: &Tree, mail: &Path, ignored: &[String]) -> Result<Result<String, String>> {
+    let mut command = Command::new("perl");
+    command.arg("scripts/checkpatch.pl").args(["--strict", "--no-signoff", "--terse", "--show-types", "--no-summary"]);
+    let ignored: Vec<&str> = match only_selftests(mail)? {
+        true => ignored.iter().map(|t| t.strip_prefix(SELFTESTS).unwrap_or(t)).collect(),
+        false => ignored.iter().map(String::as_str).filter(|t| !t.starts_with(SELFTESTS)).collect(),
+    };
+    if !ignored.is_empty() {
+        command.args(["--ignore", &ignored.join(",")]);
+    }
+    command.arg(mail).current_dir(tree.repo.dir()).env("LC_ALL", "C").stdin(Stdio::null());
+    let done =
+        command.output().map_err(|e| Error::could_not(format!("cannot run perl: {e}; install the package perl")))?;
+    let said = String::from_utf8_lossy(&done.stdout);
+    let complaints: Vec<&str> =
+        said.lines().filter(|l| [": ERROR:", ": WARNING:", ": CHECK:"].iter().any(|k| l.contains(k))).collect();
+    let place = |line: &&str| {
+        let dir = mail.parent().map(|d| format!("{}/", d.display())).unwrap_or_default();
+        line.replace(&dir, "")
+    };
+    Ok(match (done.status.success(), complaints.first()) {
+        (true, None) => Ok(String::new()),
+        (_, Some(_)) => Err(complaints.iter().map(place).collect::<Vec<_>>().join("; ")),
+        // It must not pass by not running.
+        (false, None) => {
+            let why = String::from_utf8_lossy(&done.stderr);
+            return Err(Error::could_not(format!(
+                "checkpatch.pl failed without a complaint ({}): {}",
+                done.status,
+                why.lines().next_back().unwrap_or("no message")
+            )));
+        }
+    })
+}
+
+/// What is before a type that is ignored in kselftests alone.
+const SELFTESTS: &str = "selftests/";
+
+/// Whether a patch changes nothing but kselftests, and MAINTAINERS for them.
+fn only_selftests(mail: &Path) -> Result<bool> {
+    let text = fs::read(mail).map_err(|e| Error::io("read", mail, e))?;
+    let text = String::from_utf8_lossy(&text);
+    // Both sides: a file that is removed has no new one.
+    let mut files = text.lines().filter_map(|l| l.strip_prefix("--- a/").or_else(|| l.strip_prefix("+++ b/")));
+    Ok(files.all(|f| f == "MAINTAINERS" || f.starts_with("tools/testing/selftests/")))
+}
+
+/// Only the person who submits the series may sign it off.
+fn not_signed(mail: &Path) -> Result<Result<String, String>> {
+    let text = fs::read(mail).map_err(|e| Error::io("read", mail, e))?;
+    let text = String::from_utf8_lossy(&text);
+    Ok(match text.lines().take_while(|l| !l.starts_with("diff --git ")).find(|l| l.starts_with("Signed-off-by:")) {
+        Some(line) => Err(format!("it has \"{line}\"; take it out: whoever submits adds it with `git am -s`")),
+        None => Ok(String::new()),
+    })
+}
+
+/// Runs the kernel's rustfmt check over every Rust file that the series touches.
+fn formatted(tree: &Tree, tip: &str, rustfmt: &Path) -> Result<Result<String, String>> {
+    let touched = tree.repo.run(["diff", "--name-only", "--no-renames", "--diff-filter=d", &tree.base, tip])?;
+    let dir = tempfile::tempdir().map_err(|e| Error::could_not(format!("no temporary folder: {e}")))?;
+    let config = dir.path().join(".rustfmt.toml");
+    files::write_whole(&config, tree.repo.object("blob", &format!("{tip}:.rustfmt.toml"))?)?;
+    let mut files = 0;
+    for path in touched.lines().filter(|p| p.ends_with(".rs")) {
+        let source = tree.repo.object("blob", &format!("{tip}:{path}"))?;
+        // Through stdin, because rustfmt follows the `mod` lines of a file that it has by name.
+        let mut command = Command::new(rustfmt);
+        command.arg("--check").arg("--config-path").arg(dir.path()).env("LC_ALL", "C");
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let cannot = |e| Error::could_not(format!("cannot run {}: {e}", rustfmt.display()));
+        let mut child = command.spawn().map_err(cannot)?;
+        let stdin = child.stdin.take();
+        let done = std::thread::scope(|scope| {
+            scope.spawn(move || stdin.map(|mut s| s.write_all(&source)));
+            child.wait_with_output()
+        })
+        .map_err(cannot)?;
+        if !done.status.success() {
+            let why = String::from_utf8_lossy(&done.stderr);
+            let said = String::from_utf8_lossy(&done.stdout);
+            let line = said.lines().next().or(why.lines().next()).unwrap_or("no message");
+            return Ok(Err(format!("{path}: {line}; run rustfmt on its source and `make series`")));
+        }
+        files += 1;
+    }
+    Ok(Ok(format!("{files} files")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn mails_are_compared_line_by_line() {
+        let one = b"x\n@@ -1,2 +1,2 @@ f()\n-a\n+b\n";
+        assert!(same_but_functions(one, b"x\n@@ -1,2 +1,2 @@ g()\n-a\n+b\n"));
+        assert!(!same_but_functions(one, b"x\n@@ -2,2 +1,2 @@ f()\n-a\n+b\n"));
+        assert!(same_change(one, b"x\n@@ -9,2 +9,2 @@ f()\n-a\n+b\n"));
+        assert!(!same_change(one, b"x\n@@ -1,2 +1,2 @@ f()\n-a\n+c\n"));
+    }
+
+    #[test]
+    fn a_patch_of_selftests_changes_nothing_else() {
+        let dir = tempfile::tempdir().unwrap();
+        let mail = dir.path().join("m");
+        let only = |text: &str| {
+            fs::write(&mail, text).unwrap();
+            only_selftests(&mail).unwrap()
+        };
+        let test = "--- /dev/null\n+++ b/tools/testing/selftests/riscv/x.c\n@@ -0,0 +1 @@\n+x\n";
+        assert!(only(test));
+        assert!(only(&format!("{test}--- a/MAINTAINERS\n+++ b/MAINTAINERS\n")));
+        assert!(!only(&format!("{test}--- a/mm/x.c\n+++ b/mm/x.c\n")));
+        assert!(!only(&format!("{test}--- a/mm/x.c\n+++ /dev/null\n")));
+    }
+
+    #[test]
+    fn ignored_types_need_a_reason() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("i");
+        fs::write(&path, "# comment\n\nA_TYPE  because\n").unwrap();
+        assert_eq!(ignored(&path).unwrap(), ["A_TYPE"]);
+        fs::write(&path, "A_TYPE\n").unwrap();
+        assert!(ignored(&path).unwrap_err().message.contains("no reason"));
+    }
+}

@@ -1,0 +1,6 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//! The patch series as mails: written, checked, built one by one.
+
+pub mod check;
+pub mod each;
+pub mod write;

@@ -1,0 +1,529 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//! Packages of suites that the machine is not configured for, through private apt roots.
+//!
+//! A private root is a folder with its own sources, lists and cache: nothing of it reaches the
+//! machine's own apt. Each need has a root of its own, so that one index that the mirror is just
+//! replacing harms only that need. The mirror is the machine's own; see [`mirror`].
+
+use std::collections::BTreeSet;
+use std::env;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+use std::sync::{Mutex, PoisonError};
+use std::thread;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::options::base::Package;
+use crate::ground::cmd;
+use crate::ground::error::{Error, Result};
+use crate::ground::progress::Step;
+use crate::ground::files;
+
+/// Signatures of the distribution's archive are checked with this.
+const KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
+
+/// How often an index or a file is asked for before it counts as not to be had.
+const TRIES: u32 = 3;
+
+/// Pause between two tries, in seconds; `LAZYMAP_RETRY_PAUSE` overrides it (the tests do).
+const PAUSE: u64 = 10;
+
+/// What kind of package is wanted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// One `.deb`.
+    Binary,
+    /// A `.dsc` and the tarballs that it names.
+    Source,
+}
+
+/// A package whose files are in `out/dl`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Fetched {
+    /// The package's name.
+    pub package: String,
+    /// Its version.
+    pub version: String,
+    /// The version that `base.toml` recorded then; another one there means: look again.
+    pub recorded: String,
+    /// Its files; the `.deb` or `.dsc` comes first.
+    pub files: Vec<FetchedFile>,
+}
+
+/// One downloaded file.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FetchedFile {
+    /// Its name in `out/dl`.
+    pub name: String,
+    /// Its size in bytes, as the index says.
+    pub size: u64,
+    /// Its SHA-256, as the (signed) index says.
+    pub sha256: String,
+}
+
+impl Fetched {
+    /// The `.deb` or `.dsc`.
+    pub fn main(&self) -> &FetchedFile {
+        &self.files[0]
+    }
+}
+
+/// What went wrong between apt and the mirror.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Trouble {
+    NoNetwork(String),
+    /// An index that does not fit the Release file: the mirror is being updated.
+    Inconsistent,
+    NotInIndex,
+    Gone,
+    CutOff,
+    WrongChecksum,
+    Unsigned,
+    NoSpace,
+    Other(String),
+}
+
+/// Gets `package`, for architecture `arch` (Debian's name), into `out/dl`.
+///
+/// What is already there is used again if its checksum is right; then nothing goes over the network.
+/// If `package` records no version (an empty text), the newest is as good as any.
+///
+/// # Errors
+/// One line for each way in which a download goes wrong; none leaves a half file in `out/dl`.
+pub fn fetch(out: &Path, package: &Package, kind: Kind, arch: &str) -> Result<Fetched> {
+    let dl = out.join("dl");
+    let note = dl.join(format!("{}.json", package.name));
+    if let Some(have) = present(&dl, &note, package)? {
+        return Ok(have);
+    }
+    if !Path::new(KEYRING).exists() && !local(&mirror()?) {
+        return Err(Error::could_not(format!("{KEYRING} is missing; install debian-archive-keyring")));
+    }
+    let step = Step::start(format!("download {}", package.name));
+    let mirror = mirror()?;
+    let mut last = None;
+    for suite in &package.suites {
+        let root = Root::create(out, &mirror, suite, kind, arch)?;
+        match root.get(&package.name, kind, &dl, &step) {
+            Ok(mut fetched) => {
+                fetched.recorded.clone_from(&package.version);
+                check_recorded(package, &fetched, &dl)?;
+                let text = serde_json::to_string_pretty(&fetched).map_err(|e| Error::could_not(e.to_string()))?;
+                files::write_whole(&note, text)?;
+                step.finish(&fetched.version);
+                if !package.version.is_empty() && fetched.version != package.version {
+                    eprintln!(
+                        "lazymap: note: {} {} is used; base.toml was tested with {}",
+                        package.name, fetched.version, package.version
+                    );
+                }
+                return Ok(fetched);
+            }
+            Err(trouble) => last = Some((suite, trouble)),
+        }
+    }
+    let (suite, trouble) =
+        last.ok_or_else(|| Error::could_not(format!("base.toml: {} has no suites", package.name)))?;
+    Err(Error::could_not(say(&package.name, suite, &trouble)))
+}
+
+/// The files that an earlier run fetched, if all of them are there and whole.
+fn present(dl: &Path, note: &Path, package: &Package) -> Result<Option<Fetched>> {
+    let Ok(text) = fs::read_to_string(note) else { return Ok(None) };
+    let Ok(have) = serde_json::from_str::<Fetched>(&text) else { return Ok(None) };
+    if have.recorded != package.version {
+        return Ok(None);
+    }
+    for file in &have.files {
+        let path = dl.join(&file.name);
+        if !path.exists() || files::sha256_file(&path)? != file.sha256 {
+            return Ok(None);
+        }
+    }
+    Ok((!have.files.is_empty()).then_some(have))
+}
+
+/// The version that `base.toml` records must be the very file that it records.
+fn check_recorded(package: &Package, fetched: &Fetched, dl: &Path) -> Result<()> {
+    let file = fetched.main();
+    if fetched.version == package.version && file.sha256 != package.sha256 {
+        files::remove(&dl.join(&file.name))?;
+        return Err(Error::could_not(format!(
+            "wrong checksum: {} {} has SHA-256 {}, base.toml says {}; the mirror serves another file under the same \
+             version: do not use it, or correct base.toml if you know why",
+            package.name, fetched.version, file.sha256, package.sha256
+        )));
+    }
+    Ok(())
+}
+
+/// One line for the user.
+fn say(name: &str, suite: &str, trouble: &Trouble) -> String {
+    match trouble {
+        Trouble::NoNetwork(why) => format!("no network: {name} cannot be downloaded ({why}); connect and run again"),
+        Trouble::Inconsistent => {
+            format!(
+                "the mirror's index of {suite} does not fit its Release file, as while a mirror is updated, so \
+                 {name} cannot be found; run again in half an hour"
+            )
+        }
+        Trouble::NotInIndex if name.starts_with("linux-source") => {
+            format!("{name} is not in {suite} (any more); give a tree of that version with KSRC=path")
+        }
+        Trouble::NotInIndex => format!("{name} is not in {suite} (any more); name another suite in base.toml"),
+        Trouble::Gone => {
+            format!(
+                "{name} is gone from the mirror's pool although {suite} lists it; run again in half an hour, when \
+                 the index has caught up"
+            )
+        }
+        Trouble::CutOff => format!("the download of {name} was cut off; run again"),
+        Trouble::WrongChecksum => {
+            format!(
+                "the downloaded {name} has a wrong checksum and was thrown away; run again, and distrust the \
+                 mirror or a proxy if it stays so"
+            )
+        }
+        Trouble::Unsigned => {
+            format!("the signature of {suite} cannot be verified; update the package debian-archive-keyring")
+        }
+        Trouble::NoSpace => format!("no space left on the disk for {name}; make room and run again"),
+        Trouble::Other(line) => format!("{name} cannot be downloaded: {line}"),
+    }
+}
+
+/// A folder that is all of apt's world for one need.
+struct Root {
+    dir: PathBuf,
+    options: Vec<String>,
+}
+
+/// The roots whose index this process has updated already.
+static UPDATED: Mutex<BTreeSet<PathBuf>> = Mutex::new(BTreeSet::new());
+
+impl Root {
+    fn create(out: &Path, mirror: &str, suite: &str, kind: Kind, arch: &str) -> Result<Self> {
+        let dir = out.join("apt").join(format!("{suite}-{}", if kind == Kind::Source { "source" } else { arch }));
+        for sub in ["lists/partial", "cache/archives/partial", "parts"] {
+            let sub = dir.join(sub);
+            fs::create_dir_all(&sub).map_err(|e| Error::io("create", &sub, e))?;
+        }
+        let status = dir.join("status");
+        fs::write(&status, "").map_err(|e| Error::io("write", &status, e))?;
+        let types = if kind == Kind::Source { "deb-src" } else { "deb" };
+        // A mirror on this very machine has no signature of the archive's; its checksums still count.
+        let trust = if local(mirror) { "Trusted: yes".to_owned() } else { format!("Signed-By: {KEYRING}") };
+        let source = format!("Types: {types}\nURIs: {mirror}\nSuites: {suite}\nComponents: main\n{trust}\n");
+        let parts = dir.join("parts/lazymap.sources");
+        fs::write(&parts, source).map_err(|e| Error::io("write", &parts, e))?;
+        let here = dir.clone();
+        let dir = dir.display();
+        let options = [
+            "Dir::Etc::SourceList=/dev/null".to_owned(),
+            format!("Dir::Etc::SourceParts={dir}/parts"),
+            "Dir::Etc::Preferences=/dev/null".to_owned(),
+            // One that the machine is set to would be unknown here, which is an error to apt.
+            "APT::Default-Release=".to_owned(),
+            "Dir::Etc::PreferencesParts=/dev/null".to_owned(),
+            format!("Dir::State={dir}"),
+            format!("Dir::State::Lists={dir}/lists"),
+            format!("Dir::State::status={dir}/status"),
+            format!("Dir::Cache={dir}/cache"),
+            format!("APT::Architecture={arch}"),
+            format!("APT::Architectures={arch}"),
+            // A warning is no answer: an index that could not be had is an error.
+            "APT::Update::Error-Mode=any".to_owned(),
+            // The folder may well be one that the unprivileged user `_apt` cannot enter.
+            "APT::Sandbox::User=root".to_owned(),
+            "Acquire::Languages=none".to_owned(),
+            // Whoever calls tries again; see `patiently`.
+            "Acquire::Retries=0".to_owned(),
+        ];
+        Ok(Self { dir: here, options: options.into_iter().map(|o| format!("-o{o}")).collect() })
+    }
+
+    fn run(&self, program: &str, args: &[&str], dir: &Path) -> Result<Output, Trouble> {
+        let mut command = Command::new(program);
+        command.args(&self.options).args(args).current_dir(dir).env("LC_ALL", "C").stdin(Stdio::null());
+        command.output().map_err(|e| Trouble::Other(format!("cannot run {program}: {e}; this needs Debian's apt")))
+    }
+
+    /// As [`Self::run`], with `classify` for what failed.
+    fn ask(
+        &self,
+        program: &str,
+        args: &[&str],
+        dir: &Path,
+        classify: fn(&str) -> Trouble,
+    ) -> Result<String, Trouble> {
+        let done = self.run(program, args, dir)?;
+        if done.status.success() {
+            return Ok(String::from_utf8_lossy(&done.stdout).into_owned());
+        }
+        let mut text = String::from_utf8_lossy(&done.stdout).into_owned();
+        text.push_str(&String::from_utf8_lossy(&done.stderr));
+        Err(classify(&text))
+    }
+
+    /// Updates the index and downloads the newest version that the pool still has.
+    fn get(&self, name: &str, kind: Kind, dl: &Path, step: &Step) -> Result<Fetched, Trouble> {
+        let io = |e: std::io::Error| Trouble::Other(format!("{}: {e}", dl.display()));
+        fs::create_dir_all(dl).map_err(io)?;
+        step.detail("index");
+        if !UPDATED.lock().unwrap_or_else(PoisonError::into_inner).contains(&self.dir) {
+            patiently(|| self.ask("apt-get", &["-q", "update"], dl, |text| classify(text, During::Update)).map(drop))?;
+            UPDATED.lock().unwrap_or_else(PoisonError::into_inner).insert(self.dir.clone());
+        }
+        let versions = self.versions(name, kind, dl)?;
+        let mut trouble = Trouble::NotInIndex;
+        for version in versions {
+            step.detail(&version);
+            match self.download(name, &version, kind, dl) {
+                // An older version may still be in the pool.
+                Err(Trouble::Gone) => trouble = Trouble::Gone,
+                other => return other,
+            }
+        }
+        Err(trouble)
+    }
+
+    /// The versions that the index lists, newest first.
+    fn versions(&self, name: &str, kind: Kind, dir: &Path) -> Result<Vec<String>, Trouble> {
+        let args: &[&str] = match kind {
+            Kind::Binary => &["show", name],
+            Kind::Source => &["showsrc", "--only-source", name],
+        };
+        let done = self.run("apt-cache", args, dir)?;
+        let text = String::from_utf8_lossy(&done.stdout).into_owned();
+        let mut versions: Vec<String> = Vec::new();
+        for version in text.lines().filter_map(|l| l.strip_prefix("Version: ")) {
+            if !versions.iter().any(|v| v == version) {
+                versions.push(version.to_owned());
+            }
+        }
+        // apt orders `show` but not `showsrc`.
+        versions.sort_by(|a, b| {
+            let newer = Command::new("dpkg").args(["--compare-versions", a, "gt", b]).status();
+            if newer.is_ok_and(|s| s.success()) { std::cmp::Ordering::Less } else { std::cmp::Ordering::Greater }
+        });
+        if versions.is_empty() { Err(Trouble::NotInIndex) } else { Ok(versions) }
+    }
+
+    fn download(&self, name: &str, version: &str, kind: Kind, dl: &Path) -> Result<Fetched, Trouble> {
+        let io = |e: std::io::Error| Trouble::Other(format!("{}: {e}", dl.display()));
+        let wanted = format!("{name}={version}");
+        let args: Vec<&str> = match kind {
+            Kind::Binary => vec!["-q", "download", &wanted],
+            Kind::Source => vec!["-q", "source", "--download-only", "--only-source", &wanted],
+        };
+        // What a run that was killed left.
+        for left in fs::read_dir(dl).map_err(io)?.flatten() {
+            if left.file_name().to_string_lossy().starts_with(".part-") {
+                files::remove(&left.path()).map_err(|e| Trouble::Other(e.message))?;
+            }
+        }
+        // Files get their final names only when they are whole and right.
+        let part = tempfile::Builder::new().prefix(".part-").tempdir_in(dl).map_err(io)?;
+        // In an empty folder: a file that is there already would not be listed.
+        let list = {
+            let mut list = args.clone();
+            list.insert(1, "--print-uris");
+            self.ask("apt-get", &list, part.path(), |text| classify(text, During::Download))?
+        };
+        let mut files: Vec<FetchedFile> = list.lines().filter_map(uri_line).collect();
+        files.sort_by_key(|f| !(f.name.ends_with(".dsc") || f.name.ends_with(".deb")));
+        if files.is_empty() {
+            return Err(Trouble::NotInIndex);
+        }
+        patiently(|| self.ask("apt-get", &args, part.path(), |text| classify(text, During::Download)).map(drop))?;
+        for file in &files {
+            let got = found(part.path(), &file.name)?;
+            if fs::metadata(&got).map_err(io)?.len() != file.size {
+                return Err(Trouble::CutOff);
+            }
+            if files::sha256_file(&got).map_err(|e| Trouble::Other(e.message))? != file.sha256 {
+                return Err(Trouble::WrongChecksum);
+            }
+        }
+        for file in &files {
+            let (got, place) = (found(part.path(), &file.name)?, dl.join(&file.name));
+            // apt links to the files of a mirror on this machine, which may go away.
+            if got.is_symlink() { fs::copy(&got, &place).map(drop) } else { fs::rename(&got, &place) }.map_err(io)?;
+        }
+        Ok(Fetched { package: name.to_owned(), version: version.to_owned(), recorded: String::new(), files })
+    }
+}
+
+/// The downloaded file in `dir`: apt writes an epoch's colon as `%3a`, but not in every list.
+fn found(dir: &Path, name: &str) -> Result<PathBuf, Trouble> {
+    let entries = fs::read_dir(dir).map_err(|e| Trouble::Other(format!("{}: {e}", dir.display())))?;
+    let same = |entry: &str| entry.replace("%3a", ":") == name.replace("%3a", ":");
+    entries.flatten().find(|e| same(&e.file_name().to_string_lossy())).map(|e| e.path()).ok_or(Trouble::CutOff)
+}
+
+/// `'URI' NAME SIZE SHA256:HEX`, as `--print-uris` prints it.
+fn uri_line(line: &str) -> Option<FetchedFile> {
+    let mut words = line.strip_prefix('\'')?.split_once("' ")?.1.split_whitespace();
+    let name = words.next()?.to_owned();
+    let size = words.next()?.parse().ok()?;
+    let sha256 = words.next()?.strip_prefix("SHA256:")?.to_owned();
+    Some(FetchedFile { name, size, sha256 })
+}
+
+/// Tries again what a moment's patience can cure.
+fn patiently<T>(mut attempt: impl FnMut() -> Result<T, Trouble>) -> Result<T, Trouble> {
+    let pause = env::var("LAZYMAP_RETRY_PAUSE").ok().and_then(|s| s.parse().ok()).unwrap_or(PAUSE);
+    for _ in 1..TRIES {
+        match attempt() {
+            Err(Trouble::NoNetwork(_) | Trouble::Inconsistent | Trouble::CutOff | Trouble::WrongChecksum) => {
+                thread::sleep(Duration::from_secs(pause));
+            }
+            other => return other,
+        }
+    }
+    attempt()
+}
+
+/// What apt was doing when it failed: the same words mean different things.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum During {
+    Update,
+    Download,
+}
+
+/// Tells from apt's words (in the C locale) what went wrong.
+fn classify(text: &str, during: During) -> Trouble {
+    let line = |needles: &[&str]| text.lines().find(|l| needles.iter().any(|n| l.contains(n)));
+    let any = |needles: &[&str]| line(needles).is_some();
+    if any(&["No space left on device", "enough free space"]) {
+        return Trouble::NoSpace;
+    }
+    if any(&["NO_PUBKEY", "is not signed", "no longer signed", "signatures were invalid", "signatures couldn't be"]) {
+        return Trouble::Unsigned;
+    }
+    let unreachable = [
+        "Temporary failure resolving",
+        "Could not resolve",
+        "Could not connect",
+        "Cannot initiate the connection",
+        "Unable to connect",
+        "Network is unreachable",
+        "onnection timed out",
+        "Connection refused",
+        "response from proxy",
+    ];
+    if let Some(line) = line(&unreachable) {
+        let why = line.trim().trim_start_matches("E: ").trim_start_matches("W: ");
+        return Trouble::NoNetwork(why.rsplit("  ").next().unwrap_or(why).to_owned());
+    }
+    if any(&["Hash Sum mismatch"]) {
+        return if during == During::Update { Trouble::Inconsistent } else { Trouble::WrongChecksum };
+    }
+    if any(&["File has unexpected size", "Mirror sync in progress"]) {
+        return if during == During::Update { Trouble::Inconsistent } else { Trouble::CutOff };
+    }
+    if any(&["404  Not Found", "File not found", "does not have a Release file"]) {
+        return if during == During::Update { Trouble::NotInIndex } else { Trouble::Gone };
+    }
+    if any(&[
+        "Remote end closed connection",
+        "Error reading from server",
+        "Connection reset",
+        "Connection failed",
+        "Read error",
+        "Undetermined Error",
+    ]) {
+        return Trouble::CutOff;
+    }
+    if any(&["Unable to locate package", "No packages found", "Unable to find a source package", "was not found"]) {
+        return Trouble::NotInIndex;
+    }
+    let last = text.lines().rfind(|l| l.starts_with("E: ")).or_else(|| text.lines().next_back());
+    Trouble::Other(last.unwrap_or("apt gave no reason").trim_start_matches("E: ").to_owned())
+}
+
+/// Whether a mirror's address is this very machine.
+fn local(mirror: &str) -> bool {
+    ["file:", "copy:", "http://127.0.0.1:"].iter().any(|p| mirror.starts_with(p))
+}
+
+/// The address of the distribution's mirror, from the machine's own apt configuration;
+/// `LAZYMAP_MIRROR` overrides it.
+///
+/// # Errors
+/// When the machine has none, that is, when it is no Debian.
+pub fn mirror() -> Result<String> {
+    if let Ok(mirror) = env::var("LAZYMAP_MIRROR")
+        && !mirror.is_empty()
+    {
+        return Ok(mirror);
+    }
+    let format = "$(CREATED_BY)|$(ORIGIN)|$(LABEL)|$(COMPONENT)|$(REPO_URI)";
+    let targets = cmd::output(Command::new("apt-get").args(["indextargets", "--format", format]).env("LC_ALL", "C"))?;
+    if let Some(uri) = targets.lines().find_map(|l| l.strip_prefix("Packages|Debian|Debian|main|")) {
+        return Ok(uri.to_owned());
+    }
+    // Before the first `apt-get update` apt knows no origins, but it knows where it would look.
+    let release = fs::read_to_string("/etc/os-release").unwrap_or_default();
+    let codename = release.lines().find_map(|l| l.strip_prefix("VERSION_CODENAME=")).unwrap_or("stable");
+    let uris = cmd::output(Command::new("apt-get").args(["update", "--print-uris"]).env("LC_ALL", "C"))?;
+    uris.lines()
+        .filter_map(|l| l.strip_prefix('\'')?.split_once('\''))
+        .find_map(|(uri, _)| uri.strip_suffix(&format!("dists/{codename}/InRelease")))
+        .map(str::to_owned)
+        .ok_or_else(|| {
+            Error::could_not(
+                "this machine's apt sources name no Debian mirror (main); add one, or name one in LAZYMAP_MIRROR",
+            )
+        })
+}
+
+/// Debian's name of the host's architecture.
+///
+/// # Errors
+/// When there is no dpkg.
+pub fn host_arch() -> Result<String> {
+    Ok(cmd::output(Command::new("dpkg").arg("--print-architecture"))?.trim().to_owned())
+}
+
+/// Unpacks a `.deb` into `dir`.
+///
+/// # Errors
+/// When it is damaged or the disk is full.
+pub fn unpack(deb: &Path, dir: &Path) -> Result<()> {
+    fs::create_dir_all(dir).map_err(|e| Error::io("create", dir, e))?;
+    cmd::output(Command::new("dpkg").arg("-x").arg(deb).arg(dir)).map(drop)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn uri_lines() {
+        let line = "'http://x/pool/q_1%2bds.dsc' q_1+ds.dsc 12462 SHA256:a4";
+        let file = FetchedFile { name: "q_1+ds.dsc".into(), size: 12462, sha256: "a4".into() };
+        assert_eq!(uri_line(line), Some(file));
+        assert_eq!(uri_line("Need to get 40.2 MB of source archives."), None);
+    }
+
+    #[test]
+    fn words_of_apt() {
+        let size =
+            "E: Failed to fetch http://x/Packages.xz  File has unexpected size (1 != 2). Mirror sync in progress?";
+        assert_eq!(classify(size, During::Update), Trouble::Inconsistent);
+        assert_eq!(classify(size, During::Download), Trouble::CutOff);
+        let hash = "E: Failed to fetch http://x/y.deb  Hash Sum mismatch";
+        assert_eq!(classify(hash, During::Download), Trouble::WrongChecksum);
+        let gone = "E: Failed to fetch http://x/y.deb  404  Not Found [IP: 1.2.3.4 80]";
+        assert_eq!(classify(gone, During::Download), Trouble::Gone);
+        let dns = "Err:1 http://x trixie InRelease\n  Temporary failure resolving 'x'\nE: Failed";
+        assert_eq!(classify(dns, During::Update), Trouble::NoNetwork("Temporary failure resolving 'x'".into()));
+        let key = "W: GPG error: http://x trixie InRelease: The following signatures couldn't be verified because the public key is not available: NO_PUBKEY 0E98404D386FA1D9";
+        assert_eq!(classify(key, During::Update), Trouble::Unsigned);
+        assert_eq!(classify("E: Something new", During::Update), Trouble::Other("Something new".into()));
+    }
+}

@@ -1,0 +1,589 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//! What the host must have: disk space, packages, and a toolchain that builds the kernel with Rust.
+
+use std::collections::BTreeMap;
+use std::env;
+use std::ffi::OsString;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use crate::options::base::Base;
+use crate::options::Options;
+use crate::ground::cmd::{self, Ended};
+use crate::ground::error::{Error, Result};
+use crate::ground::progress::Step;
+
+/// Packages that are installed when they are missing; the toolchain has its own lists.
+const PACKAGES: [&str; 27] = [
+    "bc",
+    "bison",
+    "ca-certificates",
+    "ccache",
+    "cpio",
+    "device-tree-compiler",
+    "dpkg-dev",
+    "flex",
+    "g++",
+    "gcc",
+    "git",
+    "kmod",
+    "libc6-dev",
+    "libelf-dev",
+    "libfdt-dev",
+    "libglib2.0-dev",
+    "libpixman-1-dev",
+    "libssl-dev",
+    "make",
+    "ninja-build",
+    "patch",
+    "perl",
+    "pkg-config",
+    "python3",
+    "python3-venv",
+    "rsync",
+    "xz-utils",
+];
+
+/// LLVM with everything that kbuild and bindgen use of it: bookworm's newest, then any Debian's own.
+const LLVM_PACKAGES: [&str; 2] = ["clang-22 lld-22 llvm-22 libclang-22-dev", "clang lld llvm libclang-dev"];
+/// rustc and its library's source; bookworm has a new one for web browsers.
+const RUST_PACKAGES: [&str; 2] = ["rustc-web rust-web-src", "rustc rust-src"];
+/// For `series-check`.
+const RUSTFMT_PACKAGES: [&str; 2] = ["rustfmt-web", "rustfmt"];
+/// To build bindgen with.
+const CARGO_PACKAGES: [&str; 2] = ["cargo-web", "cargo"];
+
+/// The LLVM that the series is developed with.
+const LLVM_FAVOURITE: u32 = 22;
+/// What kbuild's `LLVM=` uses, besides clang itself.
+const LLVM_TOOLS: [&str; 7] =
+    ["ld.lld", "llvm-ar", "llvm-nm", "llvm-objcopy", "llvm-objdump", "llvm-readelf", "llvm-strip"];
+
+/// Disk space in MiB that each part takes, about one and a half times of what was measured.
+const DISK: [(&str, u64); 5] = [
+    ("linux-7.3/.git/lazymap.json", 3000),
+    ("build/vmlinux", 1000),
+    ("kernel/series/stamp", 200),
+    ("qemu/stamp", 2000),
+    ("tools/bin/bindgen", 1000),
+];
+/// What a run needs when every part is there.
+const DISK_SLACK: u64 = 1000;
+
+/// Names of the distribution's gcc for the kernel begin with this.
+pub const GCC_PREFIX: &str = "riscv64-linux-gnu-";
+/// The package that has it.
+const GCC_PACKAGE: &str = "gcc-riscv64-linux-gnu";
+
+/// A toolchain that was found to be good enough.
+#[derive(Clone, Debug)]
+pub struct Host {
+    /// The value for kbuild's `LLVM=`, such as `-22`.
+    pub llvm: String,
+    /// The compiler's name, as `LLVM=` makes kbuild call it.
+    pub clang: String,
+    /// Compiler for target and host code.
+    pub rustc: PathBuf,
+    /// Belongs to `rustc`.
+    pub rustdoc: PathBuf,
+    /// The formatter; needs not belong to `rustc`.
+    pub rustfmt: PathBuf,
+    /// The library's source, `…/library`.
+    pub rust_lib_src: PathBuf,
+    /// At least the kernel's oldest.
+    pub bindgen: PathBuf,
+    /// Folder with `libclang.so`, if bindgen must be told.
+    pub libclang: Option<PathBuf>,
+    /// Whether ccache is there.
+    pub ccache: bool,
+    versions: BTreeMap<String, String>,
+}
+
+impl Host {
+    /// Tool to version, for `results.json` and as part of cache keys.
+    pub fn versions(&self) -> &BTreeMap<String, String> {
+        &self.versions
+    }
+}
+
+/// Checks the host; installs what is missing if it may (`install`) and can (root).
+///
+/// # Errors
+/// The first thing that is missing or too old and that could not be installed.
+pub fn prepare(options: &Options, install: bool) -> Result<Host> {
+    let base = &options.base;
+    disk(options)?;
+    packages(options, base, install)?;
+    let (llvm, clang, clang_version) = llvm(base)?;
+    let rust = rust(base)?;
+    let rustfmt = rustfmt()?;
+    let libclang = libclang(&clang_version);
+    let bindgen = bindgen(options, base, install)?;
+    let libclang_version = libclang_version(&bindgen, libclang.as_deref(), base)?;
+    let versions = [
+        ("clang", clang_version),
+        ("rustc", rust.version),
+        ("bindgen", version_of(&bindgen, &["--version"]).unwrap_or_default()),
+        ("libclang", libclang_version),
+    ];
+    Ok(Host {
+        llvm,
+        clang,
+        rustdoc: rust.rustc.with_file_name("rustdoc"),
+        rustc: rust.rustc,
+        rustfmt,
+        rust_lib_src: rust.library,
+        bindgen,
+        libclang,
+        ccache: in_path("ccache").is_some(),
+        versions: versions.into_iter().map(|(k, v)| (k.to_owned(), v)).collect(),
+    })
+}
+
+/// What the checks of the series need: packages, and the formatter that is returned.
+///
+/// # Errors
+/// As [`prepare`].
+pub fn for_series(options: &Options) -> Result<PathBuf> {
+    let base = &options.base;
+    disk(options)?;
+    packages(options, base, true)?;
+    rustfmt()
+}
+
+/// Free space where `out` is, against what the parts that are not there yet will take.
+///
+/// `LAZYMAP_DISK_MIB` overrides the need (for a folder whose size is known better).
+fn disk(options: &Options) -> Result<()> {
+    let missing = DISK.iter().filter(|(part, _)| !options.out.join(part).exists()).map(|(_, mib)| mib);
+    let mut need = DISK_SLACK + missing.sum::<u64>();
+    if options.ksrc.is_some() {
+        need += DISK.iter().take(2).map(|(_, mib)| mib).sum::<u64>();
+    }
+    if let Ok(text) = env::var("LAZYMAP_DISK_MIB") {
+        need = text.parse().map_err(|_| Error::usage(format!("LAZYMAP_DISK_MIB={text} is no number of MiB")))?;
+    }
+    let space = rustix::fs::statvfs(&options.out)
+        .map_err(|e| Error::could_not(format!("cannot tell the free space of {}: {e}", options.out.display())))?;
+    let free = space.f_bavail.saturating_mul(space.f_frsize) >> 20;
+    if free < need {
+        return Err(Error::could_not(format!(
+            "not enough disk space: {free} MiB free where {} is, {need} MiB needed; make room or give another folder \
+             with OUT=",
+            options.out.display()
+        )));
+    }
+    Ok(())
+}
+
+/// Installs the packages that are missing.
+fn packages(options: &Options, base: &Base, install: bool) -> Result<()> {
+    let Some(installed) = installed()? else {
+        // No dpkg: the tools are looked for, the libraries have to speak for themselves.
+        return Ok(());
+    };
+    let plain: Vec<&str> = PACKAGES.into_iter().filter(|p| !installed.iter().any(|i| i == p)).collect();
+    let mut missing: Vec<[&str; 2]> = plain.iter().map(|p| [*p, *p]).collect();
+    let mut why = match plain.len() {
+        0 => Vec::new(),
+        1 => vec![format!("the package {} is missing", plain[0])],
+        n => vec![format!("{n} packages are missing")],
+    };
+    // What was asked for by name is never replaced by a package.
+    let asked = |name: &str| env::var_os(name).is_some_and(|v| !v.is_empty());
+    let llvm = llvm(base).and_then(|(.., version)| {
+        libclang(&version).map(drop).ok_or_else(|| Error::could_not(format!("libclang {version} is missing")))
+    });
+    let cargo_for_bindgen = match (bindgen_present(options, base), cargo()) {
+        (Err(why), None) => Err(Error::could_not(format!("{why}, and cargo to build it is missing"))),
+        _ => Ok(()),
+    };
+    for (found, asked, names) in [
+        (llvm, asked("LLVM"), LLVM_PACKAGES),
+        (rust(base).map(drop), asked("LAZYMAP_RUSTC"), RUST_PACKAGES),
+        (rustfmt().map(drop), false, RUSTFMT_PACKAGES),
+        (cargo_for_bindgen, asked("LAZYMAP_BINDGEN"), CARGO_PACKAGES),
+    ] {
+        match found {
+            Err(error) if !asked => {
+                missing.push(names);
+                why.push(error.message.split(':').next().unwrap_or_default().to_owned());
+            }
+            _ => {}
+        }
+    }
+    if missing.is_empty() {
+        return Ok(());
+    }
+    let root = rustix::process::geteuid().is_root();
+    if install && root {
+        let step = Step::start("install missing packages");
+        let log = options.out.join("log/apt.log");
+        apt(&["update"], &log)?;
+        let names = known(&missing);
+        let mut args = vec!["install", "-y", "--no-install-recommends"];
+        args.extend(names.iter().map(String::as_str));
+        apt(&args, &log)?;
+        step.finish(&format!("{} installed", names.len()));
+        return Ok(());
+    }
+    let command = format!("apt-get update && apt-get install -y --no-install-recommends {}", known(&missing).join(" "));
+    Err(Error::could_not(format!("{}; run as root: {command}", why.join("; "))))
+}
+
+/// Sees to it that the distribution's gcc for the kernel is there.
+///
+/// # Errors
+/// Why it is not, for a message.
+pub fn gcc(options: &Options) -> Result<(), String> {
+    let there = || in_path(&format!("{GCC_PREFIX}gcc")).is_some();
+    if there() {
+        return Ok(());
+    }
+    let hint = format!("apt-get install {GCC_PACKAGE}");
+    if in_path("apt-get").is_none() || !rustix::process::geteuid().is_root() {
+        return Err(format!("{GCC_PREFIX}gcc is missing: {hint}"));
+    }
+    let step = Step::start(format!("install {GCC_PACKAGE}"));
+    let log = options.out.join("log/apt-gcc.log");
+    let done = apt(&["install", "-y", "--no-install-recommends", GCC_PACKAGE], &log);
+    step.finish(if done.is_ok() { "done" } else { "not possible" });
+    match done {
+        Ok(()) if there() => Ok(()),
+        Ok(()) => Err(format!("{GCC_PACKAGE} has no {GCC_PREFIX}gcc")),
+        Err(error) => Err(format!("{GCC_PREFIX}gcc is missing: {}", error.message)),
+    }
+}
+
+/// `apt-get ARGS`, not interactive.
+fn apt(args: &[&str], log: &Path) -> Result<()> {
+    let mut command = Command::new("apt-get");
+    // Another apt, such as one that an interrupted run left to its end, is waited for.
+    command.args(["-q", "-oDPkg::Lock::Timeout=300"]).args(args);
+    command.env("LC_ALL", "C").env("DEBIAN_FRONTEND", "noninteractive");
+    match cmd::uninterrupted(&mut command, log)? {
+        Ended::Well => Ok(()),
+        Ended::Badly { tail, what } => {
+            let why = tail.iter().rfind(|l| l.starts_with("E: ")).or(tail.last()).cloned().unwrap_or_default();
+            Err(Error::could_not(format!(
+                "packages cannot be installed: {what}: {why}; check network and apt sources (whole output: {})",
+                log.display()
+            )))
+        }
+    }
+}
+
+/// Of each list of alternatives the first that apt knows; the first if it knows none.
+fn known(missing: &[[&str; 2]]) -> Vec<String> {
+    let knows = |names: &str| {
+        let all = Command::new("apt-cache").arg("show").args(names.split(' ')).output();
+        all.is_ok_and(|done| done.status.success() && done.stderr.is_empty())
+    };
+    missing
+        .iter()
+        .map(|names| if names[0] != names[1] && !knows(names[0]) && knows(names[1]) { names[1] } else { names[0] })
+        .flat_map(|names| names.split(' '))
+        .map(str::to_owned)
+        .collect()
+}
+
+/// Names of the installed packages, or nothing where there is no dpkg.
+fn installed() -> Result<Option<Vec<String>>> {
+    if in_path("dpkg-query").is_none() {
+        return Ok(None);
+    }
+    let list = cmd::output(Command::new("dpkg-query").args(["-W", "-f", "${db:Status-Status} ${Package}\n"]))?;
+    Ok(Some(list.lines().filter_map(|l| l.strip_prefix("installed ")).map(str::to_owned).collect()))
+}
+
+/// The compiler that kernels are built with (`LLVM=` chooses), if there is one that is new enough.
+pub fn clang(base: &Base) -> Option<String> {
+    llvm(base).ok().map(|(_, clang, _)| clang)
+}
+
+/// The LLVM to use: value for `LLVM=`, the compiler's name, its version.
+fn llvm(base: &Base) -> Result<(String, String, String)> {
+    let min = &base.linux.min_clang;
+    let kernel = &base.linux.version;
+    if let Some(asked) = env::var("LLVM").ok().filter(|v| !v.is_empty()) {
+        return try_llvm(&asked, min).map_err(|why| {
+            Error::could_not(format!(
+                "{why} (asked for with LLVM={asked}), Linux {kernel} with Rust needs clang {min} or newer"
+            ))
+        });
+    }
+    let mut majors: Vec<u32> = path_folders()
+        .filter_map(|dir| fs::read_dir(dir).ok())
+        .flat_map(|entries| entries.flatten())
+        .filter_map(|e| e.file_name().to_str()?.strip_prefix("clang-")?.parse().ok())
+        .collect();
+    majors.sort_unstable_by_key(|&m| (m != LLVM_FAVOURITE, std::cmp::Reverse(m)));
+    majors.dedup();
+    let mut first = None;
+    for value in majors.iter().map(|m| format!("-{m}")).chain(["1".to_owned()]) {
+        match try_llvm(&value, min) {
+            Ok(found) => return Ok(found),
+            Err(why) => first = first.or(Some(why)),
+        }
+    }
+    let why = first.unwrap_or_else(|| "clang is missing".to_owned());
+    Err(Error::could_not(format!(
+        "{why}, Linux {kernel} with Rust needs clang {min} or newer: install {}",
+        LLVM_PACKAGES[0]
+    )))
+}
+
+/// Whether the tools that kbuild would use with `LLVM=value` are there and new enough, or why not.
+fn try_llvm(value: &str, min: &str) -> Result<(String, String, String), String> {
+    let tool = |name: &str| {
+        if value.ends_with('/') {
+            format!("{value}{name}")
+        } else if value.starts_with('-') {
+            format!("{name}{value}")
+        } else {
+            name.to_owned()
+        }
+    };
+    let clang = tool("clang");
+    let version = version_of(Path::new(&clang), &["--version"]).ok_or_else(|| format!("{clang} is missing"))?;
+    if !at_least(&version, min) {
+        return Err(format!("{clang} {version} is too old"));
+    }
+    for name in LLVM_TOOLS {
+        let name = tool(name);
+        if in_path(&name).is_none() {
+            return Err(format!("{name} is missing, which belongs to {clang}"));
+        }
+    }
+    Ok((value.to_owned(), clang, version))
+}
+
+struct Rust {
+    rustc: PathBuf,
+    library: PathBuf,
+    version: String,
+}
+
+/// The rustc to use: one that has its library's source.
+///
+/// The distribution's comes before the one in PATH: a rustup toolchain seldom has the source.
+fn rust(base: &Base) -> Result<Rust> {
+    let min = &base.linux.min_rustc;
+    let candidates: Vec<PathBuf> = match env::var_os("LAZYMAP_RUSTC").filter(|v| !v.is_empty()) {
+        Some(asked) => vec![asked.into()],
+        None => [Some(PathBuf::from("/usr/bin/rustc")), in_path("rustc")].into_iter().flatten().collect(),
+    };
+    let mut first = None;
+    for rustc in candidates {
+        match try_rustc(&rustc, min) {
+            Ok(rust) => return Ok(rust),
+            Err(why) => first = first.or(why),
+        }
+    }
+    let why = first.unwrap_or_else(|| "rustc is missing".to_owned());
+    Err(Error::could_not(format!(
+        "{why}, Linux {} needs rustc {min} or newer with its library's source: install {}, or name one in \
+         LAZYMAP_RUSTC and RUST_LIB_SRC",
+        base.linux.version, RUST_PACKAGES[0]
+    )))
+}
+
+/// The reason is `None` when there is no such program at all.
+fn try_rustc(rustc: &Path, min: &str) -> Result<Rust, Option<String>> {
+    let version = version_of(rustc, &["--version"]).ok_or(None)?;
+    if !at_least(&version, min) {
+        return Err(Some(format!("{} {version} is too old", rustc.display())));
+    }
+    let sysroot = || {
+        let text = cmd::output(Command::new(rustc).args(["--print", "sysroot"])).unwrap_or_default();
+        PathBuf::from(text.trim()).join("lib/rustlib/src/rust/library")
+    };
+    let library = match env::var_os("RUST_LIB_SRC").filter(|v| !v.is_empty()) {
+        Some(asked) => PathBuf::from(asked),
+        None => {
+            let packaged = PathBuf::from(format!("/usr/src/rustc-{version}/library"));
+            if packaged.exists() && rustc.starts_with("/usr") { packaged } else { sysroot() }
+        }
+    };
+    if !library.join("core/src/lib.rs").is_file() {
+        return Err(Some(format!(
+            "the library's source of {} {version} is missing ({} has no core/src/lib.rs)",
+            rustc.display(),
+            library.display()
+        )));
+    }
+    Ok(Rust { rustc: rustc.to_owned(), library, version })
+}
+
+/// The formatter: asked for, the distribution's, or the one in PATH.
+fn rustfmt() -> Result<PathBuf> {
+    let asked = env::var_os("LAZYMAP_RUSTFMT").filter(|v| !v.is_empty()).map(PathBuf::from);
+    let packaged = Some(PathBuf::from("/usr/bin/rustfmt"));
+    [asked, packaged, in_path("rustfmt")]
+        .into_iter()
+        .flatten()
+        .find(|path| path.is_file())
+        .ok_or_else(|| Error::could_not(format!("rustfmt is missing: install {}", RUSTFMT_PACKAGES[0])))
+}
+
+/// Where libclang is that belongs to the clang: a machine may have several.
+fn libclang(clang_version: &str) -> Option<PathBuf> {
+    if let Some(asked) = env::var_os("LIBCLANG_PATH").filter(|v| !v.is_empty()) {
+        return Some(asked.into());
+    }
+    let major = clang_version.split('.').next()?;
+    let dir = PathBuf::from(format!("/usr/lib/llvm-{major}/lib"));
+    let mut names = fs::read_dir(&dir).ok()?.flatten().map(|e| e.file_name());
+    names.any(|n| n.to_str().is_some_and(|n| n.starts_with("libclang") && n.contains(".so"))).then_some(dir)
+}
+
+/// Asks bindgen which libclang it loads: the kernel's own check does it like that.
+fn libclang_version(bindgen: &Path, libclang: Option<&Path>, base: &Base) -> Result<String> {
+    let min = &base.linux.min_clang;
+    let dir = tempfile::tempdir().map_err(|e| Error::could_not(format!("no temporary folder: {e}")))?;
+    let header = dir.path().join("libclang.h");
+    fs::write(&header, "#pragma message(\"clang version \" __clang_version__)\n")
+        .map_err(|e| Error::io("write", &header, e))?;
+    let mut command = Command::new(bindgen);
+    command.arg(&header).env("LC_ALL", "C");
+    if let Some(dir) = libclang {
+        command.env("LIBCLANG_PATH", dir);
+    }
+    let done = command.output().map_err(|e| Error::could_not(format!("cannot run {}: {e}", bindgen.display())))?;
+    let said = String::from_utf8_lossy(&done.stderr);
+    let version = said.lines().find_map(|l| number(l.split_once("clang version ")?.1));
+    match version {
+        Some(version) if at_least(&version, min) => Ok(version),
+        Some(version) => Err(Error::could_not(format!(
+            "libclang {version}, which bindgen loads, is too old; install libclang-{LLVM_FAVOURITE}-dev or name a \
+             folder in LIBCLANG_PATH ({min} or newer)"
+        ))),
+        None => Err(Error::could_not(format!(
+            "libclang is missing: bindgen says \"{}\"; install libclang-{LLVM_FAVOURITE}-dev or name a folder in LIBCLANG_PATH",
+            said.lines().map(str::trim).find(|l| l.contains("libclang")).unwrap_or("nothing about it")
+        ))),
+    }
+}
+
+/// A bindgen that is new enough: asked for, in PATH, or installed earlier.
+fn bindgen_present(options: &Options, base: &Base) -> Result<PathBuf, String> {
+    let min = &base.linux.min_bindgen;
+    let own = options.out.join("tools/bin/bindgen");
+    let asked = env::var_os("LAZYMAP_BINDGEN").filter(|v| !v.is_empty()).map(PathBuf::from);
+    let candidates = match asked {
+        Some(asked) => vec![asked],
+        None => [in_path("bindgen"), Some(own)].into_iter().flatten().collect(),
+    };
+    let mut why = "bindgen is missing".to_owned();
+    for path in candidates {
+        match version_of(&path, &["--version"]) {
+            Some(version) if at_least(&version, min) => return Ok(path),
+            Some(version) => why = format!("{} {version} is too old", path.display()),
+            None => {}
+        }
+    }
+    Err(why)
+}
+
+/// As [`bindgen_present`], but builds one when there is none.
+fn bindgen(options: &Options, base: &Base, install: bool) -> Result<PathBuf> {
+    let why = match bindgen_present(options, base) {
+        Ok(path) => return Ok(path),
+        Err(why) => why,
+    };
+    let min = &base.linux.min_bindgen;
+    let wanted = &base.host.bindgen;
+    let by_hand = format!("cargo install bindgen-cli --version {wanted} --locked");
+    let asked = env::var_os("LAZYMAP_BINDGEN").is_some_and(|v| !v.is_empty());
+    let (true, false, Some(cargo)) = (install, asked, cargo()) else {
+        return Err(Error::could_not(format!("{why}; {min} or newer is needed: {by_hand}")));
+    };
+    let step = Step::start(format!("build bindgen {wanted}"));
+    let log = options.out.join("log/bindgen.log");
+    let tools = options.out.join("tools");
+    let target = tools.join("bindgen-build");
+    let mut command = Command::new(cargo);
+    command.args(["install", "bindgen-cli", "--version", wanted, "--locked", "--root"]).arg(&tools);
+    command.arg("--target-dir").arg(&target).arg("--jobs").arg(options.jobs.to_string());
+    if let Ended::Badly { tail, what } = cmd::captured(&mut command, &log, &step)? {
+        let network =
+            ["Could not resolve", "Couldn't resolve", "failed to download", "Could not connect", "Timeout was"];
+        let offline = tail.iter().any(|l| network.iter().any(|n| l.contains(n)));
+        let reason = if offline { "no network" } else { what.as_str() };
+        return Err(Error::could_not(format!(
+            "{why}, and it could not be installed ({reason}; whole output: {}); {min} or newer is needed: connect and \
+             run again, or {by_hand}",
+            log.display()
+        )));
+    }
+    crate::ground::files::remove(&target)?;
+    step.finish("done");
+    bindgen_present(options, base)
+        .map_err(|why| Error::could_not(format!("{why} even after cargo installed it; see {}", log.display())))
+}
+
+/// The cargo to build bindgen with.
+fn cargo() -> Option<PathBuf> {
+    let asked = env::var_os("LAZYMAP_CARGO").filter(|v| !v.is_empty()).map(PathBuf::from);
+    asked.or_else(|| in_path("cargo"))
+}
+
+fn path_folders() -> impl Iterator<Item = PathBuf> {
+    let path: OsString = env::var_os("PATH").unwrap_or_default();
+    env::split_paths(&path).collect::<Vec<_>>().into_iter()
+}
+
+/// The program `name` in PATH, or `name` itself if it is a path.
+pub fn in_path(name: &str) -> Option<PathBuf> {
+    if name.contains('/') {
+        return Some(PathBuf::from(name)).filter(|p| p.is_file());
+    }
+    path_folders().map(|dir| dir.join(name)).find(|p| p.is_file())
+}
+
+/// The first version number that a program prints.
+fn version_of(program: &Path, args: &[&str]) -> Option<String> {
+    let done = Command::new(program).args(args).env("LC_ALL", "C").output().ok()?;
+    if !done.status.success() {
+        return None;
+    }
+    String::from_utf8_lossy(&done.stdout).lines().find_map(|l| l.split_whitespace().find_map(number))
+}
+
+/// `22.1.8` out of `22.1.8-1~deb12u1` or `22.1.8`; nothing if the word does not start like a version.
+fn number(word: &str) -> Option<String> {
+    let end = word.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(word.len());
+    let number = word[..end].trim_end_matches('.');
+    (number.contains('.') && number.starts_with(|c: char| c.is_ascii_digit())).then(|| number.to_owned())
+}
+
+/// Compares dotted numbers; a missing part counts as 0.
+pub fn at_least(version: &str, min: &str) -> bool {
+    let parts = |v: &str| -> Vec<u64> { v.split('.').map(|p| p.parse().unwrap_or(0)).collect() };
+    let (mut a, mut b) = (parts(version), parts(min));
+    let len = a.len().max(b.len());
+    a.resize(len, 0);
+    b.resize(len, 0);
+    a >= b
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn versions_are_numbers_not_text() {
+        assert!(at_least("0.71.1", "0.71.1") && at_least("0.72", "0.71.1") && at_least("22.1.8", "17.0.1"));
+        assert!(!at_least("0.60.0", "0.71.1") && !at_least("9.0", "17.0.1") && !at_least("1.84.9", "1.85.0"));
+    }
+
+    #[test]
+    fn version_numbers_in_words() {
+        assert_eq!(number("22.1.8"), Some("22.1.8".into()));
+        assert_eq!(number("22.1.8-1~deb12u1"), Some("22.1.8".into()));
+        assert_eq!(number("\"22.1.8\""), None);
+        assert_eq!(number("clang"), None);
+        assert_eq!(number("17"), None);
+    }
+}

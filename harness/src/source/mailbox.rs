@@ -1,0 +1,167 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//! Mails with patches: which there are, and how they are applied.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use crate::ground::error::{Error, Result};
+use crate::ground::files;
+use crate::ground::git::{Repo, init};
+use crate::ground::key::Key;
+
+/// The mailbox patches in `folder`, in order; the cover letter is none. No folder, no patches.
+///
+/// # Errors
+/// When the folder cannot be read.
+pub fn patches(folder: &Path) -> Result<Vec<PathBuf>> {
+    let entries = match fs::read_dir(folder) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        entries => entries.map_err(|e| Error::io("read", folder, e))?,
+    };
+    let name = |p: &PathBuf| p.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    let mut list: Vec<PathBuf> = entries
+        .flatten()
+        .map(|e| e.path())
+        .filter(|p| {
+            let name = name(p);
+            name.ends_with(".patch") && name.starts_with(|c: char| c.is_ascii_digit()) && !name.starts_with("0000-")
+        })
+        .collect();
+    list.sort();
+    Ok(list)
+}
+
+/// One hash over names and contents.
+///
+/// # Errors
+/// When a patch cannot be read.
+pub fn patches_key(patches: &[PathBuf]) -> Result<String> {
+    let mut key = Key::default();
+    for patch in patches {
+        key = key.file(patch)?;
+    }
+    Ok(key.finish())
+}
+
+/// Runs plain `git am` of `patches` on `base` and returns the last commit.
+///
+/// This happens in a scratch folder that holds only the files the patches touch and shares the
+/// objects of `repo`, so that nothing in its work tree is touched.
+///
+/// # Errors
+/// When a patch does not apply: patch, file, hunk and line are named, nothing is left behind.
+pub fn am(repo: &Repo, base: &str, patches: &[PathBuf]) -> Result<String> {
+    if patches.is_empty() {
+        return Ok(base.to_owned());
+    }
+    let place = repo.dir().join(".git");
+    let entries = fs::read_dir(&place).map_err(|e| Error::io("read", &place, e))?;
+    for left in entries.flatten().filter(|e| e.file_name().to_string_lossy().starts_with("am-")) {
+        // Of a run that was killed.
+        files::remove(&left.path())?;
+    }
+    let scratch = tempfile::Builder::new()
+        .prefix("am-")
+        .tempdir_in(&place)
+        .map_err(|e| Error::could_not(format!("no scratch folder in {}: {e}", repo.dir().display())))?;
+    init(scratch.path())?;
+    let objects = repo.run(["rev-parse", "--path-format=absolute", "--git-path", "objects"])?;
+    let work = Repo::at(scratch.path()).with("GIT_OBJECT_DIRECTORY", objects);
+    // Which files a patch touches cannot be asked of a broken one; `git am` says so below.
+    let mut touched = BTreeSet::new();
+    for patch in patches {
+        let done =
+            work.attempt([std::ffi::OsStr::new("apply"), "--numstat".as_ref(), "-z".as_ref(), patch.as_os_str()])?;
+        // A rename is `ADDED\tREMOVED\t`, old name, new name, each ended by a zero byte.
+        for field in String::from_utf8_lossy(&done.stdout).split('\0') {
+            touched.extend(field.rsplit('\t').next().filter(|f| !f.is_empty()).map(str::to_owned));
+        }
+        // numstat gives a rename's new name only, and the old file must be there as well.
+        let text = fs::read(patch).map_err(|e| Error::io("read", patch, e))?;
+        let text = String::from_utf8_lossy(&text);
+        touched.extend(
+            text.lines()
+                .filter_map(|l| l.strip_prefix("rename from ").or(l.strip_prefix("copy from ")))
+                .map(str::to_owned),
+        );
+    }
+    let patterns: String = touched.iter().map(|f| format!("/{}\n", escape(f))).collect();
+    files::write_whole(&scratch.path().join(".git/info/sparse-checkout"), patterns)?;
+    work.run(["config", "core.sparseCheckout", "true"])?;
+    work.run(["config", "core.sparseCheckoutCone", "false"])?;
+    work.run(["update-ref", "refs/heads/base", base])?;
+    work.run(["read-tree", "-m", "-u", "HEAD"])?;
+    let mut args: Vec<std::ffi::OsString> = ["am", "--committer-date-is-author-date", "--"].map(Into::into).into();
+    args.extend(patches.iter().map(|p| p.clone().into_os_string()));
+    let done = work.attempt(args)?;
+    if done.status.success() {
+        return work.run(["rev-parse", "HEAD"]);
+    }
+    let mut said = String::from_utf8_lossy(&done.stdout).into_owned();
+    said.push_str(&String::from_utf8_lossy(&done.stderr));
+    let next = work.run(["rev-list", "--count", &format!("{base}..HEAD")])?.parse().unwrap_or(0);
+    let patch: &Path = patches.get(next).map_or(Path::new("?"), PathBuf::as_path);
+    Err(does_not_apply(patch, &said, base))
+}
+
+/// A path as a literal pattern of a sparse-checkout file.
+fn escape(path: &str) -> String {
+    let special = |c| matches!(c, '*' | '?' | '[' | '\\' | '!' | '#' | ' ');
+    path.chars().flat_map(|c| special(c).then_some('\\').into_iter().chain([c])).collect()
+}
+
+/// Names patch, file and hunk from what `git am` or `git apply` said.
+pub fn does_not_apply(patch: &Path, said: &str, base: &str) -> Error {
+    let name = patch.file_name().unwrap_or_default().to_string_lossy();
+    let todo = "apply it by hand to see why, or use the base that base.toml names; nothing was changed";
+    let failed = said.lines().find_map(|l| l.strip_prefix("error: patch failed: "));
+    let place = if let Some((file, line)) = failed.and_then(|f| f.rsplit_once(':')) {
+        match hunk(&fs::read(patch).map(|b| String::from_utf8_lossy(&b).into_owned()).unwrap_or_default(), file, line) {
+            Some(n) => format!("{file}, hunk {n} (line {line})"),
+            None => format!("{file}, line {line}"),
+        }
+    } else {
+        let why = said
+            .lines()
+            .find_map(|l| l.strip_prefix("error: "))
+            .or_else(|| said.lines().find_map(|l| l.strip_prefix("fatal: ")))
+            .or_else(|| said.lines().find(|l| !l.starts_with("Applying:") && !l.starts_with("hint:")))
+            .unwrap_or("git gave no reason");
+        why.to_owned()
+    };
+    Error::could_not(format!("{name} does not apply to {base:.12}: {place}; {todo}"))
+}
+
+/// Number (from 1) of the hunk of `file` that starts at old line `line`.
+fn hunk(patch: &str, file: &str, line: &str) -> Option<usize> {
+    let mut here = false;
+    let mut count = 0;
+    for text in patch.lines() {
+        if text.starts_with("diff --git ") {
+            here = text.ends_with(&format!(" b/{file}"));
+            count = 0;
+        } else if here && text.starts_with("@@ -") {
+            count += 1;
+            let start = text["@@ -".len()..].split([',', ' ']).next();
+            if start == Some(line) {
+                return Some(count);
+            }
+        }
+    }
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn hunks_are_counted_per_file() {
+        let patch = "diff --git a/x b/x\n@@ -1,2 +1,2 @@\n@@ -9 +9 @@\ndiff --git a/y b/y\n@@ -5,1 +5,1 @@\n@@ -9,3 +9,3 @@ f\n";
+        assert_eq!(hunk(patch, "y", "9"), Some(2));
+        assert_eq!(hunk(patch, "x", "9"), Some(2));
+        assert_eq!(hunk(patch, "y", "7"), None);
+    }
+}

@@ -1,0 +1,293 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//! Controls: kernels that are broken on purpose, and what has to be seen of each.
+//!
+//! A control is a patch in `patches/controls` on top of a commit of the series. A suite in which it
+//! is not caught cannot tell a good kernel from a bad one.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::path::Path;
+
+use regex_lite::Regex;
+use serde::Deserialize;
+
+use super::expect::{Expect, Observation, Sign};
+use super::run::Trial;
+use super::scenario::{self, Kind, MachineFile, Scenario, Tier, Which};
+use crate::boot::machine::Machine;
+use crate::build::kernel::{Config, Kernel};
+use crate::build::workbench::Lab;
+use crate::ground::error::{Error, Result};
+use crate::ground::toml_file;
+
+/// Where the patches are, in the repository.
+pub const FOLDER: &str = "patches/controls";
+
+/// The file that says what they are for, in there.
+pub const FILE: &str = "controls.toml";
+
+/// Stands for the last commit of the series.
+const TIP: &str = "tip";
+
+/// The scenario that is meant where none is named.
+const DEFAULT: &str = "default";
+
+/// What `observe` says of a kernel that is right, though in another way than the series: there has to be
+/// nothing to be seen.
+const PASS: &str = "pass";
+
+/// `controls.toml` as it is written.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct File {
+    #[serde(default)]
+    control: Vec<ControlFile>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ControlFile {
+    name: String,
+    what: String,
+    on: String,
+    #[serde(default)]
+    run: Vec<RunFile>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RunFile {
+    scenario: Option<String>,
+    /// A name or a table.
+    machine: Option<toml::Value>,
+    test: Option<String>,
+    /// One sign or a list, or [`PASS`].
+    observe: toml::Value,
+    symbol: Option<String>,
+    text: Option<String>,
+    #[serde(default)]
+    append: String,
+    #[serde(default)]
+    tier: Tier,
+}
+
+/// The signs of `observe`.
+fn signs(observe: &toml::Value) -> Result<Vec<Sign>, String> {
+    let words = match observe {
+        toml::Value::Array(words) => words.iter().collect(),
+        word => vec![word],
+    };
+    let sign = |word: &toml::Value| {
+        let all = || Sign::ALL.map(Sign::word).join(", ");
+        let known = word.as_str().and_then(|w| Sign::ALL.into_iter().find(|sign| sign.word() == w));
+        known.ok_or_else(|| format!("observe: {word} is none of {}", all()))
+    };
+    words.into_iter().map(sign).collect()
+}
+
+/// The machine that `machine` names or describes.
+fn machine(given: toml::Value) -> Result<Machine, String> {
+    let file = match given {
+        toml::Value::String(name) => MachineFile::named(&name),
+        table => {
+            let wrong = |e: toml::de::Error| format!("machine: {}", e.message().lines().next().unwrap_or_default());
+            table.try_into().map_err(wrong)?
+        }
+    };
+    file.machine()
+}
+
+/// A kernel that is broken on purpose.
+#[derive(Clone, Debug)]
+pub struct Control {
+    /// Its name; the patch is `NAME.patch`.
+    pub name: String,
+    /// One line about it.
+    pub what: String,
+    /// Subject of the commit that it applies to, or `tip`.
+    pub on: String,
+    /// The boots in which it has to be caught.
+    pub runs: Vec<ControlRun>,
+}
+
+/// A boot in which a control has to be caught.
+#[derive(Clone, Debug)]
+pub struct ControlRun {
+    /// The kernel's configuration.
+    pub config: Config,
+    /// The first tier of `make check` that runs it.
+    pub tier: Tier,
+    /// The trial; limits are the scenario's, or the usual ones of such a boot.
+    pub trial: Trial,
+}
+
+/// All controls in the repository `root`, in the order of the file.
+///
+/// # Errors
+/// When a file cannot be read (exit code 2), or says something that it must not, or there is a patch
+/// that it does not mention (64).
+pub fn load(root: &Path) -> Result<Vec<Control>> {
+    let path = root.join(FOLDER).join(FILE);
+    let text = fs::read_to_string(&path).map_err(|e| Error::io("read", &path, e))?;
+    let wrong = |why: String| Error::usage(format!("{FOLDER}/{FILE}{why}; correct the file"));
+    let scenarios = scenario::load(root)?;
+    let controls = parse(&text, &scenarios).map_err(wrong)?;
+    let entries = fs::read_dir(root.join(FOLDER)).map_err(|e| Error::io("read", &path, e))?;
+    let names = entries.flatten().map(|e| e.file_name().to_string_lossy().into_owned());
+    let patches: BTreeSet<String> = names.filter_map(|n| n.strip_suffix(".patch").map(str::to_owned)).collect();
+    if let Some(name) = patches.iter().find(|p| !controls.iter().any(|c| c.name == **p)) {
+        return Err(wrong(format!(": {name}.patch is no control of it, so nobody would run it")));
+    }
+    if let Some(control) = controls.iter().find(|c| !patches.contains(&c.name)) {
+        return Err(wrong(format!(": there is no {}.patch", control.name)));
+    }
+    Ok(controls)
+}
+
+/// Reads the file; the error is `:LINE: WHY` or `: WHY`.
+fn parse(text: &str, scenarios: &BTreeMap<String, Scenario>) -> Result<Vec<Control>, String> {
+    let file: File = toml_file::parse(text)?;
+    let mut controls: Vec<Control> = Vec::new();
+    for control in file.control {
+        let name = control.name;
+        let say = |why: String| format!(": control {name}: {why}");
+        if name.is_empty() || !name.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-') {
+            return Err(say("its name must have small letters, digits and `-` only".to_owned()));
+        }
+        if controls.iter().any(|c| c.name == name) {
+            return Err(say("there are two of that name".to_owned()));
+        }
+        if control.what.trim().is_empty() || control.what.contains('\n') {
+            return Err(say("what must be one line".to_owned()));
+        }
+        if control.run.is_empty() {
+            return Err(say("it has no run, so nothing could catch it".to_owned()));
+        }
+        let mut runs: Vec<ControlRun> = Vec::new();
+        for run in control.run {
+            let run = run.control_run(&name, scenarios).map_err(say)?;
+            if runs.iter().any(|other| other.trial.name == run.trial.name) {
+                return Err(say(format!("there are two runs {}", run.trial.name)));
+            }
+            runs.push(run);
+        }
+        controls.push(Control { name, what: control.what, on: control.on, runs });
+    }
+    Ok(controls)
+}
+
+impl RunFile {
+    fn control_run(
+        self,
+        control: &str,
+        scenarios: &BTreeMap<String, Scenario>,
+    ) -> Result<ControlRun, String> {
+        let scenario = self.scenario.as_deref().unwrap_or(DEFAULT);
+        let Some(Scenario { config, kind: Kind::Boot(of), .. }) = scenarios.get(scenario) else {
+            return Err(format!("there is no scenario `{scenario}` that boots"));
+        };
+        let machine = match self.machine {
+            None => of.machine.clone(),
+            Some(given) => machine(given)?,
+        };
+        let passes = self.observe.as_str() == Some(PASS);
+        if passes && (self.test.is_none() || self.symbol.is_some() || self.text.is_some()) {
+            return Err("pass needs a test, and has neither symbol nor text".to_owned());
+        }
+        let signs = if passes { Vec::new() } else { signs(&self.observe)? };
+        let has = |sign| signs.contains(&sign);
+        if signs.is_empty() && !passes {
+            return Err("observe is empty".to_owned());
+        }
+        if has(Sign::Oops) && self.symbol.is_none() && self.text.is_none() {
+            return Err("oops needs symbol, a function that must be in the report, or text".to_owned());
+        }
+        if (has(Sign::Panic) || has(Sign::Warning)) && self.text.is_none() {
+            return Err("panic and warning need text, a regular expression".to_owned());
+        }
+        if self.test.is_some() && signs == [Sign::BootDeath] {
+            return Err("boot-death is about the time before any test; leave test out".to_owned());
+        }
+        if self.test.is_none() && (has(Sign::Hang) || has(Sign::TestFailure)) {
+            return Err("hang and test-failure need a test".to_owned());
+        }
+        if let Some(test) = self.test.as_ref().filter(|t| !of.tests.iter().any(|(own, _)| own == *t)) {
+            return Err(format!("the scenario {scenario} has no test `{test}`"));
+        }
+        let text = self.text.map(|t| Regex::new(&t).map_err(|e| format!("text: `{t}`: {e}"))).transpose()?;
+        let observation = Observation { signs, symbol: self.symbol, text };
+        let append = [of.append.as_str(), self.append.trim()].join(" ").trim().to_owned();
+        let short = self.test.as_deref().unwrap_or("boot").trim_start_matches("test-").trim_end_matches(".sh");
+        let name = format!("{control}-{scenario}-{machine}-{}-{short}", machine.harts);
+        let (tests, at_boot) = match self.test {
+            Some(test) if passes => (vec![(test, Expect::Pass)], None),
+            Some(test) => (vec![(test, Expect::Caught(observation))], None),
+            None => (Vec::new(), Some(observation)),
+        };
+        let trial = Trial {
+            name,
+            scenario: Some(scenario.to_owned()),
+            append,
+            at_boot,
+            limits: of.limits,
+            ..Trial::new(control, machine, tests)
+        };
+        Ok(ControlRun { config: config.clone(), tier: self.tier, trial })
+    }
+}
+
+/// The runs that are meant, control by control.
+///
+/// # Errors
+/// As [`load`], and when a name is unknown (exit code 64).
+pub fn choose(root: &Path, which: &Which) -> Result<Vec<Control>> {
+    let mut all = load(root)?;
+    match which {
+        Which::Named(names) if !names.is_empty() => {
+            if let Some(name) = names.iter().find(|n| !all.iter().any(|c| c.name == **n)) {
+                let there = all.iter().map(|c| c.name.as_str()).collect::<Vec<_>>().join(", ");
+                return Err(Error::usage(format!("there is no control `{name}`; there are {there}")));
+            }
+            all.retain(|c| names.contains(&c.name));
+        }
+        Which::Tier(tier) => {
+            all.iter_mut().for_each(|c| c.runs.retain(|r| r.tier <= *tier));
+            all.retain(|c| !c.runs.is_empty());
+        }
+        _ => {}
+    }
+    Ok(all)
+}
+
+/// What a control's kernel is called.
+pub fn kernel_name(control: &str) -> String {
+    format!("control-{control}")
+}
+
+/// Builds the kernel of the control called `name` in this configuration.
+///
+/// # Errors
+/// When there is no such control (exit code 64), or it cannot be built.
+pub fn kernel(lab: &mut Lab, name: &str, config: &Config) -> Result<Kernel> {
+    let controls = choose(&lab.options.root, &Which::Named(vec![name.to_owned()]))?;
+    let control = controls.first().ok_or_else(|| Error::usage(format!("there is no control `{name}`")))?;
+    build(lab, control, config)
+}
+
+/// Builds a control's kernel.
+///
+/// # Errors
+/// When `on` names no commit of the series, or the kernel cannot be built.
+pub fn build(lab: &mut Lab, control: &Control, config: &Config) -> Result<Kernel> {
+    let patch = lab.options.root.join(FOLDER).join(format!("{}.patch", control.name));
+    let on = match control.on.as_str() {
+        TIP => lab.tip.clone(),
+        subject => lab.tree.by_subject(&lab.tip, subject)?.ok_or_else(|| {
+            Error::could_not(format!(
+                "{FOLDER}/{FILE}: control {}: no patch of the series has the subject \"{subject}\"; correct `on`",
+                control.name
+            ))
+        })?,
+    };
+    lab.control(&kernel_name(&control.name), &on, &patch, config)
+}

@@ -1,0 +1,11 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//! Trials: what is booted, what is expected, what was seen, and the verdict.
+
+pub mod control;
+pub mod expect;
+pub mod report;
+pub mod run;
+pub mod scenario;
+pub mod seen;
+pub mod tally;
+pub mod verdict;

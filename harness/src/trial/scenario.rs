@@ -1,0 +1,430 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//! Scenarios: ways to configure, boot or only compile the kernel with the series, one file each in
+//! `harness/scenarios`.
+//!
+//! The name of a scenario is that of its file without `.toml`. Scenarios with the same config
+//! fragment share a kernel.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::fs;
+use std::io;
+use std::path::Path;
+
+use regex_lite::Regex;
+use serde::Deserialize;
+
+use super::expect::Expect;
+use super::run::Trial;
+use crate::boot::machine::{Irq, LimitsGiven, Machine};
+use crate::boot::models;
+use crate::build::kernel::{Compiler, Config, SERIES};
+use crate::ground::error::{Error, Result};
+use crate::ground::toml_file;
+
+/// Where the files are, in the repository.
+pub const FOLDER: &str = "harness/scenarios";
+
+/// Where the tests' sources are, in the repository.
+const TESTS: &str = "selftests";
+
+/// QEMU's `virt` machine takes no more harts.
+const MOST_HARTS: u32 = 512;
+
+/// Less memory is not enough for the guest, in MiB.
+const LEAST_MEMORY_MIB: u32 = 128;
+
+/// A file as it is written.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct File {
+    /// One line for `--list`.
+    description: String,
+    /// The first tier of `make check` that runs it.
+    #[serde(default)]
+    tier: Tier,
+    /// Lines on top of `harness/kernel.config`; for one that is only compiled, on top of tinyconfig.
+    #[serde(default)]
+    config: String,
+    /// More for the kernel's command line.
+    #[serde(default)]
+    append: String,
+    /// Scripts of `selftests`; all if it is left out.
+    tests: Option<Vec<String>>,
+    /// Scripts of `selftests` that are not run, if all others are.
+    #[serde(default)]
+    except: Vec<String>,
+    /// Regular expressions, each of which a kernel message must match.
+    #[serde(default)]
+    require: Vec<String>,
+    machine: Option<MachineFile>,
+    /// Machines that differ in these from `machine`: a scenario for each combination.
+    each: Option<EachFile>,
+    #[serde(default)]
+    limits: LimitsGiven,
+    compile: Option<CompileFile>,
+}
+
+/// A machine in a file.
+#[derive(Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct MachineFile {
+    /// Name in `harness/models.toml`.
+    model: String,
+    /// CPU properties beyond the model's.
+    #[serde(default)]
+    pub cpu: String,
+    /// `imsic` or `sbi`.
+    irq: Option<IrqFile>,
+    /// 1 to 512, default 4.
+    pub harts: Option<u32>,
+    /// MiB, default 1024.
+    pub memory: Option<u32>,
+    /// Instructions drive the clock.
+    #[serde(default)]
+    pub icount: bool,
+}
+
+/// Values that take the place of those in the machine. No value is the same as the machine's.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct EachFile {
+    #[serde(default)]
+    model: Vec<String>,
+    #[serde(default)]
+    irq: Vec<IrqFile>,
+    #[serde(default)]
+    harts: Vec<u32>,
+}
+
+#[derive(Clone, Copy, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum IrqFile {
+    Imsic,
+    Sbi,
+}
+
+/// What is compiled in a scenario that boots nothing.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct CompileFile {
+    /// Folders of the kernel, each with a `/` at its end.
+    folders: Vec<String>,
+    /// `clang` (default) or `gcc`.
+    #[serde(default)]
+    compiler: Compiler,
+}
+
+/// A scenario.
+#[derive(Clone, Debug)]
+pub struct Scenario {
+    /// Its name.
+    pub name: String,
+    /// The name of its file. That is its own name, unless the file has a scenario for each of several
+    /// machines.
+    pub family: String,
+    /// One line about it.
+    pub description: String,
+    /// The first tier of `make check` that runs it.
+    pub tier: Tier,
+    /// The kernel's configuration.
+    pub config: Config,
+    /// What it does with it.
+    pub kind: Kind,
+}
+
+/// What a scenario does with its kernel.
+#[derive(Clone, Debug)]
+pub enum Kind {
+    /// It boots, and tests run.
+    Boot(Box<Trial>),
+    /// Folders of it are compiled.
+    Compile {
+        /// Each with a `/` at its end.
+        folders: Vec<String>,
+        /// With what.
+        compiler: Compiler,
+    },
+}
+
+/// All scenarios in the repository `root`, by name.
+///
+/// # Errors
+/// When a file cannot be read (exit code 2) or says something that it must not (64).
+pub fn load(root: &Path) -> Result<BTreeMap<String, Scenario>> {
+    let folder = root.join(FOLDER);
+    let known = tests_in(&root.join(TESTS))?;
+    let entries = fs::read_dir(&folder).map_err(|e| Error::io("read", &folder, e))?;
+    let mut all: BTreeMap<String, Scenario> = BTreeMap::new();
+    let mut paths: Vec<_> = entries.flatten().map(|e| e.path()).collect();
+    paths.sort();
+    for path in paths.iter().filter(|p| p.extension().is_some_and(|e| e == "toml")) {
+        let name = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+        let text = fs::read_to_string(path).map_err(|e| Error::io("read", path, e))?;
+        let wrong = |why: String| {
+            let show = path.strip_prefix(root).unwrap_or(path).display();
+            Error::usage(format!("{show}{why}; correct the file"))
+        };
+        for mut scenario in parse(&name, &text, &known).map_err(wrong)? {
+            // Named after the first scenario that has it, as others with the same lines share it.
+            let compiled = matches!(scenario.kind, Kind::Compile { .. });
+            let same = |other: &&Scenario| !compiled && other.config.lines == scenario.config.lines && other.boots();
+            if let Some(other) = all.values().find(same) {
+                scenario.config.name.clone_from(&other.config.name);
+            }
+            if let Some(other) = all.insert(scenario.name.clone(), scenario) {
+                return Err(wrong(format!(": there is another scenario `{}`", other.name)));
+            }
+        }
+    }
+    Ok(all)
+}
+
+/// The names of the test scripts in `folder`, in order; none if there is no such folder.
+///
+/// # Errors
+/// When it cannot be read (exit code 2).
+pub fn tests_in(folder: &Path) -> Result<Vec<String>> {
+    let entries = match fs::read_dir(folder) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        entries => entries.map_err(|e| Error::io("read", folder, e))?,
+    };
+    let names = entries.flatten().map(|e| e.file_name().to_string_lossy().into_owned());
+    let mut tests: Vec<String> = names.filter(|n| n.starts_with("test-") && n.ends_with(".sh")).collect();
+    tests.sort();
+    Ok(tests)
+}
+
+/// Reads a file; the error is `:LINE: WHY` or `: WHY`.
+fn parse(name: &str, text: &str, known: &[String]) -> Result<Vec<Scenario>, String> {
+    let file: File = toml_file::parse(text)?;
+    let say = |why: String| format!(": {why}");
+    if !name.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-') {
+        return Err(say("the name of a scenario has small letters, digits and `-` only".to_owned()));
+    }
+    if file.description.trim().is_empty() || file.description.contains('\n') {
+        return Err(say("description must be one line".to_owned()));
+    }
+    let lines = config_lines(&file.config).map_err(say)?;
+    let config_name = if lines.is_empty() { String::new() } else { name.to_owned() };
+    let several = file.each.is_some();
+    let kinds = match (file.compile, file.machine) {
+        (Some(_), Some(_)) => return Err(say("it has both machine and compile; keep one".to_owned())),
+        (None, None) => return Err(say("it has neither machine nor compile; add one".to_owned())),
+        (Some(compile), None) => {
+            if several
+                || file.tests.is_some()
+                || !file.except.is_empty()
+                || !file.append.is_empty()
+                || !file.require.is_empty()
+            {
+                return Err(say(
+                    "each, tests, except, append and require need a machine, and it has compile".to_owned()
+                ));
+            }
+            if compile.folders.is_empty() || compile.folders.iter().any(|f| !f.ends_with('/') || f.starts_with('/')) {
+                return Err(say("folders must be folders of the kernel, each with a / at its end".to_owned()));
+            }
+            vec![Kind::Compile { folders: compile.folders, compiler: compile.compiler }]
+        }
+        (None, Some(machine)) => {
+            if file.tests.is_some() && !file.except.is_empty() {
+                return Err(say("it has both tests and except; keep one".to_owned()));
+            }
+            let named = file.tests.iter().flatten().chain(&file.except);
+            if let Some(unknown) = named.into_iter().find(|t| !known.contains(t)) {
+                return Err(say(format!("there is no test `{unknown}` in {TESTS}/")));
+            }
+            let others = || known.iter().filter(|t| !file.except.contains(t)).cloned().collect();
+            let tests: Vec<String> = file.tests.unwrap_or_else(others);
+            if tests.is_empty() {
+                return Err(say("it has no tests".to_owned()));
+            }
+            let mut require = Vec::new();
+            for pattern in &file.require {
+                require.push(Regex::new(pattern).map_err(|e| say(format!("require: `{pattern}`: {e}")))?);
+            }
+            let limits = file.limits;
+            if [limits.silence, limits.total].contains(&Some(0)) {
+                return Err(say("a limit is a positive number of seconds".to_owned()));
+            }
+            let append = file.append.trim().to_owned();
+            let trial = |machine: MachineFile| -> Result<Trial, String> {
+                let machine = machine.machine()?;
+                let own = if several { format!("{name}-{machine}-{}", machine.harts) } else { name.to_owned() };
+                let expect = if machine.model.stale { Expect::Survive } else { Expect::Pass };
+                let tests = tests.iter().map(|test| (test.clone(), expect.clone())).collect();
+                Ok(Trial {
+                    name: own.clone(),
+                    scenario: Some(own),
+                    append: append.clone(),
+                    require: require.clone(),
+                    limits,
+                    ..Trial::new(SERIES, machine, tests)
+                })
+            };
+            let machines = file.each.map_or_else(|| vec![machine.clone()], |each| each.machines(&machine));
+            let trials: Vec<Trial> = machines.into_iter().map(trial).collect::<Result<_, _>>().map_err(say)?;
+            trials.into_iter().map(|trial| Kind::Boot(Box::new(trial))).collect()
+        }
+    };
+    let scenario = |kind: Kind| {
+        let standalone = matches!(kind, Kind::Compile { .. });
+        let config_name = if standalone { name.to_owned() } else { config_name.clone() };
+        let own = match &kind {
+            Kind::Boot(trial) => trial.name.clone(),
+            Kind::Compile { .. } => name.to_owned(),
+        };
+        Scenario {
+            name: own,
+            family: name.to_owned(),
+            description: file.description.clone(),
+            tier: file.tier,
+            config: Config { name: config_name, lines: lines.clone(), standalone },
+            kind,
+        }
+    };
+    Ok(kinds.into_iter().map(scenario).collect())
+}
+
+impl EachFile {
+    /// The machine in each of its forms.
+    fn machines(&self, machine: &MachineFile) -> Vec<MachineFile> {
+        let mut all = vec![machine.clone()];
+        let vary = |all: &mut Vec<MachineFile>, change: &dyn Fn(&MachineFile) -> Vec<MachineFile>| {
+            let changed: Vec<_> = all.iter().flat_map(change).collect();
+            if !changed.is_empty() {
+                *all = changed;
+            }
+        };
+        vary(&mut all, &|m| self.model.iter().map(|model| MachineFile { model: model.clone(), ..m.clone() }).collect());
+        vary(&mut all, &|m| self.irq.iter().map(|irq| MachineFile { irq: Some(*irq), ..m.clone() }).collect());
+        vary(&mut all, &|m| self.harts.iter().map(|harts| MachineFile { harts: Some(*harts), ..m.clone() }).collect());
+        all
+    }
+}
+
+/// The lines of a config fragment, without blanks and comments.
+fn config_lines(text: &str) -> Result<String, String> {
+    let mut lines = String::new();
+    for line in text.lines().map(str::trim).filter(|l| !l.is_empty()) {
+        let option = |word: &str| {
+            word.strip_prefix("CONFIG_")
+                .is_some_and(|n| !n.is_empty() && n.chars().all(|c| c.is_ascii_alphanumeric() || c == '_'))
+        };
+        let on = line.split_once('=').is_some_and(|(name, value)| option(name) && !value.is_empty());
+        let off = line.strip_prefix("# ").and_then(|l| l.strip_suffix(" is not set")).is_some_and(option);
+        if on || off {
+            lines.push_str(&format!("{line}\n"));
+        } else if !line.starts_with('#') || line.starts_with("# CONFIG_") {
+            return Err(format!("`{line}` in config is not a Kconfig option; write CONFIG_X=y or # CONFIG_X is not set"));
+        }
+    }
+    Ok(lines)
+}
+
+impl MachineFile {
+    /// A machine of the model `name`, or `NAME-sbi`, with what every machine has.
+    pub fn named(name: &str) -> Self {
+        let (model, irq) = match name.strip_suffix("-sbi") {
+            Some(model) => (model, Some(IrqFile::Sbi)),
+            None => (name, None),
+        };
+        Self { model: model.to_owned(), cpu: String::new(), irq, harts: None, memory: None, icount: false }
+    }
+
+    /// The machine.
+    ///
+    /// # Errors
+    /// What is wrong with it, for a message.
+    pub fn machine(&self) -> Result<Machine, String> {
+        let mut model = models::find(&self.model).map_err(|e| e.message)?;
+        models::properties(&self.cpu)?;
+        if !self.cpu.is_empty() {
+            let comma = if model.cpu.is_empty() { "" } else { "," };
+            model.cpu = format!("{}{comma}{}", model.cpu, self.cpu).into();
+        }
+        let mut machine = Machine::new(model);
+        if let Some(IrqFile::Sbi) = self.irq {
+            machine.irq = Irq::Sbi;
+        }
+        machine.harts = self.harts.unwrap_or(machine.harts);
+        machine.memory_mib = self.memory.unwrap_or(machine.memory_mib);
+        machine.icount = self.icount;
+        if !(1..=MOST_HARTS).contains(&machine.harts) {
+            return Err(format!("harts = {} is not between 1 and {MOST_HARTS}", machine.harts));
+        }
+        if machine.memory_mib < LEAST_MEMORY_MIB {
+            return Err(format!("memory = {} is less than {LEAST_MEMORY_MIB} MiB", machine.memory_mib));
+        }
+        Ok(machine)
+    }
+}
+
+impl Scenario {
+    /// Whether it boots anything.
+    pub fn boots(&self) -> bool {
+        matches!(self.kind, Kind::Boot(_))
+    }
+
+    /// Whether this is its name, or that of its file.
+    pub fn is_called(&self, name: &str) -> bool {
+        [&self.name, &self.family].iter().any(|own| *own == name)
+    }
+}
+
+/// How much `make check` runs. Each tier includes those before it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum Tier {
+    /// What a person waits for.
+    Quick,
+    /// What CI runs on a change.
+    Ci,
+    /// Everything: hours.
+    #[default]
+    Full,
+}
+
+impl fmt::Display for Tier {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Quick => "quick",
+            Self::Ci => "ci",
+            Self::Full => "full",
+        })
+    }
+}
+
+/// The selected scenarios or controls.
+#[derive(Clone, Debug)]
+pub enum Which {
+    /// Those of a tier of `make check`.
+    Tier(Tier),
+    /// These; none is the same as all.
+    Named(Vec<String>),
+}
+
+/// The selected scenarios, in the order in which they run: those with one kernel together,
+/// and first those with the kernel that everybody has.
+///
+/// # Errors
+/// As [`load`], and when a name is unknown (exit code 64).
+pub fn choose(root: &Path, which: &Which) -> Result<Vec<Scenario>> {
+    let all = load(root)?;
+    let mut chosen: Vec<Scenario> = match which {
+        Which::Named(names) if !names.is_empty() => {
+            for name in names {
+                if !all.values().any(|s| s.is_called(name)) {
+                    let there = all.keys().map(String::as_str).collect::<Vec<_>>().join(", ");
+                    return Err(Error::usage(format!("there is no scenario `{name}`; there are {there}")));
+                }
+            }
+            all.into_values().filter(|s| names.iter().any(|name| s.is_called(name))).collect()
+        }
+        Which::Tier(tier) => all.into_values().filter(|s| s.tier <= *tier).collect(),
+        _ => all.into_values().collect(),
+    };
+    chosen.sort_by(|a, b| (!a.boots(), &a.config.name, &a.name).cmp(&(!b.boots(), &b.config.name, &b.name)));
+    Ok(chosen)
+}

@@ -1,0 +1,127 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//! What was seen of a boot: the console and the results, sorted by test.
+
+use regex_lite::Regex;
+
+use super::run::{Booted, Trial};
+use crate::boot::machine::Counters;
+use crate::console::end::{self, End, Found};
+use crate::console::ktap::{self, Progress, Status};
+use crate::console::log::Line;
+use crate::ground::error::Error;
+
+/// What was seen of a test.
+#[derive(Clone, Debug, Default)]
+pub struct TestSeen<'a> {
+    /// Its own result and what it said about it.
+    pub result: Option<(Status, Option<String>)>,
+    /// What it counted: touches of new mappings, and other checks.
+    pub work: Option<u64>,
+    /// What must not have been on the console while it ran.
+    pub forbidden: Vec<Found>,
+    /// All of the console while it ran, or from the guest being ready if it is the first.
+    pub messages: &'a [Line],
+    /// What it said itself.
+    pub notes: Vec<String>,
+    /// How long it took.
+    pub seconds: f64,
+}
+
+/// What was seen of a boot.
+#[derive(Clone, Debug)]
+pub struct BootSeen<'a> {
+    /// How it ended; the message if it never began.
+    pub end: Result<End, String>,
+    /// Whether the guest got as far as running tests.
+    pub ready: bool,
+    /// The tests in order.
+    pub tests: Vec<TestSeen<'a>>,
+    /// What the machine counted.
+    pub counters: Result<Option<Counters>, String>,
+    /// The message that ended it.
+    pub headline: Option<String>,
+    /// The console from that message on.
+    pub report: &'a [Line],
+    /// The console up to the guest being ready.
+    pub boot: &'a [Line],
+    /// What of [`Trial::require`] the console does not have.
+    pub lacking: Vec<String>,
+    /// What is wrong with the results as a whole.
+    pub problem: Option<String>,
+}
+
+impl<'a> BootSeen<'a> {
+    /// Picks out what matters for judging `trial`.
+    pub fn of(booted: &'a Booted, trial: &Trial) -> Self {
+        let (run, report) = (&booted.run, &booted.report);
+        let lines = run.log.lines.as_slice();
+        let ready = lines.iter().position(|m| m.text == end::READY).unwrap_or(lines.len());
+        // Where the messages after line `number` of the console begin.
+        let after = |number: usize| lines.partition_point(|m| m.number <= number);
+        let share = |from: usize, to: usize| &lines[after(from).max(ready)..after(to).max(ready)];
+        let mut from = 0;
+        let mut seen = Vec::new();
+        for (at, (test, _)) in trial.tests.iter().enumerate() {
+            let last = at + 1 == trial.tests.len();
+            let case = report.find(test);
+            let ended = case.filter(|c| c.progress == Progress::Ended);
+            // A test's share of the console ends with its result; the first one's begins with the
+            // log, the last one's ends with it.
+            let to = ended.filter(|_| !last).map_or(usize::MAX, |c| c.line);
+            let forbidden = run.reading.forbidden.iter().filter(|f| f.line > from && f.line <= to);
+            let seconds = case.map_or(0.0, |c| {
+                let end = if c.progress == Progress::Ended { run.log.at(c.line) } else { run.log.seconds };
+                (end - run.log.at(c.first_line)).max(0.0)
+            });
+            seen.push(TestSeen {
+                result: ended.map(|c| (c.status, c.reason.clone())),
+                work: case.and_then(work),
+                forbidden: forbidden.cloned().collect(),
+                messages: share(from, to),
+                notes: case.map(|c| c.all_notes().into_iter().map(str::to_owned).collect()).unwrap_or_default(),
+                seconds,
+            });
+            from = to;
+        }
+        let headline = run.reading.headline.as_ref();
+        let report_from = headline.map_or(lines.len(), |h| after(h.line - 1));
+        let lacking = |pattern: &&Regex| !lines.iter().any(|m| pattern.is_match(&m.text));
+        Self {
+            end: Ok(run.reading.end.clone()),
+            ready: run.reading.ready,
+            tests: seen,
+            counters: run.counters.clone(),
+            headline: headline.map(|h| h.text.clone()),
+            report: &lines[report_from..],
+            boot: &lines[..ready],
+            lacking: trial.require.iter().filter(lacking).map(ToString::to_string).collect(),
+            problem: report.problems.first().map(ToString::to_string),
+        }
+    }
+
+    /// A boot that never began.
+    pub fn of_error(error: &Error, trial: &Trial) -> Self {
+        Self {
+            end: Err(error.message.clone()),
+            ready: false,
+            tests: vec![TestSeen::default(); trial.tests.len()],
+            counters: Ok(None),
+            headline: None,
+            report: &[],
+            boot: &[],
+            lacking: Vec::new(),
+            problem: None,
+        }
+    }
+}
+
+/// The sum of all `touches: N` and `checks: N` in the diagnostics of a test.
+fn work(case: &ktap::Case) -> Option<u64> {
+    let number = |note: &str, what: &str| {
+        let (before, number) = note.rsplit_once(what)?;
+        if before.is_empty() || before.ends_with(' ') { number.trim().parse::<u64>().ok() } else { None }
+    };
+    let notes = case.all_notes();
+    let numbers = notes.iter().filter_map(|note| number(note, "touches: ").or_else(|| number(note, "checks: ")));
+    numbers.reduce(u64::saturating_add)
+}

@@ -1,0 +1,195 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//! The results of checks as KTAP, and their count.
+
+use std::collections::BTreeSet;
+
+use crate::trial::verdict::Count;
+
+/// Words that mean something to a reader of KTAP where a reason starts with one.
+const DIRECTIVES: [&str; 6] = ["SKIP", "TODO", "XFAIL", "XPASS", "TIMEOUT", "ERROR"];
+
+/// Counts checks, and prints each as a numbered line of KTAP; the plan comes last.
+#[derive(Default)]
+pub struct Tally {
+    /// The count so far.
+    pub count: Count,
+    results: usize,
+    names: BTreeSet<String>,
+    /// What would be printed, if it is kept instead.
+    kept: Option<String>,
+    begun: bool,
+}
+
+impl Tally {
+    /// One that prints nothing: [`Tally::text`] has it all.
+    pub fn kept() -> Self {
+        Self { kept: Some(String::new()), ..Self::default() }
+    }
+
+    /// A check that passed.
+    pub fn ok(&mut self, name: &str) {
+        self.result("ok", name, "");
+        self.count.passed += 1;
+    }
+
+    /// A check that failed, and why.
+    pub fn not_ok(&mut self, name: &str, why: &str) {
+        let why = one_line(why);
+        let first = why.split(|c: char| !c.is_ascii_alphabetic()).next().unwrap_or_default();
+        // A failure must not be read as a skip because its reason begins with that word.
+        let got = if DIRECTIVES.iter().any(|d| d.eq_ignore_ascii_case(first)) { "got " } else { "" };
+        self.result("not ok", name, &format!(" # {got}{why}"));
+        self.count.failed += 1;
+    }
+
+    /// A check that could not be made.
+    pub fn error(&mut self, name: &str, why: &str) {
+        self.not_ok(name, why);
+        self.count.errors += 1;
+    }
+
+    /// A check that was not made, for a good reason.
+    pub fn skip(&mut self, name: &str, why: &str) {
+        self.result("ok", name, &format!(" # SKIP {}", one_line(why)));
+        self.count.skipped += 1;
+    }
+
+    /// Says something about the next result, or about all of them.
+    pub fn note(&mut self, text: &str) {
+        self.line(&format!("# {}", one_line(text)));
+    }
+
+    /// Quotes what a program said, line by line.
+    pub fn quote(&mut self, text: &str) {
+        // The bar keeps results among it from being read as results of this level.
+        text.lines().for_each(|line| self.line(format!("#   | {line}").trim_end()));
+    }
+
+    /// Ends the list with its plan. The caller prints the count, should it be wanted.
+    pub fn finish(&mut self) -> Count {
+        self.line(&format!("1..{}", self.results));
+        self.count
+    }
+
+    /// Everything that was said; empty if it was printed.
+    pub fn text(&self) -> &str {
+        self.kept.as_deref().unwrap_or_default()
+    }
+
+    fn result(&mut self, verdict: &str, name: &str, directive: &str) {
+        let name = self.unique(name);
+        self.results += 1;
+        self.line(&format!("{verdict} {} {name}{directive}", self.results));
+    }
+
+    /// The name on one line; a name that was there before gets a number.
+    fn unique(&mut self, name: &str) -> String {
+        // `#` would begin a directive.
+        let name = one_line(name).replace('#', "\\#");
+        let mut unique = name.clone();
+        let mut times = 1;
+        while !self.names.insert(unique.clone()) {
+            times += 1;
+            unique = format!("{name} ({times})");
+        }
+        unique
+    }
+
+    fn line(&mut self, line: &str) {
+        if !std::mem::replace(&mut self.begun, true) {
+            self.line("KTAP version 1");
+        }
+        match &mut self.kept {
+            Some(text) => {
+                text.push_str(line);
+                text.push('\n');
+            }
+            None => println!("{line}"),
+        }
+    }
+}
+
+/// `text` with every run of blanks and line ends made one blank.
+pub fn one_line(text: &str) -> String {
+    text.split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::console::ktap::{self, Status, Totals};
+    use crate::console::log::Log;
+
+    #[test]
+    fn the_lines_are_ktap() {
+        let mut tally = Tally::kept();
+        tally.ok("series: applies");
+        tally.not_ok("demo: boots", "died\n  early");
+        tally.error("cost: entry", "no kernel");
+        tally.skip("litmus: mp", "no herd7");
+        let outcome = tally.finish();
+        assert_eq!(
+            tally.text(),
+            "KTAP version 1\n\
+             ok 1 series: applies\n\
+             not ok 2 demo: boots # died early\n\
+             not ok 3 cost: entry # no kernel\n\
+             ok 4 litmus: mp # SKIP no herd7\n\
+             1..4\n"
+        );
+        assert_eq!(outcome, Count { passed: 1, failed: 2, errors: 1, skipped: 1 });
+        assert_eq!(outcome.to_string(), "1 passed, 2 failed, 1 skipped");
+    }
+
+    #[test]
+    fn our_own_reader_accepts_them() {
+        let mut tally = Tally::kept();
+        tally.ok("a");
+        tally.note("what follows is a quotation");
+        tally.quote("KTAP version 1\nok 1 inside\n    not ok 2 inside\n1..2\nBail out!\n\n# Subtest: none");
+        tally.ok("b");
+        tally.skip("c", "not installed");
+        tally.quote("the end");
+        let outcome = tally.finish();
+        // As `lazymap check` prints them: a table in between, the count behind.
+        let text = tally.text().replace("ok 2 b", "\nkernel  machine  verdict\nseries  stale    PASS\nok 2 b");
+        let report = ktap::parse(&Log::of(&format!("{text}{outcome}\n")));
+        assert_eq!(report.all_problems(), Vec::<&ktap::Problem>::new());
+        assert_eq!(report.status(), Status::Skip);
+        assert_eq!(report.totals(), Totals { passed: 2, skipped: 1, ..Totals::default() });
+        let names: Vec<_> = report.cases.iter().map(|c| c.name.as_str()).collect();
+        assert_eq!(names, ["a", "b", "c"]);
+    }
+
+    #[test]
+    fn no_plan_no_pass() {
+        let mut tally = Tally::kept();
+        tally.ok("a");
+        assert_eq!(ktap::parse(&Log::of(tally.text())).status(), Status::Error);
+    }
+
+    #[test]
+    fn equal_names_are_told_apart() {
+        let mut tally = Tally::kept();
+        ["a", "a (2)", "a", "a  ", "b #1"].iter().for_each(|name| tally.ok(name));
+        tally.finish();
+        let report = ktap::parse(&Log::of(tally.text()));
+        let names: Vec<_> = report.cases.iter().map(|c| c.name.as_str()).collect();
+        assert_eq!(names, ["a", "a (2)", "a (3)", "a (4)", "b \\#1"]);
+        assert_eq!(report.status(), Status::Pass);
+    }
+
+    #[test]
+    fn a_reason_is_no_directive() {
+        let reasons = ["skip: no device", "TODO", "xfail", "Timeout after 60 s", "error: no kernel", "skipped twice"];
+        for why in reasons {
+            let mut tally = Tally::kept();
+            tally.not_ok("a", why);
+            tally.finish();
+            let report = ktap::parse(&Log::of(tally.text()));
+            let case = &report.cases[0];
+            assert_eq!(case.status, Status::Fail, "{why}");
+            assert!(case.reason.as_ref().is_some_and(|r| r.ends_with(why)), "{why}: {:?}", case.reason);
+        }
+    }
+}

@@ -1,0 +1,100 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//! A verdict, and the count of many.
+
+use std::fmt;
+
+use anstyle::{AnsiColor, Style};
+use serde::Serialize;
+
+use crate::ground::error::Exit;
+
+/// Whether what was observed is what was expected.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "UPPERCASE")]
+pub enum Verdict {
+    /// It is.
+    Pass,
+    /// It is not.
+    Fail,
+    /// Too little was observed to tell.
+    Error,
+    /// It was not tried, for a reason that is given.
+    Skip,
+}
+
+impl Verdict {
+    /// As it is printed.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Pass => "PASS",
+            Self::Fail => "FAIL",
+            Self::Error => "ERROR",
+            Self::Skip => "SKIP",
+        }
+    }
+
+    pub fn style(self) -> Style {
+        let color = match self {
+            Self::Pass => AnsiColor::Green,
+            Self::Fail => AnsiColor::Red,
+            Self::Error => AnsiColor::Magenta,
+            Self::Skip => AnsiColor::Yellow,
+        };
+        color.on_default().bold()
+    }
+}
+
+/// What a run of checks came to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Count {
+    /// Did what was expected.
+    pub passed: usize,
+    /// Did something else, or could not be judged.
+    pub failed: usize,
+    /// How many of `failed` could not be judged.
+    pub errors: usize,
+    /// Was not run, for a reason that was given.
+    pub skipped: usize,
+}
+
+impl Count {
+    /// Adds another run.
+    pub fn add(&mut self, other: Self) {
+        self.passed += other.passed;
+        self.failed += other.failed;
+        self.errors += other.errors;
+        self.skipped += other.skipped;
+    }
+
+    /// Counts a verdict.
+    pub fn count(&mut self, verdict: Verdict) {
+        match verdict {
+            Verdict::Pass => self.passed += 1,
+            Verdict::Fail => self.failed += 1,
+            Verdict::Error => {
+                self.failed += 1;
+                self.errors += 1;
+            }
+            Verdict::Skip => self.skipped += 1,
+        }
+    }
+
+    /// The process's exit code. No check at all is an error.
+    pub fn exit(&self) -> Exit {
+        match *self {
+            Self { failed, errors, .. } if failed > errors => Exit::Failed,
+            Self { errors: 1.., .. } => Exit::CouldNot,
+            Self { passed: 1.., .. } => Exit::Pass,
+            Self { skipped: 1.., .. } => Exit::Skipped,
+            _ => Exit::CouldNot,
+        }
+    }
+}
+
+/// The line that ends a run of checks.
+impl fmt::Display for Count {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { passed, failed, skipped, .. } = self;
+        write!(f, "{passed} passed, {failed} failed, {skipped} skipped")
+    }
+}

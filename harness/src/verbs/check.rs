@@ -1,0 +1,517 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//! `lazymap check`: everything that can be checked, as KTAP, and one line that counts it.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::fs;
+use std::path::Path;
+use std::process::Stdio;
+use std::str::FromStr;
+use std::time::Instant;
+
+use serde::Serialize;
+
+use crate::build::workbench::Lab;
+use crate::ground::cargo::cargo;
+use crate::ground::cmd::{self, Ended};
+use crate::ground::error::{Error, Result};
+use crate::ground::files;
+use crate::ground::progress::Step;
+use crate::ground::table::{self, Align, Cell};
+use crate::options::Options;
+use crate::series;
+use crate::trial::control::{self, Control};
+use crate::trial::report::Row;
+use crate::trial::scenario::{self, Scenario, Tier, Which};
+use crate::trial::tally::Tally;
+use crate::trial::verdict::{Count, Verdict};
+use crate::verbs::demo::{self, Kernels};
+use crate::verbs::{controls, cost, guest_check, hunt_check, litmus, machine_test, run as scenarios};
+
+/// CI is told when the tier `ci` takes longer, in seconds.
+const CI_BUDGET: f64 = 50.0 * 60.0;
+
+/// A part of the check.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, clap::ValueEnum)]
+pub enum Part {
+    /// The tool's own tests, format and clippy.
+    Harness,
+    /// The protocol's memory ordering.
+    Litmus,
+    /// The checks of the patches.
+    Series,
+    /// The machine model under a guest without a kernel.
+    Machine,
+    /// The guest's init.
+    Guest,
+    /// The demo's matrix.
+    Demo,
+    /// The instructions that the series costs.
+    Cost,
+    /// Scenarios.
+    Run,
+    /// Kernels that are broken on purpose.
+    Controls,
+    /// Hunts of which the result is known.
+    Hunt,
+}
+
+impl Part {
+    /// All of them, in the order in which they run.
+    pub const ALL: [Self; 10] = [
+        Self::Harness,
+        Self::Litmus,
+        Self::Series,
+        Self::Machine,
+        Self::Guest,
+        Self::Demo,
+        Self::Cost,
+        Self::Run,
+        Self::Controls,
+        Self::Hunt,
+    ];
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::Harness => "harness",
+            Self::Litmus => "litmus",
+            Self::Series => "series",
+            Self::Machine => "machine",
+            Self::Guest => "guest",
+            Self::Demo => "demo",
+            Self::Cost => "cost",
+            Self::Run => "run",
+            Self::Controls => "controls",
+            Self::Hunt => "hunt",
+        }
+    }
+
+    /// Whether it needs kernels and the machine.
+    fn boots(self) -> bool {
+        !matches!(self, Self::Harness | Self::Litmus | Self::Series)
+    }
+}
+
+/// One of several runs that share the work: `I/N`, I from 1.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Shard {
+    index: usize,
+    of: usize,
+}
+
+impl Default for Shard {
+    fn default() -> Self {
+        Self { index: 1, of: 1 }
+    }
+}
+
+impl FromStr for Shard {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let numbers = text.split_once('/').and_then(|(i, n)| Some((i.parse().ok()?, n.parse().ok()?)));
+        match numbers {
+            Some((index, of)) if (1..=of).contains(&index) => Ok(Self { index, of }),
+            _ => Err("write I/N with I from 1 to N, as in 2/4".to_owned()),
+        }
+    }
+}
+
+impl fmt::Display for Shard {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.index, self.of)
+    }
+}
+
+impl Shard {
+    /// Whether item `at` of `all` is this shard's. Neighbours stay together, since they share kernels.
+    fn has(self, at: usize, all: usize) -> bool {
+        at * self.of / all.max(1) + 1 == self.index
+    }
+
+    fn share<T>(self, items: Vec<T>) -> Vec<T> {
+        let all = items.len();
+        items.into_iter().enumerate().filter(|(at, _)| self.has(*at, all)).map(|(_, item)| item).collect()
+    }
+}
+
+/// What is to be checked.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    tier: Tier,
+    shard: Shard,
+    parts: Vec<Part>,
+    scenarios: Vec<Scenario>,
+    controls: Vec<Control>,
+    /// Names of what the tier leaves out, by kind.
+    left_out: BTreeMap<&'static str, Vec<String>>,
+}
+
+impl Plan {
+    /// Reads scenarios and controls, and picks those of the tier and the shard. No part is all parts.
+    ///
+    /// # Errors
+    /// When one of these files is wrong (exit code 64).
+    pub fn new(options: &Options, tier: Tier, only: &[Part], shard: Shard) -> Result<Self> {
+        let root = &options.root;
+        let scenarios = scenario::choose(root, &Which::Tier(tier))?;
+        let controls = control::choose(root, &Which::Tier(tier))?;
+        let mut left_out: BTreeMap<&str, Vec<String>> = BTreeMap::new();
+        let all = scenario::choose(root, &Which::Tier(Tier::Full))?;
+        let later = all.iter().filter(|s| s.tier > tier).map(|s| s.name.clone());
+        left_out.insert("scenarios", later.collect());
+        let runs = |controls: &[Control]| -> Vec<String> {
+            controls.iter().flat_map(|c| c.runs.iter().map(|r| r.trial.name.clone())).collect()
+        };
+        let here = runs(&controls);
+        let mut rest = runs(&control::choose(root, &Which::Tier(Tier::Full))?);
+        rest.retain(|name| !here.contains(name));
+        left_out.insert("controls", rest);
+        if tier < Tier::Ci {
+            left_out.insert("hunts", vec!["series and mainline with KASAN".to_owned()]);
+        }
+        if tier < Tier::Full {
+            let others = options.base.all.iter().filter(|l| l.version != options.base.linux.version);
+            left_out.insert("kernel versions", others.map(|l| l.version.clone()).collect());
+            left_out.insert("cost", vec!["NR_CPUS=512".to_owned()]);
+        }
+        left_out.retain(|_, names| !names.is_empty());
+        let asked: Vec<Part> = Part::ALL.into_iter().filter(|p| only.is_empty() || only.contains(p)).collect();
+        let single: Vec<Part> =
+            shard.share(asked.iter().copied().filter(|p| !matches!(p, Part::Run | Part::Controls)).collect());
+        let mut parts = asked;
+        parts.retain(|p| matches!(p, Part::Run | Part::Controls) || single.contains(p));
+        Ok(Self { tier, shard, parts, scenarios: shard.share(scenarios), controls: shard.share(controls), left_out })
+    }
+}
+
+/// How long a part took, and what it came to.
+#[derive(Clone, Debug, Serialize)]
+struct Phase {
+    name: &'static str,
+    /// Wall-clock seconds.
+    seconds: f64,
+    passed: usize,
+    failed: usize,
+    skipped: usize,
+}
+
+/// `out/check/results.json`.
+#[derive(Serialize)]
+struct Results<'a> {
+    schema: u32,
+    tier: String,
+    shard: String,
+    phases: &'a [Phase],
+    passed: usize,
+    failed: usize,
+    skipped: usize,
+    not_run: &'a BTreeMap<&'static str, Vec<String>>,
+}
+
+/// What a check needs at hand while it runs.
+struct Checker<'a> {
+    options: &'a Options,
+    plan: &'a Plan,
+    tally: Tally,
+    /// Made when the first part needs it, once; the message if that failed.
+    lab: Option<Result<(Lab, Kernels), String>>,
+    phases: Vec<Phase>,
+}
+
+/// Runs the parts of `plan`. The last line that is printed is `N passed, N failed, N skipped`.
+///
+/// # Errors
+/// When the results cannot be written. What could not be checked counts as failed, with its reason.
+pub fn run(options: &Options, plan: &Plan) -> Result<Count> {
+    let mut checker = Checker { options, plan, tally: Tally::default(), lab: None, phases: Vec::new() };
+    if plan.parts.iter().any(|p| p.boots()) {
+        // What it takes is a phase of its own, or the first part would seem slow.
+        checker.phase("kernels", |c| c.prepare());
+    }
+    for &part in &plan.parts {
+        checker.phase(part.name(), |c| c.part(part));
+    }
+    let Checker { mut tally, phases, .. } = checker;
+    let count = tally.finish();
+    finish(options, plan, &phases, count)?;
+    Ok(count)
+}
+
+impl Checker<'_> {
+    fn phase(&mut self, name: &'static str, work: impl FnOnce(&mut Self)) {
+        let (started, before) = (Instant::now(), self.tally.count);
+        work(self);
+        let now = self.tally.count;
+        self.phases.push(Phase {
+            name,
+            seconds: (started.elapsed().as_secs_f64() * 10.0).round() / 10.0,
+            passed: now.passed - before.passed,
+            failed: now.failed - before.failed,
+            skipped: now.skipped - before.skipped,
+        });
+    }
+
+    fn prepare(&mut self) {
+        let made = Lab::open(self.options).and_then(|mut lab| {
+            let kernels = Kernels::build(&mut lab)?;
+            Ok((lab, kernels))
+        });
+        if let Err(error) = &made {
+            self.tally.error("kernels", &error.message);
+        }
+        self.lab = Some(made.map_err(|e| e.message));
+    }
+
+    fn part(&mut self, part: Part) {
+        let (options, plan, tally) = (self.options, self.plan, &mut self.tally);
+        match part {
+            Part::Harness => return harness(options, tally),
+            Part::Litmus => {
+                if let Err(error) = litmus::run(options, tally) {
+                    tally.error("litmus", &error.message);
+                }
+                return;
+            }
+            Part::Series => {
+                // The tree of another base is a download of its own.
+                let bases = if plan.tier == Tier::Full { options.every_base() } else { vec![options.clone()] };
+                return bases.iter().for_each(|options| checks_of_series(options, tally));
+            }
+            _ => {}
+        }
+        let (lab, kernels) = match &mut self.lab {
+            Some(Ok((lab, kernels))) => (lab, &*kernels),
+            // Counted already, with its reason.
+            _ => return,
+        };
+        match part {
+            Part::Machine => machine(lab, tally),
+            Part::Guest => guest_check::run(&lab.bench, &kernels.series, tally),
+            Part::Demo => rows(tally, "demo", demo::run(&lab.bench, kernels)),
+            Part::Cost => costs(tally, cost::run(lab, kernels, plan.tier == Tier::Full)),
+            Part::Run if plan.scenarios.is_empty() => {}
+            Part::Run => rows(tally, "run", scenarios::run(lab, &plan.scenarios)),
+            Part::Controls if plan.controls.is_empty() => {}
+            Part::Controls => rows(tally, "control", controls::run(lab, &plan.controls)),
+            Part::Hunt => match hunt_check::run(lab, plan.tier) {
+                Ok(all) => all.iter().for_each(|(name, verdict, why)| judged(tally, name, *verdict, why)),
+                Err(error) => tally.error("hunt", &error.message),
+            },
+            Part::Harness | Part::Litmus | Part::Series => {}
+        }
+    }
+}
+
+/// Prints and writes what comes after the last result.
+fn finish(options: &Options, plan: &Plan, phases: &[Phase], count: Count) -> Result<()> {
+    let mut lines: Vec<Vec<Cell>> = vec![["phase", "seconds", "passed", "failed", "skipped"].map(Cell::from).into()];
+    for phase in phases {
+        let numbers = [phase.passed, phase.failed, phase.skipped].map(|n| n.to_string());
+        let mut line: Vec<Cell> = vec![phase.name.into(), format!("{:.1}", phase.seconds).into()];
+        line.extend(numbers.map(Cell::from));
+        lines.push(line);
+    }
+    let columns = [Align::Left, Align::Right, Align::Right, Align::Right, Align::Right];
+    table::text(&columns, &lines, false).lines().for_each(|line| println!("# {line}"));
+    for (kind, names) in &plan.left_out {
+        println!("# not run in the tier {}: {kind} {}", plan.tier, names.join(", "));
+    }
+    let seconds: f64 = phases.iter().map(|p| p.seconds).sum();
+    if plan.tier == Tier::Ci && seconds > CI_BUDGET {
+        println!("# warning: {:.0} minutes are more than the {:.0} that CI has", seconds / 60.0, CI_BUDGET / 60.0);
+    }
+    let results = Results {
+        schema: 1,
+        tier: plan.tier.to_string(),
+        shard: plan.shard.to_string(),
+        phases,
+        passed: count.passed,
+        failed: count.failed,
+        skipped: count.skipped,
+        not_run: &plan.left_out,
+    };
+    let json = serde_json::to_string_pretty(&results).map_err(|e| Error::could_not(e.to_string()))?;
+    files::write_whole(&options.place("check").join("results.json"), json + "\n")?;
+    println!("{count}");
+    Ok(())
+}
+
+/// The checks of the patches for one base.
+fn checks_of_series(options: &Options, tally: &mut Tally) {
+    match series::check::check(options, false) {
+        Ok(results) if results.is_empty() => tally.error("series", "nothing was checked"),
+        Ok(results) => results.iter().for_each(|r| match r.ok {
+            true => tally.ok(&r.name),
+            false => tally.not_ok(&r.name, &r.detail),
+        }),
+        Err(error) => tally.error("series", &error.message),
+    }
+}
+
+/// The machine model by itself, under a guest without a kernel.
+fn machine(lab: &Lab, tally: &mut Tally) {
+    let log = lab.options.out.join("log/machine.log");
+    match machine_test::run(&lab.bench, lab.clang(), &log) {
+        Ok(checks) if checks.is_empty() => tally.error("machine", "nothing was checked"),
+        Ok(checks) => checks.iter().for_each(|check| {
+            let name = format!("machine: {}", check.name);
+            match check.why() {
+                None => tally.ok(&name),
+                Some(why) => tally.not_ok(&name, &format!("{why}; see {}", log.display())),
+            }
+        }),
+        Err(error) => tally.error("machine", &error.message),
+    }
+}
+
+/// A result whose verdict is known; `why` is said of all but a pass.
+fn judged(tally: &mut Tally, name: &str, verdict: Verdict, why: &str) {
+    match verdict {
+        Verdict::Pass => tally.ok(name),
+        Verdict::Fail => tally.not_ok(name, why),
+        Verdict::Error => tally.error(name, why),
+        Verdict::Skip => tally.skip(name, why),
+    }
+}
+
+/// The rows of a table.
+fn rows(tally: &mut Tally, what: &str, rows: Result<Vec<Row>>) {
+    match rows {
+        Ok(rows) if rows.is_empty() => tally.error(what, "nothing was booted"),
+        Ok(rows) => rows.iter().for_each(|row| {
+            let scenario = row.scenario.as_ref().map(|s| format!("{s}: ")).unwrap_or_default();
+            let on = if row.harts > 0 { format!(" on {}", row.machine) } else { String::new() };
+            let verb = if row.harts > 0 { " ends in" } else { "" };
+            let name = format!("{what}: {scenario}{}{on}: {}{verb} {}", row.kernel, row.test, row.expected);
+            judged(tally, &name, row.verdict, &row.observed);
+        }),
+        Err(error) => tally.error(what, &error.message),
+    }
+}
+
+/// The paths whose instructions were counted.
+fn costs(tally: &mut Tally, rows: Result<Vec<cost::Row>>) {
+    match rows {
+        Ok(rows) => rows.iter().for_each(|row| {
+            judged(tally, &format!("cost: {}", row.path), row.verdict, &row.problem());
+        }),
+        Err(error) => tally.error("cost", &error.message),
+    }
+}
+
+/// The tool's own tests, format and clippy.
+fn harness(options: &Options, tally: &mut Tally) {
+    harness_tests(options, tally);
+    let manifest = options.root.join("harness/Cargo.toml");
+    let target = options.out.join("harness");
+    let at: [&Path; 2] = ["--manifest-path".as_ref(), &manifest];
+    let format: [&Path; 2] = ["--all".as_ref(), "--check".as_ref()];
+    component(options, tally, "harness: format", "fmt", &[at, format].concat());
+    let clippy: [&Path; 9] = [
+        "--target-dir".as_ref(),
+        &target,
+        "--workspace".as_ref(),
+        "--all-targets".as_ref(),
+        "--locked".as_ref(),
+        "--release".as_ref(),
+        "--".as_ref(),
+        "-D".as_ref(),
+        "warnings".as_ref(),
+    ];
+    component(options, tally, "harness: clippy", "clippy", &[at.as_slice(), clippy.as_slice()].concat());
+}
+
+/// The tool's unit and fixture tests. cargo's exit status is the verdict.
+fn harness_tests(options: &Options, tally: &mut Tally) {
+    let name = "harness: tests";
+    let log = options.out.join("log/harness-tests.log");
+    let mut command = cargo("test");
+    command.arg("--manifest-path").arg(options.root.join("harness/Cargo.toml"));
+    command.arg("--target-dir").arg(options.out.join("harness"));
+    // The profile of the tool itself: its dependencies are compiled then.
+    command.args(["--workspace", "--locked", "--no-fail-fast", "--release"]);
+    let step = Step::start("test the harness");
+    let ended = cmd::captured(&mut command, &log, &step);
+    step.finish(if matches!(ended, Ok(Ended::Well)) { "done" } else { "failed" });
+    match ended {
+        Ok(Ended::Well) => tally.ok(name),
+        Ok(Ended::Badly { what, .. }) => {
+            let text = fs::read(&log).unwrap_or_default();
+            match failed_tests(&String::from_utf8_lossy(&text)).as_slice() {
+                // It did not get as far as running them.
+                [] => tally.error(name, &format!("{what}; see {}", log.display())),
+                failed => tally.not_ok(name, &format!("{} failed; see {}", failed.join(", "), log.display())),
+            }
+        }
+        Err(error) => tally.error(name, &error.message),
+    }
+}
+
+/// Names of the tests that failed, for a message.
+fn failed_tests(log: &str) -> Vec<&str> {
+    log.lines().filter_map(|line| line.trim().strip_prefix("test ")?.strip_suffix(" ... FAILED")).collect()
+}
+
+/// A check by a part of the Rust toolchain that may not be installed.
+fn component(options: &Options, tally: &mut Tally, name: &str, verb: &str, arguments: &[&Path]) {
+    let asked = cargo(verb).arg("--version").stdin(Stdio::null()).output();
+    if !asked.is_ok_and(|done| done.status.success()) {
+        return tally.skip(name, &format!("`cargo {verb}` is not installed"));
+    }
+    let log = options.out.join(format!("log/harness-{verb}.log"));
+    let step = Step::start(format!("cargo {verb}"));
+    let ended = cmd::captured(cargo(verb).args(arguments), &log, &step);
+    step.finish(if matches!(ended, Ok(Ended::Well)) { "done" } else { "failed" });
+    match ended {
+        Ok(Ended::Well) => tally.ok(name),
+        Ok(Ended::Badly { what, .. }) => tally.not_ok(name, &format!("{what}; see {}", log.display())),
+        Err(error) => tally.error(name, &error.message),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn shards_share_everything_once() {
+        for (all, of) in [(0, 3), (1, 4), (7, 3), (10, 1), (12, 5)] {
+            let items: Vec<usize> = (0..all).collect();
+            let shards = (1..=of).map(|index| Shard { index, of });
+            let shared: Vec<usize> = shards.flat_map(|shard| shard.share(items.clone())).collect();
+            assert_eq!(shared, items, "{all} items in {of} shards");
+        }
+    }
+
+    #[test]
+    fn shards_have_a_form() {
+        assert_eq!("2/4".parse(), Ok(Shard { index: 2, of: 4 }));
+        for wrong in ["", "1", "0/4", "5/4", "1/0", "a/b", "1/2/3"] {
+            assert!(wrong.parse::<Shard>().is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn failed_tests_are_named() {
+        let log = "\
+running 3 tests
+test a ... ok
+test b - should panic ... FAILED
+test c ... FAILED
+
+failures:
+
+---- b stdout ----
+note: test did not panic as expected
+
+failures:
+    b
+    c
+
+test result: FAILED. 1 passed; 2 failed; 0 ignored; 0 measured; 0 filtered out; finished in 0.11s
+";
+        assert_eq!(failed_tests(log), ["b - should panic", "c"]);
+        assert_eq!(failed_tests("error: could not compile `lazymap`\n"), [""; 0]);
+    }
+}

@@ -1,0 +1,71 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//! `lazymap clean`: removes what the tool has made below `out`, and nothing else.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use crate::ground::error::{Error, Result};
+use crate::ground::files;
+use crate::options::Options;
+use crate::source::tree;
+
+/// Built or measured for one kernel version.
+const PER_BASE: &[&str] = &[
+    "build",
+    "build-ksrc",
+    "kernel",
+    "demo",
+    "cost",
+    "run",
+    "controls",
+    "hunt",
+    "each",
+    "check",
+    "guest-check",
+    "shell",
+    "scenarios",
+    "scenarios-ksrc",
+];
+/// Built or measured for all.
+const BUILT: &[&str] = &["qemu", "machine", "log", "guest"];
+/// Downloaded, or slow to make again.
+const KEPT: &[&str] = &["linux-ksrc", "dl", "apt", "herd", "tools", "ccache", "harness"];
+
+/// Removes builds and results; with `all` downloads, the kernel trees and the tool itself as well.
+/// `out` itself goes if nothing is left in it.
+///
+/// # Errors
+/// When a kernel tree has commits or edits that `patches/` lacks; nothing is removed then.
+pub fn run(options: &Options, all: bool) -> Result<()> {
+    let out = &options.out;
+    let mut gone: Vec<PathBuf> = BUILT.iter().map(|name| out.join(name)).collect();
+    for options in options.every_base() {
+        gone.extend(PER_BASE.iter().map(|name| options.place(name)));
+        let kernel = out.join(format!("linux-{}", options.base.linux.version));
+        if all {
+            gone.push(kernel);
+        }
+    }
+    if all {
+        gone.extend(KEPT.iter().map(|name| out.join(name)));
+        gone.iter().try_for_each(|path| may_go(path))?;
+    }
+    gone.iter().try_for_each(|path| files::remove(path))?;
+    if all {
+        files::remove(&out.join("lock"))?;
+        // It may be a folder that holds other things as well.
+        let _ = fs::remove_dir(out);
+    }
+    Ok(())
+}
+
+/// Refuses to remove a kernel tree with work that nothing else has.
+fn may_go(path: &Path) -> Result<()> {
+    match tree::unsaved(path)? {
+        true => Err(Error::could_not(format!(
+            "{} has work that patches/ lacks; keep it with `make series`, or remove the folder by hand",
+            path.display()
+        ))),
+        false => Ok(()),
+    }
+}

@@ -1,0 +1,87 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//! `lazymap controls`: runs kernels that are broken on purpose, each of which must be caught.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+
+use crate::build::kernel::{self, Kernel};
+use crate::build::workbench::{Lab, Workbench};
+use crate::ground::error::{Error, Result};
+use crate::options::Options;
+use crate::trial::control::{self, Control, ControlRun, FILE, FOLDER, build, choose, kernel_name};
+use crate::trial::report::{self, Row, shown};
+use crate::trial::run::{self, Done};
+use crate::trial::scenario::Which;
+
+/// Prints all controls with what they are.
+///
+/// # Errors
+/// As [`control::load`].
+pub fn list(root: &Path) -> Result<()> {
+    let all = control::load(root)?;
+    let width = all.iter().map(|c| c.name.len()).max().unwrap_or(0);
+    all.iter().for_each(|c| println!("{:width$}  {}", c.name, c.what));
+    Ok(())
+}
+
+/// Says what [`run`] would do; builds and boots nothing.
+///
+/// # Errors
+/// As [`control::load`], and when a name is unknown (exit code 64).
+pub fn dry_run(options: &Options, which: &Which) -> Result<()> {
+    let bench = Workbench::planned(options);
+    for control in choose(&options.root, which)? {
+        println!("{}: {}", control.name, control.what);
+        println!("  apply      {FOLDER}/{}.patch on {}", control.name, control.on);
+        for ControlRun { config, trial, .. } in &control.runs {
+            println!("  build in   {}", shown(&options.root, &kernel::o_folder(options, config)));
+            let test = trial.tests.first().map_or("the boot", |(test, _)| test.as_str());
+            let wanted = trial.tests.first().map(|(_, e)| e.name());
+            let wanted = wanted.or(trial.at_boot.as_ref().map(ToString::to_string)).unwrap_or_default();
+            println!("  expect     {test} ends in {wanted}");
+            let kernel = kernel::planned(options, &kernel_name(&control.name), config);
+            println!("  boot       {}", run::command(&bench, trial, &kernel, &bench.options.place("controls")));
+        }
+    }
+    Ok(())
+}
+
+/// Runs controls, prints the table, and writes `out/controls/results.json`. What is checked out in
+/// the end is the series.
+///
+/// # Errors
+/// When they cannot be chosen, or the results not be written. What goes wrong with one of them is
+/// a row of the table.
+pub fn run(lab: &mut Lab, controls: &[Control]) -> Result<Vec<Row>> {
+    for control in controls {
+        for run in &control.runs {
+            lab.bench.takes(&run.trial.machine).map_err(|why| {
+                Error::usage(format!("{FOLDER}/{FILE}: control {}: {why}; correct the file", control.name))
+            })?;
+        }
+    }
+    let folder = lab.bench.options.place("controls");
+    report::start(&folder)?;
+    let mut done: Vec<Done> = Vec::new();
+    // Those with one configuration together: a change of it is what takes long.
+    let configs: BTreeSet<&str> = controls.iter().flat_map(|c| &c.runs).map(|r| r.config.name.as_str()).collect();
+    for config in configs {
+        for control in controls {
+            let mut kernel: Option<Result<Kernel>> = None;
+            for run in control.runs.iter().filter(|r| r.config.name == config) {
+                let kernel = kernel.get_or_insert_with(|| build(lab, control, &run.config));
+                let kernel = kernel.as_ref().map_err(|e| Error::could_not(e.message.clone()));
+                done.push(run::run(&lab.bench, &run.trial, kernel, &folder));
+            }
+        }
+    }
+    let tip = lab.tip.clone();
+    lab.tree.check_out(&tip)?;
+    let reports: Vec<String> = done.iter().filter_map(|d| d.report.clone()).collect();
+    let mut rows: Vec<Row> = done.into_iter().flat_map(|d| d.rows).collect();
+    let place = |row: &Row| controls.iter().position(|c| c.name == row.kernel);
+    rows.sort_by_key(place);
+    report::finish(&lab.bench, &folder, &rows, &reports)?;
+    println!("Consoles and results: {}", shown(&lab.options.root, &folder));
+    Ok(rows)
+}

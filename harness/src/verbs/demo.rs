@@ -1,0 +1,137 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//! The matrix: two kernels on machines that differ in what their harts cache, and what has to come
+//! of it. [`matrix`] is the one place that says what is expected.
+
+use crate::boot::machine::{Irq, Machine};
+use crate::boot::models;
+use crate::build::kernel::{Config, Kernel, PREVENTIVE, SERIES};
+use crate::build::workbench::{Lab, Workbench};
+use crate::ground::error::{Error, Result};
+use crate::trial::control;
+use crate::trial::expect::Expect;
+use crate::trial::report::{self, Row, shown};
+use crate::trial::run::{self, Trial};
+use crate::trial::verdict::Verdict;
+
+const IPI: &str = "test-ipi.sh";
+const STACK: &str = "test-stack.sh";
+const TRACE: &str = "test-trace.sh";
+
+/// A machine whose harts see a new mapping at once.
+///
+/// # Errors
+/// When `harness/models.toml` has no such model.
+pub fn plain() -> Result<Machine> {
+    models::find("plain").map(Machine::new)
+}
+
+/// What the demo boots, and what has to come of it. The test that ends a kernel comes last.
+///
+/// # Errors
+/// When `harness/models.toml` lacks a model.
+pub fn matrix() -> Result<Vec<Trial>> {
+    let plain = plain()?;
+    let stale = Machine::new(models::find("stale")?);
+    let stale_sbi = Machine { irq: Irq::Sbi, ..stale.clone() };
+    let tests = |tests: &[&str], expect: Expect| -> Vec<(String, Expect)> {
+        tests.iter().map(|test| ((*test).to_owned(), expect.clone())).collect()
+    };
+    // A kernel that flushes first is fine wherever nothing is touched before the flush has ended. The
+    // test of stacks is younger than this kernel.
+    let looped = [tests(&[IPI], Expect::Pass), tests(&[TRACE], Expect::StackOverflow)].concat();
+    let survived = tests(&[IPI, STACK, TRACE], Expect::Survive);
+    Ok(vec![
+        Trial::new(PREVENTIVE, plain.clone(), tests(&[IPI, TRACE], Expect::Pass)),
+        Trial::new(PREVENTIVE, stale.clone(), looped),
+        Trial::new(SERIES, plain, tests(&[IPI, STACK, TRACE], Expect::Pass)),
+        Trial::new(SERIES, stale, survived.clone()),
+        Trial::new(SERIES, stale_sbi, survived),
+    ])
+}
+
+/// The kernels of the demo.
+#[derive(Clone, Debug)]
+pub struct Kernels {
+    /// With the series, and changed to flush every hart for each new mapping.
+    pub preventive: Kernel,
+    /// With the series.
+    pub series: Kernel,
+}
+
+impl Kernels {
+    /// Builds them. What is checked out in the end is the series.
+    ///
+    /// # Errors
+    /// When one of them cannot be built.
+    pub fn build(lab: &mut Lab) -> Result<Self> {
+        let series = lab.kernel(&Config::default())?;
+        let preventive = control::kernel(lab, PREVENTIVE, &Config::default())?;
+        let tip = lab.tip.clone();
+        lab.tree.check_out(&tip)?;
+        Ok(Self { preventive, series })
+    }
+
+    /// The kernel that a row calls `name`.
+    ///
+    /// # Errors
+    /// When there is none of that name.
+    pub fn named(&self, name: &str) -> Result<&Kernel> {
+        match name {
+            PREVENTIVE => Ok(&self.preventive),
+            SERIES => Ok(&self.series),
+            _ => Err(Error::could_not(format!("the demo has no kernel `{name}`"))),
+        }
+    }
+}
+
+/// Boots the matrix, prints the table, and writes `out/demo/results.json`.
+///
+/// # Errors
+/// When the results cannot be written. What goes wrong with a boot is a row of the table.
+pub fn run(bench: &Workbench, kernels: &Kernels) -> Result<Vec<Row>> {
+    let folder = bench.options.place("demo");
+    report::start(&folder)?;
+    let mut rows = Vec::new();
+    let mut reports = Vec::new();
+    let mut headline = None;
+    for trial in &matrix()? {
+        let done = run::run(bench, trial, kernels.named(&trial.kernel), &folder);
+        reports.extend(done.report);
+        if trial.tests.iter().any(|(_, expect)| matches!(expect, Expect::StackOverflow)) {
+            headline = headline.or(done.headline);
+        }
+        rows.extend(done.rows);
+    }
+    report::finish(bench, &folder, &rows, &reports)?;
+    println!("{}", summary(&rows, headline.as_deref()));
+    println!("Consoles and results: {}", shown(&bench.options.root, &folder));
+    Ok(rows)
+}
+
+/// What has been seen, for somebody who sees it for the first time.
+fn summary(rows: &[Row], headline: Option<&str>) -> String {
+    let bad = rows.iter().filter(|r| r.verdict != Verdict::Pass).count();
+    if bad > 0 {
+        return format!(
+            "{bad} of {} are not as expected: nothing can be concluded from this run but that.",
+            rows.len()
+        );
+    }
+    let mut boots: Vec<(&str, &str, u64)> = Vec::new();
+    for row in rows.iter().filter(|r| r.kernel == SERIES) {
+        let boot = (row.kernel.as_str(), row.machine.as_str(), row.stale_hits.unwrap_or(0));
+        if boot.2 > 0 && !boots.contains(&boot) {
+            boots.push(boot);
+        }
+    }
+    let faults: u64 = boots.iter().map(|b| b.2).sum();
+    format!(
+        "Both kernels are fine on harts that forget invalid translations. On harts that remember them, as real\n\
+         cores may, the kernel that fences every hart after each new mapping died: \"{}\".\n\
+         Its fence is an interrupt that can be traced; the tracer touched the very mapping that was being announced,\n\
+         the fault was traced as well, touched it again, and so on until the stack ended. The kernel with the series\n\
+         fences at the fault, before anything can be traced: it took {faults} spurious faults on the same machines,\n\
+         and passed every test.",
+        headline.unwrap_or("no headline")
+    )
+}

@@ -1,0 +1,156 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//! Hunts of which the result is known: the hole must be named in a kernel that has one, and a kernel
+//! without it must only have hits that it absorbed.
+
+use crate::boot::machine::{Limits, Machine};
+use crate::boot::models;
+use crate::build::kernel::{Config, Kernel, SERIES};
+use crate::build::workbench::Lab;
+use crate::ground::error::{Error, Result};
+use crate::hunt::report::Report;
+use crate::hunt::verdict::Outcome;
+use crate::hunt::{self, Target, Workload};
+use crate::trial::control;
+use crate::trial::scenario::{self, Kind, Tier, Which};
+use crate::trial::verdict::Verdict;
+
+/// The scenario that both kernels are configured as.
+const SCENARIO: &str = "kasan-vmalloc";
+/// The control that has the hole.
+const CONTROL: &str = "mainline";
+/// What runs there: new mappings of all kinds. It comes with the series.
+const TEST: &str = "test-shapes.sh";
+/// The part of the address space that the hole is in.
+const REGION: &str = "KASAN shadow of vmalloc";
+/// The functions that fall into it.
+const VICTIMS: [&str; 2] = ["kasan_poison", "kasan_unpoison"];
+
+/// The machine on which the control dies before it gets to a test, and where.
+const WINDOW: (&str, &str) = ("window-1", "handle_exception");
+
+/// A result: name, verdict, and why if it is not a pass.
+pub type Checked = (String, Verdict, String);
+
+/// Hunts in kernels with the configuration that everybody has, and, from the tier `ci` on, in kernels
+/// with KASAN. What cannot be built or booted is a result as well.
+///
+/// # Errors
+/// When the scenario is wrong, or the tree cannot be left as it was.
+pub fn run(lab: &mut Lab, tier: Tier) -> Result<Vec<Checked>> {
+    let found = scenario::choose(&lab.options.root, &Which::Named(vec![SCENARIO.to_owned()]))?;
+    let Some(Kind::Boot(place)) = found.first().map(|s| &s.kind) else {
+        return Err(Error::usage(format!("the scenario {SCENARIO} boots nothing")));
+    };
+    let stale = Machine::new(models::find("stale")?);
+    let window = Machine::new(models::find(WINDOW.0)?);
+    let plain = Config::default();
+    let mut all = of_series("series", hunted(lab, SERIES, &plain, &stale, ""));
+    all.extend(of_window(hunted(lab, CONTROL, &plain, &window, "")));
+    if tier >= Tier::Ci {
+        let config = found.first().map(|s| s.config.clone()).unwrap_or_default();
+        all.extend(of_series("series with KASAN", hunted(lab, SERIES, &config, &stale, &place.append)));
+        all.extend(of_mainline(hunted(lab, CONTROL, &config, &stale, &place.append)));
+    }
+    let tip = lab.tip.clone();
+    lab.tree.check_out(&tip)?;
+    Ok(all)
+}
+
+fn hunted(lab: &mut Lab, name: &str, config: &Config, machine: &Machine, append: &str) -> Result<Report> {
+    let Kernel { name: kernel, image, vmlinux, selftests, .. } = match name {
+        SERIES => lab.kernel(config)?,
+        _ => control::kernel(lab, name, config)?,
+    };
+    let folder = lab.options.place("hunt");
+    let target = Target {
+        name: format!("check-{kernel}-{machine}"),
+        kernel,
+        image,
+        vmlinux: Some(vmlinux),
+        guest: Workload::Scripts(selftests, vec![TEST.to_owned()]),
+        machine: machine.clone(),
+        append: append.to_owned(),
+        limits: lab.options.limits.over(Limits::for_boot(1, machine)),
+    };
+    let report = hunt::boot(&lab.bench, &target, &folder)?;
+    let file = |ending: &str| folder.join(format!("{}.{ending}", target.name));
+    hunt::write(&report, &file("json"), &file("html"))?;
+    Ok(report)
+}
+
+/// Judges the kernel that runs on a stack that it may not see.
+fn of_window(report: Result<Report>) -> Vec<Checked> {
+    let named = |what: &str| format!("hunt: mainline on {}: {what}", WINDOW.0);
+    let report = match report {
+        Ok(report) => report,
+        Err(error) => return vec![(named("hunt"), Verdict::Error, error.message)],
+    };
+    let killed = match report.result {
+        Outcome::Killed { .. } => Verdict::Pass,
+        Outcome::Survived => Verdict::Fail,
+        Outcome::Uncertain { .. } => Verdict::Error,
+    };
+    let said = first_line(&report);
+    let victim = report.killer().is_some_and(|hit| hit.touch.at.starts_with(WINDOW.1));
+    vec![
+        (named("a stale hit kills it"), killed, said.clone()),
+        (named("the victim is handle_exception()"), pass(victim), said),
+    ]
+}
+
+/// Judges the kernel with the series.
+fn of_series(what: &str, report: Result<Report>) -> Vec<Checked> {
+    let named = |check: &str| format!("hunt: {what}: {check}");
+    let report = match report {
+        Ok(report) => report,
+        Err(error) => return vec![(named("hunt"), Verdict::Error, error.message)],
+    };
+    let counts = report.counts;
+    let said = first_line(&report);
+    let survived = match report.result {
+        Outcome::Survived => Verdict::Pass,
+        Outcome::Killed { .. } => Verdict::Fail,
+        Outcome::Uncertain { .. } => Verdict::Error,
+    };
+    vec![
+        (named("no stale hit kills it"), survived, said.clone()),
+        (named("has stale hits, and absorbs them"), pass(counts.absorbed > 0 && counts.killed == 0), said),
+    ]
+}
+
+/// Judges the kernel with the hole.
+fn of_mainline(report: Result<Report>) -> Vec<Checked> {
+    let named = |what: &str| format!("hunt: mainline with KASAN: {what}");
+    let report = match report {
+        Ok(report) => report,
+        Err(error) => return vec![(named("hunt"), Verdict::Error, error.message)],
+    };
+    let said = first_line(&report);
+    let killed = match report.result {
+        Outcome::Killed { .. } => Verdict::Pass,
+        Outcome::Survived => Verdict::Fail,
+        Outcome::Uncertain { .. } => Verdict::Error,
+    };
+    let calls = report.death.iter().flat_map(|death| &death.calls);
+    let in_calls = calls.filter_map(|call| call.split('+').next()).any(|name| VICTIMS.contains(&name));
+    let killer = report.killer();
+    let victim = killer.is_some_and(|hit| VICTIMS.contains(&hit.touch.by.as_str()) || in_calls);
+    let region = killer.is_some_and(|hit| hit.region == REGION);
+    let mapper = killer.is_some_and(|hit| hit.store.as_ref().is_some_and(|store| store.by.starts_with("kasan_")));
+    vec![
+        (named("a stale hit kills it"), killed, said.clone()),
+        (named("the victim is kasan_unpoison()"), pass(victim), said.clone()),
+        (named("the mapping is the vmalloc shadow"), pass(region), said.clone()),
+        (named("it was mapped by KASAN"), pass(mapper), said),
+    ]
+}
+
+fn pass(yes: bool) -> Verdict {
+    if yes { Verdict::Pass } else { Verdict::Fail }
+}
+
+fn first_line(report: &Report) -> String {
+    let text = report.text();
+    let lines = text.lines().take(1).chain(text.lines().filter(|l| l.contains("victim ") || l.contains("touched ")));
+    lines.map(str::trim).collect::<Vec<_>>().join("; ")
+}

@@ -1,0 +1,1382 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//! Tests of the machine model without a kernel or firmware.
+//!
+//! `harness/machine/guest.c` knows at each of its accesses whether the model has to let it through. It
+//! prints KTAP, and what QEMU's counters must be in the end. Here it is built and run on every machine,
+//! and its counts are compared with those of QEMU. Further tests repeat a run, read its trace, look at it
+//! with the monitor, end it with a signal, and ask for machines that QEMU must refuse.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::mpsc;
+use std::thread;
+use std::time::Duration;
+
+use object::{Object, ObjectSymbol};
+use rustix::process::Signal;
+
+use crate::ground::cmd::{self, Dialogue, Said};
+use crate::ground::error::{Error, Result};
+use crate::hunt::trace;
+use crate::console::ktap::{self, Status};
+use crate::console::log::Log;
+use crate::boot::machine;
+use crate::ground::progress::Step;
+use crate::ground::files;
+use crate::trial::tally::Tally;
+use crate::build::workbench::Workbench;
+
+/// How the guest is compiled. It runs in M-mode, at the address where QEMU puts a kernel without firmware.
+const FLAGS: [&str; 11] = [
+    "--target=riscv64-unknown-elf",
+    "-march=rv64imac_zicsr_zifencei",
+    "-mabi=lp64",
+    "-mcmodel=medany",
+    "-mno-relax",
+    "-nostdlib",
+    "-ffreestanding",
+    "-fno-builtin",
+    "-O1",
+    "-Wall",
+    "-Wextra",
+];
+
+/// What the lines with QEMU's counters begin with.
+const PROPERTY: &str = "x-cache-invalid";
+/// Number of harts where a run does not say otherwise.
+const HARTS: u32 = 2;
+/// How long a guest may take, on a host that may be busy.
+const PATIENCE: Duration = Duration::from_secs(120);
+/// The same for what takes less.
+const MINUTE: Duration = Duration::from_secs(60);
+/// How long QEMU may take to end once it was told to, or to refuse a machine.
+const SOON: Duration = Duration::from_secs(20);
+/// At most this much of a problem goes into its check's line.
+const SHOWN: usize = 300;
+/// At most this much of what was said goes into the log of a check that failed.
+const QUOTED: usize = 2000;
+
+/// Everything that a CPU with all extensions has.
+const FULL: &[&str] = &["MODEL", "SVVPTC", "V", "SVINVAL"];
+/// That CPU.
+const FULL_CPU: &str = "rv64,v=on,svinval=on,x-cache-invalid=on";
+/// What makes a hart lose its valid translations: the words of `x-cache-invalid-evict-at`, and the guest's
+/// names for them.
+const EVENTS: [(&str, &str); 6] = [
+    ("trap-s", "TRAP_S"),
+    ("trap-u", "TRAP_U"),
+    ("sscratch", "SSCRATCH"),
+    ("sscratch-set", "SSCRATCH_SET"),
+    ("sstatus", "SSTATUS"),
+    ("sepc", "SEPC"),
+];
+/// One instruction takes 1 ns, and the harts take turns.
+const ONE: &[&str] = &["-icount", "shift=0"];
+/// On one host thread, with virtual time, a run is determined by the seeds: what each hart sees, and when.
+const REPLAY: &[&str] = &["-icount", "shift=1,sleep=off", "-rtc", "base=2026-01-01,clock=vm", "-seed", "1"];
+/// A CPU on which everything can happen.
+const STORM_CPU: &str = "rv64,x-cache-invalid=on,x-cache-invalid-scope=all,x-cache-invalid-coexist=any,\
+                         x-cache-invalid-choice=random,x-cache-invalid-evict-rate=50";
+/// Its harts.
+const STORM_HARTS: u32 = 4;
+
+/// CPUs that QEMU must refuse with an accelerator, and what it must say.
+const REFUSALS: [(&str, &str, &str); 18] = [
+    ("rv32,x-cache-invalid=on", "tcg", "'x-cache-invalid' requires a 64-bit CPU"),
+    (
+        "rv64,x-cache-invalid=on,x-cache-invalid-coexist=some",
+        "tcg",
+        "'x-cache-invalid-coexist' has unknown value 'some', not one of none, global, any",
+    ),
+    (
+        "rv64,x-cache-invalid=on,x-cache-invalid-coexist=any,x-cache-invalid-choice=bad",
+        "tcg",
+        "'x-cache-invalid-choice' has unknown value 'bad', not one of invalid, valid, random",
+    ),
+    (
+        "rv64,x-cache-invalid=on,x-cache-invalid-choice=valid",
+        "tcg",
+        "'x-cache-invalid-choice=valid' requires 'x-cache-invalid-coexist' to be global or any",
+    ),
+    (
+        "rv64,x-cache-invalid=on,x-cache-invalid-evict-at=sepc+trap",
+        "tcg",
+        "'x-cache-invalid-evict-at' has unknown value 'trap', not one of trap-s, trap-u, sscratch, sscratch-set, \
+         sstatus, sepc",
+    ),
+    (
+        "rv64,x-cache-invalid=on,x-cache-invalid-evict-at=sepc+",
+        "tcg",
+        "'x-cache-invalid-evict-at' has unknown value ''",
+    ),
+    (
+        "rv64,x-cache-invalid=on,x-cache-invalid-scope=none",
+        "tcg",
+        "'x-cache-invalid-scope' has unknown value 'none', not one of access, leaf, all",
+    ),
+    (
+        "rv64,x-cache-invalid=on,x-cache-invalid-lifetime=19",
+        "tcg",
+        "'x-cache-invalid-lifetime' must be 0 or at least 20",
+    ),
+    ("rv64,x-cache-invalid-lifetime=1000", "tcg", "'x-cache-invalid-lifetime' requires 'x-cache-invalid'"),
+    ("rv64,x-cache-invalid-scope=all", "tcg", "'x-cache-invalid-scope' requires 'x-cache-invalid'"),
+    ("rv64,x-cache-invalid-user=on,x-late-pte=on", "tcg", "'x-cache-invalid-user' requires 'x-cache-invalid'"),
+    ("rv64,x-late-pte=on,x-cache-invalid=on", "tcg", "'x-late-pte' excludes 'x-cache-invalid'"),
+    ("rv32,x-late-pte=on", "tcg", "'x-late-pte' requires a 64-bit CPU"),
+    ("rv64,x-late-pte=on", "qtest", "'x-late-pte' requires TCG acceleration"),
+    ("rv64,x-cache-invalid-what=on", "tcg", "x-cache-invalid-what"),
+    ("rv64,x-cache-invalid-evict-at=sepc", "tcg", "'x-cache-invalid-evict-at' requires 'x-cache-invalid'"),
+    ("rv64,x-cache-invalid-seed=1", "tcg", "'x-cache-invalid-seed' requires 'x-cache-invalid'"),
+    ("rv64,x-cache-invalid=on", "qtest", "'x-cache-invalid' requires TCG acceleration"),
+];
+
+/// A check that was made.
+#[derive(Clone, Debug)]
+pub struct Check {
+    /// Its name, unlike that of any other.
+    pub name: String,
+    /// What is wrong; it passed if there is nothing.
+    problems: Vec<String>,
+    /// What else can be said of it.
+    note: String,
+    /// The end of what QEMU and the guest said, if that can explain a failure.
+    said: String,
+}
+
+/// Something, or the problems that kept it from being there.
+type Tried<T> = Result<T, Vec<String>>;
+/// A note if a check passed, else what is wrong.
+type Verdict = Tried<String>;
+/// Something that a trace tells, or why it cannot be understood.
+type Told<T> = Result<T, String>;
+
+impl Check {
+    fn new(name: impl Into<String>, verdict: Verdict) -> Self {
+        let (note, problems) = match verdict {
+            Ok(note) => (note, Vec::new()),
+            Err(problems) => (String::new(), problems),
+        };
+        Self { name: name.into(), problems, note, said: String::new() }
+    }
+
+    /// The first thing that is wrong, in a line; none if the check passed.
+    pub fn why(&self) -> Option<String> {
+        let line = self.problems.first()?.lines().next().unwrap_or_default();
+        let rest = if line.chars().count() > SHOWN { "…" } else { "" };
+        Some(line.chars().take(SHOWN).chain(rest.chars()).collect())
+    }
+}
+
+/// A verdict of problems that were looked for.
+fn none_of(problems: Vec<String>, note: impl Into<String>) -> Verdict {
+    if problems.is_empty() { Ok(note.into()) } else { Err(problems) }
+}
+
+/// Something that kept a check from being made, as its problem.
+fn because(error: Error) -> Vec<String> {
+    vec![error.message]
+}
+
+/// Makes all checks, with a guest that `clang` compiles, and writes them to `log` as KTAP.
+///
+/// # Errors
+/// When the guest cannot be built, or a file not be written.
+pub fn run(bench: &Workbench, clang: &str, log: &Path) -> Result<Vec<Check>> {
+    let step = Step::start("test the machine");
+    files::remove(log)?;
+    let rig = Rig::build(bench, clang, &step)?;
+    let mut checks = rig.all_runs(&step);
+    checks.extend(rig.replays(&step));
+    checks.push(rig.check("trace", &step, Rig::trace));
+    checks.push(rig.check("monitor", &step, Rig::monitor));
+    checks.push(rig.check("SIGTERM", &step, |rig| rig.ends_with_counters(Signal::TERM)));
+    checks.push(rig.check("SIGINT", &step, |rig| rig.ends_with_counters(Signal::INT)));
+    for (cpu, accelerator, message) in REFUSALS {
+        checks.push(rig.check(&format!("{cpu} {accelerator}"), &step, |rig| rig.refuses(cpu, accelerator, message)));
+    }
+    files::write_whole(log, as_ktap(&checks))?;
+    step.finish(if checks.iter().all(|c| c.problems.is_empty()) { "done" } else { "failed" });
+    Ok(checks)
+}
+
+/// The checks as KTAP, with everything that is known of those that failed.
+fn as_ktap(checks: &[Check]) -> String {
+    let mut tally = Tally::kept();
+    for check in checks {
+        if !check.note.is_empty() {
+            tally.note(&check.note);
+        }
+        match check.why() {
+            None => tally.ok(&check.name),
+            Some(why) => {
+                check.problems.iter().for_each(|problem| tally.quote(problem));
+                tally.quote(&check.said);
+                tally.not_ok(&check.name, &why);
+            }
+        }
+    }
+    tally.finish();
+    tally.text().to_owned()
+}
+
+/// A run of the guest on a machine.
+#[derive(Clone, Debug)]
+struct Run {
+    /// QEMU's `-cpu`.
+    cpu: String,
+    /// What the guest has to know of the machine, as guest.c names it: `PARAM_` and this.
+    params: Vec<&'static str>,
+    harts: u32,
+    /// Further arguments of QEMU's.
+    extra: &'static [&'static str],
+}
+
+impl Run {
+    fn new(cpu: impl Into<String>, params: &[&'static str]) -> Self {
+        Self { cpu: cpu.into(), params: params.to_vec(), harts: HARTS, extra: &[] }
+    }
+
+    /// With valid translations beside invalid ones.
+    fn beside(coexist: &str, choice: &str, more: &str) -> Self {
+        let cpu =
+            format!("rv64,x-cache-invalid=on,x-cache-invalid-coexist={coexist},x-cache-invalid-choice={choice}{more}");
+        let run = Self::new(cpu, &["MODEL", "SVVPTC", if coexist == "any" { "ANY" } else { "GLOBAL" }]);
+        match choice {
+            "valid" => run.and(&["VALID"]),
+            "random" => run.and(&["RANDOM"]),
+            _ => run,
+        }
+    }
+
+    /// With valid translations that these events take away.
+    fn evicting(events: &[(&str, &'static str)]) -> Self {
+        let words: Vec<&str> = events.iter().map(|(word, _)| *word).collect();
+        let params: Vec<&'static str> = events.iter().map(|(_, param)| *param).collect();
+        Self::beside("any", "valid", &format!(",x-cache-invalid-evict-at={}", words.join("+"))).and(&params)
+    }
+
+    fn and(mut self, params: &[&'static str]) -> Self {
+        self.params.extend_from_slice(params);
+        self
+    }
+
+    fn harts(self, harts: u32) -> Self {
+        Self { harts, ..self }
+    }
+
+    fn extra(self, extra: &'static [&'static str]) -> Self {
+        Self { extra, ..self }
+    }
+
+    fn has(&self, param: &str) -> bool {
+        self.params.contains(&param)
+    }
+
+    fn name(&self) -> String {
+        let harts = if self.harts == HARTS { String::new() } else { format!(" -smp {}", self.harts) };
+        let extra: String = self.extra.iter().map(|word| format!(" {word}")).collect();
+        format!("{}{harts}{extra}", self.cpu)
+    }
+
+    /// QEMU's arguments for the machine, without its devices.
+    fn arguments(&self) -> Vec<String> {
+        let harts = self.harts.to_string();
+        let machine = ["-M", "virt", "-cpu", &self.cpu, "-smp", &harts, "-m", "256M", "-display", "none"];
+        machine.iter().chain(self.extra).map(|word| (*word).to_owned()).collect()
+    }
+}
+
+/// Every machine that the guest's tests are run on.
+fn runs() -> Vec<Run> {
+    let quick = || Run::new(FULL_CPU, FULL).and(&["QUICK"]);
+    let thead = "rv64,x-cache-invalid=on,xtheadsync=on,priv_spec=v1.12.0";
+    let mut all = vec![
+        Run::new("rv64,v=on,svinval=on", &["SVVPTC", "V", "SVINVAL"]),
+        Run::new(FULL_CPU, FULL),
+        Run::new("rv64,x-cache-invalid=on,svvptc=off", &["MODEL"]),
+        Run::new("rv64,x-cache-invalid=on,svade=on,svadu=off", &["MODEL", "SVVPTC", "QUICK"]),
+        Run::new(format!("{thead},svvptc=off"), &["MODEL", "THEAD", "QUICK"]),
+        Run::new("max,x-cache-invalid=on", FULL).and(&["QUICK"]),
+        quick().extra(&["-accel", "tcg,thread=single"]),
+        Run::new(FULL_CPU, FULL).and(&["VIRTUAL"]).extra(&["-icount", "shift=5,sleep=off"]),
+        quick().extra(&["-accel", "tcg,one-insn-per-tb=on"]),
+        quick().harts(1),
+        quick().harts(4),
+        Run::new(thead, &["MODEL", "SVVPTC", "THEAD", "QUICK"]).harts(4),
+        Run::new("rv64,x-late-pte=on", &["MODEL", "LATE"]),
+        Run::new("rv64,x-late-pte=on", &["MODEL", "LATE"]).harts(4),
+        Run::new("rv64,x-cache-invalid=on,x-cache-invalid-scope=all", &["MODEL", "ALL"]),
+        Run::new("rv64,x-cache-invalid=on,x-cache-invalid-scope=access", &["MODEL", "ACCESS"]),
+        Run::new("rv64,x-cache-invalid=on,x-cache-invalid-user=on", &["MODEL", "USER"]),
+        Run::new("rv64,x-cache-invalid=on,x-cache-invalid-lifetime=1000", &["MODEL", "LIFETIME"]),
+        Run::new("rv64,svvptc=off,x-cache-invalid=on,x-cache-invalid-lifetime=1000", &["MODEL", "LIFETIME", "VIRTUAL"])
+            .extra(&["-icount", "shift=1"]),
+        Run::beside("any", "invalid", ""),
+        Run::beside("global", "invalid", ""),
+        Run::beside("any", "valid", ""),
+        Run::beside("global", "valid", ""),
+    ];
+    all.extend(EVENTS.iter().map(|event| Run::evicting(&[*event])));
+    let rate = || Run::beside("any", "valid", ",x-cache-invalid-evict-rate=1").and(&["RATE"]);
+    all.extend([
+        Run::evicting(&EVENTS),
+        Run::evicting(&EVENTS).extra(ONE),
+        rate(),
+        rate().extra(ONE),
+        Run::beside("any", "random", ""),
+        Run::beside("any", "random", "").extra(ONE),
+        Run::beside("any", "random", ",x-cache-invalid-seed=1"),
+    ]);
+    all
+}
+
+/// The guest's parameter word. Its bits are defined in guest.c and nowhere else.
+#[derive(Debug)]
+struct Params(BTreeMap<String, u64>);
+
+impl Params {
+    fn read(source: &Path) -> Result<Self> {
+        Ok(Self::parse(&fs::read_to_string(source).map_err(|e| Error::io("read", source, e))?))
+    }
+
+    /// Takes `#define PARAM_NAME VALUE` out of C.
+    fn parse(source: &str) -> Self {
+        let define = |line: &str| {
+            let (name, rest) = line.strip_prefix("#define PARAM_")?.split_once(char::is_whitespace)?;
+            let value = rest.split("/*").next().unwrap_or_default();
+            Some((name.to_owned(), value_in_c(value.trim())?))
+        };
+        Self(source.lines().filter_map(define).collect())
+    }
+
+    fn get(&self, name: &str) -> Result<u64> {
+        let value = self.0.get(name).copied();
+        value.ok_or_else(|| Error::could_not(format!("guest.c has no usable `#define PARAM_{name}`; add it")))
+    }
+
+    /// QEMU's `-device` that puts the word for `run` where the guest expects it.
+    fn device(&self, run: &Run) -> Result<String> {
+        let shift = self.get("HARTS")?;
+        let harts = u32::try_from(shift).ok().and_then(|shift| u64::from(run.harts).checked_shl(shift));
+        let mut word = harts.ok_or_else(|| Error::could_not(format!("guest.c: PARAM_HARTS is {shift}; correct it")))?;
+        for param in &run.params {
+            word |= self.get(param)?;
+        }
+        Ok(format!("loader,addr={:#x},data={word},data-len=8", self.get("ADDRESS")?))
+    }
+}
+
+/// `64`, `0x40` or `(1 << 6)`.
+fn value_in_c(text: &str) -> Option<u64> {
+    if let Some(bit) = text.strip_prefix("(1 << ").and_then(|t| t.strip_suffix(')')) {
+        return 1u64.checked_shl(bit.trim().parse().ok()?);
+    }
+    match text.strip_prefix("0x") {
+        Some(digits) => u64::from_str_radix(digits, 16).ok(),
+        None => text.parse().ok(),
+    }
+}
+
+/// Addresses in the guest by name.
+type Symbols = BTreeMap<String, u64>;
+
+fn symbols(elf: &Path) -> Result<Symbols> {
+    let data = fs::read(elf).map_err(|e| Error::io("read", elf, e))?;
+    let file = object::File::parse(&*data)
+        .map_err(|e| Error::could_not(format!("{}: {e}; remove it and run again", elf.display())))?;
+    Ok(file.symbols().filter_map(|s| Some((s.name().ok()?.to_owned(), s.address()))).collect())
+}
+
+/// QEMU and the guest.
+struct Rig {
+    qemu: PathBuf,
+    /// Where the guest is, and where QEMU runs.
+    folder: PathBuf,
+    params: Params,
+    symbols: Symbols,
+}
+
+impl Rig {
+    fn build(bench: &Workbench, clang: &str, step: &Step) -> Result<Self> {
+        let source = bench.options.root.join("harness/machine");
+        let folder = bench.options.out.join("machine");
+        fs::create_dir_all(&folder).map_err(|e| Error::io("create", &folder, e))?;
+        let elf = folder.join("guest.elf");
+        let mut compile = cmd::plain(clang);
+        compile.args(FLAGS).args(["-fuse-ld=lld", "-T"]).arg(source.join("guest.ld"));
+        compile.arg(source.join("start.S")).arg(source.join("guest.c")).arg("-o").arg(&elf);
+        cmd::logged(&mut compile, &bench.options.out.join("log/machine-guest.log"), step)?;
+        // A name without a folder is looked for in PATH, wherever QEMU runs.
+        let qemu = match bench.qemu.binary.components().count() {
+            0 | 1 => bench.qemu.binary.clone(),
+            _ => std::path::absolute(&bench.qemu.binary).map_err(|e| Error::io("find", &bench.qemu.binary, e))?,
+        };
+        Ok(Self { qemu, params: Params::read(&source.join("guest.c"))?, symbols: symbols(&elf)?, folder })
+    }
+
+    /// QEMU with the guest on the machine of `run`; the caller adds what its serial port and monitor are.
+    fn guest(&self, run: &Run) -> Result<Command> {
+        let mut command = self.qemu(&run.arguments());
+        command.args(["-bios", "none", "-kernel", "guest.elf", "-device", &self.params.device(run)?]);
+        Ok(command)
+    }
+
+    fn qemu(&self, arguments: &[String]) -> Command {
+        let mut command = Command::new(&self.qemu);
+        command.args(arguments).current_dir(&self.folder);
+        command
+    }
+
+    /// Runs the guest to its end, with further arguments of QEMU's.
+    fn boot(&self, run: &Run, more: &[&str]) -> Result<Said> {
+        let mut command = self.guest(run)?;
+        cmd::within(command.args(["-monitor", "none", "-serial", "stdio"]).args(more), PATIENCE)
+    }
+
+    /// What a guest said that has to end well.
+    fn finished(&self, run: &Run, more: &[&str]) -> Tried<Said> {
+        let said = self.boot(run, more).map_err(because)?;
+        match wrong_ending(&said, PATIENCE) {
+            None => Ok(said),
+            Some(problem) => Err(vec![problem, end_of(&said)]),
+        }
+    }
+
+    fn file(&self, name: &str) -> Tried<String> {
+        let path = self.folder.join(name);
+        fs::read_to_string(&path).map_err(|e| because(Error::io("read", &path, e)))
+    }
+
+    fn check(&self, name: &str, step: &Step, make: impl FnOnce(&Self) -> Verdict) -> Check {
+        step.detail(name);
+        Check::new(name, make(self))
+    }
+
+    /// The guest's tests on every machine, and whether seeds do what they should.
+    fn all_runs(&self, step: &Step) -> Vec<Check> {
+        let runs = runs();
+        let mut checks = Vec::new();
+        let mut patterns: Vec<Vec<String>> = Vec::new();
+        for (run, said) in runs.iter().zip(self.boots(&runs, step)) {
+            let mut check = Check::new(run.name(), said.as_ref().map_err(Clone::clone).and_then(|s| judge(run, s)));
+            if let Ok(said) = said {
+                if run.has("RANDOM") {
+                    patterns.push(lines_of(&said.stdout, "pattern ").map(str::to_owned).collect());
+                }
+                check.said = end_of(&said);
+            }
+            checks.push(check);
+        }
+        checks.push(Check::new("seed", chosen_by_seed(&patterns)));
+        checks
+    }
+
+    /// Boots all of `runs`, as many at a time as the host has CPUs.
+    fn boots(&self, runs: &[Run], step: &Step) -> Vec<Tried<Said>> {
+        let cpus = thread::available_parallelism().map_or(1, usize::from);
+        let next = AtomicUsize::new(0);
+        let mut all: Vec<_> = runs.iter().map(|_| Err(vec!["it was not run".to_owned()])).collect();
+        thread::scope(|scope| {
+            let (sender, receiver) = mpsc::channel();
+            for _ in 0..cpus.min(runs.len()) {
+                let (sender, next) = (sender.clone(), &next);
+                // Each waits for the QEMUs that it starts: they would not survive it.
+                scope.spawn(move || {
+                    loop {
+                        let at = next.fetch_add(1, Ordering::Relaxed);
+                        let Some(run) = runs.get(at) else { break };
+                        let said = self.boot(run, &[]).map_err(because);
+                        if sender.send((at, said)).is_err() {
+                            break;
+                        }
+                    }
+                });
+            }
+            drop(sender);
+            for (at, said) in receiver {
+                step.detail(&runs[at].name());
+                all[at] = said;
+            }
+        });
+        all
+    }
+
+    /// All harts at once, at random: everything that QEMU and the guest said.
+    fn storm(&self, more: &str, extra: &[&str]) -> Tried<String> {
+        let run = Run::new(format!("{STORM_CPU}{more}"), &["MODEL", "STORM"]).harts(STORM_HARTS).extra(REPLAY);
+        let said = self.finished(&run, extra)?;
+        Ok(said.stdout + &said.stderr)
+    }
+
+    /// The same with a trace in `name`, which is returned as well.
+    fn traced_storm(&self, name: &str) -> Tried<(String, String)> {
+        files::remove(&self.folder.join(name)).map_err(because)?;
+        let said = self.storm("", &["-D", name, "-trace", trace::EVENTS])?;
+        Ok((said, self.file(name)?))
+    }
+
+    /// A run that is repeated, and what its trace tells.
+    fn replays(&self, step: &Step) -> Vec<Check> {
+        const LOGS: [&str; 2] = ["storm1.log", "storm2.log"];
+        step.detail("replay");
+        let one = self.storm("", &[]);
+        let replay = || {
+            let one = one.clone()?;
+            repeated(&one, &self.storm("", &[])?, &self.storm(",x-cache-invalid-seed=1", &[])?)
+        };
+        let replay_traced = || {
+            let one = one.clone()?;
+            repeated_with_trace(&one, &self.traced_storm(LOGS[0])?, &self.traced_storm(LOGS[1])?)
+        };
+        vec![
+            self.check("replay", step, |_| replay()),
+            self.check("replay traced", step, |_| replay_traced()),
+            // It has the log of the check before.
+            self.check("trace of 4 harts", step, |rig| stories(&one.clone()?, &rig.file(LOGS[0])?)),
+        ]
+    }
+
+    /// A single hit and all that led to it.
+    fn trace(&self) -> Verdict {
+        const LOG: &str = "trace.log";
+        files::remove(&self.folder.join(LOG)).map_err(because)?;
+        let run = Run::new("rv64,x-late-pte=on", &["MODEL", "LATE"]);
+        let said = self.finished(&run, &["-D", LOG, "-trace", "riscv_invalid_cache_*"])?;
+        story_of_first_hit(&self.file(LOG)?, &self.symbols, &said.stderr).map_err(|why| vec![why])?
+    }
+
+    /// The monitor sees what memory holds, and leaves no trace of having looked.
+    fn monitor(&self) -> Verdict {
+        const LOG: &str = "spin.log";
+        let log = self.folder.join(LOG);
+        files::remove(&log).map_err(because)?;
+        let mut command = self.guest(&Run::new("rv64,x-cache-invalid=on", &["MODEL", "SPIN"])).map_err(because)?;
+        command.args(["-serial", &format!("file:{LOG}"), "-monitor", "stdio"]);
+        let mut talk = Dialogue::start(&mut command).map_err(because)?;
+        let spins = |_: &str| fs::read_to_string(&log).is_ok_and(|text| text.contains("spinning"));
+        if !talk.wait_until(MINUTE, spins).map_err(because)? {
+            let said = talk.end(Duration::ZERO).map_err(because)?;
+            return Err(vec!["the guest does not get to where it waits".to_owned(), end_of(&said)]);
+        }
+        // It says so a moment before it does.
+        thread::sleep(Duration::from_millis(200));
+        talk.say("x /1gx 0xffffffc000001000\nx /1gx 0xffffffc000201000\nquit\n");
+        let said = talk.end(SOON).map_err(because)?;
+        seen_by_monitor(&said, &self.file(LOG)?)
+    }
+
+    /// A QEMU that is ended by a signal prints its counters.
+    fn ends_with_counters(&self, signal: Signal) -> Verdict {
+        let run = Run::new("rv64,x-cache-invalid=on", &[]).harts(3);
+        let mut command = self.qemu(&run.arguments());
+        command.args(["-bios", "none", "-serial", "none", "-monitor", "stdio"]);
+        let mut talk = Dialogue::start(&mut command).map_err(because)?;
+        // Its prompt: it is up.
+        if !talk.wait_until(MINUTE, |said| said.contains(')')).map_err(because)? {
+            let said = talk.end(Duration::ZERO).map_err(because)?;
+            return Err(vec!["no prompt".to_owned(), end_of(&said)]);
+        }
+        talk.signal(signal);
+        counted_at_the_end(&talk.end(SOON).map_err(because)?)
+    }
+
+    /// QEMU ends with a message instead of giving a machine that cannot be.
+    fn refuses(&self, cpu: &str, accelerator: &str, message: &str) -> Verdict {
+        let words = ["-M", "virt", "-cpu", cpu, "-accel", accelerator, "-display", "none", "-bios", "none"];
+        let mut command = self.qemu(&words.map(str::to_owned));
+        refused(&cmd::within(&mut command, SOON).map_err(because)?, message)
+    }
+}
+
+/// The end of all that was said.
+fn end_of(said: &Said) -> String {
+    let all = format!("{}{}", said.stdout, said.stderr);
+    let skip = all.chars().count().saturating_sub(QUOTED);
+    all.chars().skip(skip).collect()
+}
+
+/// What follows `start` in the lines that begin with it.
+fn lines_of<'a>(text: &'a str, start: &str) -> impl Iterator<Item = &'a str> {
+    text.lines().filter_map(move |line| line.strip_prefix(start))
+}
+
+/// How a run ended, if that was not well.
+fn wrong_ending(said: &Said, limit: Duration) -> Option<String> {
+    match said.status {
+        None => Some(format!("it did not end within {} s", limit.as_secs())),
+        Some(status) if !status.success() => Some(format!("QEMU ended with {status}")),
+        Some(_) => None,
+    }
+}
+
+/// Whether a run is as it must be.
+fn judge(run: &Run, said: &Said) -> Verdict {
+    let mut problems: Vec<String> = wrong_ending(said, PATIENCE).into_iter().collect();
+    let report = ktap::parse(&Log::of(&said.stdout));
+    problems.extend(wrong_results(&report));
+    let mut note = format!("{} checks", report.totals().passed);
+    if run.has("MODEL") {
+        problems.extend(wrong_counters(&said.stdout, &said.stderr));
+        if let Some(last) = said.stderr.lines().rfind(|line| line.starts_with(PROPERTY)) {
+            note.push_str(&format!(", {last}"));
+        }
+    } else if !said.stderr.is_empty() {
+        // A machine without the model has nothing to count.
+        problems.push(format!("QEMU said: {}", said.stderr));
+    }
+    none_of(problems, note)
+}
+
+/// What is wrong with the guest's results: each must be a pass, and none may be missing.
+fn wrong_results(report: &ktap::Report) -> Vec<String> {
+    let failed = report.cases.iter().filter(|case| case.status != Status::Pass).map(|case| {
+        let notes = case.all_notes();
+        format!("{} of {}: {}", case.status, case.name, notes.last().unwrap_or(&"nothing was said"))
+    });
+    let mut problems: Vec<String> = failed.chain(report.all_problems().iter().map(ToString::to_string)).collect();
+    if problems.is_empty() && report.status() != Status::Pass {
+        problems.push(format!("the results as a whole: {}", report.status()));
+    }
+    problems
+}
+
+/// How QEMU's counters differ from those that the guest expects, and their total from their sum.
+fn wrong_counters(stdout: &str, stderr: &str) -> Vec<String> {
+    let start = format!("{PROPERTY}: ");
+    let wanted: Vec<&str> = lines_of(stdout, "expect ").collect();
+    let counted = |word: &str| lines_of(stderr, &start).filter(|line| line.starts_with(word)).collect::<Vec<&str>>();
+    let (harts, totals) = (counted("hart="), counted("total "));
+    let mut problems = Vec::new();
+    if wanted.is_empty() || wanted != harts {
+        problems.push(format!("counters: wanted {wanted:?}, got {harts:?}"));
+    }
+    match total_of(&harts) {
+        Some(total) if totals == [total.as_str()] => {}
+        Some(total) => problems.push(format!("total: wanted {total:?}, got {totals:?}")),
+        None => problems.push(format!("counters that cannot be added up: {harts:?}")),
+    }
+    problems
+}
+
+/// The line with the sums of `hart=N NAME=COUNT NAME=COUNT`; none if these differ in more than numbers.
+fn total_of(harts: &[&str]) -> Option<String> {
+    let mut sums: Vec<(&str, u64)> = Vec::new();
+    for (nth, hart) in harts.iter().enumerate() {
+        let mut fields = hart.split_whitespace().map(|word| {
+            let (name, count) = word.split_once('=')?;
+            Some((name, count.parse::<u64>().ok()?))
+        });
+        fields.next()??;
+        let counts = fields.collect::<Option<Vec<_>>>()?;
+        if nth == 0 {
+            sums = counts;
+            continue;
+        }
+        if counts.len() != sums.len() {
+            return None;
+        }
+        for (sum, (name, count)) in sums.iter_mut().zip(counts) {
+            if sum.0 != name {
+                return None;
+            }
+            sum.1 = sum.1.checked_add(count)?;
+        }
+    }
+    let counts: String = sums.iter().map(|(name, sum)| format!(" {name}={sum}")).collect();
+    Some(format!("total harts={}{counts}", harts.len()))
+}
+
+/// The same seed makes the same choices, another one others: of three random runs the last has another
+/// seed. Each has a pattern for each of the three modes of the MMU.
+fn chosen_by_seed(patterns: &[Vec<String>]) -> Verdict {
+    match patterns {
+        [one, same, other] if one.len() == 3 && one == same && same != other => Ok(String::new()),
+        _ => Err(vec![format!("{patterns:?}")]),
+    }
+}
+
+/// Runs with the same seed are the same, with another one another.
+fn repeated(one: &str, again: &str, other: &str) -> Verdict {
+    let mut problems = Vec::new();
+    if one != again {
+        problems.push(format!("the same run differs:\n{one}\n{again}"));
+    }
+    if again == other {
+        problems.push(format!("another seed gives the same run:\n{one}"));
+    }
+    let hashes = lines_of(one, "hash ").count();
+    if hashes != STORM_HARTS as usize {
+        problems.push(format!("{hashes} harts have a hash:\n{one}"));
+    }
+    if !one.contains(&format!("{PROPERTY}: total harts={STORM_HARTS}")) {
+        problems.push(format!("no total of {STORM_HARTS} harts:\n{one}"));
+    }
+    none_of(problems, one.lines().last().unwrap_or_default())
+}
+
+/// Tracing changes nothing, and shows the same every time.
+fn repeated_with_trace(one: &str, first: &(String, String), second: &(String, String)) -> Verdict {
+    let mut problems = Vec::new();
+    if first.0 != one {
+        problems.push(format!("a run with a trace differs from one without:\n{one}\n{}", first.0));
+    }
+    if first.0 != second.0 {
+        problems.push(format!("two runs with a trace differ:\n{}\n{}", first.0, second.0));
+    }
+    if first.1 != second.1 {
+        problems.push("two traces of the same run differ".to_owned());
+    }
+    none_of(problems, "")
+}
+
+/// A value in a trace.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Value {
+    Number(i128),
+    Word(String),
+}
+
+/// A line of a trace.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Event {
+    name: String,
+    fields: BTreeMap<String, Value>,
+}
+
+impl Event {
+    /// One with these numbers.
+    fn of(name: &str, numbers: &[(&str, i128)]) -> Self {
+        let fields = numbers.iter().map(|(name, number)| ((*name).to_owned(), Value::Number(*number))).collect();
+        Self { name: name.to_owned(), fields }
+    }
+
+    /// The same of a kind of access.
+    fn of_access(mut self, access: &str) -> Self {
+        self.fields.insert("access".to_owned(), Value::Word(access.to_owned()));
+        self
+    }
+
+    /// The same without a time.
+    fn timeless(mut self) -> Self {
+        self.fields.remove("time");
+        self
+    }
+
+    fn parse(line: &str) -> Option<Self> {
+        let mut words = line.strip_prefix(trace::PREFIX)?.split_whitespace();
+        let name = words.next()?.to_owned();
+        let field = |word: &str| {
+            let (name, text) = word.split_once('=')?;
+            let value = match text {
+                "load" | "store" | "fetch" => Value::Word(text.to_owned()),
+                _ => Value::Number(match text.strip_prefix("0x") {
+                    Some(digits) => u64::from_str_radix(digits, 16).ok()?.into(),
+                    None => text.parse().ok()?,
+                }),
+            };
+            Some((name.to_owned(), value))
+        };
+        Some(Self { name, fields: words.map(field).collect::<Option<_>>()? })
+    }
+
+    fn number(&self, name: &str) -> Told<i128> {
+        match self.fields.get(name) {
+            Some(Value::Number(number)) => Ok(*number),
+            _ => Err(format!("{} has no number {name}: {:?}", self.name, self.fields)),
+        }
+    }
+}
+
+fn events(log: &str) -> Told<Vec<Event>> {
+    log.lines().map(|line| Event::parse(line).ok_or_else(|| format!("no event: {line:?}"))).collect()
+}
+
+/// QEMU's sums.
+fn total(said: &str) -> Told<machine::Counters> {
+    machine::parse_counters(said, PROPERTY)?.ok_or_else(|| format!("QEMU printed no line `{PROPERTY}: total`"))
+}
+
+/// The parts of a hit by name.
+type Parts<'a> = BTreeMap<&'a str, &'a Event>;
+
+/// What each stale hit of a storm is told with: who made the PTE valid, and that this was after the table
+/// was read.
+fn stories(said: &str, log: &str) -> Verdict {
+    let told = || -> Told<Vec<String>> {
+        let events = events(log)?;
+        let mut hits: BTreeMap<(i128, i128), Parts<'_>> = BTreeMap::new();
+        for event in events.iter().filter(|e| e.name == "stale_hit") {
+            hits.insert((event.number("hart")?, event.number("hit")?), Parts::from([("stale_hit", event)]));
+        }
+        for event in &events {
+            if let Some(parts) = hits.get_mut(&(event.number("hart")?, event.number("hit")?)) {
+                parts.entry(event.name.as_str()).or_insert(event);
+            }
+        }
+        let total = total(said)?.stale_hits;
+        let mut problems = Vec::new();
+        // By hart: who made the PTEs valid that it met.
+        let mut pairs = BTreeSet::new();
+        let (mut others, mut ended) = (0, 0);
+        for ((hart, hit), parts) in &hits {
+            match maker(parts) {
+                Ok(by) => {
+                    pairs.insert((*hart, by));
+                    others += u64::from(by != *hart);
+                }
+                Err(why) => problems.push(format!("hit {hit} of hart {hart} {why}: {parts:?}")),
+            }
+            ended += u64::from(parts.contains_key("stale_end"));
+        }
+        let count = hits.len() as u64;
+        if count != total || others < total / 4 || ended <= total / 4 || ended > total {
+            problems.push(format!("{count} hits of {total}, {others} for PTEs of other harts, {ended} ended"));
+        }
+        if pairs.len() as u64 != u64::from(STORM_HARTS).pow(2) {
+            problems.push(format!("not every hart met PTEs that each hart made valid: {pairs:?}"));
+        }
+        Ok(problems)
+    };
+    none_of(told().map_err(|why| vec![why])?, "")
+}
+
+/// The hart that made the PTE of a hit valid, or what is wrong with the parts of that hit.
+fn maker(parts: &Parts<'_>) -> Told<i128> {
+    let part = |name: &str| parts.get(name).copied().ok_or_else(|| format!("lacks {name}"));
+    let (hit, read, store) = (part("stale_hit")?, part("stale_read")?, part("stale_store")?);
+    part("stale_fence")?;
+    let time = hit.number("time")?;
+    let made = store.number("time")?;
+    if read.number("time")? > made || made > time {
+        return Err("is out of order".to_owned());
+    }
+    let by = store.number("by")?;
+    if !(0..i128::from(STORM_HARTS)).contains(&by) {
+        return Err("was made valid by nobody".to_owned());
+    }
+    if let Some(end) = parts.get("stale_end")
+        && end.number("time")? < time
+    {
+        return Err("ends before it begins".to_owned());
+    }
+    Ok(by)
+}
+
+/// The first hit of the guest's tests of `x-late-pte` in full, with the pc of each access: the stubs are where
+/// they were linked to.
+fn story_of_first_hit(log: &str, symbols: &Symbols, stderr: &str) -> Told<Verdict> {
+    let events = events(log)?;
+    let at = events.iter().position(|e| e.name == "stale_hit").ok_or("there is no hit")?;
+    let part: &[Event; 6] =
+        events[at..].first_chunk().ok_or_else(|| format!("{} events from the first hit on", events.len() - at))?;
+    let remembered = events.iter().find(|e| e.name == "remember").ok_or("nothing was remembered")?;
+    let table = remembered.number("table")?;
+    let wanted = first_six(part, table, symbols)?;
+    let differs = |(got, wanted): (&Event, &Event)| {
+        let got = got.clone().timeless();
+        (got != *wanted).then(|| format!("{got:?} instead of {wanted:?}"))
+    };
+    let mut problems: Vec<String> = part.iter().zip(&wanted).filter_map(differs).collect();
+
+    // It is C that stores PTEs; what follows the stubs is no code of theirs.
+    let main = address_of(symbols, "guest_main")?;
+    let by = part[2].number("pc")?;
+    let stubs = symbols.iter().filter(|(name, _)| name.starts_with("stub_") || name.starts_with("fence_"));
+    let is_c = |stub: i128| by < stub || stub <= main;
+    if by < main || !stubs.map(|(_, address)| i128::from(*address)).all(is_c) {
+        problems.push(format!("stored at {by:#x}"));
+    }
+    // The PTEs of pages 1 to 6 were made valid in one loop, and the last one was stored to again after that.
+    let mut makers = BTreeSet::new();
+    for event in events.iter().filter(|e| e.name == "stale_store") {
+        let pte = event.number("pte")?;
+        if pte == table + 8 || pte == table + 48 {
+            makers.insert(event.number("pc")?);
+        }
+    }
+    if makers != BTreeSet::from([by]) {
+        problems.push(format!("made valid at {makers:x?}"));
+    }
+    for caller in [part[0].number("ra")?, part[2].number("ra")?] {
+        if caller < main {
+            problems.push(format!("called from {caller:#x}"));
+        }
+    }
+    let total = total(stderr)?;
+    for (name, counted) in [("stale_hit", total.stale_hits), ("fence", total.fences)] {
+        let count = events.iter().filter(|e| e.name == name).count() as u64;
+        if count != counted {
+            problems.push(format!("{count} events {name}, QEMU counted {counted}"));
+        }
+    }
+    Ok(none_of(problems, ""))
+}
+
+/// What the first six events from a hit on must be, but for their times. A load and then a store fault, on pages
+/// whose PTEs hart 0 made valid after it had read the table. Where that was, and who called the stubs, is C: it is
+/// taken from the events themselves.
+fn first_six(part: &[Event; 6], table: i128, symbols: &Symbols) -> Told<[Event; 6]> {
+    const TOP: i128 = 0xffff_ffc0_0000_0000;
+    let (load, store) = (address_of(symbols, "stub_load")?, address_of(symbols, "stub_store")?);
+    // A nop comes first.
+    let fence = address_of(symbols, "fence_all")? + 4;
+    let told = |nth: usize, name: &str| part[nth].number(name);
+    let hit = |number, page: i128, pc, ra| {
+        Event::of(
+            "stale_hit",
+            &[
+                ("hart", 0),
+                ("hit", number),
+                ("mode", 1),
+                ("addr", TOP + 4096 * page),
+                ("pc", pc),
+                ("ra", ra),
+                ("asid", 1),
+                ("fences", 1),
+            ],
+        )
+    };
+    let first = |name: &str, more: &[(&str, i128)]| Event::of(name, &[&[("hart", 0), ("hit", 1)][..], more].concat());
+    Ok([
+        hit(1, 1, load, told(0, "ra")?).of_access("load"),
+        first("stale_read", &[("pc", load), ("addr", TOP), ("level", 0), ("fences", 1)]),
+        first("stale_store", &[("by", 0), ("pc", told(2, "pc")?), ("ra", told(2, "ra")?), ("pte", table + 8)]),
+        first("stale_fence", &[("pc", fence), ("addr", 0), ("asid", 0), ("flags", 0)]),
+        first("stale_end", &[("pc", load), ("fences", 0)]),
+        hit(2, 2, store, told(5, "ra")?).of_access("store"),
+    ])
+}
+
+fn address_of(symbols: &Symbols, name: &str) -> Told<i128> {
+    symbols.get(name).map(|address| i128::from(*address)).ok_or_else(|| format!("the guest has no {name}"))
+}
+
+/// Both pages hold the word that the monitor was asked for, and the counters are as if it had not looked.
+fn seen_by_monitor(said: &Said, log: &str) -> Verdict {
+    let mut problems = Vec::new();
+    if said.status.is_none() {
+        problems.push(format!("it did not end within {} s", SOON.as_secs()));
+    }
+    if said.stdout.matches("0x123456789abcdef0").count() != 2 {
+        problems.push("the monitor does not see both words".to_owned());
+    }
+    match lines_of(log, "expect ").find(|line| line.starts_with("hart=0 ")) {
+        Some(wanted) if lines_of(&said.stderr, &format!("{PROPERTY}: ")).any(|line| line == wanted) => {}
+        Some(wanted) => problems.push(format!("no counters {wanted}")),
+        None => problems.push("the guest does not say what the counters must be".to_owned()),
+    }
+    if log.contains("not ok") {
+        problems.push("a check of the guest failed".to_owned());
+    }
+    if !problems.is_empty() {
+        problems.extend([end_of(said), log.to_owned()]);
+    }
+    none_of(problems, "")
+}
+
+/// Three harts were counted, and their total, once.
+fn counted_at_the_end(said: &Said) -> Verdict {
+    let count = |start: String| said.stderr.matches(&start).count();
+    if said.status.is_none() {
+        return Err(vec![format!("it did not end within {} s", SOON.as_secs()), end_of(said)]);
+    }
+    let seen = (count(format!("{PROPERTY}: hart=")), count(format!("{PROPERTY}: total harts=3 ")));
+    match seen {
+        (3, 1) => Ok(String::new()),
+        (harts, totals) => Err(vec![format!("{harts} harts were counted, and {totals} totals"), end_of(said)]),
+    }
+}
+
+/// It ended with status 1 and this message.
+fn refused(said: &Said, message: &str) -> Verdict {
+    let Some(status) = said.status else {
+        return Err(vec![format!("it did not end within {} s", SOON.as_secs()), end_of(said)]);
+    };
+    if status.code() == Some(1) && said.stderr.contains(message) {
+        return Ok(String::new());
+    }
+    Err(vec![format!("{status}: {}", said.stderr.trim())])
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::process::ExitStatusExt;
+    use std::process::ExitStatus;
+
+    use super::*;
+
+    const SOURCE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/machine/guest.c");
+
+    /// What guest.c prints, shortened: a reset, counters, and a hart that did nothing.
+    const GUEST: &str = "\
+KTAP version 1
+ok 1 - sv39 touch the valid neighbour
+ok 2 - sv39 load from a page made valid
+#   If rs1=x0 and rs2=x0 ... The fence also invalidates all address-translation cache entries, for all address spaces.
+# sfence.vma
+ok 3 - sv39 is executed
+stage 0 failed
+ok 4 - sv39 a reset forgets
+1..4
+expect hart=0 stale_hits=5 fences=7 remembered=3 coexisting=2 chosen_invalid=1 evictions=4
+expect hart=1 stale_hits=0 fences=0 remembered=1 coexisting=0 chosen_invalid=0 evictions=0
+";
+    const COUNTERS: &str = "\
+x-cache-invalid: hart=0 stale_hits=5 fences=7 remembered=3 coexisting=2 chosen_invalid=1 evictions=4
+x-cache-invalid: hart=1 stale_hits=0 fences=0 remembered=1 coexisting=0 chosen_invalid=0 evictions=0
+x-cache-invalid: total harts=2 stale_hits=5 fences=7 remembered=4 coexisting=2 chosen_invalid=1 evictions=4
+";
+
+    fn said(code: i32, stdout: &str, stderr: &str) -> Said {
+        let status = Some(ExitStatus::from_raw(code << 8));
+        Said { status, stdout: stdout.to_owned(), stderr: stderr.to_owned() }
+    }
+
+    fn cut_off(stdout: &str, stderr: &str) -> Said {
+        Said { status: None, ..said(0, stdout, stderr) }
+    }
+
+    /// Changes a text in one place, which has to be there.
+    fn but(text: &str, from: &str, to: &str) -> String {
+        assert!(text.contains(from), "{from}");
+        text.replacen(from, to, 1)
+    }
+
+    fn modelled() -> Run {
+        Run::new(FULL_CPU, FULL)
+    }
+
+    #[test]
+    fn bits_are_those_of_the_guest() {
+        let params = Params::read(Path::new(SOURCE)).unwrap();
+        let word = |run: &Run| params.device(run).unwrap();
+        let spin = Run::new("rv64", &["MODEL", "SPIN"]);
+        assert_eq!(word(&spin), "loader,addr=0x80f00000,data=2199023255585,data-len=8");
+        let storm = Run::new("rv64", &["MODEL", "STORM"]).harts(4);
+        let number = (4u64 << 40) | (1 << 23) | 1;
+        assert_eq!(word(&storm), format!("loader,addr=0x80f00000,data={number},data-len=8"));
+        runs().iter().for_each(|run| assert!(word(run).starts_with("loader,"), "{}", run.name()));
+        let unknown = params.device(&Run::new("rv64", &["NONE"])).unwrap_err();
+        assert!(unknown.message.contains("PARAM_NONE"), "{unknown}");
+
+        // No two share a bit, and none is one of the number of harts.
+        let mut all = 0xfu64 << params.get("HARTS").unwrap();
+        for (name, bit) in params.0.iter().filter(|(name, _)| !["ADDRESS", "HARTS"].contains(&name.as_str())) {
+            assert_eq!((bit.count_ones(), all & bit), (1, 0), "{name}");
+            all |= bit;
+        }
+    }
+
+    #[test]
+    fn values_in_c() {
+        let params = Params::parse(
+            "#define PARAMS (*(u64 *)1)\n#define PARAM_A\t64\t/* a */\n#define PARAM_B 0x40\n#define PARAM_C (1 << 6)\n\
+             #define PARAM_D (1 << 64)\n#define PARAM_E PARAM_A\n",
+        );
+        let all: Vec<_> = params.0.iter().map(|(name, value)| (name.as_str(), *value)).collect();
+        assert_eq!(all, [("A", 64), ("B", 64), ("C", 64)]);
+    }
+
+    #[test]
+    fn machines_and_their_names() {
+        let runs = runs();
+        assert_eq!(runs.len(), 36);
+        let mut names: BTreeSet<String> = runs.iter().map(Run::name).collect();
+        names.extend(REFUSALS.iter().map(|(cpu, accelerator, _)| format!("{cpu} {accelerator}")));
+        assert_eq!(names.len(), runs.len() + REFUSALS.len());
+        for run in &runs {
+            // Who passes a test of one kind alone has to be told so.
+            assert_eq!(run.has("MODEL"), run.cpu.contains("x-"), "{}", run.name());
+            assert_eq!(run.has("LATE"), run.cpu.contains("x-late-pte"), "{}", run.name());
+            assert_eq!(run.has("ANY"), run.cpu.contains("coexist=any"), "{}", run.name());
+            assert_eq!(run.has("VIRTUAL"), run.extra.contains(&"-icount") && !run.has("ANY"), "{}", run.name());
+        }
+        assert_eq!(runs.iter().filter(|run| run.has("RANDOM")).count(), 3);
+        let all = &runs[29];
+        assert!(all.cpu.ends_with("-evict-at=trap-s+trap-u+sscratch+sscratch-set+sstatus+sepc"), "{}", all.cpu);
+        assert_eq!(all.params[3..], ["VALID", "TRAP_S", "TRAP_U", "SSCRATCH", "SSCRATCH_SET", "SSTATUS", "SEPC"]);
+        assert_eq!(runs[10].name(), format!("{FULL_CPU} -smp 4"));
+        assert_eq!(
+            runs[10].arguments(),
+            ["-M", "virt", "-cpu", FULL_CPU, "-smp", "4", "-m", "256M", "-display", "none"]
+        );
+    }
+
+    #[test]
+    fn a_run_that_is_as_it_must_be() {
+        let note = judge(&modelled(), &said(0, GUEST, COUNTERS)).unwrap();
+        assert!(note.starts_with("4 checks, x-cache-invalid: total harts=2 "), "{note}");
+        // QEMU may warn of something.
+        assert!(judge(&modelled(), &said(0, GUEST, &format!("qemu: warning\n{COUNTERS}"))).is_ok());
+        let plain = Run::new("rv64", &["SVVPTC"]);
+        assert_eq!(judge(&plain, &said(0, GUEST, "")).unwrap(), "4 checks");
+    }
+
+    #[test]
+    fn a_run_that_is_not() {
+        let failed =
+            "# cause 9, wanted 13, tval 0x0000000000000000, va 0xffffffc000001000\nnot ok 2 - sv39 load: wrong trap";
+        for (text, problem) in [
+            (but(GUEST, "ok 2 - sv39 load from a page made valid", failed), "fail of sv39 load: wrong trap: cause 9"),
+            (but(GUEST, "ok 3 - sv39 is executed\n", ""), "test 4 where test 3 was due"),
+            (but(GUEST, "1..4\n", ""), "have no plan"),
+            (but(GUEST, "1..4", "1..5"), "test 5 is planned and has no result"),
+            (but(GUEST, "KTAP version 1\n", ""), "without a line"),
+            (but(GUEST, "expect hart=0 stale_hits=5", "expect hart=0 stale_hits=6"), "counters: wanted"),
+            (but(GUEST, "expect hart=1", "unexpected hart=1"), "counters: wanted"),
+            (GUEST.replace("expect ", "except "), "counters: wanted"),
+            (String::new(), "no test results"),
+        ] {
+            let problems = judge(&modelled(), &said(0, &text, COUNTERS)).unwrap_err();
+            assert!(problems.iter().any(|p| p.contains(problem)), "{problem}: {problems:?}");
+        }
+        for (counters, problem) in [
+            (but(COUNTERS, "fences=7", "fences=8"), "counters: wanted"),
+            (but(COUNTERS, "remembered=4", "remembered=3"), "total: wanted"),
+            (but(COUNTERS, "total harts=2", "total harts=1"), "total: wanted"),
+            (but(COUNTERS, "x-cache-invalid: hart=1", "hart=1"), "counters: wanted"),
+            (format!("{COUNTERS}x-cache-invalid: total harts=2\n"), "total: wanted"),
+            (String::new(), "counters: wanted"),
+        ] {
+            let problems = judge(&modelled(), &said(0, GUEST, &counters)).unwrap_err();
+            assert!(problems.iter().any(|p| p.contains(problem)), "{problem}: {problems:?}");
+        }
+        let plain = Run::new("rv64", &["SVVPTC"]);
+        assert_eq!(judge(&plain, &said(0, GUEST, COUNTERS)).unwrap_err(), [format!("QEMU said: {COUNTERS}")]);
+        let status = judge(&modelled(), &said(1, GUEST, COUNTERS)).unwrap_err();
+        assert_eq!(status, ["QEMU ended with exit status: 1"]);
+        let late = judge(&modelled(), &cut_off(GUEST, COUNTERS)).unwrap_err();
+        assert_eq!(late, ["it did not end within 120 s"]);
+    }
+
+    #[test]
+    fn sums_of_counters() {
+        assert_eq!(total_of(&["hart=0 a=1 b=2", "hart=1 a=3 b=4"]), Some("total harts=2 a=4 b=6".to_owned()));
+        for harts in [["hart=0 a=1", "hart=1 b=1"], ["hart=0 a=1", "hart=1"], ["hart=0 a=1", "hart=1 a=x"]] {
+            assert_eq!(total_of(&harts), None, "{harts:?}");
+        }
+    }
+
+    #[test]
+    fn seeds_make_choices() {
+        let pattern = |word: &str| vec![word.to_owned(), "0x2".to_owned(), "0x3".to_owned()];
+        let (one, other) = (pattern("0x1"), pattern("0x9"));
+        assert!(chosen_by_seed(&[one.clone(), one.clone(), other.clone()]).is_ok());
+        assert!(chosen_by_seed(&[one.clone(), one.clone(), one.clone()]).is_err());
+        assert!(chosen_by_seed(&[one.clone(), other.clone(), one.clone()]).is_err());
+        assert!(chosen_by_seed(&[one.clone(), one.clone()]).is_err());
+        assert!(chosen_by_seed(&[one[..2].to_vec(), one[..2].to_vec(), other]).is_err());
+    }
+
+    /// What a storm prints.
+    fn storm(hash: &str, hits: u64) -> String {
+        format!(
+            "hash {hash}\nhash 0x2\nhash 0x3\nhash 0x4\n\
+             x-cache-invalid: total harts=4 stale_hits={hits} fences=9 remembered=7 coexisting=0 chosen_invalid=0 evictions=0\n"
+        )
+    }
+
+    #[test]
+    fn runs_are_repeated() {
+        let (one, other) = (storm("0x1", 16), storm("0x9", 16));
+        assert!(repeated(&one, &one, &other).unwrap().starts_with("x-cache-invalid: total"));
+        assert!(repeated(&one, &other, &one).is_err());
+        assert!(repeated(&one, &one, &one).is_err());
+        for (from, to) in [("hash 0x4\n", ""), ("harts=4", "harts=3")] {
+            let less = but(&one, from, to);
+            assert!(repeated(&less, &less, &other).is_err(), "{from}");
+        }
+        let (traced, trace_differs) = ((one.clone(), "a".to_owned()), (one.clone(), "b".to_owned()));
+        assert!(repeated_with_trace(&one, &traced, &traced).is_ok());
+        assert!(repeated_with_trace(&one, &traced, &trace_differs).is_err());
+        assert!(repeated_with_trace(&other, &traced, &traced).is_err());
+        assert!(repeated_with_trace(&one, &traced, &(other, "a".to_owned())).is_err());
+    }
+
+    /// A trace of a storm: each hart meets a PTE of each other one, and of its own.
+    fn storm_trace() -> String {
+        let mut log = String::new();
+        for hart in 0..4 {
+            for by in 0..4 {
+                let (hit, time) = (by + 1, 1000 * (by + 1));
+                log.push_str(&format!(
+                    "riscv_invalid_cache_stale_hit hart={hart} hit={hit} time={} mode=1 access=load addr=0xffffffc000001000 pc=0x800001a0 ra=0x80001000 asid=1 fences=1\n\
+                     riscv_invalid_cache_stale_read hart={hart} hit={hit} time={} pc=0x800001a0 addr=0xffffffc000000000 level=0 fences=1\n\
+                     riscv_invalid_cache_stale_store hart={hart} hit={hit} time={} by={by} pc=0x80002000 ra=0x80001000 pte=0x80105008\n\
+                     riscv_invalid_cache_stale_fence hart={hart} hit={hit} time={} pc=0x800001f0 addr=0x0 asid=0 flags=0\n\
+                     riscv_invalid_cache_stale_end hart={hart} hit={hit} time={} pc=0x800001a0 fences=0\n",
+                    time + 300,
+                    time + 100,
+                    time + 200,
+                    time,
+                    time + 400
+                ));
+            }
+        }
+        log
+    }
+
+    #[test]
+    fn each_hit_has_its_story() {
+        let said = storm("0x1", 16);
+        let log = storm_trace();
+        assert_eq!(stories(&said, &log), Ok(String::new()));
+        let without = |part: &str| -> String {
+            let line = log.lines().find(|line| line.contains(part)).unwrap();
+            but(&log, &format!("{line}\n"), "")
+        };
+        for (log, problem) in [
+            (without("stale_read"), "lacks stale_read"),
+            (without("stale_store"), "lacks stale_store"),
+            (without("stale_fence"), "lacks stale_fence"),
+            (but(&log, "time=1100", "time=1201"), "out of order"),
+            (but(&log, "time=1200", "time=1301"), "out of order"),
+            (but(&log, "time=1400", "time=1299"), "ends before it begins"),
+            (but(&log, "by=0", "by=-1"), "made valid by nobody"),
+            (but(&log, "by=0", "by=4"), "made valid by nobody"),
+            (but(&log, "by=0", "by=1"), "not every hart"),
+            (log.replace("stale_end", "stale_ending"), "0 ended"),
+            (log.replace("by=1", "by=0"), "not every hart"),
+            (but(&log, "hit=1 ", ""), "has no number hit"),
+            (but(&log, "hit=1 ", "hit=one "), "no event"),
+            (format!("{log}qemu: something else\n"), "no event"),
+            (String::new(), "0 hits of 16"),
+        ] {
+            let problems = stories(&said, &log).unwrap_err();
+            assert!(problems.iter().any(|p| p.contains(problem)), "{problem}: {problems:?}");
+        }
+        assert!(stories(&storm("0x1", 17), &log).is_err());
+        assert!(stories("", &log).is_err());
+    }
+
+    /// The trace of the first hits of `x-late-pte`, and the rest that is looked at.
+    const TRACE: &str = "\
+riscv_invalid_cache_remember hart=0 time=90 addr=0xffffffc000000000 level=0 asid=1 table=0x80105000 pc=0x80000100 fences=1
+riscv_invalid_cache_fence hart=0 time=95 pc=0x80000204 addr=0x0 asid=0 flags=0
+riscv_invalid_cache_stale_hit hart=0 hit=1 time=120 mode=1 access=load addr=0xffffffc000001000 pc=0x80000100 ra=0x80001004 asid=1 fences=1
+riscv_invalid_cache_stale_read hart=0 hit=1 time=90 pc=0x80000100 addr=0xffffffc000000000 level=0 fences=1
+riscv_invalid_cache_stale_store hart=0 hit=1 time=110 by=0 pc=0x80001100 ra=0x80001008 pte=0x80105008
+riscv_invalid_cache_stale_fence hart=0 hit=1 time=80 pc=0x80000204 addr=0x0 asid=0 flags=0
+riscv_invalid_cache_stale_end hart=0 hit=1 time=130 pc=0x80000100 fences=0
+riscv_invalid_cache_stale_hit hart=0 hit=2 time=140 mode=1 access=store addr=0xffffffc000002000 pc=0x80000108 ra=0x8000100c asid=1 fences=1
+riscv_invalid_cache_stale_hit hart=0 hit=6 time=190 mode=1 access=load addr=0xffffffc000006000 pc=0x80000100 ra=0x80001004 asid=1 fences=2
+riscv_invalid_cache_stale_store hart=0 hit=6 time=118 by=0 pc=0x80001100 ra=0x80001008 pte=0x80105030
+";
+    const TRACE_COUNTERS: &str =
+        "x-cache-invalid: total harts=2 stale_hits=3 fences=1 remembered=1 coexisting=0 chosen_invalid=0 evictions=0\n";
+
+    fn guest_symbols() -> Symbols {
+        [
+            ("stub_load", 0x8000_0100),
+            ("stub_store", 0x8000_0108),
+            ("fence_all", 0x8000_0200),
+            ("guest_main", 0x8000_1000),
+        ]
+        .map(|(name, address)| (name.to_owned(), address))
+        .into()
+    }
+
+    #[test]
+    fn the_first_hit_in_full() {
+        let symbols = guest_symbols();
+        assert_eq!(story_of_first_hit(TRACE, &symbols, TRACE_COUNTERS), Ok(Ok(String::new())));
+        for (from, to) in [
+            ("access=load", "access=store"),
+            ("time=120 mode=1", "time=120 mode=0"),
+            ("asid=1 fences=1\nriscv_invalid_cache_stale_read", "asid=2 fences=1\nriscv_invalid_cache_stale_read"),
+            ("level=0 fences=1\nriscv_invalid_cache_stale_store", "level=1 fences=1\nriscv_invalid_cache_stale_store"),
+            ("pte=0x80105008", "pte=0x80105010"),
+            ("time=80 pc=0x80000204", "time=80 pc=0x80000200"),
+            ("time=130 pc=0x80000100", "time=130 pc=0x80000108"),
+            ("access=store", "access=load"),
+            // Stored by a stub, by another one than that of page 6, called from a stub.
+            ("time=110 by=0 pc=0x80001100", "time=110 by=0 pc=0x80000108"),
+            ("time=118 by=0 pc=0x80001100", "time=118 by=0 pc=0x80001104"),
+            ("ra=0x80001008 pte=0x80105008", "ra=0x80000100 pte=0x80105008"),
+            ("riscv_invalid_cache_fence", "riscv_invalid_cache_evict"),
+        ] {
+            let verdict = story_of_first_hit(&but(TRACE, from, to), &symbols, TRACE_COUNTERS);
+            assert!(matches!(verdict, Ok(Err(_))), "{from}: {verdict:?}");
+        }
+        let counted = but(TRACE_COUNTERS, "stale_hits=3", "stale_hits=4");
+        assert!(matches!(story_of_first_hit(TRACE, &symbols, &counted), Ok(Err(_))));
+        // Code of the guest's that would come after the place of the store.
+        let mut moved = symbols.clone();
+        moved.insert("stub_spin".to_owned(), 0x8000_1050);
+        assert!(matches!(story_of_first_hit(TRACE, &moved, TRACE_COUNTERS), Ok(Err(_))));
+
+        let first = TRACE.find("riscv_invalid_cache_stale_hit").unwrap();
+        for (log, why) in [
+            (&TRACE[..first], "there is no hit"),
+            (&TRACE[first..], "nothing was remembered"),
+            (&TRACE[..TRACE.find("riscv_invalid_cache_stale_end").unwrap()], "4 events from the first hit on"),
+        ] {
+            assert_eq!(story_of_first_hit(log, &symbols, TRACE_COUNTERS), Err(why.to_owned()));
+        }
+        assert!(story_of_first_hit(TRACE, &Symbols::new(), TRACE_COUNTERS).is_err());
+        assert!(story_of_first_hit(TRACE, &symbols, "").is_err());
+    }
+
+    #[test]
+    fn the_monitor_looks_and_changes_nothing() {
+        const LOG: &str = "ok 1 - sv39 touch the valid neighbour\nok 2 - sv39 before the monitor\n\
+                           expect hart=0 stale_hits=1 fences=1\nspinning\n";
+        const WORDS: &str = "ffffffc000001000: 0x123456789abcdef0\n(qemu) ffffffc000201000: 0x123456789abcdef0\n";
+        const COUNTED: &str = "x-cache-invalid: hart=0 stale_hits=1 fences=1\nx-cache-invalid: hart=1 stale_hits=0\n";
+        assert!(seen_by_monitor(&said(0, WORDS, COUNTED), LOG).is_ok());
+        for (answer, log) in [
+            (cut_off(WORDS, COUNTED), LOG.to_owned()),
+            (said(0, &but(WORDS, "abcdef0\n", "abcdef1\n"), COUNTED), LOG.to_owned()),
+            (said(0, WORDS, &but(COUNTED, "stale_hits=1", "stale_hits=2")), LOG.to_owned()),
+            (said(0, WORDS, &but(COUNTED, "fences=1", "fences=12")), LOG.to_owned()),
+            (said(0, WORDS, COUNTED), but(LOG, "ok 2", "not ok 2")),
+            (said(0, WORDS, COUNTED), but(LOG, "expect hart=0", "expect hart=1")),
+        ] {
+            assert!(seen_by_monitor(&answer, &log).is_err(), "{answer:?} {log}");
+        }
+    }
+
+    #[test]
+    fn counters_at_the_end() {
+        let hart = |n: u32| format!("x-cache-invalid: hart={n} stale_hits=0\n");
+        let three = format!("{}{}{}x-cache-invalid: total harts=3 stale_hits=0\n", hart(0), hart(1), hart(2));
+        assert!(counted_at_the_end(&said(0, "", &three)).is_ok());
+        assert!(counted_at_the_end(&cut_off("", &three)).is_err());
+        assert!(counted_at_the_end(&said(0, "", &but(&three, &hart(1), ""))).is_err());
+        assert!(counted_at_the_end(&said(0, "", &three.repeat(2))).is_err());
+        assert!(counted_at_the_end(&said(0, "", "")).is_err());
+    }
+
+    #[test]
+    fn refusals() {
+        let stderr = "qemu-system-riscv64: 'x-late-pte' requires a 64-bit CPU\n";
+        let message = "'x-late-pte' requires a 64-bit CPU";
+        assert!(refused(&said(1, "", stderr), message).is_ok());
+        assert!(refused(&said(0, "", stderr), message).is_err());
+        assert!(refused(&said(2, "", stderr), message).is_err());
+        assert!(refused(&said(1, "", stderr), "'x-cache-invalid' requires a 64-bit CPU").is_err());
+        assert!(refused(&cut_off("", stderr), message).is_err());
+    }
+
+    #[test]
+    fn the_log_is_ktap() {
+        let mut failed = Check::new("rv64,x=on", Err(vec!["counters: wanted a".to_owned(), "another".to_owned()]));
+        failed.said = GUEST.to_owned();
+        let text =
+            as_ktap(&[Check::new("seed", Ok(String::new())), failed, Check::new("trace", Ok("1 hit".to_owned()))]);
+        let report = ktap::parse(&Log::of(&text));
+        assert_eq!(report.all_problems(), Vec::<&ktap::Problem>::new(), "{text}");
+        let seen: Vec<_> = report.cases.iter().map(|c| (c.name.as_str(), c.status)).collect();
+        assert_eq!(seen, [("seed", Status::Pass), ("rv64,x=on", Status::Fail), ("trace", Status::Pass)]);
+        assert_eq!(report.cases[1].reason.as_deref(), Some("counters: wanted a"));
+        assert!(report.cases[1].all_notes().iter().any(|n| n.contains("a reset forgets")), "{text}");
+        assert_eq!(report.cases[2].notes, ["1 hit"]);
+
+        let long = Check::new("replay", Err(vec![format!("{}\nmore", "x".repeat(1000))]));
+        assert_eq!(long.why(), Some(format!("{}…", "x".repeat(SHOWN))));
+    }
+}

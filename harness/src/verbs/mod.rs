@@ -1,0 +1,14 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//! What a user asks for: one module for each verb of the command line.
+
+pub mod check;
+pub mod clean;
+pub mod controls;
+pub mod cost;
+pub mod demo;
+pub mod guest_check;
+pub mod hunt_check;
+pub mod litmus;
+pub mod machine_test;
+pub mod run;
+pub mod shell;

@@ -1,0 +1,133 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//! `lazymap run`: runs scenarios.
+
+use std::path::Path;
+use std::time::Instant;
+
+use crate::build::kernel::{self, Compiled, Compiler, Kernel, SERIES};
+use crate::build::workbench::{Lab, Workbench};
+use crate::ground::error::{Error, Result};
+use crate::options::Options;
+use crate::trial::report::{self, Row, shown};
+use crate::trial::run;
+use crate::trial::scenario::{self, FOLDER, Kind, Scenario, Which, choose};
+use crate::trial::verdict::Verdict;
+
+/// Prints all scenarios with their descriptions.
+///
+/// # Errors
+/// As [`scenario::load`].
+pub fn list(root: &Path) -> Result<()> {
+    let all = scenario::load(root)?;
+    let width = all.keys().map(String::len).max().unwrap_or(0);
+    for scenario in all.values() {
+        println!("{:width$}  {:5}  {}", scenario.name, scenario.tier.to_string(), scenario.description);
+    }
+    Ok(())
+}
+
+/// Says what [`run`] would do; builds and boots nothing.
+///
+/// # Errors
+/// As [`choose`].
+pub fn dry_run(options: &Options, which: &Which) -> Result<()> {
+    let bench = Workbench::planned(options);
+    for scenario in choose(&options.root, which)? {
+        println!("{}: {}", scenario.name, scenario.description);
+        let fragment = if scenario.config.standalone { "tinyconfig and" } else { "harness/kernel.config and" };
+        match scenario.config.lines.is_empty() {
+            true => println!("  configure  harness/kernel.config"),
+            false => println!("  configure  {fragment} {}", scenario.config.lines.trim().replace('\n', ", ")),
+        }
+        println!("  build in   {}", shown(&options.root, &kernel::o_folder(options, &scenario.config)));
+        match &scenario.kind {
+            Kind::Compile { folders, compiler } => println!("  compile    {} with {compiler}", folders.join(" ")),
+            Kind::Boot(trial) => {
+                let tests: Vec<&str> = trial.tests.iter().map(|(test, _)| test.as_str()).collect();
+                println!("  tests      {}", tests.join(" "));
+                trial.require.iter().for_each(|r| println!("  require    {r}"));
+                let kernel = kernel::planned(options, SERIES, &scenario.config);
+                println!("  boot       {}", run::command(&bench, trial, &kernel, &bench.options.place("run")));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Runs scenarios, prints the table, and writes `out/run/results.json`.
+///
+/// # Errors
+/// When they cannot be chosen, or the results not be written. What goes wrong with one of them is
+/// a row of the table.
+pub fn run(lab: &mut Lab, scenarios: &[Scenario]) -> Result<Vec<Row>> {
+    // What is wrong with a file is said before anything is built.
+    for scenario in scenarios {
+        if let Kind::Boot(trial) = &scenario.kind {
+            lab.bench
+                .takes(&trial.machine)
+                .map_err(|why| Error::usage(format!("{FOLDER}/{}.toml: {why}; correct the file", scenario.name)))?;
+        }
+    }
+    let folder = lab.bench.options.place("run");
+    report::start(&folder)?;
+    let mut rows = Vec::new();
+    let mut reports = Vec::new();
+    let mut built: Option<(String, Result<Kernel>)> = None;
+    for scenario in scenarios {
+        let trial = match &scenario.kind {
+            Kind::Boot(trial) => trial,
+            Kind::Compile { folders, compiler } => {
+                let row = compile(lab, scenario, folders, *compiler);
+                reports.extend(report_of(&row));
+                rows.push(row);
+                continue;
+            }
+        };
+        let key = &scenario.config.name;
+        if built.as_ref().is_none_or(|(name, _)| name != key) {
+            built = Some((key.clone(), lab.kernel(&scenario.config)));
+        }
+        let kernel = match &built {
+            Some((_, Ok(kernel))) => Ok(kernel),
+            Some((_, Err(error))) => Err(Error::could_not(error.message.clone())),
+            None => Err(Error::could_not("no kernel")),
+        };
+        let done = run::run(&lab.bench, trial, kernel, &folder);
+        reports.extend(done.report);
+        rows.extend(done.rows);
+    }
+    report::finish(&lab.bench, &folder, &rows, &reports)?;
+    println!("Consoles and results: {}", shown(&lab.options.root, &folder));
+    Ok(rows)
+}
+
+/// A scenario that boots nothing, as a row.
+fn compile(lab: &mut Lab, scenario: &Scenario, folders: &[String], compiler: Compiler) -> Row {
+    let started = Instant::now();
+    let (observed, verdict) = match lab.compile(&scenario.config, folders, compiler) {
+        Ok(Compiled::Yes) => ("compiles".to_owned(), Verdict::Pass),
+        Ok(Compiled::No(why)) => (format!("does not compile: {why}"), Verdict::Fail),
+        Ok(Compiled::NoCompiler(why)) => (format!("skipped: {why}"), Verdict::Skip),
+        Err(error) => (error.message, Verdict::Error),
+    };
+    Row {
+        scenario: Some(scenario.name.clone()),
+        kernel: SERIES.to_owned(),
+        machine: "-".to_owned(),
+        harts: 0,
+        test: folders.join(" "),
+        expected: "compiles".to_owned(),
+        observed,
+        verdict,
+        stale_hits: None,
+        seconds: (started.elapsed().as_secs_f64() * 10.0).round() / 10.0,
+        console: String::new(),
+        why: Vec::new(),
+    }
+}
+
+/// What has to be said of a row without a boot.
+fn report_of(row: &Row) -> Option<String> {
+    let scenario = row.scenario.as_deref().unwrap_or_default();
+    (row.verdict != Verdict::Pass).then(|| format!("{scenario}: {}: {}", row.test, row.observed))
+}

@@ -1,0 +1,42 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//! `lazymap shell`: a guest to type commands in, on any machine.
+
+use std::fs;
+
+use crate::boot::initramfs;
+use crate::build::workbench::Lab;
+use crate::ground::error::{Error, Result};
+use crate::ground::progress::Step;
+use crate::options::Options;
+use crate::trial::run;
+use crate::trial::scenario::{self, Kind, Which};
+
+/// The scenario of which configuration and machine are used where none is named.
+const DEFAULT: &str = "default";
+/// Tells the guest's init to start a shell instead of switching the machine off.
+const WORD: &str = "lazymap.shell";
+
+/// Builds the kernel of a scenario and boots it with the terminal as its console. Ctrl-A X ends QEMU.
+///
+/// # Errors
+/// When there is no such scenario or it boots nothing (exit code 64), or something cannot be built.
+pub fn run(options: &Options, name: Option<&str>) -> Result<()> {
+    let name = name.unwrap_or(DEFAULT);
+    let found = scenario::choose(&options.root, &Which::Named(vec![name.to_owned()]))?;
+    let Some((config, Kind::Boot(trial))) = found.first().map(|s| (&s.config, &s.kind)) else {
+        return Err(Error::usage(format!("the scenario `{name}` boots nothing; `lazymap run --list` names others")));
+    };
+    let mut trial = trial.as_ref().clone();
+    trial.tests.clear();
+    trial.append = format!("{} {WORD}", trial.append).trim().to_owned();
+    let mut lab = Lab::open(options)?;
+    lab.bench.takes(&trial.machine).map_err(Error::usage)?;
+    let kernel = lab.kernel(config)?;
+    let folder = options.place("shell");
+    fs::create_dir_all(&folder).map_err(|e| Error::io("create", &folder, e))?;
+    let initrd = folder.join(format!("{name}.cpio.gz"));
+    initramfs::build(&lab.bench.busybox, &kernel.selftests, &initrd)?;
+    Step::start(format!("boot {} on {}; Ctrl-A X ends it", kernel.name, trial.machine)).finish("starting");
+    let append = trial.command_line(&lab.bench);
+    run::qemu(&lab.bench, &trial, &kernel, &append, &initrd, &folder.join("console.log")).interactive()
+}

@@ -1,0 +1,209 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//! Ends on whole consoles; the logs in `fixtures/console` come from real runs.
+
+use std::fs;
+use std::time::Duration;
+
+use lazymap::console::log::Log;
+use lazymap::console::end::{self, End, Ending, Reading};
+
+const EXITED: Ending = Ending::Exited(0);
+const SILENT: Ending = Ending::Silent(Duration::from_secs(60));
+const LATE: Ending = Ending::TimedOut(Duration::from_secs(240));
+const OVERFLOW: &str = "Kernel panic - not syncing: Kernel stack overflow";
+
+fn log(name: &str) -> String {
+    let path = format!("{}/tests/fixtures/console/{name}.log", env!("CARGO_MANIFEST_DIR"));
+    fs::read_to_string(&path).unwrap_or_else(|e| panic!("{path}: {e}"))
+}
+
+/// The log with `line` in front of the first line that holds `before`.
+fn with_line(log: &str, before: &str, line: &str) -> String {
+    let at = log.find(before).map(|at| log[..at].rfind('\n').map_or(0, |n| n + 1)).unwrap();
+    format!("{}{line}\r\n{}", &log[..at], &log[at..])
+}
+
+fn without(log: &str, text: &str) -> String {
+    assert!(log.contains(text));
+    log.lines().filter(|l| !l.contains(text)).map(|l| format!("{l}\n")).collect()
+}
+
+/// The log up to the first line that holds `text`, which is left out.
+fn up_to(log: &str, text: &str) -> String {
+    log.lines().take_while(|l| !l.contains(text)).map(|l| format!("{l}\n")).collect()
+}
+
+fn read(log: &str, ending: &Ending) -> Reading {
+    end::read(&Log::of(log), ending, "")
+}
+
+fn verdict(log: &str, ending: &Ending) -> End {
+    read(log, ending).end
+}
+
+fn oops(headline: &str) -> End {
+    End::Oops { headline: headline.to_owned() }
+}
+
+#[test]
+fn a_run_to_the_end() {
+    let reading = read(&log("finished"), &EXITED);
+    assert_eq!(reading.end, End::Finished);
+    assert_eq!(reading.forbidden, []);
+    assert_eq!(reading.headline, None);
+    assert!(reading.ready);
+    assert!(reading.tail.last().unwrap().ends_with("reboot: Power down"));
+}
+
+#[test]
+fn a_log_without_the_marks_of_a_run_is_not_clean() {
+    let all = log("finished");
+    for (mark, missing) in [
+        (end::READY, vec![end::READY, "KTAP version line", end::DONE]),
+        ("TAP version 13", vec!["KTAP version line"]),
+        (end::DONE, vec![end::DONE]),
+    ] {
+        assert_eq!(verdict(&without(&all, mark), &EXITED), End::Incomplete { missing }, "{mark}");
+    }
+    assert_eq!(verdict(&without(&all, "Linux version"), &EXITED), End::NeverBooted);
+    for ending in [EXITED, SILENT, LATE, Ending::Panicked] {
+        assert_eq!(verdict("", &ending), End::NeverBooted, "{ending:?}");
+    }
+    assert_eq!(verdict(&all, &Ending::Panicked), End::Incomplete { missing: vec!["panic"] });
+}
+
+#[test]
+fn a_test_cannot_fake_the_marks() {
+    let text =
+        with_line(&without(&log("finished"), end::DONE), "reboot: Power", "[    9.000000] # lazymap: guest done");
+    assert!(matches!(verdict(&text, &EXITED), End::Incomplete { .. }));
+}
+
+#[test]
+fn a_stack_overflow_seen_by_two_harts_at_once() {
+    let reading = read(&log("stack-overflow"), &EXITED);
+    assert_eq!(reading.end, End::StackOverflow { headline: OVERFLOW.to_owned() });
+    assert_eq!(reading.headline.unwrap().text, OVERFLOW);
+    assert_eq!(reading.forbidden, []);
+    assert!(reading.ready);
+    // Whoever ends QEMU then makes no difference, nor does a line that another message runs into.
+    let torn = log("stack-overflow")
+        .replace(&format!(" {OVERFLOW}"), &format!(" [<ffffffff80013d80>] han[    4.577000] {OVERFLOW}"));
+    for ending in [EXITED, Ending::Panicked, SILENT, LATE, Ending::Signal(9)] {
+        assert!(matches!(verdict(&log("stack-overflow"), &ending), End::StackOverflow { .. }), "{ending:?}");
+        assert!(matches!(verdict(&torn, &ending), End::StackOverflow { .. }), "{ending:?}");
+    }
+}
+
+#[test]
+fn half_a_report_of_an_overflow_is_no_overflow() {
+    let text = without(&log("stack-overflow"), OVERFLOW);
+    assert_eq!(verdict(&text, &SILENT), oops("Insufficient stack space to handle exception!"));
+    let other = log("stack-overflow").replace(OVERFLOW, "Kernel panic - not syncing: Aiee, killing interrupt handler!");
+    assert_eq!(verdict(&other, &EXITED), oops("Insufficient stack space to handle exception!"));
+}
+
+#[test]
+fn what_came_first_is_the_cause() {
+    let before = "Insufficient stack space";
+    let headline = "Unable to handle kernel paging request at virtual address ff200000006b1000";
+    let text = with_line(&log("stack-overflow"), before, &format!("[    4.575000] {headline}"));
+    assert_eq!(verdict(&text, &EXITED), oops(headline));
+}
+
+#[test]
+fn a_panic_that_is_no_stack_overflow() {
+    let headline = "Kernel panic - not syncing: Attempted to kill init! exitcode=0x00000300".to_owned();
+    let reading = read(&log("panic"), &EXITED);
+    assert_eq!(reading.end, End::Panic { headline });
+    assert!(!reading.ready);
+    assert!(reading.tail.iter().any(|l| l.contains("do_exit")), "{:?}", reading.tail);
+}
+
+#[test]
+fn an_oops_with_the_panic_that_it_leads_to() {
+    let booted = up_to(&log("panic"), "Kernel panic");
+    let fault = "Unable to handle kernel NULL pointer dereference at virtual address 0000000000000010";
+    let text = format!(
+        "{booted}[    1.700000] {fault}\n[    1.700010] Oops [#1]\n\
+         [    1.700020] [<ffffffff8000de58>] foo+0x28/0x38\n\
+         [    1.700030] Kernel panic - not syncing: Fatal exception\n"
+    );
+    assert_eq!(verdict(&text, &EXITED), oops(fault));
+    for line in ["Oops - illegal instruction [#1]", "kernel BUG at mm/vmalloc.c:3160!", "Internal error: x"] {
+        assert_eq!(verdict(&format!("{booted}[    1.700000] {line}\n"), &SILENT), oops(line), "{line}");
+    }
+    // KASAN with panic_on_warn: the report says more than the panic.
+    let bug = "BUG: KASAN: vmalloc-out-of-bounds in __memset+0x1/0x2";
+    let text =
+        format!("{booted}[    1.700000] {bug}\n[    1.700100] Kernel panic - not syncing: kasan.fault=panic set ...\n");
+    assert_eq!(verdict(&text, &EXITED), oops(bug));
+}
+
+#[test]
+fn what_a_test_says_about_panics_is_no_panic() {
+    for line in [
+        "[    2.100000] # # expects Kernel panic - not syncing: Kernel stack overflow",
+        "[    2.100000] # Kernel panic - not syncing: Kernel stack overflow",
+        "[    2.100000] # # WARNING: this takes long",
+        "[    2.100000] # # looking for BUG: in the log",
+        "[    2.100000] not ok 3 no BUG: in the log",
+        "[    2.100000] ok 3 Oops [#1]",
+    ] {
+        let reading = read(&with_line(&log("finished"), "# Totals", line), &EXITED);
+        assert_eq!((reading.end, reading.forbidden.len()), (End::Finished, 0), "{line}");
+    }
+}
+
+#[test]
+fn a_firmware_that_starts_nothing() {
+    let reading = read(&log("never-booted"), &SILENT);
+    assert_eq!(reading.end, End::NeverBooted);
+    assert!(!reading.ready);
+    assert!(!reading.tail.is_empty());
+}
+
+#[test]
+fn hang_timeout_and_end_of_qemu_are_told_apart() {
+    let text = up_to(&log("finished"), "# selftests: riscv/lazy_map: test-trace.sh");
+    assert_eq!(verdict(&text, &SILENT), End::Hang(Duration::from_secs(60)));
+    assert_eq!(verdict(&text, &LATE), End::Timeout(Duration::from_secs(240)));
+    assert!(matches!(verdict(&text, &EXITED), End::Incomplete { .. }));
+    let stderr = "qemu: Property 'rv64-riscv-cpu.x' not found\nx-cache-invalid: total harts=4\n";
+    let failed = End::QemuFailed { stderr: "qemu: Property 'rv64-riscv-cpu.x' not found".to_owned() };
+    assert_eq!(end::read(&Log::of(""), &Ending::Exited(1), stderr).end, failed);
+    assert_eq!(end::read(&Log::of(&text), &Ending::Signal(11), stderr).end, failed);
+    let silent = end::read(&Log::of(&log("finished")), &Ending::Signal(11), "").end;
+    assert_eq!(silent, End::QemuFailed { stderr: "ended by signal 11, no message".to_owned() });
+    // A machine that stays on after the guest has ended is not fine either.
+    assert_eq!(verdict(&log("finished"), &SILENT), End::Hang(Duration::from_secs(60)));
+}
+
+#[test]
+fn forbidden_lines_are_found_and_named() {
+    for line in [
+        "WARNING: CPU: 1 PID: 30 at kernel/smp.c:815 smp_call_function_many_cond+0x1/0x2",
+        "WARNING: possible circular locking dependency detected",
+        "------------[ cut here ]------------",
+        "BUG: scheduling while atomic: insmod/31/0x00000002",
+        "BUG: sleeping function called from invalid context at mm/vmalloc.c:3402",
+        "rcu: INFO: rcu_sched detected stalls on CPUs/tasks:",
+        "rcu: INFO: rcu_sched self-detected stall on CPU",
+        "watchdog: BUG: soft lockup - CPU#2 stuck for 26s! [insmod:31]",
+        "INFO: task insmod:31 blocked for more than 120 seconds.",
+        "insmod: page allocation failure: order:0, mode:0x40dc0(GFP_KERNEL|__GFP_ZERO), nodemask=(null)",
+        "sh[31]: unhandled signal 11 code 0x1 at 0x0000000000000000 in busybox[10000,1a0000]",
+    ] {
+        let text = with_line(&log("finished"), "# Totals", &format!("[    2.100000] {line}"));
+        let reading = read(&text, &EXITED);
+        let number = text.lines().position(|l| l.contains(line)).unwrap() + 1;
+        let found: Vec<_> = reading.forbidden.iter().map(|f| (f.line, f.text.as_str())).collect();
+        assert_eq!(found, [(number, line)]);
+    }
+}
+
+#[test]
+fn what_follows_the_end_is_not_searched() {
+    let text = format!("{}[    7.000000] WARNING: CPU: 0 PID: 0 at kernel/panic.c:1\n", log("stack-overflow"));
+    assert_eq!(read(&text, &EXITED).forbidden, []);
+}

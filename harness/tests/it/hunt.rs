@@ -1,0 +1,357 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//! Recorded traces and consoles, from the line to the report.
+
+use std::fs;
+use std::os::unix::fs::symlink;
+use std::path::Path;
+use std::time::Duration;
+
+use lazymap::console::log::Log;
+use lazymap::console::end::{self, Ending};
+use lazymap::hunt::layout::{Layout, Mode};
+use lazymap::hunt::report::{self, Report, Subject};
+use lazymap::hunt::symbols::{self, Symbols};
+use lazymap::hunt::trace::{self, Access};
+use lazymap::hunt::verdict::{self, Fate, Guest, Outcome};
+use lazymap::hunt::{self, Target, Workload};
+use lazymap::boot::machine::{Limits, Machine};
+use lazymap::boot::models;
+use lazymap::build::workbench::Workbench;
+use tempfile::TempDir;
+
+use crate::common::options;
+
+fn fixture(name: &str) -> String {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/hunt").join(name);
+    fs::read_to_string(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()))
+}
+
+/// The functions of the kernel of `shadow.trace`.
+fn symbols() -> Symbols {
+    let list = [
+        (0xffff_ffff_8031_72fc, 0x3b6, "__vmap_pages_range_noflush"),
+        (0xffff_ffff_8034_6a78, 0x138, "kasan_check_range"),
+        (0xffff_ffff_8034_7db8, 0x50, "kasan_poison"),
+        (0xffff_ffff_8034_8208, 0xc0, "kasan_populate_vmalloc_pte"),
+        (0xffff_ffff_8056_be74, 0xfc, "__memset"),
+        (0xffff_ffff_8057_b730, 0x158, "handle_exception"),
+    ];
+    Symbols::from_list(&list, Some((0xffff_ffff_8000_0000, 0xffff_ffff_80c0_0000)))
+}
+
+/// What is made of a console and a trace.
+fn hunted(log: &str, trace: &str, ending: &Ending, guest: Guest) -> Report {
+    let story = trace::read(trace).unwrap();
+    let log = &Log::of(log);
+    let reading = end::read(log, ending, "");
+    let death = verdict::death(log, &reading);
+    let judged = verdict::judge(&story, &reading, death.as_ref(), guest, log);
+    let layout = Layout::new(log, story.hits.iter().map(|hit| hit.addr), symbols().image());
+    report::report(Subject { kernel: "k".to_owned(), ..Subject::default() }, &story, judged, death, &symbols(), &layout)
+}
+
+fn shadow() -> Report {
+    hunted(&fixture("shadow.log"), &fixture("shadow.trace"), &Ending::Exited(0), Guest::Own)
+}
+
+#[test]
+fn a_recorded_trace_is_a_story_for_each_hit() {
+    let story = trace::read(&fixture("shadow.trace")).unwrap();
+    assert_eq!((story.hits.len(), story.total, story.left_out), (10, 10, 0));
+    let last = &story.hits[9];
+    assert_eq!((last.hart, last.number, last.access, last.mode), (1, 54, Access::Store, 1));
+    assert_eq!((last.addr, last.pc), (0xffeb_fffe_fffe_5000, 0xffff_ffff_8056_bed4));
+    assert_eq!((last.ra, last.asid, last.fences, last.repeats), (0xffff_ffff_8034_7df4, 49, 322, 1));
+    let read = last.read.as_ref().unwrap();
+    assert_eq!((read.pc, read.addr, read.fences), (0xffff_ffff_8034_6b42, 0xffeb_fffe_ffff_91a0, 322));
+    let store = last.store.as_ref().unwrap();
+    assert_eq!((store.by, store.pc, store.pte), (Some(1), 0xffff_ffff_8034_82a8, 0x8261_ef28));
+    assert_eq!(last.fence.as_ref().unwrap().pc, 0xffff_ffff_8057_b794);
+    assert_eq!(last.end, None);
+    assert!(story.hits[..9].iter().all(|hit| hit.end.as_ref().is_some_and(|end| end.fences == 1)));
+}
+
+#[test]
+fn a_line_that_is_cut_off_is_no_error_and_nonsense_is() {
+    let whole = fixture("shadow.trace");
+    let cut = trace::read(&whole[..whole.len() - 20]).unwrap();
+    assert_eq!((cut.hits.len(), cut.hits[9].fence.clone()), (10, None));
+    let wrong = trace::read(&whole.replacen("access=store", "access=stare", 1)).unwrap_err();
+    assert!(wrong.contains("access=stare"), "{wrong}");
+    assert!(trace::read(&whole.replacen(" pte=0x", " pt=0x", 1)).is_err());
+    // What else QEMU has to say is no event.
+    assert_eq!(
+        trace::read("warning: x\nriscv_trap hart:0\nriscv_invalid_cache_evict hart=0 time=1 pc=0x1\n").unwrap().total,
+        0
+    );
+}
+
+#[test]
+fn an_access_that_faults_again_is_one_hit() {
+    let hit = |number: u64, pc: u64| {
+        format!(
+            "riscv_invalid_cache_stale_hit hart=0 hit={number} time={number} mode=1 access=load addr=0xff20000000001000 \
+             pc={pc:#x} ra=0x0 asid=0 fences=3\n\
+             riscv_invalid_cache_stale_store hart=0 hit={number} time=0 by=-1 pc=0x0 ra=0x0 pte=0x0\n"
+        )
+    };
+    let end = "riscv_invalid_cache_stale_end hart=0 hit=3 time=9 pc=0x1 fences=1\n";
+    let story =
+        trace::read(&format!("{}{}{}{end}{}{}", hit(1, 1), hit(2, 1), hit(3, 1), hit(4, 1), hit(5, 2))).unwrap();
+    let seen: Vec<_> = story.hits.iter().map(|h| (h.number, h.repeats, h.time, h.last, h.end.is_some())).collect();
+    assert_eq!(seen, [(3, 3, 1, 3, true), (4, 1, 4, 4, false), (5, 1, 5, 5, false)]);
+    assert_eq!((story.total, story.hits[0].store.as_ref().unwrap().by), (5, None));
+}
+
+#[test]
+fn the_shadow_hole_names_victim_and_mapping() {
+    let report = shadow();
+    let Outcome::Killed { hit: 9, how } = &report.result else { panic!("{:?}", report.result) };
+    assert!(how.contains("this very access"), "{how}");
+    let hit = report.killer().unwrap();
+    assert_eq!((hit.touch.at.as_str(), hit.touch.by.as_str()), ("__memset+0x60", "kasan_poison"));
+    assert_eq!(hit.region, "KASAN shadow of vmalloc");
+    assert_eq!(hit.detail.as_deref(), Some("shadow of 0xff5ffffffff28000"));
+    assert_eq!(hit.store.as_ref().unwrap().by, "kasan_populate_vmalloc_pte");
+    let c = report.counts;
+    assert_eq!((c.hits, c.absorbed, c.killed, c.open, c.left_out), (10, 9, 1, 0, 0));
+    let death = report.death.as_ref().unwrap();
+    assert_eq!((death.epc, death.badaddr), (Some(0xffff_ffff_8056_bed4), Some(0xffeb_fffe_fffe_5000)));
+    assert_eq!(death.calls[1], "kasan_unpoison+0x2a/0x58");
+    let first = &report.groups[0];
+    assert_eq!((first.fate, first.hits, first.remote), (Fate::Killed, 1, 0));
+    let text = report.text();
+    for part in [
+        "a stale hit killed the kernel",
+        "victim      __memset+0x60 called by kasan_poison",
+        "KASAN shadow of vmalloc (shadow of 0xff5ffffffff28000), by hart 1",
+        "by kasan_populate_vmalloc_pte+0xa0, on hart 1, 79 us before",
+        "< kasan_unpoison+0x2a/0x58 <",
+        "10 stale hits (10 faults): 9 absorbed, 1 killed, 0 not tried again",
+    ] {
+        assert!(text.contains(part), "no `{part}` in\n{text}");
+    }
+}
+
+#[test]
+fn a_death_that_no_hit_explains_is_no_finding() {
+    let (log, trace) = (fixture("shadow.log"), fixture("shadow.trace"));
+    // Another place and another page.
+    let log = log.replace("ffffffff8056bed4", "ffffffff8056aed4").replace("ffebfffefffe5000", "ffebfffefffe7000");
+    let report = hunted(&log, &trace, &Ending::Exited(0), Guest::Own);
+    assert!(
+        matches!(&report.result, Outcome::Uncertain { why } if why.contains("no stale hit is known")),
+        "{:?}",
+        report.result
+    );
+    assert_eq!((report.counts.killed, report.counts.open), (0, 1));
+    let none = hunted(&fixture("shadow.log"), "", &Ending::Exited(0), Guest::Own);
+    assert!(matches!(none.result, Outcome::Uncertain { .. }));
+}
+
+#[test]
+fn a_hit_that_ended_may_kill_at_the_return_from_it() {
+    let report = hunted(&fixture("window-3.log"), &fixture("window-3.trace"), &Ending::Exited(0), Guest::Own);
+    assert!(
+        matches!(&report.result, Outcome::Killed { hit: 0, how } if how.contains("run again")),
+        "{:?}",
+        report.result
+    );
+    assert_eq!(report.killer().unwrap().region, "vmalloc");
+}
+
+#[test]
+fn a_run_without_its_marks_is_not_survived() {
+    let trace = fixture("shadow.trace");
+    let done = "[    0.1] x\nLinux version 7\nRun /init as init process\nlazymap: guest ready\nTAP version 13\n1..0\nlazymap: guest done\n";
+    let judged = |log: &str, ending: &Ending, guest: Guest| hunted(log, &trace, ending, guest).result;
+    assert_eq!(judged(done, &Ending::Exited(0), Guest::Own), Outcome::Survived);
+    let cut = &done[..done.find("TAP").unwrap()];
+    assert!(matches!(judged(cut, &Ending::Exited(0), Guest::Own), Outcome::Uncertain { .. }));
+    // An initramfs of the user's leaves no marks but its end.
+    assert_eq!(judged(cut, &Ending::Exited(0), Guest::Foreign), Outcome::Survived);
+    let no_init = "Linux version 7\n";
+    assert!(matches!(judged(no_init, &Ending::Exited(0), Guest::Foreign), Outcome::Uncertain { .. }));
+    let silent = Ending::Silent(Duration::from_secs(9));
+    assert!(matches!(judged(cut, &silent, Guest::Foreign), Outcome::Uncertain { .. }));
+    assert!(matches!(judged("", &Ending::Exited(1), Guest::Own), Outcome::Uncertain { .. }));
+}
+
+#[test]
+fn a_hart_that_faults_without_end_is_a_finding() {
+    let line = |n: u64| {
+        format!(
+            "riscv_invalid_cache_stale_hit hart=2 hit={n} time={n} mode=1 access=fetch addr=0xffffffff00001000 \
+             pc=0xffffffff00001000 ra=0x0 asid=0 fences=3\n"
+        )
+    };
+    let many: String = (1..=1000).map(line).collect();
+    let hang = Ending::Silent(Duration::from_secs(9));
+    let report = hunted("Linux version 7\n", &many, &hang, Guest::Own);
+    assert!(matches!(&report.result, Outcome::Killed { how, .. } if how.contains("1000 times")), "{:?}", report.result);
+    // A kernel that died later on did so because of that, even if the access succeeded at last.
+    let end = "riscv_invalid_cache_stale_end hart=2 hit=1000 time=2000 pc=0x1 fences=1\n";
+    let oops = "Linux version 7\nOops [#1]\n";
+    let report = hunted(oops, &format!("{many}{end}"), &Ending::Exited(0), Guest::Own);
+    assert!(matches!(&report.result, Outcome::Killed { how, .. } if how.contains("1000 times")), "{:?}", report.result);
+    let few: String = (1..=10).map(line).collect();
+    assert!(matches!(hunted("Linux version 7\n", &few, &hang, Guest::Own).result, Outcome::Uncertain { .. }));
+}
+
+#[test]
+fn regions_are_those_of_the_documentation() {
+    let image = Some((0xffff_ffff_8000_0000, 0xffff_ffff_80c0_0000));
+    let layout = |mode: &str| Layout::new(&Log::of(&format!("[    1.000000] lazymap: mmu {mode}\n")), std::iter::empty(), image);
+    for (mode, addr, region) in [
+        ("sv57", 0xff20_0000_0000_0000, "vmalloc"),
+        ("sv57", 0xff5f_ffff_ffff_ffff, "vmalloc"),
+        ("sv57", 0xff60_0000_0000_0000, "linear map"),
+        ("sv57", 0xff1c_0000_0000_0000, "vmemmap"),
+        ("sv57", 0xff1b_ffff_feb0_0000, "fixmap"),
+        ("sv57", 0xffeb_fffe_fffe_5000, "KASAN shadow of vmalloc"),
+        ("sv48", 0xffff_8f80_0000_0000, "vmalloc"),
+        ("sv48", 0xffff_af80_0000_0000, "linear map"),
+        ("sv39", 0xffff_ffc6_0000_0000, "vmalloc"),
+        ("sv39", 0xffff_ffd5_ffff_ffff, "vmalloc"),
+        ("sv39", 0xffff_fff7_0000_0000, "KASAN shadow of unknown"),
+        // Its own shadow has a shadow, and so on.
+        ("sv57", 0xfffb_ffff_e000_0000, "KASAN shadow of KASAN shadow"),
+        ("sv39", 0xffff_ffff_00c3_58e8, "modules and BPF"),
+        ("sv39", 0xffff_ffff_8000_0000, "kernel image"),
+        ("sv39", 0x1000, "user"),
+    ] {
+        assert_eq!(layout(mode).region(addr), region, "{mode} {addr:#x}");
+    }
+    // Where nobody says it, the addresses do.
+    let of = |addr: u64| Layout::new(&Log::default(), [u64::MAX, addr, 0x1000].into_iter(), image).mode();
+    assert_eq!(of(0xff20_0000_0000_0000), Mode::Sv57);
+    assert_eq!(of(0xffff_8f80_0000_0000), Mode::Sv48);
+    assert_eq!(of(0xffff_ffc6_0000_0000), Mode::Sv39);
+}
+
+#[test]
+fn what_the_kernel_prints_comes_first() {
+    let log = "[    0.000000] Virtual kernel memory layout:
+[    0.000000]       fixmap : 0xff1bfffffea00000 - 0xff1bffffff000000   (6144 kB)
+[    0.000000]      vmalloc : 0xff20000000000000 - 0xff20000000400000   (4096 kB)
+[    0.000000]       lowmem : 0xff20000000400000 - 0xff60000040000000   (1024 MB)
+[    0.000000]       kernel : 0xffffffff80000000 - 0xffffffffffffffff   (2047 MB)
+[    0.000000] kfence: initialized - using 2097152 bytes for 255 objects at 0xff6000003fc00000-0xff6000003fe00000
+";
+    let layout = Layout::new(&Log::of(log), std::iter::empty(), None);
+    assert!(layout.source().contains("log"), "{}", layout.source());
+    assert_eq!(layout.region(0xff20_0000_0000_1000), "vmalloc");
+    assert_eq!(layout.region(0xff20_0000_0040_0000), "linear map");
+    assert_eq!(layout.region(0xff60_0000_3fc0_0000), "KFENCE pool (linear map)");
+    assert_eq!(layout.region(0xff60_0000_3fe0_0000), "linear map");
+}
+
+#[test]
+fn symbols_are_functions() {
+    let symbols = symbols();
+    assert_eq!(symbols.find(0xffff_ffff_8034_7db8), Some(("kasan_poison", 0)));
+    assert_eq!(symbols.find(0xffff_ffff_8034_7e08), None);
+    assert_eq!(symbols.place(0x10), "0x10");
+    let rust = "_RNvNtCsl7L7n58I0Vr_6kernel9kselftest3run";
+    assert_eq!(
+        (symbols::demangled(rust).as_str(), symbols::demangled("memset")),
+        ("kernel::kselftest::run", "memset".to_owned())
+    );
+    assert_eq!(symbols.actor(0xffff_ffff_8056_bed4, 0xffff_ffff_8034_7df4), Some("kasan_poison"));
+    // Of others the return address says nothing.
+    assert_eq!(symbols.actor(0xffff_ffff_8034_82a8, 0xffff_ffff_8034_7df4), Some("kasan_populate_vmalloc_pte"));
+    let dir = TempDir::new().unwrap();
+    let file = dir.path().join("vmlinux");
+    fs::write(&file, "text").unwrap();
+    let error = Symbols::load(&file).unwrap_err();
+    assert!(error.message.contains("no ELF file"), "{error}");
+}
+
+#[test]
+fn places_have_a_line_if_there_is_debug_information() {
+    let text = fixture("places.elf.hex");
+    let digits: String = text.lines().filter(|line| !line.starts_with('#')).collect();
+    let byte = |at: usize| u8::from_str_radix(&digits[at..at + 2], 16).unwrap();
+    let elf: Vec<u8> = (0..digits.len()).step_by(2).map(byte).collect();
+    let dir = TempDir::new().unwrap();
+    let file = dir.path().join("vmlinux");
+    fs::write(&file, elf).unwrap();
+    let symbols = Symbols::load(&file).unwrap();
+    assert_eq!(
+        (symbols.place(0x10004).as_str(), symbols.line(0x10004)),
+        ("first+0x4", Some("./places.c:3".to_owned()))
+    );
+    assert_eq!(
+        (symbols.place(0x10014).as_str(), symbols.line(0x10014)),
+        ("second+0x8", Some("./places.c:8".to_owned()))
+    );
+    assert_eq!(symbols.line(0x1002c), None);
+}
+
+#[test]
+fn the_json_has_its_schema_and_the_page_needs_nothing_else() {
+    let mut report = shadow();
+    report.death.as_mut().unwrap().lines.push("</script><b>".to_owned());
+    let dir = TempDir::new().unwrap();
+    let (json, html) = (dir.path().join("x.json"), dir.path().join("x.html"));
+    hunt::write(&report, &json, &html).unwrap();
+    let value: serde_json::Value = serde_json::from_str(&fs::read_to_string(&json).unwrap()).unwrap();
+    assert_eq!(value["schema"], 1);
+    assert_eq!(value["result"]["outcome"], "killed");
+    let hit = &value["hits"][9];
+    for field in
+        ["index", "time", "hart", "pc", "at", "by", "access", "addr", "region", "fate", "read", "store", "fence"]
+    {
+        assert!(!hit[field].is_null(), "{field} in {hit}");
+    }
+    let page = fs::read_to_string(&html).unwrap();
+    assert_eq!(page.matches("</script>").count(), 1, "the console ends no script");
+    for outside in ["http://", "https://", " src=", "@import", "url("] {
+        assert!(!page.contains(outside), "{outside}");
+    }
+    assert!(page.contains("KASAN shadow of vmalloc") && page.contains("prefers-color-scheme: dark"));
+}
+
+/// A machine that is a shell script, which finds its pipe for the trace in `$trace`.
+fn on_fake_machine(script: &str) -> lazymap::ground::error::Result<Report> {
+    let dir = TempDir::new().unwrap();
+    let here = Path::new(env!("CARGO_MANIFEST_DIR"));
+    symlink(here.join("tests/fixtures/fake-qemu"), dir.path().join("qemu")).unwrap();
+    let find = "for word; do [ \"$last\" = -D ] && trace=$word; last=$word; done\n";
+    let fixtures = here.join("tests/fixtures");
+    fs::write(dir.path().join("script"), format!("{find}fixtures='{}'\n{script}", fixtures.display())).unwrap();
+    let mut bench = Workbench::planned(&options(dir.path().join("out")));
+    bench.qemu.binary = dir.path().join("qemu");
+    let image = dir.path().join("Image");
+    fs::write(&image, "").unwrap();
+    let target = Target {
+        name: "x".to_owned(),
+        kernel: "k".to_owned(),
+        image: image.clone(),
+        vmlinux: None,
+        guest: Workload::Initrd(image),
+        machine: Machine::new(models::find("stale").unwrap()),
+        append: String::new(),
+        limits: Limits::default(),
+    };
+    hunt::boot(&bench, &target, &dir.path().join("out/hunt"))
+}
+
+#[test]
+fn the_trace_comes_through_a_pipe_and_has_to_be_whole() {
+    let counted =
+        |hits: u64| format!("echo 'x-cache-invalid: total harts=4 stale_hits={hits} fences=8 remembered=9' >&2\n");
+    let run =
+        "head -n 45 $fixtures/hunt/shadow.trace >$trace\necho 'Linux version 7'; echo 'Run /init as init process'\n";
+    let report = on_fake_machine(&format!("{run}{}", counted(9))).unwrap();
+    assert_eq!((report.result, report.counts.hits, report.counts.absorbed), (Outcome::Survived, 9, 9));
+    let report = on_fake_machine(&format!("{run}{}", counted(10))).unwrap();
+    assert!(matches!(report.result, Outcome::Uncertain { why } if why.contains("counted 10 stale hits and traced 9")));
+    let report = on_fake_machine(run).unwrap();
+    assert!(matches!(report.result, Outcome::Uncertain { why } if why.contains("printed no line")));
+    // One that never opens the pipe keeps nobody waiting.
+    let report = on_fake_machine("exit 1\n").unwrap();
+    assert!(matches!(report.result, Outcome::Uncertain { .. }));
+    let wrong = on_fake_machine("echo riscv_invalid_cache_stale_hit hart=x >$trace\n").unwrap_err();
+    assert!(wrong.message.contains("hart=x"), "{wrong}");
+}

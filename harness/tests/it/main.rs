@@ -1,0 +1,23 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//! The tool, tested from outside: one program, so that it is linked once.
+
+mod common;
+mod console;
+mod control;
+mod demo;
+mod download;
+mod host;
+mod hunt;
+mod initramfs;
+mod ksrc;
+mod ktap;
+mod machine;
+mod patches;
+mod qemu;
+mod rows;
+mod scenario;
+mod series;
+mod tidy;
+mod trial;
+mod usage;
+

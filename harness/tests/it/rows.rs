@@ -1,0 +1,223 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//! `lazymap run` and `lazymap controls` as a whole, with a make whose kernels are copies of the entry
+//! code, and a QEMU that dies of a kernel in which that is broken.
+
+
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::PathBuf;
+
+use crate::common::{Lab, Said, edit, git, said, write};
+use serde_json::Value;
+
+/// Makes an `Image` of the entry code and the configuration, and selftests of nothing.
+const MAKE: &str = r#"
+echo "$*" >>"${0%/*}/../made"
+while [ $# -gt 0 ]; do
+	case $1 in
+	-C) dir=$2; shift ;;
+	O=*) o=${1#O=} ;;
+	INSTALL_PATH=*) to=${1#*=} ;;
+	esac
+	verb=$1
+	shift
+done
+case $verb in
+tinyconfig) mkdir -p $o; : >$o/.config ;;
+olddefconfig) ;;
+modules)
+	mkdir -p $o/arch/riscv/boot
+	cat $dir/arch/riscv/kernel/entry.S $o/.config >$o/arch/riscv/boot/Image
+	cp $o/arch/riscv/boot/Image $o/vmlinux ;;
+install)
+	tests=$to/riscv/lazy_map
+	mkdir -p $tests/test_modules $to/kselftest
+	: >$tests/test-trace.sh
+	: >$tests/test_modules/x.ko
+	: >$to/kselftest/ktap_helpers.sh ;;
+*/) ! grep -n 'error: ' $dir/arch/riscv/kernel/entry.S ;;
+esac
+"#;
+
+const MERGE: &str = "#!/bin/sh\nfor f; do case $f in -m | -O) ;; -*) ;; *) last=$f ;; esac; done\nshift 2\no=$1\nshift 2\ncat \"$@\" >>$o/.config\n";
+
+/// Kills a kernel with broken entry code, runs the others to their end, and refuses what is no machine.
+const QEMU: &str = r#"
+case "$*" in
+--version) echo 'QEMU emulator version 10.0.13'; exit ;;
+*help*) echo '  x-cache-invalid=<bool>  -  (default: false)'; exit ;;
+*nonsense*) echo "qemu: Property 'nonsense' not found" >&2; exit 1 ;;
+*stdio*-S* | *-S*stdio*) exit ;;
+esac
+for word; do
+	case $word in */Image) image=$word ;; esac
+done
+echo 'x-cache-invalid: total harts=4 stale_hits=40 fences=50' >&2
+if grep -q broken $image; then
+	cat $logs/stack-overflow.log
+else
+	cat $logs/finished.log
+fi
+"#;
+
+const SCENARIO: &str = "description = \"d\"\n[machine]\nmodel = \"stale\"\n";
+
+const CONTROLS: &str = "[[control]]\nname = \"broken\"\nwhat = \"d\"\non = \"selftests: third\"\n\
+                        [[control.run]]\ntest = \"test-trace.sh\"\nobserve = \"stack-overflow\"\n";
+
+/// A lab with everything that a boot needs, the scenarios `default` and `other`, and a control.
+struct Rows(Lab);
+
+impl Rows {
+    fn new() -> Self {
+        let lab = Lab::new();
+        for name in ["mkdir", "cat", "grep", "cp"] {
+            lab.link(name);
+        }
+        lab.script("make", MAKE);
+        let logs = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/console");
+        lab.script("qemu", &format!("logs={logs}\n{QEMU}"));
+        let linux = lab.linux();
+        let merge = linux.join("scripts/kconfig/merge_config.sh");
+        write(&merge, MERGE);
+        fs::set_permissions(&merge, fs::Permissions::from_mode(0o755)).unwrap();
+        git(&linux, &["add", "-A", "-f"]);
+        git(&linux, &["commit", "-q", "-m", "what a build needs"]);
+        // A third patch brings a test, whose sources are in the repository.
+        let (repo, work) = (lab.repo(), lab.dir.path().join("work"));
+        for name in ["Makefile", "test-trace.sh"] {
+            write(&repo.join("selftests").join(name), "#\n");
+            write(&work.join("tools/testing/selftests/riscv/lazy_map").join(name), "#\n");
+        }
+        git(&work, &["add", "-A", "-f"]);
+        git(&work, &["commit", "-q", "-m", "selftests: third"]);
+        let how = ["format-patch", "-q", "--zero-commit", "--no-signature", "--start-number=3", "-o"];
+        git(&work, &[&how[..], &[lab.patches().to_str().unwrap(), "HEAD~1"]].concat());
+        // The control breaks the entry code of the second patch.
+        git(&work, &["checkout", "-q", "-b", "control", "HEAD~1"]);
+        edit(&work.join("arch/riscv/kernel/entry.S"), "line 30\n", "broken\n");
+        git(&work, &["commit", "-q", "-a", "-m", "control: broken"]);
+        let patch = git(&work, &["format-patch", "-q", "--zero-commit", "--no-signature", "--stdout", "HEAD~1"]);
+        write(&repo.join("patches/controls/broken.patch"), &(patch + "\n"));
+        write(&repo.join("patches/controls/controls.toml"), CONTROLS);
+        write(&repo.join("harness/kernel.config"), "CONFIG_A=y\n");
+        write(&repo.join("harness/scenarios/default.toml"), SCENARIO);
+        write(&repo.join("harness/scenarios/other.toml"), &format!("config = \"CONFIG_B=y\"\n{SCENARIO}"));
+        let compile = "description = \"d\"\nconfig = \"CONFIG_C=y\"\n[compile]\nfolders = [\"mm/\"]\n";
+        write(&repo.join("harness/scenarios/compiled.toml"), compile);
+        let rows = Self(lab);
+        let guest = rows.0.out().join("guest");
+        for (name, key, path) in
+            [("busybox", "busybox", "busybox_path"), ("fw_dynamic.bin", "firmware", "firmware_path")]
+        {
+            let mut elf = b"\x7fELF".to_vec();
+            elf.resize(64, 0);
+            elf[18] = 243;
+            fs::create_dir_all(&guest).unwrap();
+            fs::write(guest.join(name), elf).unwrap();
+            let base: toml::Table = fs::read_to_string(repo.join("base.toml")).unwrap().parse().unwrap();
+            let text = |v: &toml::Value| v.as_str().unwrap().to_owned();
+            let package = &base["guest"][key];
+            let (package, sha256) = (text(&package["name"]), text(&package["sha256"]));
+            let stamp = format!("{package} {sha256} {}", text(&base["guest"][path]));
+            write(&guest.join(format!("{name}.stamp")), &stamp);
+        }
+        rows
+    }
+
+    fn run(&self, args: &[&str]) -> Said {
+        let qemu = self.0.bin().join("qemu");
+        said(self.0.tool().env("KSRC", self.0.linux()).env("LAZYMAP_QEMU", qemu).args(args))
+    }
+
+    fn tree(&self) -> PathBuf {
+        self.0.out().join("linux-ksrc")
+    }
+
+    /// What is checked out.
+    fn head(&self) -> String {
+        git(&self.tree(), &["log", "-1", "--format=%s"])
+    }
+
+    /// `scenario kernel test verdict` of all rows.
+    fn results(&self, of: &str) -> Vec<String> {
+        let text = fs::read(self.0.out().join(of).join("results.json")).unwrap();
+        let results: Value = serde_json::from_slice(&text).unwrap();
+        let text = |row: &Value, key: &str| row[key].as_str().unwrap().to_owned();
+        let rows = results["runs"].as_array().unwrap();
+        let keys = ["scenario", "kernel", "test", "verdict"];
+        rows.iter().map(|row| keys.map(|key| text(row, key)).join(" ")).collect()
+    }
+
+    /// How often make was called to build an image.
+    fn built(&self) -> usize {
+        fs::read_to_string(self.0.dir.path().join("made")).unwrap().matches(" modules\n").count()
+    }
+}
+
+#[test]
+fn scenarios_are_built_booted_and_judged() {
+    let rows = Rows::new();
+    let all = rows.run(&["run"]);
+    all.passes();
+    assert!(all.out.ends_with("3 passed, 0 failed, 0 skipped\n"), "{all:?}");
+    let passed = ["default series test-trace.sh PASS", "other series test-trace.sh PASS", "compiled series mm/ PASS"];
+    assert_eq!(rows.results("run"), passed);
+    let image = |name: &str| fs::read_to_string(rows.0.out().join("kernel").join(name).join("Image")).unwrap();
+    assert!(image("series").ends_with("line 60\nCONFIG_A=y\n"));
+    assert!(image("series-other").ends_with("CONFIG_A=y\nCONFIG_B=y\n"));
+    assert_eq!(rows.built(), 2);
+    // Nothing is built twice.
+    rows.run(&["run", "other"]).passes();
+    assert_eq!((rows.built(), rows.results("run").len()), (2, 1));
+    // A line that does not come true is an error of this scenario alone.
+    let other = rows.0.repo().join("harness/scenarios/other.toml");
+    write(&other, &format!("config = \"# CONFIG_A is not set\"\n{SCENARIO}"));
+    let result = rows.run(&["run", "default", "other"]);
+    assert_eq!(result.code, Some(2), "{result:?}");
+    assert!(result.out.contains("`# CONFIG_A is not set`") && result.out.contains("did not come true"), "{result:?}");
+    assert_eq!(rows.results("run"), [passed[0], "other series test-trace.sh ERROR"]);
+    // A machine that QEMU does not know is a mistake of the file.
+    write(&other, &format!("{SCENARIO}cpu = \"nonsense=on\"\n"));
+    rows.run(&["run", "other"]).fails(64, &["harness/scenarios/other.toml", "'nonsense' not found"]);
+    // A kernel that does not compile has failed.
+    edit(&rows.0.linux().join("arch/riscv/kernel/entry.S"), "line 1\n", "error: no\n");
+    git(&rows.0.linux(), &["commit", "-q", "-a", "-m", "does not compile"]);
+    let result = rows.run(&["run", "compiled"]);
+    assert_eq!(result.code, Some(1), "{result:?}");
+    assert!(result.out.contains("does not compile: mm/: 1:error: no"), "{result:?}");
+}
+
+#[test]
+fn a_control_is_built_caught_and_put_away() {
+    let rows = Rows::new();
+    let done = rows.run(&["controls"]);
+    done.passes();
+    assert!(done.out.ends_with("1 passed, 0 failed, 0 skipped\n"), "{done:?}");
+    assert_eq!(rows.results("controls"), ["default broken test-trace.sh PASS"]);
+    assert_eq!(rows.head(), "selftests: third", "the series is checked out again");
+    assert!(fs::read_to_string(rows.0.out().join("kernel/control-broken/Image")).unwrap().contains("broken"));
+    // The tests are those of the series: the control has another entry.S, but on a commit without any.
+    let console = rows.0.out().join("controls/broken-default-stale-4-trace.log");
+    assert!(fs::read_to_string(console).unwrap().contains("stack overflow"));
+    // A run that was interrupted leaves the control checked out; whatever comes next puts it away.
+    git(&rows.tree(), &["checkout", "-q", "refs/lazymap/control-broken"]);
+    assert_eq!(rows.head(), "control: broken");
+    rows.run(&["series-check"]);
+    assert_eq!(rows.head(), "selftests: third");
+    // One that is not caught has failed, one that does not apply or whose commit is gone is an error.
+    let file = rows.0.repo().join("patches/controls/controls.toml");
+    edit(&file, "stack-overflow", "hang");
+    let result = rows.run(&["controls"]);
+    assert_eq!((result.code, rows.results("controls")), (Some(1), vec!["default broken test-trace.sh FAIL".into()]));
+    edit(&file, "selftests: third", "selftests: fourth");
+    let result = rows.run(&["controls"]);
+    assert_eq!((result.code, rows.results("controls")), (Some(2), vec!["default broken test-trace.sh ERROR".into()]));
+    assert!(result.out.contains("no patch of the series has the subject \"selftests: fourth\""), "{result:?}");
+    edit(&file, "selftests: fourth", "tip");
+    edit(&rows.0.repo().join("patches/controls/broken.patch"), "line 31", "line thirty-one");
+    let result = rows.run(&["controls"]);
+    assert_eq!((result.code, rows.head().as_str()), (Some(2), "selftests: third"));
+    assert!(result.out.contains("broken.patch does not apply"), "{result:?}");
+}

@@ -1,0 +1,93 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//! The tool's own sources: imports run downwards only, so that a reader can start anywhere and look
+//! down; every file says its licence first.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// The floors from the ground up. A module imports from its own floor and those below.
+const FLOORS: [&str; 11] =
+    ["ground", "console", "boot", "options", "source", "build", "trial", "series", "hunt", "verbs", "cli"];
+
+/// All sources of the tool, with their path below `src`.
+fn sources() -> Vec<(String, String)> {
+    let top = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let mut folders = vec![top.clone()];
+    let mut found = Vec::new();
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(folder).unwrap() {
+            let path: PathBuf = entry.unwrap().path();
+            if path.is_dir() {
+                folders.push(path);
+            } else if path.extension().is_some_and(|e| e == "rs") {
+                let name = path.strip_prefix(&top).unwrap().display().to_string();
+                found.push((name, fs::read_to_string(path).unwrap()));
+            }
+        }
+    }
+    found.sort();
+    found
+}
+
+fn floor(name: &str) -> Option<usize> {
+    FLOORS.iter().position(|f| *f == name)
+}
+
+/// The modules at the top of the crate that a line names, in code or in a `use`.
+fn named(line: &str) -> impl Iterator<Item = &str> {
+    line.split("crate::").skip(1).map(|rest| rest.split(|c: char| !c.is_ascii_lowercase() && c != '_').next().unwrap())
+}
+
+#[test]
+fn imports_run_downwards() {
+    let mut upwards = Vec::new();
+    for (file, text) in sources() {
+        let own = file.split(['/', '.']).next().unwrap();
+        // main.rs and lib.rs stand above all floors.
+        let Some(here) = floor(own) else { continue };
+        for (number, line) in text.lines().enumerate().filter(|(_, l)| !l.trim_start().starts_with("//")) {
+            let braces = line.trim_start().strip_prefix("use crate::{").and_then(|l| l.split_once('}'));
+            let listed = braces.map(|(names, _)| names).unwrap_or_default().split(", ").filter(|n| !n.is_empty());
+            let wrong = named(line).filter(|n| !n.is_empty()).chain(listed).filter(|name| floor(name).is_none_or(|f| f > here));
+            upwards.extend(wrong.map(|name| format!("{file}:{}: {name}", number + 1)));
+        }
+    }
+    assert!(upwards.is_empty(), "imports of a higher floor:\n{}", upwards.join("\n"));
+}
+
+#[test]
+fn no_circle_within_a_floor() {
+    // Modules of one folder that import each other, as `super::x` or `crate::folder::x`.
+    for folder in FLOORS {
+        let files: Vec<(String, String)> =
+            sources().into_iter().filter(|(file, _)| file.starts_with(&format!("{folder}/"))).collect();
+        let module = |file: &str| file[folder.len() + 1..].trim_end_matches(".rs").to_owned();
+        let imports = |text: &str, of: &str| {
+            text.lines().take_while(|l| !l.starts_with("#[cfg(test)]")).any(|l| {
+                let l = l.trim_start();
+                l.starts_with("use ")
+                    && [format!("super::{of}::"), format!("super::{of};"), format!("crate::{folder}::{of}::")]
+                        .iter()
+                        .any(|word| l.contains(word.as_str()))
+            })
+        };
+        // Whatever imports nothing that is left can go; a circle never does.
+        let mut left: Vec<&(String, String)> = files.iter().filter(|(f, _)| module(f) != "mod").collect();
+        loop {
+            let before = left.len();
+            let now = left.clone();
+            left.retain(|(file, text)| now.iter().any(|(other, _)| other != file && imports(text, &module(other))));
+            if left.len() == before {
+                break;
+            }
+        }
+        assert!(left.is_empty(), "a circle among {:?}", left.iter().map(|(f, _)| f).collect::<Vec<_>>());
+    }
+}
+
+#[test]
+fn sources_say_their_licence() {
+    for (file, text) in sources() {
+        assert!(text.starts_with("// SPDX-License-Identifier: GPL-2.0-only\n//! "), "{file}");
+    }
+}

@@ -1,0 +1,70 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//! Wrong usage ends with 64 and one line.
+
+
+
+use crate::common::{Lab, edit, said};
+
+#[test]
+fn wrong_usage_is_64() {
+    let lab = Lab::new();
+    let run = |args: &[&str]| said(lab.tool().args(args));
+    run(&[]).fails(64, &["no verb", "--help"]);
+    run(&["frobnicate"]).fails(64, &["frobnicate", "--help"]);
+    run(&["demo", "--frob"]).fails(64, &["--frob", "--help"]);
+    run(&["demo", "--jobs", "0"]).fails(64, &["'0'", "--jobs"]);
+    run(&["series", "--ksrc", "/nowhere"]).fails(64, &["leave KSRC out"]);
+    said(lab.tool().env("BASE", "6.1").arg("demo")).fails(64, &["BASE=6.1", "for 7.3 only"]);
+    said(lab.tool().env("LAZYMAP_OUT", "/tmp/a b").arg("demo")).fails(64, &["/tmp/a b", "OUT="]);
+    said(lab.tool().current_dir("/").arg("demo")).fails(64, &["no checkout", "--root"]);
+    said(lab.tool().env("LAZYMAP_DISK_MIB", "many").args(["host", "--no-install"]))
+        .fails(64, &["LAZYMAP_DISK_MIB=many"]);
+}
+
+#[test]
+fn what_a_hunt_cannot_be_about_is_64() {
+    let lab = Lab::new();
+    std::fs::create_dir_all(lab.repo().join("harness/scenarios")).unwrap();
+    let run = |args: &[&str]| said(lab.tool().arg("hunt").args(args));
+    run(&[]).fails(64, &["no kernel given", "--tree base", "--help"]);
+    run(&["--tree", "elsewhere"]).fails(64, &["`elsewhere`", "base, series"]);
+    run(&["--tree", "base", "--scenario", "nowhere"]).fails(64, &["`nowhere`"]);
+    run(&["--tree", "base", "--kernel", "Image"]).fails(64, &["--kernel", "--help"]);
+    run(&["--kernel", "/nowhere/Image"]).fails(64, &["/nowhere/Image: no such file"]);
+    run(&["--vmlinux", "vmlinux"]).fails(64, &["--kernel"]);
+    run(&["--tree", "base", "--model", "plain"]).fails(64, &["`plain`", "no hit is possible"]);
+    run(&["--tree", "base", "--model", "meaner"]).fails(64, &["`meaner`"]);
+    run(&["--tree", "base", "--harts", "0"]).fails(64, &["harts = 0"]);
+    run(&["--tree", "base", "--cpu", "fast"]).fails(64, &["`fast`"]);
+    run(&["--tree", "base", "--seconds", "0"]).fails(64, &["--seconds"]);
+}
+
+#[test]
+fn a_variable_that_is_set_but_empty_counts_as_not_set() {
+    let lab = Lab::new();
+    let mut tool = lab.tool();
+    tool.env("KSRC", "").env("BASE", "").env("LAZYMAP_OUT", "").args(["host", "--no-install"]);
+    said(&mut tool).passes();
+    assert!(lab.repo().join("out/lock").exists(), "the default is used");
+}
+
+#[test]
+fn help_and_version_are_no_errors() {
+    let lab = Lab::new();
+    let help = said(lab.tool().arg("--help"));
+    help.passes();
+    assert!(help.out.contains("series-check") && help.out.contains("Exit codes: 0"), "{help:?}");
+    said(lab.tool().arg("--version")).passes();
+}
+
+#[test]
+fn a_broken_base_file_names_the_line() {
+    let lab = Lab::new();
+    edit(&lab.repo().join("base.toml"), "[qemu]\n", "[qemu]\nnonsense = 1\n");
+    let text = std::fs::read_to_string(lab.repo().join("base.toml")).unwrap();
+    let line = text.lines().position(|l| l.starts_with("nonsense")).unwrap() + 1;
+    said(lab.tool().arg("demo")).fails(2, &[&format!("base.toml:{line}:"), "nonsense"]);
+    edit(&lab.repo().join("base.toml"), "nonsense = 1\n", "");
+    edit(&lab.repo().join("base.toml"), "version = \"7.3\"\n", "");
+    said(lab.tool().arg("demo")).fails(2, &["base.toml:", "version"]);
+}
