@@ -16,10 +16,10 @@ use std::time::{Duration, Instant};
 use rustix::process::{Pid, Signal, kill_process, kill_process_group};
 use serde::Deserialize;
 
-use crate::ground::cmd;
 use crate::console::end::{self, Ending, Reading};
 use crate::console::log::Log;
 use crate::console::printk;
+use crate::ground::cmd;
 use crate::ground::error::{Error, Result};
 
 /// What every guest gets on its kernel command line. With `panic=-1` a panic reboots at once, which

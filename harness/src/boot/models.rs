@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 
 use serde::Deserialize;
 
-use crate::ground::error::{Error, Result};
 use crate::boot::machine::Model;
+use crate::ground::error::{Error, Result};
 
 /// Part of the tool, as a machine's name in a result has to mean one thing.
 const MODELS: &str = include_str!("../../models.toml");

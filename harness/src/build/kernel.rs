@@ -13,13 +13,13 @@ use std::process::Command;
 
 use serde::Deserialize;
 
-use crate::options::Options;
 use crate::ground::cmd::{self, Ended};
 use crate::ground::error::{Error, Result};
-use crate::source::host::{self, Host};
-use crate::ground::progress::Step;
 use crate::ground::files;
 use crate::ground::key::{self, Key};
+use crate::ground::progress::Step;
+use crate::options::Options;
+use crate::source::host::{self, Host};
 use crate::source::tree::Tree;
 
 /// Name of the variant that flushes every hart: the control of that name.

@@ -13,17 +13,17 @@ use std::process::{Command, Stdio};
 
 use serde::{Deserialize, Serialize};
 
-use crate::source::apt::{self, Kind};
-use crate::options::base::Base;
-use crate::options::Options;
+use crate::boot::machine::Machine;
 use crate::ground::cmd::{self, Ended};
 use crate::ground::error::{Error, Result};
-use crate::ground::git::Repo;
-use crate::source::host;
-use crate::boot::machine::Machine;
-use crate::ground::progress::Step;
 use crate::ground::files;
+use crate::ground::git::Repo;
 use crate::ground::key::{self, Key};
+use crate::ground::progress::Step;
+use crate::options::Options;
+use crate::options::base::Base;
+use crate::source::apt::{self, Kind};
+use crate::source::host;
 use crate::source::mailbox::{does_not_apply, patches, patches_key};
 
 /// The CPU model whose properties are looked at: the one that the demo boots with.

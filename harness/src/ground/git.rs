@@ -2,8 +2,8 @@
 //! git, run so that its result depends on neither the machine's nor the user's configuration.
 
 use std::ffi::{OsStr, OsString};
-use std::io::Write;
 use std::fs;
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 

@@ -96,13 +96,12 @@ impl Layout {
     /// The layout of the kernel with this console; `addresses` are some that it used, and `image` is
     /// where its image starts and ends.
     pub fn new(console: &Log, addresses: impl Iterator<Item = u64>, image: Option<(u64, u64)>) -> Self {
-        let said =
-            console.lines.iter().find_map(|line| match line.text.strip_prefix("lazymap: mmu ")?.trim() {
-                "sv39" => Some(Mode::Sv39),
-                "sv48" => Some(Mode::Sv48),
-                "sv57" => Some(Mode::Sv57),
-                _ => None,
-            });
+        let said = console.lines.iter().find_map(|line| match line.text.strip_prefix("lazymap: mmu ")?.trim() {
+            "sv39" => Some(Mode::Sv39),
+            "sv48" => Some(Mode::Sv48),
+            "sv57" => Some(Mode::Sv57),
+            _ => None,
+        });
         // Kernel addresses are used all over, so the lowest one tells how many bits there are.
         let mode = said.unwrap_or_else(|| Mode::of(addresses.filter(|a| a >> 63 == 1).min().unwrap_or(u64::MAX)));
         let printed = printed(console);

@@ -27,22 +27,22 @@ use self::report::{Report, Subject};
 use self::symbols::Symbols;
 use self::trace::{Story, Trace};
 use self::verdict::{Guest, Outcome};
-use crate::options::Options;
-use crate::ground::cmd;
-use crate::console::log::Log;
-use crate::trial::control;
-use crate::ground::error::{Error, Exit, Result};
-use crate::source::host;
 use crate::boot::initramfs;
-use crate::build::kernel::{BASE, Config, SERIES};
-use crate::console::ktap;
 use crate::boot::machine::{Boot, Limits, Machine, Run};
-use crate::ground::progress::Step;
-use crate::trial::scenario::{self, Kind, MachineFile, Which};
-use crate::ground::files;
-use crate::trial::report::shown;
-use crate::trial::run::{self, GUEST_GRACE};
+use crate::build::kernel::{BASE, Config, SERIES};
 use crate::build::workbench::{self, Lab, Workbench};
+use crate::console::ktap;
+use crate::console::log::Log;
+use crate::ground::cmd;
+use crate::ground::error::{Error, Exit, Result};
+use crate::ground::files;
+use crate::ground::progress::Step;
+use crate::options::Options;
+use crate::source::host;
+use crate::trial::control;
+use crate::trial::plan::{self, GUEST_GRACE};
+use crate::trial::report::shown;
+use crate::trial::scenario::{self, Kind, MachineFile, Which};
 
 /// What runs in the guest, in this order.
 const WORKLOAD: &[(&str, &str)] = &[
@@ -365,7 +365,7 @@ pub fn boot(bench: &Workbench, target: &Target, folder: &Path) -> Result<Report>
             let file = bench.options.out.join("guest").join(format!("hunt-{name}.cpio.gz"));
             initramfs::build(&bench.busybox, from, &file)?;
             let test_seconds = target.limits.silence.as_secs().saturating_sub(GUEST_GRACE).max(1);
-            append = run::command_line(&append, names.iter().map(String::as_str), test_seconds);
+            append = plan::command_line(&append, names.iter().map(String::as_str), test_seconds);
             (file, Guest::Own)
         }
     };

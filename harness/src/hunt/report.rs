@@ -415,7 +415,10 @@ fn groups_table(groups: &[Group]) -> String {
     }
     if groups.len() > ROWS {
         let left: u64 = groups[ROWS..].iter().map(|g| g.hits).sum();
-        rows.push(vec![left.to_string().into(), format!("in {} more groups, see the JSON", groups.len() - ROWS).into()]);
+        rows.push(vec![
+            left.to_string().into(),
+            format!("in {} more groups, see the JSON", groups.len() - ROWS).into(),
+        ]);
     }
     table::text(&[Right, Left, Left, Left, Left], &rows, false).trim_end().to_owned()
 }

@@ -94,11 +94,7 @@ pub fn print(results: &[CheckResult]) {
 }
 
 /// Whether the files in `folder` are what would be written now.
-fn up_to_date(
-    tree: &mut Tree,
-    folder: &Path,
-    options: &Options,
-) -> Result<Result<String, String>> {
+fn up_to_date(tree: &mut Tree, folder: &Path, options: &Options) -> Result<Result<String, String>> {
     let base = &options.base;
     let tip = match weave::weave(tree, options) {
         Ok(tip) => tip,

@@ -9,7 +9,8 @@ use crate::build::workbench::Lab;
 use crate::ground::error::Result;
 use crate::options::Options;
 use crate::trial::expect::Expect;
-use crate::trial::run::{self, Trial};
+use crate::trial::plan::Trial;
+use crate::trial::run;
 use crate::trial::verdict::Verdict;
 
 /// Tests for a kernel that has none yet, in the repository.

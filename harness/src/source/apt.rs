@@ -16,11 +16,11 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::options::base::Package;
 use crate::ground::cmd;
 use crate::ground::error::{Error, Result};
-use crate::ground::progress::Step;
 use crate::ground::files;
+use crate::ground::progress::Step;
+use crate::options::base::Package;
 
 /// Signatures of the distribution's archive are checked with this.
 const KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
@@ -252,13 +252,7 @@ impl Root {
     }
 
     /// As [`Self::run`], with `classify` for what failed.
-    fn ask(
-        &self,
-        program: &str,
-        args: &[&str],
-        dir: &Path,
-        classify: fn(&str) -> Trouble,
-    ) -> Result<String, Trouble> {
+    fn ask(&self, program: &str, args: &[&str], dir: &Path, classify: fn(&str) -> Trouble) -> Result<String, Trouble> {
         let done = self.run(program, args, dir)?;
         if done.status.success() {
             return Ok(String::from_utf8_lossy(&done.stdout).into_owned());

@@ -8,11 +8,11 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use crate::options::base::Base;
-use crate::options::Options;
 use crate::ground::cmd::{self, Ended};
 use crate::ground::error::{Error, Result};
 use crate::ground::progress::Step;
+use crate::options::Options;
+use crate::options::base::Base;
 
 /// Packages that are installed when they are missing; the toolchain has its own lists.
 const PACKAGES: [&str; 27] = [

@@ -12,7 +12,7 @@ use regex_lite::Regex;
 use serde::Deserialize;
 
 use super::expect::{Expect, Observation, Sign};
-use super::run::Trial;
+use super::plan::Trial;
 use super::scenario::{self, Kind, MachineFile, Scenario, Tier, Which};
 use crate::boot::machine::Machine;
 use crate::build::kernel::{Config, Kernel};
@@ -177,11 +177,7 @@ fn parse(text: &str, scenarios: &BTreeMap<String, Scenario>) -> Result<Vec<Contr
 }
 
 impl RunFile {
-    fn control_run(
-        self,
-        control: &str,
-        scenarios: &BTreeMap<String, Scenario>,
-    ) -> Result<ControlRun, String> {
+    fn control_run(self, control: &str, scenarios: &BTreeMap<String, Scenario>) -> Result<ControlRun, String> {
         let scenario = self.scenario.as_deref().unwrap_or(DEFAULT);
         let Some(Scenario { config, kind: Kind::Boot(of), .. }) = scenarios.get(scenario) else {
             return Err(format!("there is no scenario `{scenario}` that boots"));

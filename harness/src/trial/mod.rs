@@ -3,6 +3,8 @@
 
 pub mod control;
 pub mod expect;
+pub mod judge;
+pub mod plan;
 pub mod report;
 pub mod run;
 pub mod scenario;

@@ -9,7 +9,7 @@ use std::path::Path;
 use anstyle::Style;
 use serde::Serialize;
 
-use super::run::Booted;
+use super::seen::Booted;
 use super::verdict::Verdict;
 use crate::build::workbench::Workbench;
 use crate::ground::error::{Error, Result};

@@ -15,7 +15,7 @@ use regex_lite::Regex;
 use serde::Deserialize;
 
 use super::expect::Expect;
-use super::run::Trial;
+use super::plan::Trial;
 use crate::boot::machine::{Irq, LimitsGiven, Machine};
 use crate::boot::models;
 use crate::build::kernel::{Compiler, Config, SERIES};
@@ -317,7 +317,9 @@ fn config_lines(text: &str) -> Result<String, String> {
         if on || off {
             lines.push_str(&format!("{line}\n"));
         } else if !line.starts_with('#') || line.starts_with("# CONFIG_") {
-            return Err(format!("`{line}` in config is not a Kconfig option; write CONFIG_X=y or # CONFIG_X is not set"));
+            return Err(format!(
+                "`{line}` in config is not a Kconfig option; write CONFIG_X=y or # CONFIG_X is not set"
+            ));
         }
     }
     Ok(lines)

@@ -1,14 +1,26 @@
 // SPDX-License-Identifier: GPL-2.0-only
 //! What was seen of a boot: the console and the results, sorted by test.
 
-use regex_lite::Regex;
+use std::path::PathBuf;
 
-use super::run::{Booted, Trial};
-use crate::boot::machine::Counters;
+use super::plan::Trial;
+use crate::boot::machine::{Counters, Run};
 use crate::console::end::{self, End, Found};
-use crate::console::ktap::{self, Progress, Status};
+use crate::console::ktap::{self, Progress, Report, Status};
 use crate::console::log::Line;
 use crate::ground::error::Error;
+use regex_lite::Regex;
+
+/// A boot that came to an end, whatever end.
+#[derive(Debug)]
+pub struct Booted {
+    /// The machine's side.
+    pub run: Run,
+    /// The results on its console.
+    pub report: Report,
+    /// Where the console is kept.
+    pub console: PathBuf,
+}
 
 /// What was seen of a test.
 #[derive(Clone, Debug, Default)]

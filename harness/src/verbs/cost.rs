@@ -25,8 +25,9 @@ use crate::ground::{cargo, cmd, files, toml_file};
 use crate::hunt::symbols::Symbols;
 use crate::options::Options;
 use crate::trial::expect::Expect;
+use crate::trial::plan::Trial;
 use crate::trial::report::{self, shown};
-use crate::trial::run::{self, Trial};
+use crate::trial::run;
 use crate::trial::scenario::{self, Kind};
 use crate::trial::verdict::Verdict;
 
@@ -472,7 +473,8 @@ fn named(symbols: &Symbols, kernel: &Kernel, name: &str) -> Result<(u64, u64)> {
 /// The rows for a reader.
 fn rows_table(rows: &[Row]) -> String {
     use Align::{Left, Right};
-    let mut lines: Vec<Vec<Cell>> = vec![["path", "mainline 7.3", "budget", "counted", "verdict"].map(Cell::from).into()];
+    let mut lines: Vec<Vec<Cell>> =
+        vec![["path", "mainline 7.3", "budget", "counted", "verdict"].map(Cell::from).into()];
     for row in rows {
         let counted = row.counted.map_or_else(|| "-".to_owned(), |count| count.to_string());
         let why = if row.why.is_empty() { String::new() } else { format!(": {}", row.why) };
@@ -667,7 +669,8 @@ end cut-short=5
 
     #[test]
     fn the_table_says_it_all() {
-        let text = rows_table(&rows(BEFORE, &without(AFTER, "trap cause=c from=kernel")).into_values().collect::<Vec<_>>());
+        let text =
+            rows_table(&rows(BEFORE, &without(AFTER, "trap cause=c from=kernel")).into_values().collect::<Vec<_>>());
         assert_eq!(text.lines().count(), PATHS.len() + 1);
         let line = text.lines().find(|line| line.starts_with("spurious fetch")).unwrap();
         let words: Vec<&str> = line.split_whitespace().collect();

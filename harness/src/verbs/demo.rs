@@ -9,8 +9,9 @@ use crate::build::workbench::{Lab, Workbench};
 use crate::ground::error::{Error, Result};
 use crate::trial::control;
 use crate::trial::expect::Expect;
+use crate::trial::plan::Trial;
 use crate::trial::report::{self, Row, shown};
-use crate::trial::run::{self, Trial};
+use crate::trial::run;
 use crate::trial::verdict::Verdict;
 
 const IPI: &str = "test-ipi.sh";

@@ -6,7 +6,8 @@ use crate::build::workbench::Workbench;
 use crate::console::end::End;
 use crate::console::ktap::Status;
 use crate::trial::expect::Expect;
-use crate::trial::run::{self, Trial};
+use crate::trial::plan::Trial;
+use crate::trial::run;
 use crate::trial::tally::Tally;
 use crate::verbs::demo;
 

@@ -11,14 +11,14 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use crate::source::apt::{self, Kind};
-use crate::options::base::Package;
-use crate::options::Options;
 use crate::ground::cmd;
 use crate::ground::error::{Error, Result};
-use crate::source::host;
-use crate::ground::progress::Step;
 use crate::ground::files;
+use crate::ground::progress::Step;
+use crate::options::Options;
+use crate::options::base::Package;
+use crate::source::apt::{self, Kind};
+use crate::source::host;
 use crate::trial::tally::{Tally, one_line};
 
 /// herd7 and the shared libraries that it needs, for a host whose own are older.
@@ -98,13 +98,7 @@ fn judge_all(herd: &Herd, files: &[PathBuf], root: &Path, log: &Path, tally: &mu
 /// What is wrong with a file, if anything is; an error is why that cannot be said.
 ///
 /// Appends what herd7 prints to `said`.
-fn judge(
-    herd: &Herd,
-    file: &Path,
-    root: &Path,
-    scratch: &Path,
-    said: &mut String,
-) -> Result<Option<String>, String> {
+fn judge(herd: &Herd, file: &Path, root: &Path, scratch: &Path, said: &mut String) -> Result<Option<String>, String> {
     let text = fs::read_to_string(file).map_err(|e| format!("cannot read it: {e}"))?;
     let case = Case::parse(&stem(file), &text)?;
     if let Some(gone) = case.gone(root)? {

@@ -18,16 +18,16 @@ use std::time::Duration;
 use object::{Object, ObjectSymbol};
 use rustix::process::Signal;
 
-use crate::ground::cmd::{self, Dialogue, Said};
-use crate::ground::error::{Error, Result};
-use crate::hunt::trace;
+use crate::boot::machine;
+use crate::build::workbench::Workbench;
 use crate::console::ktap::{self, Status};
 use crate::console::log::Log;
-use crate::boot::machine;
-use crate::ground::progress::Step;
+use crate::ground::cmd::{self, Dialogue, Said};
+use crate::ground::error::{Error, Result};
 use crate::ground::files;
+use crate::ground::progress::Step;
+use crate::hunt::trace;
 use crate::trial::tally::Tally;
-use crate::build::workbench::Workbench;
 
 /// How the guest is compiled. It runs in M-mode, at the address where QEMU puts a kernel without firmware.
 const FLAGS: [&str; 11] = [

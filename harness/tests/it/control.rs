@@ -1,8 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-only
 //! Controls: what `controls.toml` may say, and what counts as caught.
 
-
-
 use std::path::Path;
 use std::time::Duration;
 
@@ -12,9 +10,10 @@ use lazymap::build::workbench::Workbench;
 use lazymap::console::end::End;
 use lazymap::console::ktap::Status;
 use lazymap::trial::control::{self, Control};
-use lazymap::trial::expect::{self, Expect};
+use lazymap::trial::expect::Expect;
+use lazymap::trial::judge;
+use lazymap::trial::plan::Trial;
 use lazymap::trial::report::Row;
-use lazymap::trial::run::Trial;
 use lazymap::trial::scenario::{Tier, Which};
 use lazymap::trial::seen::{BootSeen, TestSeen};
 use lazymap::trial::verdict::Verdict;
@@ -73,7 +72,10 @@ fn what_a_run_says_and_what_it_takes_from_its_scenario() {
     let plain = load("test = \"test-ipi.sh\"\nobserve = \"stack-overflow\"\n");
     let run = &plain.runs[0];
     assert_eq!((plain.name.as_str(), plain.what.as_str(), plain.on.as_str()), ("a", "about a", "tip"));
-    assert_eq!((run.tier, run.config.name.as_str(), run.trial.name.as_str()), (Tier::Full, "", "a-default-stale-4-ipi"));
+    assert_eq!(
+        (run.tier, run.config.name.as_str(), run.trial.name.as_str()),
+        (Tier::Full, "", "a-default-stale-4-ipi")
+    );
     assert_eq!((run.trial.machine.name().as_str(), run.trial.tests.len()), ("stale", 1));
     let other = load("scenario = \"other\"\nobserve = \"boot-death\"\nappend = \"more=2\"\ntier = \"ci\"\n");
     let run = &other.runs[0];
@@ -189,7 +191,7 @@ fn result(status: Status, reason: Option<&str>) -> BootSeen<'static> {
 }
 
 fn judged(trial: &Trial, seen: &BootSeen<'_>) -> Row {
-    let mut rows = expect::judge(trial, seen);
+    let mut rows = judge::judge(trial, seen);
     assert_eq!(rows.len(), 1);
     rows.remove(0)
 }

@@ -14,14 +14,15 @@ use lazymap::build::workbench::Workbench;
 use lazymap::console::end::{End, Found};
 use lazymap::console::ktap::Status;
 use lazymap::ground::error::Exit;
+use lazymap::options::Options;
 use lazymap::options::base::BaseUsed;
-use lazymap::trial::expect::{self, Expect};
+use lazymap::trial::expect::Expect;
+use lazymap::trial::judge;
+use lazymap::trial::plan::Trial;
 use lazymap::trial::report::{self, Row};
-use lazymap::trial::run::Trial;
 use lazymap::trial::seen::{BootSeen, TestSeen};
 use lazymap::trial::verdict::{Count, Verdict};
 use lazymap::verbs::demo::{self, Kernels};
-use lazymap::options::Options;
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -86,7 +87,7 @@ fn overflow() -> End {
 
 /// What comes of it: `OBSERVED VERDICT` of both tests.
 fn judged(cell: &Trial, seen: &BootSeen<'_>) -> Vec<String> {
-    expect::judge(cell, seen).iter().map(|r| format!("{} {:?}", r.observed, r.verdict)).collect()
+    judge::judge(cell, seen).iter().map(|r| format!("{} {:?}", r.observed, r.verdict)).collect()
 }
 
 #[test]
@@ -131,9 +132,9 @@ fn all_as_expected() {
     assert_eq!(judged(&cell("preventive", "stale"), &died(overflow())), ["pass Pass", "stack overflow Pass"]);
     assert_eq!(judged(&cell("series", "stale"), &well()), ["pass Pass", "pass Pass"]);
     assert_eq!(judged(&cell("series", "stale-sbi"), &well()), ["pass Pass", "pass Pass"]);
-    let row = &expect::judge(&cell("series", "stale"), &well())[1];
+    let row = &judge::judge(&cell("series", "stale"), &well())[1];
     assert_eq!((row.stale_hits, row.seconds, row.console.as_str()), (Some(40), 1.3, "series-stale.log"));
-    assert_eq!(expect::judge(&cell("series", "plain"), &plain)[0].stale_hits, None);
+    assert_eq!(judge::judge(&cell("series", "plain"), &plain)[0].stale_hits, None);
 }
 
 #[test]
@@ -216,7 +217,7 @@ fn only_a_pass_is_a_pass() {
 fn a_forbidden_line_makes_a_failure_of_a_pass_and_is_named() {
     let forbidden = vec![Found { line: 7, text: "WARNING: CPU: 1".to_owned() }];
     let tests = vec![passed(), TestSeen { forbidden, ..passed() }];
-    let rows = expect::judge(&cell("series", "stale"), &BootSeen { tests, ..well() });
+    let rows = judge::judge(&cell("series", "stale"), &BootSeen { tests, ..well() });
     assert_eq!((rows[0].verdict, rows[1].verdict), (Verdict::Pass, Verdict::Fail));
     assert!(rows[1].why.iter().any(|w| w.contains("line 7") && w.contains("WARNING: CPU: 1")), "{:?}", rows[1].why);
 }
@@ -446,9 +447,10 @@ fn results_of_an_earlier_run_do_not_survive() {
 
 #[test]
 fn the_table_is_aligned_and_has_colour_only_if_asked() {
-    let seen = BootSeen { tests: vec![passed(), with(Status::Fail, &"long ".repeat(30))], counters: Ok(None), ..well() };
-    let mut rows = expect::judge(&cell("preventive", "stale"), &died(overflow()));
-    rows.extend(expect::judge(&cell("series", "plain"), &seen));
+    let seen =
+        BootSeen { tests: vec![passed(), with(Status::Fail, &"long ".repeat(30))], counters: Ok(None), ..well() };
+    let mut rows = judge::judge(&cell("preventive", "stale"), &died(overflow()));
+    rows.extend(judge::judge(&cell("series", "plain"), &seen));
     let text = report::rows_table(&rows, false);
     let expected = "\
 kernel      machine  harts  test    expected        observed                                          verdict  seconds  stale hits

@@ -2,8 +2,6 @@
 //! Downloads through the machine's own apt, from a mirror inside the test: every way in which one
 //! goes wrong is told apart, and nothing half-way is kept.
 
-
-
 use std::fs;
 use std::net::TcpListener;
 

@@ -1,8 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-only
 //! What the host lacks is said in one line, with the one command that gets it.
 
-
-
 use std::fs;
 
 use crate::common::{Lab, Said, said};

@@ -6,17 +6,17 @@ use std::os::unix::fs::symlink;
 use std::path::Path;
 use std::time::Duration;
 
-use lazymap::console::log::Log;
+use lazymap::boot::machine::{Limits, Machine};
+use lazymap::boot::models;
+use lazymap::build::workbench::Workbench;
 use lazymap::console::end::{self, Ending};
+use lazymap::console::log::Log;
 use lazymap::hunt::layout::{Layout, Mode};
 use lazymap::hunt::report::{self, Report, Subject};
 use lazymap::hunt::symbols::{self, Symbols};
 use lazymap::hunt::trace::{self, Access};
 use lazymap::hunt::verdict::{self, Fate, Guest, Outcome};
 use lazymap::hunt::{self, Target, Workload};
-use lazymap::boot::machine::{Limits, Machine};
-use lazymap::boot::models;
-use lazymap::build::workbench::Workbench;
 use tempfile::TempDir;
 
 use crate::common::options;
@@ -201,7 +201,8 @@ fn a_hart_that_faults_without_end_is_a_finding() {
 #[test]
 fn regions_are_those_of_the_documentation() {
     let image = Some((0xffff_ffff_8000_0000, 0xffff_ffff_80c0_0000));
-    let layout = |mode: &str| Layout::new(&Log::of(&format!("[    1.000000] lazymap: mmu {mode}\n")), std::iter::empty(), image);
+    let layout =
+        |mode: &str| Layout::new(&Log::of(&format!("[    1.000000] lazymap: mmu {mode}\n")), std::iter::empty(), image);
     for (mode, addr, region) in [
         ("sv57", 0xff20_0000_0000_0000, "vmalloc"),
         ("sv57", 0xff5f_ffff_ffff_ffff, "vmalloc"),

@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::Duration;
 
-use lazymap::ground::error::Exit;
 use lazymap::boot::initramfs::{self, Listed};
+use lazymap::ground::error::Exit;
 use tempfile::TempDir;
 
 /// Something that looks like a RISC-V program.

@@ -1,8 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-only
 //! A user's own tree: what is wrong with it is said in one line, and it is never written to.
 
-
-
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 

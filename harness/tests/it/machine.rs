@@ -10,9 +10,9 @@ use std::process::{Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use lazymap::boot::machine::{self, Boot, Counters, Irq, Limits, Machine, Model, Run};
 use lazymap::console::end::{End, Ending};
 use lazymap::ground::error::{Error, Exit};
-use lazymap::boot::machine::{self, Boot, Counters, Irq, Limits, Machine, Model, Run};
 use tempfile::TempDir;
 
 const PLAIN: Machine = Machine {

@@ -20,4 +20,3 @@ mod series;
 mod tidy;
 mod trial;
 mod usage;
-

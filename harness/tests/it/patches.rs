@@ -1,8 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-only
 //! Patches: how they are applied, checked, and made anew.
 
-
-
 use std::fs;
 use std::path::{Path, PathBuf};
 

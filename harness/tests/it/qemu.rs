@@ -2,8 +2,6 @@
 //! A QEMU without the property can find nothing: it is refused. Two runs wait for each other, and
 //! an interrupted one leaves nothing running.
 
-
-
 use std::io::{BufRead, BufReader};
 use std::process::Stdio;
 use std::thread::sleep;

@@ -2,8 +2,6 @@
 //! `lazymap run` and `lazymap controls` as a whole, with a make whose kernels are copies of the entry
 //! code, and a QEMU that dies of a kernel in which that is broken.
 
-
-
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;

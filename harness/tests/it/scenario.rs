@@ -1,19 +1,17 @@
 // SPDX-License-Identifier: GPL-2.0-only
 //! Scenario files: what they may say, and what is made of a console that is not what they say.
 
-
-
 use std::fs;
 use std::path::Path;
 use std::time::Duration;
 
 use crate::common::{Lab, Said, options, said, write};
-use lazymap::build::kernel::Compiler;
 use lazymap::boot::machine::Irq;
-use lazymap::trial::scenario::{self, Kind, Scenario, Tier, Which};
-use lazymap::trial::expect::Expect;
-use lazymap::trial::run::Trial;
+use lazymap::build::kernel::Compiler;
 use lazymap::build::workbench::Workbench;
+use lazymap::trial::expect::Expect;
+use lazymap::trial::plan::Trial;
+use lazymap::trial::scenario::{self, Kind, Scenario, Tier, Which};
 
 const DEFAULT: &str = "description = \"d\"\ntier = \"quick\"\n[machine]\nmodel = \"stale\"\n";
 

@@ -1,8 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-only
 //! `make series`: patches come from sources and commits, the same bytes every time.
 
-
-
 use std::fs;
 use std::path::PathBuf;
 

@@ -48,7 +48,8 @@ fn imports_run_downwards() {
         for (number, line) in text.lines().enumerate().filter(|(_, l)| !l.trim_start().starts_with("//")) {
             let braces = line.trim_start().strip_prefix("use crate::{").and_then(|l| l.split_once('}'));
             let listed = braces.map(|(names, _)| names).unwrap_or_default().split(", ").filter(|n| !n.is_empty());
-            let wrong = named(line).filter(|n| !n.is_empty()).chain(listed).filter(|name| floor(name).is_none_or(|f| f > here));
+            let wrong =
+                named(line).filter(|n| !n.is_empty()).chain(listed).filter(|name| floor(name).is_none_or(|f| f > here));
             upwards.extend(wrong.map(|name| format!("{file}:{}: {name}", number + 1)));
         }
     }

@@ -1,8 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-only
 //! Wrong usage ends with 64 and one line.
 
-
-
 use crate::common::{Lab, edit, said};
 
 #[test]

@@ -1,0 +1,307 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//! Compares what was seen with what is expected.
+//!
+//! Whatever else is observed has failed, and what could not be observed is an error; nothing passes
+//! because nothing was seen.
+
+use super::expect::{Expect, Observation, Sign};
+use super::plan::Trial;
+use super::report::Row;
+use super::seen::{BootSeen, TestSeen};
+use super::verdict::Verdict;
+use crate::console::end::End;
+use crate::console::ktap::Status;
+use crate::console::log::Line;
+
+/// Holds what was seen of a trial's boot against what had to come of it.
+pub fn judge(trial: &Trial, seen: &BootSeen<'_>) -> Vec<Row> {
+    let wanted = trial.rows();
+    // The end of the boot is what became of the test that was running: the first one without a
+    // result, or the last one if the machine went down later.
+    let running = seen.tests.iter().position(|t| t.result.is_none()).unwrap_or(wanted.len().saturating_sub(1));
+    let stale_hits = seen.counters.as_ref().ok().copied().flatten().map(|c| c.stale_hits);
+    let mut rows = Vec::new();
+    for (at, (test, expect)) in wanted.into_iter().enumerate() {
+        let missing = TestSeen::default();
+        let own = seen.tests.get(at).unwrap_or(&missing);
+        let Judgement { observed, verdict, why } = match &expect {
+            Expect::Caught(observation) => judge_control(observation, trial, seen, own),
+            expect => judge_test(expect, seen, own, at, running),
+        };
+        rows.push(Row {
+            scenario: trial.scenario.clone(),
+            kernel: trial.kernel.clone(),
+            machine: trial.machine.name(),
+            harts: trial.machine.harts,
+            test,
+            expected: expect.name(),
+            observed,
+            verdict,
+            stale_hits,
+            seconds: (own.seconds * 10.0).round() / 10.0,
+            console: format!("{}.log", trial.name),
+            why,
+        });
+    }
+    rows
+}
+
+/// What is made of an observation.
+#[derive(Clone, Debug)]
+pub struct Judgement {
+    /// What came of it: a word or two.
+    pub observed: String,
+    /// The judgement.
+    pub verdict: Verdict,
+    /// Why, if it is not a pass.
+    pub why: Vec<String>,
+}
+
+fn judge_test(expect: &Expect, seen: &BootSeen<'_>, own: &TestSeen<'_>, at: usize, running: usize) -> Judgement {
+    let mut why = Vec::new();
+    let overflow = matches!(expect, Expect::StackOverflow);
+    let (observed, verdict) = match &seen.end {
+        Err(message) => (format!("not run: {message}"), Verdict::Error),
+        Ok(end) if at > running => {
+            why.push(format!("the boot ended before: {end}"));
+            ("not reached".to_owned(), Verdict::Error)
+        }
+        Ok(end) if at == running && *end != End::Finished => judge_end(overflow, end, seen.ready),
+        Ok(_) => judge_result(expect, own, &mut why),
+    };
+    if verdict != Verdict::Pass {
+        return Judgement { observed, verdict, why };
+    }
+    // It looks right. Whether it is right depends on what else was seen.
+    let mut failures = Vec::new();
+    let mut errors = Vec::new();
+    if !overflow {
+        failures.extend(
+            own.forbidden.iter().map(|f| format!("line {} of the console must not be there: {}", f.line, f.text)),
+        );
+    }
+    if matches!(expect, Expect::Survive) && own.work.unwrap_or(0) == 0 {
+        failures.push("the test says of nothing that it was touched or checked".to_owned());
+    }
+    match &seen.counters {
+        Err(what) => errors.push(what.clone()),
+        Ok(counters) if !matches!(expect, Expect::Pass) && counters.is_none_or(|c| c.stale_hits == 0) => {
+            failures.push(NOTHING_STALE.to_owned());
+        }
+        Ok(_) => {}
+    }
+    errors.extend(seen.lacking.iter().map(|l| format!("the console lacks what this scenario must show: {l}")));
+    errors.extend(seen.problem.iter().map(|p| format!("the results cannot be relied on: {p}")));
+    let verdict = match (failures.is_empty(), errors.is_empty()) {
+        (false, _) => Verdict::Fail,
+        (true, false) => Verdict::Error,
+        (true, true) => Verdict::Pass,
+    };
+    why.extend(failures);
+    why.extend(errors);
+    Judgement { observed, verdict, why }
+}
+
+/// Said of a run on a machine that had nothing to offer.
+pub const NOTHING_STALE: &str = "no stale translation was ever used: this machine proves nothing";
+
+/// A test that was running when the boot came to this end.
+fn judge_end(overflow: bool, end: &End, ready: bool) -> (String, Verdict) {
+    let verdict = match end {
+        // A kernel that is seen dying on the way to its tests has failed them; what else keeps it from
+        // getting there says nothing about them.
+        End::StackOverflow { .. } | End::Panic { .. } | End::Oops { .. } if !ready => Verdict::Fail,
+        _ if !ready => Verdict::Error,
+        End::NeverBooted | End::QemuFailed { .. } | End::Incomplete { .. } | End::Finished => Verdict::Error,
+        End::StackOverflow { .. } if overflow => Verdict::Pass,
+        End::StackOverflow { .. } | End::Panic { .. } | End::Oops { .. } | End::Hang(_) | End::Timeout(_) => {
+            Verdict::Fail
+        }
+    };
+    (described(end, ready), verdict)
+}
+
+/// The end of a boot in a word or two, and whether any test was reached.
+pub fn described(end: &End, ready: bool) -> String {
+    let kernel_failed = !matches!(end, End::NeverBooted | End::QemuFailed { .. } | End::Incomplete { .. });
+    let place = if kernel_failed && !ready { " before any test" } else { "" };
+    format!("{end}{place}")
+}
+
+/// A test with a result of its own, in a boot that ended well or later.
+fn judge_result(expect: &Expect, own: &TestSeen<'_>, why: &mut Vec<String>) -> (String, Verdict) {
+    let Some((status, reason)) = &own.result else {
+        why.push("the guest ran to its end, but there is no result of this test".to_owned());
+        return ("no result".to_owned(), Verdict::Error);
+    };
+    let observed = result_text(*status, reason.as_deref());
+    let verdict = match (status, expect) {
+        (Status::Error, _) => Verdict::Error,
+        (Status::Pass, Expect::Pass | Expect::Survive) => Verdict::Pass,
+        _ => Verdict::Fail,
+    };
+    (observed, verdict)
+}
+
+/// A result and its reason, as `results.json` has it.
+pub fn result_text(status: Status, reason: Option<&str>) -> String {
+    match reason {
+        Some(reason) => format!("{status}: {reason}"),
+        None => status.to_string(),
+    }
+}
+
+/// Holds what was seen of a control against what had to be seen.
+fn judge_control(wanted: &Observation, trial: &Trial, seen: &BootSeen<'_>, own: &TestSeen<'_>) -> Judgement {
+    let end = match &seen.end {
+        Err(message) => {
+            let observed = format!("not run: {message}");
+            return Judgement { observed, verdict: Verdict::Error, why: Vec::new() };
+        }
+        Ok(end) => end,
+    };
+    let observed = observed(trial, end, seen, own);
+    let mut why = Vec::new();
+    let uncertain = match end {
+        End::NeverBooted | End::QemuFailed { .. } => true,
+        // A guest that was given no tests ends without results.
+        End::Incomplete { .. } => !(seen.ready && trial.at_boot.is_some()),
+        _ => false,
+    };
+    if uncertain {
+        return Judgement { observed, verdict: Verdict::Error, why };
+    }
+    let mut caught = false;
+    for sign in &wanted.signs {
+        match shows(*sign, wanted, trial, end, seen, own) {
+            Ok(()) => caught = true,
+            Err(reason) => why.push(format!("no {sign}: {reason}")),
+        }
+    }
+    if !caught {
+        return Judgement { observed, verdict: Verdict::Fail, why };
+    }
+    why.clear();
+    if !trial.machine.model.stale {
+        return Judgement { observed, verdict: Verdict::Pass, why };
+    }
+    let verdict = match &seen.counters {
+        Err(what) => {
+            why.push(what.clone());
+            Verdict::Error
+        }
+        Ok(counters) if counters.is_none_or(|c| c.stale_hits == 0) => {
+            why.push(NOTHING_STALE.to_owned());
+            Verdict::Fail
+        }
+        Ok(_) => Verdict::Pass,
+    };
+    Judgement { observed, verdict, why }
+}
+
+/// What came of the boot in a word or two.
+fn observed(trial: &Trial, end: &End, seen: &BootSeen<'_>, own: &TestSeen<'_>) -> String {
+    let died = !matches!(end, End::Finished | End::Incomplete { .. });
+    match &own.result {
+        Some((status, reason)) if !died => result_text(*status, reason.as_deref()),
+        _ if seen.ready && trial.at_boot.is_some() => "the tests were reached".to_owned(),
+        _ => described(end, seen.ready),
+    }
+}
+
+/// Whether a sign was seen, or why not.
+fn shows(
+    sign: Sign,
+    wanted: &Observation,
+    trial: &Trial,
+    end: &End,
+    seen: &BootSeen<'_>,
+    own: &TestSeen<'_>,
+) -> Result<(), String> {
+    let at_boot = trial.at_boot.is_some();
+    // Beside another sign boot-death is the death of a boot that does not get as far as the test.
+    let early = at_boot || sign == Sign::BootDeath;
+    // The boot came to its end at the right time: before any test, or while the test was running.
+    let in_time = if early { !seen.ready } else { seen.ready && own.result.is_none() };
+    let when = || match (early, seen.ready) {
+        (true, _) => "the guest got as far as running tests",
+        (false, false) => "the guest did not get as far as running tests",
+        (false, true) => "the test had ended",
+    };
+    let death = |right: bool| match (right, in_time) {
+        (true, true) => Ok(()),
+        (true, false) => Err(when().to_owned()),
+        (false, _) => Err(format!("the boot ended otherwise: {end}")),
+    };
+    let symbol = || match &wanted.symbol {
+        Some(symbol) if !has_symbol(seen.report, symbol) => Err(format!("{symbol} is not in the report")),
+        _ => Ok(()),
+    };
+    let report = || match &wanted.text {
+        Some(text) if !seen.report.iter().any(|line| text.is_match(&line.text)) => {
+            Err("nothing in the report matches text".to_owned())
+        }
+        _ => symbol(),
+    };
+    let matches = |text: &str| wanted.text.as_ref().is_none_or(|t| t.is_match(text));
+    match sign {
+        Sign::StackOverflow => death(matches!(end, End::StackOverflow { .. })),
+        Sign::Oops => death(matches!(end, End::Oops { .. })).and_then(|()| report()),
+        Sign::Panic => {
+            let right = matches!(end, End::Panic { headline } if matches(headline));
+            death(right).and_then(|()| symbol())
+        }
+        // Silence has no report.
+        Sign::BootDeath if matches!(end, End::Hang(_) | End::Timeout(_)) => death(true),
+        Sign::BootDeath => {
+            let right = matches!(end, End::StackOverflow { .. } | End::Oops { .. } | End::Panic { .. });
+            death(right).and_then(|()| report())
+        }
+        Sign::Hang => match &own.result {
+            // The guest is alive and has ended the test, or tried to.
+            Some((Status::Fail, Some(reason))) if reason == TIMEOUT => Ok(()),
+            _ => death(matches!(end, End::Hang(_) | End::Timeout(_))),
+        },
+        Sign::Warning => {
+            let messages = if at_boot { seen.boot } else { own.messages };
+            let found = messages.iter().any(|m| wanted.text.as_ref().is_some_and(|t| t.is_match(&m.text)));
+            if found { Ok(()) } else { Err("no message of that time matches text".to_owned()) }
+        }
+        Sign::TestFailure => match &own.result {
+            Some((Status::Fail, reason)) if reason.as_deref() != Some(TIMEOUT) => match &wanted.text {
+                Some(text) if !own.notes.iter().any(|n| text.is_match(n)) => {
+                    Err("nothing that the test said matches text".to_owned())
+                }
+                _ => Ok(()),
+            },
+            _ => Err("the test did not say that it failed".to_owned()),
+        },
+    }
+}
+
+/// What the guest says of a test that it had to end.
+const TIMEOUT: &str = "timeout";
+
+/// Whether a report says that it happened in a function, or in what that called last. Its call trace
+/// is not looked at: the entry code is in each of them.
+fn has_symbol(report: &[Line], symbol: &str) -> bool {
+    let registers = report.iter().filter_map(|line| line.text.trim_start().split_once(" : "));
+    let mut places = registers.filter(|(name, _)| matches!(*name, "epc" | "ra")).map(|(_, place)| place.trim_start());
+    places.any(|place| place.strip_prefix(symbol).is_some_and(|rest| rest.starts_with("+0x")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::console::log::Log;
+
+    #[test]
+    fn a_symbol_is_a_whole_name() {
+        let has = |line: &str, symbol: &str| has_symbol(&Log::of(line).lines, symbol);
+        assert!(has("epc : handle_exception+0xa8/0x130", "handle_exception"));
+        assert!(has(" ra : kasan_unpoison+0x1c/0x60", "kasan_unpoison"));
+        assert!(!has("[<ffffffff80012345>] handle_exception+0x1c/0x60", "handle_exception"));
+        assert!(!has("epc : do_handle_exception+0xa8/0x130", "handle_exception"));
+        assert!(!has("epc : handle_exception_more+0xa8/0x130", "handle_exception"));
+    }
+}
