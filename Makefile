@@ -2,13 +2,13 @@
 ifneq ($(KERNELRELEASE),)
 
 # Kbuild reads this file too: `make -C KDIR M=$PWD modules` builds the test modules against any
-# configured and built kernel that carries the series.
+# configured and built kernel that has the series.
 obj-m += selftests/test_modules/
 
 else
 
 # Folder for everything generated, the kernel tree to use instead of the distribution's, and the
-# kernel version whose patches are meant.
+# kernel version.
 OUT ?= out
 KSRC ?=
 BASE ?=
@@ -18,14 +18,14 @@ FULL ?=
 # What `make hunt` hunts: the options of `harness/lazymap hunt`.
 HUNT ?= --tree base
 
-# Names of scenarios and controls; all where none is given.
+# Names of scenarios and controls; all if none is given.
 SCENARIO ?=
 CONTROL ?=
 
 export LAZYMAP_OUT := $(abspath $(OUT))
 export KSRC BASE
 
-# Builds the tool if need be, then runs it.
+# Builds the tool if necessary, then runs it.
 LAZYMAP := harness/lazymap
 
 # Where `make qemu-install` puts the machine model; packagers set DESTDIR.
@@ -35,33 +35,33 @@ DESTDIR ?=
 .PHONY: help demo check check-full cost run controls hunt series series-check kernels qemu qemu-install litmus clean distclean
 
 help:
-	@echo 'make demo          boot both kernels on both machines, and print what happened'
-	@echo 'make check         the tests: tool, series, demo, scenarios, controls; the last line counts them'
-	@echo 'make check-full    the same with every scenario and control, which takes hours'
+	@echo 'make demo          boot both kernels on both machines and print the results'
+	@echo 'make check         run the tests: tool, series, demo, scenarios, controls; the last line counts them'
+	@echo 'make check-full    the same with every scenario and control; takes hours'
 	@echo 'make run           run scenarios: SCENARIO="sv39 lockdep", or all; harness/lazymap run --list'
 	@echo 'make controls      run kernels broken on purpose, each of which must be caught: CONTROL="..."'
-	@echo 'make hunt          find where a kernel relies on a fence that it lacks: HUNT="--tree base --scenario kasan-vmalloc"'
-	@echo 'make cost          count the instructions that the series costs, and compare with harness/cost.toml'
-	@echo 'make series        write patches/ anew from the sources and the commits in the work tree'
-	@echo 'make series-check  check patches/: up to date, applies, style; BUILD=1 boots each'
-	@echo 'make litmus        run the litmus files of the protocol with herd7'
-	@echo 'make kernels       build the two kernels and their test modules only'
-	@echo 'make qemu          build the machine model only'
+	@echo 'make hunt          find where a kernel relies on a missing fence: HUNT="--tree base --scenario kasan-vmalloc"'
+	@echo 'make cost          count the instructions that the series costs and compare them with harness/cost.toml'
+	@echo 'make series        regenerate patches/ from the sources and the commits in the work tree'
+	@echo 'make series-check  check patches/: up to date, applies, style; BUILD=1 also boots each patch'
+	@echo 'make litmus        run the litmus tests of the protocol with herd7'
+	@echo 'make kernels       build only the two kernels and their test modules'
+	@echo 'make qemu          build only the machine model'
 	@echo 'make qemu-install  install it as PREFIX/bin/qemu-system-riscv64-lazymap: PREFIX=/usr/local'
-	@echo 'make clean         remove what was built; downloads and the kernel tree stay'
+	@echo 'make clean         remove what was built; keep downloads and the kernel tree'
 	@echo 'make distclean     remove everything that was generated'
 	@echo
 	@echo 'KSRC=path   use that kernel tree (git clone or unpacked tarball); it is never written to'
 	@echo 'OUT=path    folder for everything generated [out]'
-	@echo 'BASE=7.2    kernel version whose patches are meant, of those in base.toml; make series: each [7.3]'
+	@echo 'BASE=7.2    kernel version, one of those in base.toml [7.3; make series: each]'
 	@echo
-	@echo 'make ends with 2 whatever went wrong, and names the exit code of the tool in its last line.'
-	@echo 'To get at that code call the tool itself: harness/lazymap demo'
+	@echo 'make returns 2 for every failure and names the exit code of the tool in its last line.'
+	@echo 'To get that code, call the tool itself: harness/lazymap demo'
 
 demo check series kernels qemu litmus:
 	@$(LAZYMAP) $@
 
-# Under a name of its own: the system's QEMU stays what it is.
+# Under its own name, so that the system's QEMU is not replaced.
 qemu-install:
 	@$(if $(PREFIX),,echo 'lazymap: name the folder to install to, as in make qemu-install PREFIX=/usr/local' >&2; exit 64)
 	@$(LAZYMAP) qemu
@@ -86,7 +86,7 @@ hunt:
 series-check:
 	@$(LAZYMAP) $@ $(if $(filter-out 0,$(BUILD)),--build)
 
-# By name, because OUT may be a folder that holds other things as well.
+# By name, because OUT may hold other things as well.
 VERSIONS := $(patsubst patches/linux-%,%,$(wildcard patches/linux-*))
 PER_BASE := build build-ksrc kernel demo cost run controls hunt each scenarios scenarios-ksrc
 BUILT := $(PER_BASE) $(foreach v,$(VERSIONS),$(addsuffix -$(v),$(PER_BASE))) qemu machine log guest
