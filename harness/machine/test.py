@@ -29,8 +29,8 @@ os.chdir(OUT)
 MODEL, SVVPTC, VECTOR, THEAD, SVINVAL = 1, 2, 4, 8, 16
 GLOBAL, ANY, VALID, RANDOM, RATE = 64, 128, 256, 512, 1024
 LATE, SCOPE_ALL, SCOPE_ACCESS, USER, LIFETIME = 2048, 4096, 8192, 16384, 32768
-QUICK, STORM, VIRTUAL = 1 << 22, 1 << 23, 1 << 24
-EVENTS = ["trap-s", "trap-u", "sscratch", "sscratch-set", "sstatus", "sepc"]
+QUICK, STORM, VIRTUAL, CIP_453 = 1 << 22, 1 << 23, 1 << 24, 1 << 25
+EVENTS = ["trap-s", "trap-u", "sscratch", "sscratch-set", "sstatus", "sepc", "stvec", "satp", "sret"]
 ONE = ["-icount", "shift=0"]
 ON = "rv64,x-cache-invalid=on,x-cache-invalid-"
 
@@ -42,7 +42,7 @@ def beside(coexist, choice, params, more="", extra=()):
 
 
 def evict_at(events, extra=()):
-    bits = sum(1 << (16 + EVENTS.index(e)) for e in events)
+    bits = sum(1 << (48 + EVENTS.index(e)) for e in events)
     return beside("any", "valid", VALID | bits, ",x-cache-invalid-evict-at=" + "+".join(events), extra)
 
 
@@ -67,6 +67,8 @@ RUNS = [  # -cpu, params, extra
     ("rv64,x-cache-invalid=on,x-cache-invalid-user=on", MODEL | USER, []),
     ("rv64,x-cache-invalid=on,x-cache-invalid-lifetime=1000", MODEL | LIFETIME, []),
     ("rv64,svvptc=off,x-cache-invalid=on,x-cache-invalid-lifetime=1000", MODEL | LIFETIME | VIRTUAL, ["-icount", "shift=1"]),
+    ("rv64,x-cip-453=on", CIP_453, []),
+    ("rv64,x-cip-453=on,x-cache-invalid=on", MODEL | CIP_453, []),
     beside("any", "invalid", 0),
     beside("global", "invalid", 0),
     beside("any", "valid", VALID),
@@ -277,7 +279,7 @@ for cpu, accel, msg in (("rv32,x-cache-invalid=on", "tcg", "'x-cache-invalid' re
                         (ON + "choice=valid", "tcg", "'x-cache-invalid-choice=valid' requires "
                          "'x-cache-invalid-coexist' to be global or any"),
                         (ON + "evict-at=sepc+trap", "tcg", "'x-cache-invalid-evict-at' has unknown value 'trap', "
-                         "not one of trap-s, trap-u, sscratch, sscratch-set, sstatus, sepc"),
+                         "not one of trap-s, trap-u, sscratch, sscratch-set, sstatus, sepc, stvec, satp, sret"),
                         (ON + "evict-at=sepc+", "tcg", "'x-cache-invalid-evict-at' has unknown value ''"),
                         (ON + "scope=none", "tcg", "'x-cache-invalid-scope' has unknown value 'none', "
                          "not one of access, leaf, all"),
@@ -290,6 +292,8 @@ for cpu, accel, msg in (("rv32,x-cache-invalid=on", "tcg", "'x-cache-invalid' re
                          "'x-cache-invalid-user' requires 'x-cache-invalid'"),
                         ("rv64,x-late-pte=on,x-cache-invalid=on", "tcg", "'x-late-pte' excludes 'x-cache-invalid'"),
                         ("rv32,x-late-pte=on", "tcg", "'x-late-pte' requires a 64-bit CPU"),
+                        ("rv32,x-cip-453=on", "tcg", "'x-cip-453' requires a 64-bit CPU"),
+                        ("rv64,x-cip-453=on", "qtest", "'x-cip-453' requires TCG acceleration"),
                         ("rv64,x-late-pte=on", "qtest", "'x-late-pte' requires TCG acceleration"),
                         ("rv64,x-cache-invalid-what=on", "tcg", "x-cache-invalid-what"),
                         ("rv64,x-cache-invalid-evict-at=sepc", "tcg",
