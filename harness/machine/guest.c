@@ -40,13 +40,17 @@ typedef unsigned char u8;
 #define PARAM_QUICK	(1 << 22)	/* leave out what takes seconds */
 #define PARAM_VIRTUAL	(1 << 24)	/* time is that of the guest, -icount */
 #define PARAM_STORM	(1 << 23)	/* all harts at once, at random */
+#define PARAM_CIP_453	(1 << 25)	/* x-cip-453=on */
 /* one bit for each word of evict-at */
-#define PARAM_TRAP_S		(1 << 16)
-#define PARAM_TRAP_U		(1 << 17)
-#define PARAM_SSCRATCH		(1 << 18)
-#define PARAM_SSCRATCH_SET	(1 << 19)
-#define PARAM_SSTATUS		(1 << 20)
-#define PARAM_SEPC		(1 << 21)
+#define PARAM_TRAP_S		(1ul << 48)
+#define PARAM_TRAP_U		(1ul << 49)
+#define PARAM_SSCRATCH		(1ul << 50)
+#define PARAM_SSCRATCH_SET	(1ul << 51)
+#define PARAM_SSTATUS		(1ul << 52)
+#define PARAM_SEPC		(1ul << 53)
+#define PARAM_STVEC		(1ul << 54)
+#define PARAM_SATP		(1ul << 55)
+#define PARAM_SRET		(1ul << 56)
 /* where the four bits with the number of harts begin */
 #define PARAM_HARTS	40
 #define MAX_HARTS	4
@@ -61,7 +65,7 @@ typedef unsigned char u8;
 #define D	0x80
 #define RWX	(V | R | W | X | A | D)
 
-enum { BREAK = 3, FETCH = 12, LOAD = 13, STORE = 15, ECALL_U = 8, ECALL_S = 9 };
+enum { FETCH_ACCESS = 1, BREAK = 3, FETCH = 12, LOAD = 13, STORE = 15, ECALL_U = 8, ECALL_S = 9 };
 
 struct visit { u64 pc, a0, a1, mpp, cause, tval, epc, ret; };
 struct counters { u64 stale, fences, remembered, coexisting, invalid, evictions; };
@@ -73,12 +77,14 @@ void stub_sum(void), stub_fof(void), stub_fencei(void), stub_cross(void);
 void fence_all(void), fence_va(void), fence_asid(void), fence_va_asid(void);
 void fence_winval(void), fence_hvvma(void), sinval_all(void), sinval_va(void);
 void sinval_asid(void), sinval_va_asid(void), sinval_no_w(void);
+void sinval_twice(void);
 void sinval_no_ir(void), sinval_sfence(void), sinval_many(void);
 void stub_satps(void);
 void fence_hgvma(void), fence_hinvalv(void), fence_hinvalg(void);
 void fence_thead(void), stub_spin(void), stub_break(void);
 void stub_sscratch_set(void), stub_sscratch_swap(void), stub_sscratch_read(void);
 void stub_sstatus(void), stub_sepc(void), stub_scause(void);
+void stub_stvec(void), stub_sret(void), stub_stval(void);
 
 typedef u64 table[512] __attribute__((aligned(4096)));
 static table root, levels[4], l0_a, l0_b, l0_low, low_levels[4];
@@ -223,6 +229,12 @@ static void empty_tlb(void)
 	visit(stub_satp, satp(1), 0, 1);
 }
 
+/* without a CSR of S-mode, as writing one may be what evicts; a change of a PMP register empties it, too */
+static void empty_tlb_in_m(void)
+{
+	asm volatile("csrw pmpaddr1, zero; csrw pmpaddr1, %0" :: "r"(-1l));
+}
+
 /* to be said where the hart takes down a table */
 static void remembers(void)
 {
@@ -329,9 +341,6 @@ static const struct row {
 	{ "If the value held in rs1 is not a valid virtual address, then the SFENCE.VMA instruction has no effect.",
 	  "sfence.vma no address", fence_va, NO_ADDRESS, 0, 0, 0, 1, 0 },
 	{ 0, "sfence.vma no address, 1", fence_va_asid, NO_ADDRESS, 1, 0, 0, 1, 0 },
-	{ "The SFENCE.W.INVAL instruction guarantees that any previous stores already visible to the current RISC-V "
-	  "hart are ordered before subsequent SINVAL.VMA instructions executed by the same hart.",
-	  "sinval.vma without sfence.w.inval", sinval_no_w, P1, 0, 0, PARAM_SVINVAL, 1, 0 },
 	{ "The SFENCE.INVAL.IR instruction guarantees that any previous SINVAL.VMA instructions executed by the "
 	  "current hart are ordered before subsequent implicit references by that hart to the memory-management "
 	  "data structures.",
@@ -345,6 +354,14 @@ static const struct row {
 	{ 0, "sinval.vma page 1", sinval_va, P1, 0, P1A1 | P1A2, PARAM_SVINVAL, 1, 0 },
 	{ 0, "sinval.vma x0, 1", sinval_asid, NOTHING, 1, P1A1 | P2A1, PARAM_SVINVAL, 1, 1 },
 	{ 0, "sinval.vma page 1, 1", sinval_va_asid, P1, 1, P1A1, PARAM_SVINVAL, 1, 0 },
+	{ "When executed in order (but not necessarily consecutively) by a single hart, the sequence SFENCE.W.INVAL, "
+	  "SINVAL.VMA, and SFENCE.INVAL.IR has the same effect as a hypothetical SFENCE.VMA instruction",
+	  "sfence.w.inval, sinval.vma other, sfence.inval.ir, sinval.vma page 1, sfence.inval.ir", sinval_twice, P1, 0,
+	  P1A1 | P1A2, PARAM_SVINVAL, 2, 0 },
+	/* The rows above have executed it: that was before the page became valid, so no store is ordered by it. */
+	{ "The SFENCE.W.INVAL instruction guarantees that any previous stores already visible to the current RISC-V "
+	  "hart are ordered before subsequent SINVAL.VMA instructions executed by the same hart.",
+	  "sinval.vma without sfence.w.inval", sinval_no_w, P1, 0, 0, PARAM_SVINVAL, 1, 0 },
 	{ "It is always legal to over-fence",
 	  "more sinval.vma than the model keeps", sinval_many, P1, 0, ALL, PARAM_SVINVAL, 17, 3 },
 	{ "", "sfence.w.inval, sfence.inval.ir", fence_winval, NOTHING, 0, 0, PARAM_SVINVAL, 0, 0 },
@@ -763,6 +780,26 @@ static void event_sepc(void)
 	visit(stub_sepc, 0, 0, 1);
 }
 
+static void event_stvec(void)
+{
+	visit(stub_stvec, (u64)stub_nothing, 0, 1);
+}
+
+static void event_satp(void)
+{
+	/* two writes, to another ASID and back */
+	visit(stub_satps, 0, 0, 1);
+	kept[0].evictions += !!(PARAMS & PARAM_SATP);
+}
+
+static void event_sret(void)
+{
+	/* to S-mode; the write to sepc is an event of its own, one to sstatus would be, too */
+	asm volatile("csrs mstatus, %0; csrw sepc, %1" :: "r"(1 << 8), "r"((u64)stub_nothing));
+	kept[0].evictions += (PARAMS & (PARAM_SEPC | PARAM_SRET)) == (PARAM_SEPC | PARAM_SRET);
+	check(visit(stub_sret, 0, 0, 1).cause == ECALL_S, "sret to S-mode", 0);
+}
+
 /* what is not asked for, and nothing of the kind */
 static void event_none(void)
 {
@@ -779,6 +816,9 @@ static const struct { void (*happens)(void); const char *what; u64 evicts; } eve
 	{ event_sscratch_swap, "sscratch swapped", PARAM_SSCRATCH },
 	{ event_sstatus, "sstatus written", PARAM_SSTATUS },
 	{ event_sepc, "sepc written", PARAM_SEPC },
+	{ event_stvec, "stvec written", PARAM_STVEC },
+	{ event_satp, "satp written", PARAM_SATP },
+	{ event_sret, "sepc written, and sret", PARAM_SEPC | PARAM_SRET },
 	{ event_none, "other CSRs written", 0 },
 };
 
@@ -971,6 +1011,43 @@ static void tests_of_lifetime(u64 ra)
 	remembers();
 }
 
+/* a fetch fault in Sv39 loses the sign of its address, nothing else does */
+static void tests_of_cip_453(u64 ra)
+{
+	u64 cut = satp_mode == 8 ? ~0ul >> 25 : ~0ul;
+	struct visit v;
+
+	fresh(l0_a, ra);
+	v = visit(stub_fetch, page(ra, 1) + 8, 0, 1);
+	check(v.cause == FETCH && v.tval == ((page(ra, 1) + 8) & cut) && v.epc == page(ra, 1) + 8,
+	      "fetch from an invalid page", 0);
+	asm volatile("csrw medeleg, %0; csrw stvec, %1" :: "r"(1 << FETCH), "r"((u64)stub_stval));
+	v = visit(stub_fetch, page(ra, 1) + 8, 0, 1);
+	check(v.cause == ECALL_S && v.ret == ((page(ra, 1) + 8) & cut), "the same, to S-mode", 0);
+	v = visit((void (*)(void))page(ra, 1), 0, 0, 0);
+	check(v.cause == ECALL_S && v.ret == (page(ra, 1) & cut), "the same, from U-mode", 0);
+	asm volatile("csrw medeleg, zero");
+	/* there is nothing at this physical address */
+	set_pte(l0_a, 2, pte((void *)0x50000, RWX));
+	fence();
+	v = visit(stub_fetch, page(ra, 2), 0, 1);
+	remembers();
+	check(v.cause == FETCH_ACCESS && v.tval == (page(ra, 2) & cut), "fetch from where no memory is", 0);
+	access(stub_load, page(ra, 1), LOAD, "load from an invalid page");
+	access(stub_store, page(ra, 1), STORE, "store");
+	access(stub_amo, page(ra, 1), STORE, "amo");
+	access(stub_fetch, 0x201000, FETCH, "an address in the lower half has no sign to lose");
+	*(u32 *)pages[1] = 0x73;
+	set_pte(l0_a, 3, pte(pages[1], RWX));
+	v = visit(stub_fetch, page(ra, 3), 0, 1);
+	kept[0].stale += model;
+	check(model ? v.cause == FETCH && v.tval == (page(ra, 3) & cut) : v.cause == ECALL_S,
+	      "fetch from a page made valid", 0);
+	fence();
+	access(stub_fetch, page(ra, 3), ECALL_S, "after a fence");
+	remembers();
+}
+
 static void tests_of_kinds(u64 mode)
 {
 	u64 ra = map_all(mode);
@@ -986,6 +1063,8 @@ static void tests_of_kinds(u64 mode)
 		tests_of_user(ra);
 	if (PARAMS & PARAM_LIFETIME)
 		tests_of_lifetime(ra);
+	if (PARAMS & PARAM_CIP_453)
+		tests_of_cip_453(ra);
 }
 
 /* valid translations beside invalid ones */
@@ -995,8 +1074,10 @@ static void tests_of_coexistence(u64 mode)
 	u64 ra, pattern = 0;
 
 	ra = map_all(mode);
+	kept[0].evictions += !!(PARAMS & PARAM_SATP);
 	/* breakpoints go to S-mode, which calls for M-mode */
 	asm volatile("csrw medeleg, %0; csrw stvec, %1" :: "r"(1 << BREAK), "r"((u64)stub_nothing));
+	kept[0].evictions += !!(PARAMS & PARAM_STVEC);
 
 	if (PARAMS & PARAM_RATE) {
 		/* each load takes away what it brought; that is, all but those of fresh() count here */
@@ -1060,10 +1141,10 @@ static void tests_of_coexistence(u64 mode)
 	set_pte(l0_a, 5, pte(pages[2], RWX | G));
 	*(u32 *)pages[2] = 0x73;
 	both(stub_fetch, page(ra, 5), FETCH, valid, "fetch");
-	empty_tlb();
+	empty_tlb_in_m();
 	both(stub_load, page(ra, 2), LOAD, valid, "what empties QEMU's TLB is no eviction");
 	set_pte(l0_a, 2, 0);
-	empty_tlb();
+	empty_tlb_in_m();
 	access(stub_load, page(ra, 2), LOAD, "invalid again: nothing to choose from");
 	/* a table's G bit is that of all its pages */
 	set_pte(l0_a, 6, pte(pages[1], RWX));
@@ -1090,7 +1171,7 @@ static void tests_of_coexistence(u64 mode)
 			both(stub_load, page(ra, 1), LOAD, 0, events[i].what);
 			both(stub_store, page(ra, 1), STORE, 0, "store after it");
 			both(stub_load, page(ra, 2), LOAD, 1, "a page that was not used before it");
-			empty_tlb();
+			empty_tlb_in_m();
 			both(stub_load, page(ra, 2), LOAD, 1, "and is still held");
 			both(stub_load, page(ra, 1), LOAD, 0, "what was lost stays lost");
 			events[i].happens();
@@ -1256,7 +1337,7 @@ void guest_main(u64 hart)
 			tests_of_coexistence(mode);
 		finish();
 	}
-	if (PARAMS & (PARAM_LATE | PARAM_ALL | PARAM_ACCESS | PARAM_USER | PARAM_LIFETIME)) {
+	if (PARAMS & (PARAM_LATE | PARAM_ALL | PARAM_ACCESS | PARAM_USER | PARAM_LIFETIME | PARAM_CIP_453)) {
 		for (u64 mode = 8; mode <= 10; mode++)
 			tests_of_kinds(mode);
 		finish();

@@ -95,7 +95,11 @@ STUB(stub_sscratch_swap) csrrw a0, sscratch, a0; ecall
 STUB(stub_sscratch_read) csrr a0, sscratch; ecall
 STUB(stub_sstatus)	csrs sstatus, a1; ecall
 STUB(stub_sepc)		csrw sepc, a0; ecall
+STUB(stub_stvec)	csrw stvec, a0; ecall
+STUB(stub_sret)		sret
 STUB(stub_scause)	csrw scause, a0; ecall
+/* a handler: what stval says */
+STUB(stub_stval)	csrr a0, stval; ecall
 STUB(stub_load)		ld a0, 0(a0); ecall
 STUB(stub_store)	sd a1, 0(a0); ecall
 STUB(stub_amo)		amoadd.d a0, a1, (a0); ecall
@@ -123,6 +127,7 @@ STUB(sinval_no_w)	SINVAL(a0, x0); INVAL_IR; ecall
 STUB(sinval_no_ir)	W_INVAL; SINVAL(a0, x0); ecall
 /* a1 is the address of nothing that matters */
 STUB(sinval_sfence)	W_INVAL; SINVAL(a0, x0); sfence.vma a1, zero; ecall
+STUB(sinval_twice)	W_INVAL; SINVAL(a1, x0); INVAL_IR; SINVAL(a0, x0); INVAL_IR; ecall
 STUB(sinval_many)	W_INVAL
 	.rept 17
 	SINVAL(a0, x0)

@@ -65,13 +65,16 @@ const FULL: &[&str] = &["MODEL", "SVVPTC", "V", "SVINVAL"];
 const FULL_CPU: &str = "rv64,v=on,svinval=on,x-cache-invalid=on";
 /// What makes a hart lose its valid translations: the words of `x-cache-invalid-evict-at`, and the guest's
 /// names for them.
-const EVENTS: [(&str, &str); 6] = [
+const EVENTS: [(&str, &str); 9] = [
     ("trap-s", "TRAP_S"),
     ("trap-u", "TRAP_U"),
     ("sscratch", "SSCRATCH"),
     ("sscratch-set", "SSCRATCH_SET"),
     ("sstatus", "SSTATUS"),
     ("sepc", "SEPC"),
+    ("stvec", "STVEC"),
+    ("satp", "SATP"),
+    ("sret", "SRET"),
 ];
 /// One instruction takes 1 ns, and the harts take turns.
 const ONE: &[&str] = &["-icount", "shift=0"];
@@ -84,7 +87,7 @@ const STORM_CPU: &str = "rv64,x-cache-invalid=on,x-cache-invalid-scope=all,x-cac
 const STORM_HARTS: u32 = 4;
 
 /// CPUs that QEMU must refuse with an accelerator, and what it must say.
-const REFUSALS: [(&str, &str, &str); 18] = [
+const REFUSALS: [(&str, &str, &str); 20] = [
     ("rv32,x-cache-invalid=on", "tcg", "'x-cache-invalid' requires a 64-bit CPU"),
     (
         "rv64,x-cache-invalid=on,x-cache-invalid-coexist=some",
@@ -105,7 +108,7 @@ const REFUSALS: [(&str, &str, &str); 18] = [
         "rv64,x-cache-invalid=on,x-cache-invalid-evict-at=sepc+trap",
         "tcg",
         "'x-cache-invalid-evict-at' has unknown value 'trap', not one of trap-s, trap-u, sscratch, sscratch-set, \
-         sstatus, sepc",
+         sstatus, sepc, stvec, satp, sret",
     ),
     (
         "rv64,x-cache-invalid=on,x-cache-invalid-evict-at=sepc+",
@@ -132,6 +135,8 @@ const REFUSALS: [(&str, &str, &str); 18] = [
     ("rv64,x-cache-invalid-evict-at=sepc", "tcg", "'x-cache-invalid-evict-at' requires 'x-cache-invalid'"),
     ("rv64,x-cache-invalid-seed=1", "tcg", "'x-cache-invalid-seed' requires 'x-cache-invalid'"),
     ("rv64,x-cache-invalid=on", "qtest", "'x-cache-invalid' requires TCG acceleration"),
+    ("rv32,x-cip-453=on", "tcg", "'x-cip-453' requires a 64-bit CPU"),
+    ("rv64,x-cip-453=on", "qtest", "'x-cip-453' requires TCG acceleration"),
 ];
 
 /// A check that was made.
@@ -315,6 +320,8 @@ fn runs() -> Vec<Run> {
         Run::new("rv64,x-cache-invalid=on,x-cache-invalid-lifetime=1000", &["MODEL", "LIFETIME"]),
         Run::new("rv64,svvptc=off,x-cache-invalid=on,x-cache-invalid-lifetime=1000", &["MODEL", "LIFETIME", "VIRTUAL"])
             .extra(&["-icount", "shift=1"]),
+        Run::new("rv64,x-cip-453=on", &["CIP_453", "SVVPTC"]),
+        Run::new("rv64,x-cip-453=on,x-cache-invalid=on", &["MODEL", "SVVPTC", "CIP_453"]),
         Run::beside("any", "invalid", ""),
         Run::beside("global", "invalid", ""),
         Run::beside("any", "valid", ""),
@@ -370,9 +377,10 @@ impl Params {
     }
 }
 
-/// `64`, `0x40` or `(1 << 6)`.
+/// `64`, `0x40`, `(1 << 6)` or `(1ul << 48)`.
 fn value_in_c(text: &str) -> Option<u64> {
-    if let Some(bit) = text.strip_prefix("(1 << ").and_then(|t| t.strip_suffix(')')) {
+    let shifted = text.strip_prefix("(1 << ").or_else(|| text.strip_prefix("(1ul << "));
+    if let Some(bit) = shifted.and_then(|t| t.strip_suffix(')')) {
         return 1u64.checked_shl(bit.trim().parse().ok()?);
     }
     match text.strip_prefix("0x") {
