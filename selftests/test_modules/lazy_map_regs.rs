@@ -15,10 +15,10 @@
 //! be told from sstatus: `sret` sets SPIE, which was cleared before. If one kind of access ever
 //! faulted, all others must have.
 //!
-//! A fault that the kernel does not absorb leaves the check by its other exit. The handler must find
-//! in pt_regs what the registers held, not what the check used them for, and they must hold the same
-//! when it has returned. These accesses are to a page that is never mapped, and are listed in the
-//! exception table.
+//! A fault that the kernel does not absorb leaves the check by its other exit. The handler must
+//! find in pt_regs what the registers held, not what the check used them for, and they must hold
+//! the same when it has returned. These accesses are to a page that is never mapped, and are listed
+//! in the exception table.
 //!
 //! Loading the module runs the test, see `kernel::kselftest`.
 
@@ -357,7 +357,9 @@ static KINDS: &[Kind] = &[
 fn text(offset: usize) -> Result<Text> {
     let mut code = KVec::from_elem(0u8, offset, GFP_KERNEL)?;
     code.extend_from_slice(&0x0002_8067_u32.to_le_bytes(), GFP_KERNEL)?;
-    Text::new(&code)
+    // SAFETY: The only instruction is sound in all contexts, and is executed while the caller has
+    // the text.
+    unsafe { Text::new(&code) }
 }
 
 fn read(area: &SparseArea, word: usize) -> Result<u64> {
@@ -1104,7 +1106,7 @@ mod vector {
             };
             if *found != expected {
                 test.fail(fmt!(
-                    "{found:#x} != {expected:#x}: byte {element} of v{register}, {name} on CPU {cpu}"
+                    "{found:#x} != {expected:#x}: byte {element} of v{register}, {name}, CPU {cpu}"
                 ));
             }
         }
@@ -1120,7 +1122,7 @@ mod vector {
             let found = at_byte(offset + element, |word| read(&area, word))?;
             if found != expected {
                 test.fail(fmt!(
-                    "{found:#x} != {expected:#x}: byte {element} of memory, {name} on CPU {cpu}"
+                    "{found:#x} != {expected:#x}: byte {element} of memory, {name}, CPU {cpu}"
                 ));
             }
         }

@@ -446,7 +446,8 @@ fn percpu(thread: &mut Thread<'_>) -> Result {
 /// Code that returns a number.
 fn new_code(thread: &mut Thread<'_>) -> Result {
     let number = thread.random.below(2048) as u16;
-    let text = Text::new(&execmem::returning(number))?;
+    // SAFETY: The function is sound in all contexts, and the text is dropped after all calls.
+    let text = unsafe { Text::new(&execmem::returning(number)) }?;
     thread.check_each(1, |_, _| {
         let found: u64;
         // SAFETY: There is such a function, and it changes nothing but a0 and the return address.
