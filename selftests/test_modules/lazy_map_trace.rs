@@ -661,7 +661,7 @@ fn buffer_replaced_while_traced(test: &Test) -> kselftest::Result {
     )?;
     drop(traced);
     replaced?;
-    test.report_some("buffers", buffers.made.load(Relaxed) as u64);
+    test.report("buffers", buffers.made.load(Relaxed) as u64);
     test.report_some("touches", buffers.touches.load(Relaxed));
     test.report("late probes", buffers.late.load(Relaxed));
     test.expect_eq(
