@@ -1,10 +1,16 @@
 #!/bin/sh
 # SPDX-License-Identifier: GPL-2.0
 #
-# Try to put a kprobe on every instruction of the exception entry and return, and
-# of the context switch. A breakpoint there traps when the entry cannot stand
-# another trap, or on a stack that the hart may not see yet. A probe that is
-# accepted is never enabled, so even then nothing dies.
+# Try to put a kprobe on every instruction of the exception entry and return, of
+# the C functions that they call, and of the context switch. A breakpoint there
+# traps when the entry cannot stand another trap, before the kernel knows that it
+# has left user mode, or on a stack that the hart may not see yet. The same goes
+# for what announces new mappings: between a PTE and its announcement nobody may
+# touch the mapping. A probe that is accepted is never enabled, so even then
+# nothing dies. What these functions call once the entry is done, like
+# handle_page_fault(), may take probes.
+#
+# The function tracer, which needs no breakpoint, must not know these C functions.
 
 . "$(dirname "$0")/functions.sh"
 
@@ -62,6 +68,28 @@ refused()
 	fi
 }
 
+# untraceable TEST SYMBOL: the function tracer must not offer it
+untraceable()
+{
+	set -- "$1" "$2" $(range_of "$2")
+	if [ -n "$no_tracer" ] || [ $# -ne 4 ]; then
+		ktap_print_msg "$1: ${no_tracer:-no $2 in this kernel}"
+		ktap_test_skip "$1"
+	elif traceable "$2"; then
+		ktap_print_msg "$2 can be traced"
+		ktap_test_fail "$1"
+	else
+		ktap_test_pass "$1"
+	fi
+}
+
+# traceable SYMBOL: whether the function tracer offers it
+traceable()
+{
+	awk -v symbol="$1" '$1 == symbol { found = 1 } END { exit !found }' \
+		"$tracing/available_filter_functions"
+}
+
 count()
 {
 	echo $#
@@ -80,7 +108,7 @@ for symbol in handle_exception vfs_read; do
 done
 trap remove_probes EXIT
 remove_probes
-ktap_set_plan 6
+ktap_set_plan 26
 
 # What is refused tells something only if the same is accepted elsewhere, and hit.
 try_range "$1" "$(printf %x $((0x$1 + 32)))"
@@ -117,4 +145,36 @@ refused no_probe_in_exception_entry handle_exception
 refused no_probe_in_exception_return ret_from_exception
 refused no_probe_in_stack_overflow_entry handle_kernel_stack_overflow
 refused no_probe_in_context_switch __switch_to
+refused no_probe_in_interrupt_handler do_irq
+refused no_probe_in_page_fault_handler do_page_fault
+refused no_probe_in_system_call_handler do_trap_ecall_u
+refused no_probe_in_breakpoint_handler do_trap_break
+refused no_probe_in_irqentry_enter irqentry_enter
+refused no_probe_in_irqentry_exit irqentry_exit
+refused no_probe_in_stack_erasing stackleak_erase_on_task_stack
+refused no_probe_in_vector_nesting_start riscv_v_context_nesting_start
+refused no_probe_in_vector_nesting_end riscv_v_context_nesting_end
+refused no_probe_in_announcement flush_cache_vmap
+
+# That a function is missing tells something only if others are there.
+no_tracer=
+if [ ! -r "$tracing/available_filter_functions" ]; then
+	no_tracer="a kernel without CONFIG_DYNAMIC_FTRACE"
+	ktap_print_msg "tracer_in_ordinary_function: $no_tracer"
+	ktap_test_skip tracer_in_ordinary_function
+elif traceable vfs_read; then
+	ktap_test_pass tracer_in_ordinary_function
+else
+	ktap_test_fail tracer_in_ordinary_function
+fi
+
+untraceable no_tracer_in_interrupt_handler do_irq
+untraceable no_tracer_in_page_fault_handler do_page_fault
+untraceable no_tracer_in_system_call_handler do_trap_ecall_u
+untraceable no_tracer_in_irqentry_enter irqentry_enter
+untraceable no_tracer_in_irqentry_exit irqentry_exit
+untraceable no_tracer_in_stack_erasing stackleak_erase_on_task_stack
+untraceable no_tracer_in_vector_nesting_start riscv_v_context_nesting_start
+untraceable no_tracer_in_vector_nesting_end riscv_v_context_nesting_end
+untraceable no_tracer_in_announcement flush_cache_vmap
 ktap_finished

@@ -2,6 +2,10 @@
 
 //! Memory for code that is made at run time.
 //!
+//! Only for test modules: `execmem_alloc()` is deliberately not exported, because a module that can
+//! have executable memory can execute anything. So this exists in kernels with
+//! `CONFIG_RUST_KSELFTEST_SUPPORT` alone.
+//!
 //! C header: [`include/linux/execmem.h`](srctree/include/linux/execmem.h)
 
 use crate::{
@@ -23,7 +27,8 @@ use core::ptr::NonNull;
 /// ```
 /// use kernel::execmem::{self, Text};
 ///
-/// let text = Text::new(&execmem::returning(5))?;
+/// // SAFETY: Nobody executes the code.
+/// let text = unsafe { Text::new(&execmem::returning(5)) }?;
 /// assert_ne!(text.address(), 0);
 /// # Ok::<(), Error>(())
 /// ```
@@ -47,6 +52,13 @@ impl Text {
     ///
     /// All CPUs fetch the code from memory afterwards, not what was at the same address before.
     ///
+    /// # Safety
+    ///
+    /// The code is executable as long as the object exists, for anybody who gets the kernel to jump
+    /// there. So `code` must not come from anybody who may not run code in the kernel. What it does
+    /// must be sound in the contexts in which it is executed, and it must not be executed once the
+    /// object is dropped.
+    ///
     /// # Context
     ///
     /// Process context with interrupts enabled. May sleep.
@@ -57,7 +69,7 @@ impl Text {
     /// when memory or addresses are exhausted.
     // Not inlined: `execmem_alloc()` is not exported to modules.
     #[inline(never)]
-    pub fn new(code: &[u8]) -> Result<Self> {
+    pub unsafe fn new(code: &[u8]) -> Result<Self> {
         // All CPUs are waited for below.
         smp::may_wait()?;
         if code.is_empty() {
@@ -99,8 +111,8 @@ impl Drop for Text {
     // Not inlined: `execmem_free()` is not exported to modules.
     #[inline(never)]
     fn drop(&mut self) {
-        // SAFETY: By the type invariant. Whoever executes the code sees to it that the object lives
-        // as long.
+        // SAFETY: By the type invariant the memory is ours. By the safety requirements of `new()`
+        // nobody executes the code any more.
         unsafe { bindings::execmem_free(self.start.as_ptr()) };
     }
 }
@@ -129,13 +141,15 @@ mod tests {
 
     #[test]
     fn nothing_is_refused() {
-        assert_eq!(Text::new(&[]).err(), Some(EINVAL));
+        // SAFETY: There is no code.
+        assert_eq!(unsafe { Text::new(&[]) }.err(), Some(EINVAL));
     }
 
     #[test]
     fn refused_with_interrupts_disabled() {
         let interrupts = crate::interrupt::local_interrupt_disable();
-        let refused = Text::new(&[1]).err();
+        // SAFETY: Nobody executes it.
+        let refused = unsafe { Text::new(&[1]) }.err();
         drop(interrupts);
         assert_eq!(refused, Some(EDEADLK));
     }
@@ -146,7 +160,8 @@ mod tests {
         for index in 0..PAGE_SIZE + 3 {
             code.push((index % 251) as u8, GFP_KERNEL)?;
         }
-        let text = Text::new(&code)?;
+        // SAFETY: Nobody executes it.
+        let text = unsafe { Text::new(&code) }?;
         let start: *const u8 = core::ptr::with_exposed_provenance(text.address());
         // SAFETY: `text` has two pages, which are mapped for reading as well.
         let found = unsafe { core::slice::from_raw_parts(start, 2 * PAGE_SIZE) };
@@ -158,7 +173,8 @@ mod tests {
     #[test]
     fn runs() -> Result {
         for number in [1, 1000, 2047] {
-            let text = Text::new(&returning(number))?;
+            // SAFETY: It is called below, and not after the end of this round.
+            let text = unsafe { Text::new(&returning(number)) }?;
             // SAFETY: The code is a function of this kind.
             let function: extern "C" fn() -> u64 = unsafe { core::mem::transmute(text.address()) };
             assert_eq!(function(), u64::from(number));
@@ -169,8 +185,10 @@ mod tests {
 
     #[test]
     fn pieces_are_apart() -> Result {
-        let first = Text::new(&[1])?;
-        let second = Text::new(&[2])?;
+        // SAFETY: Nobody executes it.
+        let first = unsafe { Text::new(&[1]) }?;
+        // SAFETY: Nobody executes it.
+        let second = unsafe { Text::new(&[2]) }?;
         assert!(first.address().abs_diff(second.address()) >= PAGE_SIZE);
         assert_eq!(first.address() % PAGE_SIZE, 0);
         Ok(())

@@ -5,6 +5,9 @@
 //! For memory that is simply allocated from there use [`VVec`](crate::alloc::VVec) and
 //! [`VBox`](crate::alloc::VBox).
 //!
+//! Only for test modules: `get_vm_area()` and `vm_area_map_pages()` are deliberately not exported.
+//! So this exists in kernels with `CONFIG_RUST_KSELFTEST_SUPPORT` alone.
+//!
 //! C header: [`include/linux/vmalloc.h`](srctree/include/linux/vmalloc.h)
 
 use crate::{
@@ -195,14 +198,19 @@ impl SparseArea {
     /// Reads word `index` of the area, or [`None`] if the page table has no valid entry for it.
     ///
     /// This is earlier than an access is allowed: as long as [`Self::map()`] has not returned, the
-    /// new mapping may not have been announced to the calling CPU. If the CPU caches invalid
-    /// translations, the access may fault, and the fault may be fatal to the kernel. It exists for
-    /// tests of exactly that.
+    /// new mapping may not have been announced to the calling CPU. It exists for tests of exactly
+    /// that.
+    ///
+    /// # Safety
+    ///
+    /// If [`Self::map()`] may not have returned for the page and the CPU caches invalid
+    /// translations, the access may fault, and nothing makes the kernel go on behind it. The caller
+    /// must know that the kernel can retry the access in this context, or that it may die.
     ///
     /// # Context
     ///
     /// Any.
-    pub fn peek(&self, index: usize) -> Option<u64> {
+    pub unsafe fn peek(&self, index: usize) -> Option<u64> {
         if index / WORDS_PER_PAGE >= self.pages.len() {
             return None;
         }
@@ -215,8 +223,9 @@ impl SparseArea {
         // Orders the PTE before what the page contains; pairs with the barrier in `map()`.
         // SAFETY: As in `map()`.
         unsafe { bindings::smp_mb() };
-        // SAFETY: By the type invariant one of our pages is mapped there, until `self` is dropped.
-        // The address is aligned, the memory initialised and accessed through atomics only.
+        // SAFETY: One of our pages is mapped there, until `self` is dropped: the walk has found it.
+        // If the CPU does not see it yet, the safety requirements cover the fault. The address is
+        // aligned, the memory initialised and accessed through atomics only.
         Some(unsafe { Atomic::from_ptr(word) }.load(Relaxed))
     }
 
@@ -309,6 +318,11 @@ mod tests {
         word as u64 ^ 0x5555
     }
 
+    fn peek(area: &SparseArea, word: usize) -> Option<u64> {
+        // SAFETY: No page is being mapped.
+        unsafe { area.peek(word) }
+    }
+
     #[test]
     fn wrong_sizes_are_refused() {
         assert_eq!(SparseArea::new(0, fill).err(), Some(EINVAL));
@@ -322,7 +336,7 @@ mod tests {
         for page in 0..3 {
             let word = page * WORDS_PER_PAGE;
             assert!(area.word(word).is_none());
-            assert_eq!(area.peek(word), None);
+            assert_eq!(peek(&area, word), None);
             assert_eq!(area.read_nofault(word), Err(EFAULT));
         }
         Ok(())
@@ -340,15 +354,15 @@ mod tests {
         }
         for word in 0..3 * WORDS_PER_PAGE {
             let found = area.word(word).map(|word| word.load(Relaxed));
-            if found != Some(fill(word)) || area.peek(word) != found {
+            if found != Some(fill(word)) || peek(&area, word) != found {
                 assert_eq!(
-                    (word, found, area.peek(word)),
+                    (word, found, peek(&area, word)),
                     (word, Some(fill(word)), found)
                 );
             }
         }
         assert!(area.word(3 * WORDS_PER_PAGE).is_none());
-        assert_eq!(area.peek(3 * WORDS_PER_PAGE), None);
+        assert_eq!(peek(&area, 3 * WORDS_PER_PAGE), None);
         assert_eq!(area.read_nofault(3 * WORDS_PER_PAGE), Err(EINVAL));
         Ok(())
     }

@@ -257,8 +257,13 @@ fn check_page(test: &Test, area: &SparseArea, page: usize) -> kselftest::Result 
         cpus += 1;
         reported += faults.probe().on(cpu);
     }
-    test.report_some("CPUs", cpus);
+    test.report("CPUs", cpus);
     test.report_some("reported", reported);
+    test.expect_eq(
+        reported,
+        cpus * (rounds * KINDS) as u64,
+        fmt!("reports of all bad accesses"),
+    );
     Ok(())
 }
 

@@ -167,6 +167,9 @@ struct Area {
 struct Softirq {
     areas: Arc<KVec<Area>>,
     seen: Arc<Seen>,
+    /// Times that it was queued, and that it has run.
+    queued: Atomic<u64>,
+    ran: Atomic<u64>,
     /// Not 0 if the context was not one in which a CPU must not wait.
     may_wait: Atomic<i32>,
     #[pin]
@@ -183,6 +186,8 @@ impl Softirq {
             pin_init!(Softirq {
                 areas,
                 seen,
+                queued: Atomic::new(0),
+                ran: Atomic::new(0),
                 may_wait: Atomic::new(0),
                 work <- new_work!("lazy_map_irqsoff::Softirq::work"),
             }),
@@ -201,6 +206,7 @@ impl WorkItem for Softirq {
         for area in this.areas.iter() {
             this.seen.read(&area.words, area.word);
         }
+        this.ran.fetch_add(1, Relaxed);
     }
 }
 
@@ -223,6 +229,7 @@ fn read_in_softirq(test: &Test) -> kselftest::Result {
             if let Some(item) = items.get(cpu.as_u32() as usize) {
                 // A new work item is on no queue, so there is always room for it. This queue runs
                 // it in a softirq of this CPU.
+                item.queued.fetch_add(1, Relaxed);
                 let _ = workqueue::system_bh().enqueue(item.clone());
             }
         };
@@ -233,10 +240,18 @@ fn read_in_softirq(test: &Test) -> kselftest::Result {
             smp::on_each_cpu(queue)?;
         }
         // Before anything returns, because they run code of the module.
+        let mut cpus = 0;
         for item in &items {
             item.work.flush();
             test.expect_eq(item.may_wait.load(Relaxed), 0, fmt!("the context"));
+            test.expect_eq(
+                item.ran.load(Relaxed),
+                item.queued.load(Relaxed),
+                fmt!("softirqs that have run on a CPU, and that were asked for"),
+            );
+            cpus += item.ran.load(Relaxed);
         }
+        test.expect(cpus != 0, fmt!("a softirq has run"));
     }
     seen.report(test);
     Ok(())

@@ -15,11 +15,20 @@
 //! be told from sstatus: `sret` sets SPIE, which was cleared before. If one kind of access ever
 //! faulted, all others must have.
 //!
+//! A fault that the kernel does not absorb leaves the check by its other exit. The handler must
+//! find in pt_regs what the registers held, not what the check used them for, and they must hold
+//! the same when it has returned. These accesses are to a page that is never mapped, and are listed
+//! in the exception table.
+//!
 //! Loading the module runs the test, see `kernel::kselftest`.
 
 use core::arch::asm;
 use kernel::{
-    cpu::CpuId,
+    bindings,
+    cpu::{
+        nr_cpu_ids,
+        CpuId, //
+    },
     execmem::Text,
     interrupt::local_interrupt_disable,
     kselftest::{
@@ -50,6 +59,8 @@ use kernel::{
 kernel::kselftest! {
     cases: [
         registers_kept,
+        registers_in_reports,
+        vector_registers_kept,
         stack_trace_complete,
     ],
     name: "lazy_map_regs",
@@ -72,18 +83,53 @@ const SPIE: u64 = 1 << 5;
 // words from the start of the area:
 const IN: usize = WORDS_PER_PAGE - 256;
 const OUT: usize = WORDS_PER_PAGE - 224;
-const KERNEL_SP: usize = WORDS_PER_PAGE - 190;
+const KERNEL: usize = WORDS_PER_PAGE - 192;
 const STATUS: usize = WORDS_PER_PAGE - 160;
 const FP_IN: usize = WORDS_PER_PAGE - 158;
 const FP_OUT: usize = WORDS_PER_PAGE - 157;
 const NEXT: usize = WORDS_PER_PAGE - 156;
+const AT: usize = WORDS_PER_PAGE - 155;
+
+/// Whether the kernel lets anybody use the FP unit.
+const FPU: usize = cfg!(CONFIG_FPU) as usize;
+
+/// A register that is never filled: tp.
+const TP: usize = 4;
+
+/// The registers that must not be filled if the kernel may handle a trap in C: the stack pointer,
+/// and gp where that is the pointer of the shadow call stack.
+const SP: usize = 2;
+const SHADOW: usize = if cfg!(CONFIG_SHADOW_CALL_STACK) {
+    3
+} else {
+    TP
+};
 
 /// Declares a function that fills the registers, executes one instruction and saves the registers.
 ///
 /// All is addressed relative to the end of page 0, which is in x`$base`. The instruction finds its
-/// address in a5, or in sp if that is the base, and may use fs0. x`$keep` is not filled.
+/// address in a5, or in sp if that is the base, and may use fs0.
+///
+/// One that is `absorbed` must not trap, except for what the kernel absorbs. One that is `handled`
+/// may be emulated by the kernel. One that is `reported` is skipped if it cannot be made.
 macro_rules! access {
-    ($name:ident, base $base:literal, keep $keep:literal, $instruction:literal) => {
+    ($name:ident, absorbed, base $base:literal, $instruction:literal) => {
+        access!($name, base $base, TP, TP, "0", $instruction);
+    };
+    ($name:ident, handled, base $base:literal, $instruction:literal) => {
+        access!($name, base $base, SP, SHADOW, "0", $instruction);
+    };
+    ($name:ident, reported, base $base:literal, $instruction:literal) => {
+        access!($name, base $base, SP, SHADOW, "1", $instruction);
+    };
+    (
+        $name:ident,
+        base $base:literal,
+        $keep:expr,
+        $shadow:expr,
+        $fixup:literal,
+        $instruction:literal
+    ) => {
         /// # Safety
         ///
         /// `base` must be the end of a page that the caller owns. Interrupts must be disabled. The
@@ -102,24 +148,42 @@ macro_rules! access {
                     ".endr",
                     // The kernel does not use the FP unit, so its state is some task's that has
                     // been saved already.
+                    ".if {fpu}",
                     "li t0, 0x6000",
                     "csrs sstatus, t0",
                     "fsd fs0, -1272(a0)",
                     "fld fs0, -1264(a0)",
+                    ".endif",
                     // Clear SPIE: the next sret sets it.
                     "li t0, 0x20",
                     "csrc sstatus, t0",
                     "lla t0, 9f",
                     "sd t0, -1248(a0)",
+                    "lla t0, 8f",
+                    "sd t0, -1240(a0)",
                     concat!("mv x", $base, ", a0"),
                     ".irp reg, 1, 2, 3, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, \
                         20, 21, 22, 23, 24, 25, 26, 27, 28, 29, 30, 31",
-                    concat!(".if (\\reg - ", $base, ") * (\\reg - ", $keep, ")"),
+                    concat!(
+                        ".if (\\reg - ",
+                        $base,
+                        ") * (\\reg - {keep}) * (\\reg - {shadow})"
+                    ),
                     concat!("ld x\\reg, -2048 + 8 * \\reg(x", $base, ")"),
                     ".endif",
                     ".endr",
+                    "8:",
                     $instruction,
                     "9:",
+                    concat!(".if ", $fixup),
+                    ".pushsection __ex_table, \"a\"",
+                    ".balign 4",
+                    ".long 8b - .",
+                    ".long 9b - .",
+                    ".short 1", // EX_TYPE_FIXUP
+                    ".short 0",
+                    ".popsection",
+                    ".endif",
                     ".irp reg, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, \
                         20, 21, 22, 23, 24, 25, 26, 27, 28, 29, 30, 31",
                     concat!("sd x\\reg, -1792 + 8 * \\reg(x", $base, ")"),
@@ -127,14 +191,19 @@ macro_rules! access {
                     concat!("mv a0, x", $base),
                     "csrr t0, sstatus",
                     "sd t0, -1280(a0)",
+                    ".if {fpu}",
                     "fsd fs0, -1256(a0)",
                     "fld fs0, -1272(a0)",
                     "li t0, 0x6000",
                     "csrc sstatus, t0",
+                    ".endif",
                     ".irp reg, 1, 2, 3, 8, 9, 18, 19, 20, 21, 22, 23, 24, 25, 26, 27",
                     "ld x\\reg, -1536 + 8 * \\reg(a0)",
                     ".endr",
                     ".option pop",
+                    fpu = const FPU,
+                    keep = const $keep,
+                    shadow = const $shadow,
                     inout("a0") base => _,
                     clobber_abi("C"),
                 )
@@ -143,22 +212,39 @@ macro_rules! access {
     };
 }
 
-access!(load, base "10", keep "4", "ld t0, 0(a5)");
-access!(load_byte, base "10", keep "4", "lbu t6, 0(a5)");
-access!(store, base "10", keep "4", "sd t1, 0(a5)");
-access!(amo, base "10", keep "4", "amoadd.d t3, t4, (a5)");
-access!(load_reserved, base "10", keep "4", "lr.d s11, (a5)");
-access!(compressed_load, base "10", keep "4", "c.ld a2, 0(a5)");
-access!(compressed_store, base "10", keep "4", "c.sd a3, 0(a5)");
-access!(stack_load, base "2", keep "4", "c.ldsp a0, 0(sp)");
-access!(stack_store, base "2", keep "4", "c.sdsp a1, 0(sp)");
-access!(fp_load, base "10", keep "4", "fld fs0, 0(a5)");
-access!(fp_store, base "10", keep "4", "fsd fs0, 0(a5)");
-access!(compressed_fp_load, base "10", keep "4", "c.fld fs0, 0(a5)");
-access!(compressed_fp_store, base "10", keep "4", "c.fsd fs0, 0(a5)");
-access!(misaligned_load, base "10", keep "2", "ld t0, 0(a5)");
-access!(misaligned_store, base "10", keep "2", "sd t1, 0(a5)");
-access!(fetch, base "10", keep "4", "jalr t0, 0(a5)");
+access!(load, absorbed, base "10", "ld t0, 0(a5)");
+access!(load_byte, absorbed, base "10", "lbu t6, 0(a5)");
+access!(store, absorbed, base "10", "sd t1, 0(a5)");
+access!(amo, absorbed, base "10", "amoadd.d t3, t4, (a5)");
+access!(load_reserved, absorbed, base "10", "lr.d s11, (a5)");
+access!(compressed_load, absorbed, base "10", "c.ld a2, 0(a5)");
+access!(compressed_store, absorbed, base "10", "c.sd a3, 0(a5)");
+access!(stack_load, absorbed, base "2", "c.ldsp a0, 0(sp)");
+access!(stack_store, absorbed, base "2", "c.sdsp a1, 0(sp)");
+#[cfg(CONFIG_FPU)]
+access!(fp_load, absorbed, base "10", "fld fs0, 0(a5)");
+#[cfg(CONFIG_FPU)]
+access!(fp_store, absorbed, base "10", "fsd fs0, 0(a5)");
+#[cfg(CONFIG_FPU)]
+access!(compressed_fp_load, absorbed, base "10", "c.fld fs0, 0(a5)");
+#[cfg(CONFIG_FPU)]
+access!(compressed_fp_store, absorbed, base "10", "c.fsd fs0, 0(a5)");
+access!(misaligned_load, handled, base "10", "ld t0, 0(a5)");
+access!(misaligned_store, handled, base "10", "sd t1, 0(a5)");
+access!(fetch, absorbed, base "10", "jalr t0, 0(a5)");
+
+// The base is s1, so that a0 is filled.
+access!(reported_load, reported, base "9", "ld t0, 0(a5)");
+access!(reported_load_a0, reported, base "9", "ld a0, 0(a5)");
+access!(reported_store, reported, base "9", "sd a0, 0(a5)");
+access!(reported_amo, reported, base "9", "amoadd.d a0, t4, (a5)");
+access!(reported_load_reserved, reported, base "9", "lr.d s11, (a5)");
+access!(reported_compressed_load, reported, base "9", "c.ld a2, 0(a5)");
+access!(reported_compressed_store, reported, base "9", "c.sd a3, 0(a5)");
+#[cfg(CONFIG_FPU)]
+access!(reported_fp_load, reported, base "9", "fld fs0, 0(a5)");
+#[cfg(CONFIG_FPU)]
+access!(reported_fp_store, reported, base "9", "fsd fs0, 0(a5)");
 
 /// Number of a register that can be a destination.
 const T0: usize = 5;
@@ -184,8 +270,10 @@ enum Effect {
     /// Loads the word to a register and adds another one to it.
     Add(usize, usize),
     /// Loads the word to the FP register.
+    #[cfg(CONFIG_FPU)]
     LoadFp,
     /// Stores the FP register to the word.
+    #[cfg(CONFIG_FPU)]
     StoreFp,
     /// Calls what is at the address, with the return address in t0.
     Call,
@@ -239,9 +327,13 @@ static KINDS: &[Kind] = &[
     Kind::new("compressed_store", compressed_store, Effect::Store(A3)),
     Kind::new("stack_load", stack_load, Effect::Load(A0)).on_stack(),
     Kind::new("stack_store", stack_store, Effect::Store(A1)).on_stack(),
+    #[cfg(CONFIG_FPU)]
     Kind::new("fp_load", fp_load, Effect::LoadFp),
+    #[cfg(CONFIG_FPU)]
     Kind::new("fp_store", fp_store, Effect::StoreFp),
+    #[cfg(CONFIG_FPU)]
     Kind::new("compressed_fp_load", compressed_fp_load, Effect::LoadFp),
+    #[cfg(CONFIG_FPU)]
     Kind::new("compressed_fp_store", compressed_fp_store, Effect::StoreFp),
     Kind::new("misaligned_load", misaligned_load, Effect::Load(T0)).across(false),
     Kind::new("misaligned_store", misaligned_store, Effect::Store(T1)).across(false),
@@ -265,7 +357,9 @@ static KINDS: &[Kind] = &[
 fn text(offset: usize) -> Result<Text> {
     let mut code = KVec::from_elem(0u8, offset, GFP_KERNEL)?;
     code.extend_from_slice(&0x0002_8067_u32.to_le_bytes(), GFP_KERNEL)?;
-    Text::new(&code)
+    // SAFETY: The only instruction is sound in all contexts, and is executed while the caller has
+    // the text.
+    unsafe { Text::new(&code) }
 }
 
 fn read(area: &SparseArea, word: usize) -> Result<u64> {
@@ -295,6 +389,17 @@ fn current_task() -> u64 {
     task
 }
 
+/// Sets those of the expected `registers` that are not filled if the kernel may handle a trap.
+fn not_filled(area: &SparseArea, registers: &mut [u64; 32]) -> Result {
+    registers[TP] = current_task();
+    for register in [SP, SHADOW] {
+        if register != TP {
+            registers[register] = read(area, KERNEL + register)?;
+        }
+    }
+    Ok(())
+}
+
 /// A number that is shown in hexadecimal.
 #[derive(PartialEq)]
 struct Hex(u64);
@@ -303,6 +408,32 @@ impl core::fmt::Debug for Hex {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
         write!(f, "{:#018x}", self.0)
     }
+}
+
+/// Compares the registers that an access has left behind with what must be in them.
+fn check_registers(
+    test: &Test,
+    area: &SparseArea,
+    registers: &[u64; 32],
+    fp: u64,
+    name: &str,
+    cpu: CpuId,
+) -> Result {
+    for (number, register) in registers.iter().enumerate().skip(1) {
+        test.expect_eq(
+            Hex(read(area, OUT + number)?),
+            Hex(*register),
+            fmt!("x{number} after {name} on CPU {}", cpu.as_u32()),
+        );
+    }
+    if FPU != 0 {
+        test.expect_eq(
+            Hex(read(area, FP_OUT)?),
+            Hex(fp),
+            fmt!("fs0 after {name} on CPU {}", cpu.as_u32()),
+        );
+    }
+    Ok(())
 }
 
 /// Makes one access; returns whether there was a trap. What it executes is added to `texts`: to
@@ -359,7 +490,11 @@ fn attempt(test: &Test, kind: &Kind, cpu: CpuId, texts: &mut KVec<Text>) -> Resu
         *register = read(&area, IN + number)?;
     }
     registers[kind.base] = base as u64;
-    let mut fp = pattern(0, FP_IN);
+    let fp = match kind.effect {
+        #[cfg(CONFIG_FPU)]
+        Effect::LoadFp => before,
+        _ => pattern(0, FP_IN),
+    };
     let mut after = before;
     match kind.effect {
         Effect::Load(to) => registers[to] = before,
@@ -369,27 +504,18 @@ fn attempt(test: &Test, kind: &Kind, cpu: CpuId, texts: &mut KVec<Text>) -> Resu
             registers[to] = before;
             after = before.wrapping_add(registers[from]);
         }
-        Effect::LoadFp => fp = before,
+        #[cfg(CONFIG_FPU)]
+        Effect::LoadFp => {}
+        #[cfg(CONFIG_FPU)]
         Effect::StoreFp => after = fp,
         Effect::Call => registers[T0] = read(&area, NEXT)?,
     }
     registers[4] = current_task();
     if matches!(kind.effect, Effect::Load(_) | Effect::Store(_)) && kind.offset != 0 {
-        registers[2] = read(&area, KERNEL_SP)?;
+        not_filled(&area, &mut registers)?;
     }
 
-    for (number, register) in registers.iter().enumerate().skip(1) {
-        test.expect_eq(
-            Hex(read(&area, OUT + number)?),
-            Hex(*register),
-            fmt!("x{number} after {} on CPU {}", kind.name, cpu.as_u32()),
-        );
-    }
-    test.expect_eq(
-        Hex(read(&area, FP_OUT)?),
-        Hex(fp),
-        fmt!("fs0 after {} on CPU {}", kind.name, cpu.as_u32()),
-    );
+    check_registers(test, &area, &registers, fp, kind.name, cpu)?;
     if !call {
         test.expect_eq(
             Hex(at(offset, |index| read(&area, index))?),
@@ -413,12 +539,17 @@ fn incomplete(traps: &[Atomic<u64>]) -> bool {
 /// So much code is kept on each CPU before any is freed.
 const TEXTS: usize = 256;
 
-/// An access of each kind on all CPUs, while they all make new mappings.
-fn registers_kept(test: &Test) -> kselftest::Result {
+/// Makes an access of each of `kinds` by `attempt` on all CPUs, while they all make new mappings.
+fn attempt_all<K: Sync>(
+    test: &Test,
+    kinds: &[K],
+    name: impl Fn(&K) -> &'static str + Sync,
+    attempt: impl Fn(&K, CpuId, &mut KVec<Text>) -> Result<bool> + Sync,
+) -> kselftest::Result {
     let rounds = module_parameters::rounds.value();
     let touches = Atomic::new(0u64);
-    let mut traps = KVec::with_capacity(KINDS.len(), GFP_KERNEL)?;
-    for _ in KINDS {
+    let mut traps = KVec::with_capacity(kinds.len(), GFP_KERNEL)?;
+    for _ in kinds {
         traps.push(Atomic::new(0u64), GFP_KERNEL)?;
     }
 
@@ -435,16 +566,16 @@ fn registers_kept(test: &Test) -> kselftest::Result {
                 if texts.len() > TEXTS {
                     texts.clear();
                 }
-                for (kind, traps) in KINDS.iter().zip(&traps) {
+                for (kind, traps) in kinds.iter().zip(&traps) {
                     if round >= rounds && traps.load(Relaxed) != 0 {
                         continue;
                     }
-                    match attempt(test, kind, cpu, &mut texts) {
+                    match attempt(kind, cpu, &mut texts) {
                         Ok(trapped) => {
                             touches.fetch_add(1, Relaxed);
                             traps.fetch_add(trapped.into(), Relaxed);
                         }
-                        Err(error) => test.fail(fmt!("{}: {error:?}", kind.name)),
+                        Err(error) => test.fail(fmt!("{}: {error:?}", name(kind))),
                     }
                 }
             }
@@ -456,11 +587,587 @@ fn registers_kept(test: &Test) -> kselftest::Result {
     let spurious = traps.iter().map(|traps| traps.load(Relaxed)).sum();
     test.report("spurious faults", spurious);
     if spurious != 0 {
-        for (kind, traps) in KINDS.iter().zip(&traps) {
-            test.report_some(kind.name, traps.load(Relaxed));
+        for (kind, traps) in kinds.iter().zip(&traps) {
+            test.report_some(name(kind), traps.load(Relaxed));
         }
     }
     Ok(())
+}
+
+/// An access of each kind.
+fn registers_kept(test: &Test) -> kselftest::Result {
+    attempt_all(
+        test,
+        KINDS,
+        |kind| kind.name,
+        |kind, cpu, texts| attempt(test, kind, cpu, texts),
+    )
+}
+
+/// The words of `struct pt_regs` that are compared: sepc, x1 to x31, sstatus, stval and scause.
+const PT_REGS: usize = 35;
+const PT_EPC: usize = 0;
+const PT_STATUS: usize = 32;
+const PT_BADADDR: usize = 33;
+const PT_CAUSE: usize = 34;
+
+const _: () = {
+    use core::mem::offset_of;
+
+    const WORD: usize = size_of::<u64>();
+    assert!(offset_of!(bindings::pt_regs, epc) == PT_EPC * WORD);
+    assert!(offset_of!(bindings::pt_regs, ra) == WORD);
+    assert!(offset_of!(bindings::pt_regs, t6) == 31 * WORD);
+    assert!(offset_of!(bindings::pt_regs, status) == PT_STATUS * WORD);
+    assert!(offset_of!(bindings::pt_regs, badaddr) == PT_BADADDR * WORD);
+    assert!(offset_of!(bindings::pt_regs, cause) == PT_CAUSE * WORD);
+};
+
+/// sstatus.SPP
+const SPP: u64 = 1 << 8;
+
+/// scause of a load and of a store
+const LOAD_PAGE_FAULT: u64 = 13;
+const STORE_PAGE_FAULT: u64 = 15;
+
+/// What the handler of a page fault was told on one CPU.
+struct Report {
+    /// Faults at this address are reported.
+    address: Atomic<usize>,
+    count: Atomic<u64>,
+    words: [Atomic<u64>; PT_REGS],
+}
+
+/// A report for each CPU.
+struct Reports(KVec<Report>);
+
+impl Reports {
+    fn attach(test: &Test) -> kselftest::Result<Pin<KBox<Registration<PageFaultKernel, Self>>>> {
+        let mut reports = KVec::with_capacity(nr_cpu_ids() as usize, GFP_KERNEL)?;
+        for _ in 0..nr_cpu_ids() {
+            let report = Report {
+                address: Atomic::new(0),
+                count: Atomic::new(0),
+                words: [const { Atomic::new(0) }; PT_REGS],
+            };
+            reports.push(report, GFP_KERNEL)?;
+        }
+        attach(test, Self(reports))
+    }
+
+    fn on(&self, cpu: CpuId) -> Result<&Report> {
+        self.0.get(cpu.as_u32() as usize).ok_or(EINVAL)
+    }
+}
+
+impl Probe<PageFaultKernel> for Reports {
+    fn fire(&self, args: &<PageFaultKernel as Tracepoint>::Args) {
+        let (address, registers, _) = *args;
+        let Ok(report) = self.on(CpuId::current()) else {
+            return;
+        };
+        if report.address.load(Relaxed) != address {
+            return;
+        }
+        for (index, word) in report.words.iter().enumerate() {
+            // SAFETY: The tracepoint passes a valid `struct pt_regs`, which has so many words.
+            let value = unsafe { registers.cast::<u64>().add(index).read() };
+            word.store(value, Relaxed);
+        }
+        report.count.fetch_add(1, Relaxed);
+    }
+}
+
+/// Attaches `probe` to the page fault, or skips the case.
+fn attach<P: Probe<PageFaultKernel>>(
+    test: &Test,
+    probe: P,
+) -> kselftest::Result<Pin<KBox<Registration<PageFaultKernel, P>>>> {
+    KBox::pin_init(Registration::new(probe), GFP_KERNEL).map_err(|error| match error {
+        ENOENT => test.skip(fmt!("no tracepoint {}", PageFaultKernel::NAME)),
+        error => error.into(),
+    })
+}
+
+/// An access that cannot be made: name, function, scause. The base register is s1.
+struct Reported(&'static str, unsafe fn(usize), u64);
+
+const S1: usize = 9;
+
+static REPORTED: &[Reported] = &[
+    Reported("reported_load", reported_load, LOAD_PAGE_FAULT),
+    Reported("reported_load_a0", reported_load_a0, LOAD_PAGE_FAULT),
+    Reported("reported_store", reported_store, STORE_PAGE_FAULT),
+    Reported("reported_amo", reported_amo, STORE_PAGE_FAULT),
+    Reported(
+        "reported_load_reserved",
+        reported_load_reserved,
+        LOAD_PAGE_FAULT,
+    ),
+    Reported(
+        "reported_compressed_load",
+        reported_compressed_load,
+        LOAD_PAGE_FAULT,
+    ),
+    Reported(
+        "reported_compressed_store",
+        reported_compressed_store,
+        STORE_PAGE_FAULT,
+    ),
+    #[cfg(CONFIG_FPU)]
+    Reported("reported_fp_load", reported_fp_load, LOAD_PAGE_FAULT),
+    #[cfg(CONFIG_FPU)]
+    Reported("reported_fp_store", reported_fp_store, STORE_PAGE_FAULT),
+];
+
+/// Makes one access that cannot be made: after something was mapped, so that it may be retried
+/// before it is reported, and again when nothing is new.
+fn attempt_reported(test: &Test, kind: &Reported, report: &Report, cpu: CpuId) -> Result {
+    let Reported(name, access, cause) = *kind;
+    let area = SparseArea::new(2, |word| pattern(0, word))?;
+    let base = area.address(1).ok_or(EINVAL)?;
+
+    area.map(0)?;
+    write(&area, FP_IN, pattern(0, FP_IN))?;
+    for register in 1..32 {
+        write(&area, IN + register, pattern(0, IN + register))?;
+    }
+    write(&area, IN + A5, base as u64)?;
+
+    for state in ["new", "old"] {
+        report.count.store(0, Relaxed);
+        report.address.store(base, Relaxed);
+        let interrupts = local_interrupt_disable();
+        // SAFETY: `base` is the end of a page of ours. Nothing is mapped behind it, and the
+        // exception table has the instruction.
+        unsafe { access(base) };
+        drop(interrupts);
+        report.address.store(0, Relaxed);
+
+        // It must not have changed anything.
+        let mut registers = [0u64; 32];
+        for (number, register) in registers.iter_mut().enumerate().skip(1) {
+            *register = read(&area, IN + number)?;
+        }
+        registers[S1] = base as u64;
+        not_filled(&area, &mut registers)?;
+        check_registers(test, &area, &registers, pattern(0, FP_IN), name, cpu)?;
+
+        let cpu = cpu.as_u32();
+        if !test.expect_eq(
+            report.count.load(Relaxed),
+            1,
+            fmt!("reports of {name} beside {state} mappings on CPU {cpu}"),
+        ) {
+            continue;
+        }
+        let word = |index: usize| report.words.get(index).map_or(0, |word| word.load(Relaxed));
+        registers[PT_EPC] = read(&area, AT)?;
+        for (number, register) in registers.iter().enumerate() {
+            test.expect_eq(
+                Hex(word(number)),
+                Hex(*register),
+                fmt!(
+                    "x{number}, or sepc, in pt_regs of {name} beside {state} mappings on CPU {cpu}"
+                ),
+            );
+        }
+        test.expect_eq(
+            Hex(word(PT_STATUS) & (SPP | SPIE)),
+            Hex(SPP),
+            fmt!("sstatus in pt_regs of {name} on CPU {cpu}"),
+        );
+        test.expect_eq(
+            Hex(word(PT_BADADDR)),
+            Hex(base as u64),
+            fmt!("stval in pt_regs of {name} on CPU {cpu}"),
+        );
+        test.expect_eq(
+            word(PT_CAUSE),
+            cause,
+            fmt!("scause in pt_regs of {name} on CPU {cpu}"),
+        );
+    }
+    Ok(())
+}
+
+/// What the handler of a fault that is not absorbed finds, and what it leaves behind.
+fn registers_in_reports(test: &Test) -> kselftest::Result {
+    let reports = Reports::attach(test)?;
+    let reported = Atomic::new(0u64);
+
+    kthread::on_each_cpu(
+        |cpu| {
+            for _ in 0..module_parameters::rounds.value() {
+                for kind in REPORTED {
+                    let attempted = reports
+                        .probe()
+                        .on(cpu)
+                        .and_then(|report| attempt_reported(test, kind, report, cpu));
+                    match attempted {
+                        Ok(()) => {
+                            reported.fetch_add(1, Relaxed);
+                        }
+                        Err(error) => test.fail(fmt!("{}: {error:?}", kind.0)),
+                    }
+                }
+            }
+        },
+        || {},
+    )?;
+    test.report_some("bad accesses", reported.load(Relaxed));
+    Ok(())
+}
+
+/// Without vector registers in the kernel.
+#[cfg(not(CONFIG_RISCV_ISA_V))]
+fn vector_registers_kept(test: &Test) -> kselftest::Result {
+    Err(test.skip(fmt!("a kernel without CONFIG_RISCV_ISA_V")))
+}
+
+#[cfg(CONFIG_RISCV_ISA_V)]
+use vector::vector_registers_kept;
+
+/// Vector registers, and the registers that say how far an interrupted vector instruction got.
+#[cfg(CONFIG_RISCV_ISA_V)]
+mod vector {
+    use super::*;
+
+    // `asm/vector.h` is not among the headers that there are bindings for.
+    extern "C" {
+        static riscv_v_vsize: usize;
+        fn kernel_vector_begin();
+        fn kernel_vector_end();
+    }
+
+    /// Elements of a byte that the instructions are told to access.
+    const VL: usize = 13;
+    /// The first one that they do access: as if they had been interrupted before.
+    const VSTART: usize = 3;
+    /// Elements of a byte, registers alone; what is behind [`VL`] is kept.
+    const VTYPE: u64 = 0x80;
+    /// Rounding mode and saturation.
+    const VCSR: u64 = 5;
+    /// The register with the data.
+    const DATA: usize = 8;
+    const REGISTERS: usize = 32;
+
+    /// The right to use the vector registers.
+    struct Unit(());
+
+    impl Unit {
+        fn begin() -> Self {
+            // SAFETY: This is a thread that does not use them yet, on a CPU that has them.
+            unsafe { kernel_vector_begin() };
+            Self(())
+        }
+    }
+
+    impl Drop for Unit {
+        fn drop(&mut self) {
+            // SAFETY: `begin()` has been called.
+            unsafe { kernel_vector_end() };
+        }
+    }
+
+    /// The control registers after an access.
+    struct Control {
+        vstart: usize,
+        vl: usize,
+        vtype: u64,
+        vcsr: u64,
+        status: u64,
+    }
+
+    type Access = unsafe fn(usize, &[u8], &mut [u8]) -> Control;
+
+    /// Declares a function that fills the vector registers, executes one instruction and saves the
+    /// vector registers.
+    macro_rules! vector_access {
+        ($name:ident, $fixup:literal, $instruction:literal) => {
+            /// # Safety
+            ///
+            /// The calling thread must have a [`Unit`], and interrupts disabled. The instruction
+            /// may access [`VL`] bytes at `at`. The slices must be as large as all vector
+            /// registers.
+            unsafe fn $name(at: usize, before: &[u8], after: &mut [u8]) -> Control {
+                let (vstart, vl): (usize, usize);
+                let (vtype, vcsr, status): (u64, u64, u64);
+                // SAFETY: Compiled code does not use the vector registers. The rest is up to the
+                // caller.
+                unsafe {
+                    asm!(
+                        ".option push",
+                        ".option arch, +v",
+                        "csrwi vstart, 0",
+                        "csrr {step}, vlenb",
+                        "slli {step}, {step}, 3",
+                        ".irp reg, 0, 8, 16, 24",
+                        "vl8re8.v v\reg, ({from})",
+                        "add {from}, {from}, {step}",
+                        ".endr",
+                        "vsetivli zero, {count}, e8, m1, tu, ma",
+                        "csrwi vcsr, {rounding}",
+                        "li {status}, 0x20",
+                        "csrc sstatus, {status}",
+                        "csrwi vstart, {first}",
+                        "2:",
+                        $instruction,
+                        "3:",
+                        concat!(".if ", $fixup),
+                        ".pushsection __ex_table, "a"",
+                        ".balign 4",
+                        ".long 2b - .",
+                        ".long 3b - .",
+                        ".short 1", // EX_TYPE_FIXUP
+                        ".short 0",
+                        ".popsection",
+                        ".endif",
+                        "csrr {status}, sstatus",
+                        "csrr {vstart}, vstart",
+                        "csrr {vl}, vl",
+                        "csrr {vtype}, vtype",
+                        "csrr {vcsr}, vcsr",
+                        "csrwi vstart, 0",
+                        ".irp reg, 0, 8, 16, 24",
+                        "vs8r.v v\reg, ({to})",
+                        "add {to}, {to}, {step}",
+                        ".endr",
+                        ".option pop",
+                        count = const VL,
+                        rounding = const VCSR,
+                        first = const VSTART,
+                        at = in(reg) at,
+                        from = inout(reg) before.as_ptr() => _,
+                        to = inout(reg) after.as_mut_ptr() => _,
+                        step = out(reg) _,
+                        vstart = out(reg) vstart,
+                        vl = out(reg) vl,
+                        vtype = out(reg) vtype,
+                        vcsr = out(reg) vcsr,
+                        status = out(reg) status,
+                        options(nostack),
+                    )
+                };
+                Control {
+                    vstart,
+                    vl,
+                    vtype,
+                    vcsr,
+                    status,
+                }
+            }
+        };
+    }
+
+    vector_access!(load, "0", "vle8.v v8, ({at})");
+    vector_access!(store, "0", "vse8.v v8, ({at})");
+    vector_access!(reported_load, "1", "vle8.v v8, ({at})");
+    vector_access!(reported_store, "1", "vse8.v v8, ({at})");
+
+    /// A kind of access.
+    struct Kind {
+        name: &'static str,
+        access: Access,
+        store: bool,
+        /// Bytes from the start of the first new page.
+        offset: usize,
+        /// Nothing is ever mapped there.
+        reported: bool,
+    }
+
+    /// In the middle of the elements there is a boundary between two pages, of which the second is
+    /// new: the instruction has done a part when it faults.
+    const ACROSS: usize = PAGE_SIZE - VL / 2;
+
+    static KINDS: &[Kind] = &[
+        Kind {
+            name: "vector_load",
+            access: load,
+            store: false,
+            offset: 0,
+            reported: false,
+        },
+        Kind {
+            name: "vector_store",
+            access: store,
+            store: true,
+            offset: 0,
+            reported: false,
+        },
+        Kind {
+            name: "vector_load_second_page",
+            access: load,
+            store: false,
+            offset: ACROSS,
+            reported: false,
+        },
+        Kind {
+            name: "vector_store_second_page",
+            access: store,
+            store: true,
+            offset: ACROSS,
+            reported: false,
+        },
+        Kind {
+            name: "reported_vector_load",
+            access: reported_load,
+            store: false,
+            offset: 0,
+            reported: true,
+        },
+        Kind {
+            name: "reported_vector_store",
+            access: reported_store,
+            store: true,
+            offset: 0,
+            reported: true,
+        },
+    ];
+
+    /// A byte that differs from its neighbours and from those of memory.
+    fn filling(index: usize) -> u8 {
+        (pattern(1, index) >> 8) as u8
+    }
+
+    /// Makes one access; returns whether there was a trap.
+    fn attempt(test: &Test, kind: &Kind, cpu: CpuId, reports: &Reports) -> Result<bool> {
+        let report = reports.on(cpu)?;
+        // SAFETY: It is set when the kernel boots, and only read afterwards.
+        let size = unsafe { riscv_v_vsize };
+        let length = size / REGISTERS;
+        let mut before = KVec::with_capacity(size, GFP_KERNEL)?;
+        for index in 0..size {
+            before.push(filling(index), GFP_KERNEL)?;
+        }
+        let mut after = KVec::from_elem(0u8, size, GFP_KERNEL)?;
+        let area = SparseArea::new(3, |word| pattern(0, word))?;
+        let base = area.address(1).ok_or(EINVAL)?;
+        let at = base + kind.offset;
+
+        // The surroundings, and then something new.
+        area.map(0)?;
+        read(&area, 0)?;
+        if kind.offset != 0 {
+            area.map(1)?;
+            read(&area, WORDS_PER_PAGE)?;
+            area.map(2)?;
+        } else if !kind.reported {
+            area.map(1)?;
+        }
+
+        report.count.store(0, Relaxed);
+        // The first element that is accessed.
+        report.address.store(at + VSTART, Relaxed);
+        let unit = Unit::begin();
+        let interrupts = local_interrupt_disable();
+        // SAFETY: The bytes are ours, or the exception table has the instruction. The slices have
+        // the size that the kernel allocates for the vector registers.
+        let control = unsafe { (kind.access)(at, &before, &mut after) };
+        drop(interrupts);
+        drop(unit);
+        report.address.store(0, Relaxed);
+
+        let (name, cpu) = (kind.name, cpu.as_u32());
+        let reported = u64::from(kind.reported);
+        test.expect_eq(
+            report.count.load(Relaxed),
+            reported,
+            fmt!("reports of {name} on CPU {cpu}"),
+        );
+        // One that is not made is interrupted at its first element; one that is made has ended.
+        let vstart = if kind.reported { VSTART } else { 0 };
+        test.expect_eq(
+            control.vstart,
+            vstart,
+            fmt!("vstart after {name} on CPU {cpu}"),
+        );
+        test.expect_eq(control.vl, VL, fmt!("vl after {name} on CPU {cpu}"));
+        test.expect_eq(
+            Hex(control.vtype),
+            Hex(VTYPE),
+            fmt!("vtype after {name} on CPU {cpu}"),
+        );
+        test.expect_eq(
+            Hex(control.vcsr),
+            Hex(VCSR),
+            fmt!("vcsr after {name} on CPU {cpu}"),
+        );
+
+        // Elements that the instruction has accessed.
+        let accessed = if kind.reported { VL..VL } else { VSTART..VL };
+        let offset = PAGE_SIZE + kind.offset;
+        for (index, (found, filled)) in after.iter().zip(&before).enumerate() {
+            let (register, element) = (index / length, index % length);
+            let expected = if register == DATA && !kind.store && accessed.contains(&element) {
+                at_byte(offset + element, |word| Ok(pattern(0, word)))?
+            } else {
+                *filled
+            };
+            if *found != expected {
+                test.fail(fmt!(
+                    "{found:#x} != {expected:#x}: byte {element} of v{register}, {name}, CPU {cpu}"
+                ));
+            }
+        }
+        if kind.reported {
+            return Ok(true);
+        }
+        for element in 0..VL {
+            let expected = if kind.store && accessed.contains(&element) {
+                filling(DATA * length + element)
+            } else {
+                at_byte(offset + element, |word| Ok(pattern(0, word)))?
+            };
+            let found = at_byte(offset + element, |word| read(&area, word))?;
+            if found != expected {
+                test.fail(fmt!(
+                    "{found:#x} != {expected:#x}: byte {element} of memory, {name}, CPU {cpu}"
+                ));
+            }
+        }
+        Ok(control.status & SPIE != 0)
+    }
+
+    /// The byte at `offset` of what consists of words.
+    fn at_byte(offset: usize, word: impl Fn(usize) -> Result<u64>) -> Result<u8> {
+        let byte = offset % size_of::<u64>();
+        Ok((word(offset / size_of::<u64>())? >> (8 * byte)) as u8)
+    }
+
+    pub(super) fn vector_registers_kept(test: &Test) -> kselftest::Result {
+        // SAFETY: Without a bitmap, what is tested is the one of all CPUs.
+        let has_vectors = unsafe {
+            bindings::__riscv_isa_extension_available(
+                core::ptr::null(),
+                bindings::RISCV_ISA_EXT_ZVE32X,
+            )
+        };
+        // SAFETY: It is set when the kernel boots, and only read afterwards.
+        let length = unsafe { riscv_v_vsize } / REGISTERS;
+        if !has_vectors || length <= VL {
+            return Err(test.skip(fmt!("no vector registers of {} bytes or more", VL + 1)));
+        }
+        let reports = Reports::attach(test)?;
+        let (reported, absorbed): (&[Kind], &[Kind]) = (&KINDS[4..], &KINDS[..4]);
+        attempt_all(
+            test,
+            absorbed,
+            |kind| kind.name,
+            |kind, cpu, _| attempt(test, kind, cpu, reports.probe()),
+        )?;
+        kthread::on_each_cpu(
+            |cpu| {
+                for kind in reported {
+                    if let Err(error) = attempt(test, kind, cpu, reports.probe()) {
+                        test.fail(fmt!("{}: {error:?}", kind.name));
+                    }
+                }
+            },
+            || {},
+        )?;
+        Ok(())
+    }
 }
 
 /// Enough for what calls a module's tests.
@@ -545,11 +1252,7 @@ fn stack_trace_complete(test: &Test) -> kselftest::Result {
         entries,
         count: Atomic::new(0),
     };
-    let tracer =
-        KBox::pin_init(Registration::new(tracer), GFP_KERNEL).map_err(|error| match error {
-            ENOENT => test.skip(fmt!("no tracepoint {}", PageFaultKernel::NAME)),
-            error => error.into(),
-        })?;
+    let tracer = attach(test, tracer)?;
     let mut traces = [const { Trace::new() }; 3];
 
     area.map(0)?;

@@ -187,8 +187,9 @@ fn round(test: &Test) -> kselftest::Result<bool> {
 }
 
 fn new_stack_page_used_by_trap(test: &Test) -> kselftest::Result {
-    let mut traps = 0;
-    for _ in 0..module_parameters::rounds.value() {
+    let rounds = u64::from(module_parameters::rounds.value());
+    let mut traps = 0u64;
+    for _ in 0..rounds {
         // The task moves now and then, above all while others are busy.
         for _ in 0..ATTEMPTS {
             if round(test)? {
@@ -198,5 +199,9 @@ fn new_stack_page_used_by_trap(test: &Test) -> kselftest::Result {
         }
     }
     test.report_some("touches", traps);
+    test.expect(
+        traps >= rounds.div_ceil(2),
+        fmt!("a trap in half of {rounds} rounds: the task moves too often"),
+    );
     Ok(())
 }

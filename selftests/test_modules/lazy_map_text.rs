@@ -82,7 +82,9 @@ fn make(round: u32) -> Result<Text> {
         let place = code.get_mut(start..start + 8).ok_or(EINVAL)?;
         place.copy_from_slice(&execmem::returning(value(round, number)));
     }
-    Text::new(&code)
+    // SAFETY: The functions are sound in all contexts, and those who execute them have `text` kept
+    // until they are done.
+    unsafe { Text::new(&code) }
 }
 
 /// Calls all functions of the code at `address`, on each CPU another one first.

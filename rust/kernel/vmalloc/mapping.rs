@@ -54,7 +54,7 @@ enum Producer {
     Vmap,
     VmMapRam,
     VmallocHuge,
-    #[cfg(CONFIG_HAS_IOMEM)]
+    #[cfg(all(CONFIG_HAS_IOMEM, CONFIG_RISCV))]
     Ioremap,
 }
 
@@ -135,6 +135,8 @@ impl Mapping {
 
     /// Maps a page of memory in the way in which registers of devices are mapped.
     ///
+    /// Other architectures refuse this for memory that the kernel uses, with a warning.
+    ///
     /// Word `i` is initialised to `fill(i)`.
     ///
     /// # Context
@@ -144,7 +146,7 @@ impl Mapping {
     /// # Errors
     ///
     /// [`ENOMEM`] when memory or addresses are exhausted.
-    #[cfg(CONFIG_HAS_IOMEM)]
+    #[cfg(all(CONFIG_HAS_IOMEM, CONFIG_RISCV))]
     pub fn ioremap(fill: impl Fn(usize) -> u64) -> Result<Self> {
         let pages = allocate(1, fill)?;
         Self::map(pages, 1, Producer::Ioremap, |pages, _count| {
@@ -209,7 +211,7 @@ impl Drop for Mapping {
                     bindings::vm_unmap_ram(start, (self.words / WORDS_PER_PAGE) as u32)
                 }
                 Producer::VmallocHuge => bindings::vfree(start),
-                #[cfg(CONFIG_HAS_IOMEM)]
+                #[cfg(all(CONFIG_HAS_IOMEM, CONFIG_RISCV))]
                 Producer::Ioremap => bindings::iounmap(start),
             }
         }
@@ -393,7 +395,7 @@ mod tests {
     }
 
     #[test]
-    #[cfg(CONFIG_HAS_IOMEM)]
+    #[cfg(all(CONFIG_HAS_IOMEM, CONFIG_RISCV))]
     fn ioremap() -> Result {
         let (one, other) = (Mapping::ioremap(fill)?, Mapping::ioremap(fill)?);
         assert_eq!(one.words(), WORDS_PER_PAGE);
