@@ -2,7 +2,8 @@
 /*
  * New kernel mappings, the consumer's half: decide whether a trap was caused
  * by a translation that this hart cached before a PTE became valid. Included
- * by entry.S; the producer's half is arch/riscv/mm/lazy_map.c.
+ * by entry.S, as efi-header.S is by head.S. The producer's half is
+ * arch/riscv/mm/lazy_map.c.
  */
 
 #ifdef CONFIG_RISCV_LAZY_MAP
@@ -43,9 +44,16 @@
  * before the mark. The fence is needed even on a core with Svvptc: that bounds
  * how long a PTE may stay invisible, but the next fault would find the bit set
  * and be taken for a genuine one.
+ *
+ * Cores with SiFive's CIP-453 have Sv39, and do not sign-extend stval when a
+ * fetch faults: there the sign is bit 38, for all addresses that are canonical.
  */
 .macro lazy_map_check
 	csrr	tp, CSR_TVAL
+#ifdef CONFIG_ERRATA_SIFIVE_CIP_453
+	ALTERNATIVE("nop", "slli tp, tp, 25", SIFIVE_VENDOR_ID,
+		    ERRATA_SIFIVE_CIP_453, CONFIG_ERRATA_SIFIVE_CIP_453)
+#endif
 	bgez	tp, .Llazy_map_done	/* an interrupt, a user address */
 	csrr	tp, CSR_CAUSE
 	andi	tp, tp, LAZY_MAP_CAUSE_BIT
@@ -74,42 +82,9 @@
 .Llazy_map_done:
 .endm
 
-/*
- * lazy_map_switch - make the next task's stack visible before it is used
- *
- * handle_exception cannot handle a fault on the stack that it is saving
- * registers to, or restoring them from. So a hart must not run on a stack for
- * which it may hold a stale translation.
- *
- * In:   a0 = current, a1 = next task, interrupts disabled
- * Out:  a2, a3 and a4 are changed
- *
- * The stack was announced before the task could be put on a runqueue. This hart
- * has taken the runqueue's lock since, so the plain load sees that announcement,
- * or a later fence of this hart. AMO and fence as in lazy_map_check.
- */
-.macro lazy_map_switch
-	REG_L	a2, TASK_TI_LAZY_MAP_WORD(a0)
-	REG_S	a2, TASK_TI_LAZY_MAP_WORD(a1)
-	lw	a3, TASK_TI_CPU_NUM(a0)
-	REG_L	a4, 0(a2)
-	srl	a4, a4, a3
-	andi	a4, a4, 1
-	bnez	a4, .Llazy_map_visible
-
-	li	a4, 1
-	sll	a4, a4, a3
-	amoor.d.aq x0, a4, (a2)
-	sfence.vma
-.Llazy_map_visible:
-.endm
-
 #else
 
 .macro lazy_map_check
-.endm
-
-.macro lazy_map_switch
 .endm
 
 #endif /* CONFIG_RISCV_LAZY_MAP */

@@ -6,11 +6,15 @@
  * Documentation/arch/riscv/lazy-map.rst has the whole story.
  */
 
-#include <linux/cache.h>
+#include <linux/bitops.h>
 #include <linux/cacheflush.h>
 #include <linux/cpumask.h>
+#include <linux/irqflags.h>
+#include <linux/kprobes.h>
+#include <linux/smp.h>
 #include <asm/barrier.h>
 #include <asm/lazy_map.h>
+#include <asm/tlbflush.h>
 
 /*
  * One bit per possible CPU. Set: the hart has fenced since the last mapping
@@ -20,7 +24,7 @@
  *
  * Only the hart itself sets its bit, with an AMO, because the word is shared.
  */
-struct cpumask lazy_map_synced ____cacheline_aligned_in_smp;
+struct lazy_map_bits lazy_map_synced;
 
 /**
  * flush_cache_vmap() - announce new mappings of kernel addresses
@@ -28,16 +32,18 @@ struct cpumask lazy_map_synced ____cacheline_aligned_in_smp;
  * @end: end of the new mappings, exclusive
  *
  * The PTEs have been stored before the call. All kernel addresses are treated
- * alike, whatever they are used for, so the range does not matter. Who passes
- * an address on to another hart afterwards does so with release semantics.
+ * alike, whatever they are used for, so the range does not matter. Whoever
+ * passes an address on to another hart afterwards does so with release
+ * semantics.
  *
  * Context: Any, including interrupts disabled and NMI. Takes no lock, sends no
  * IPI, executes no sfence.vma; stores nothing if no hart has fenced since the
- * last call.
+ * last call. Cannot be probed or traced: a tracer that touches the mapping here
+ * finds no mark yet, and its fault is fatal.
  */
-void flush_cache_vmap(unsigned long start, unsigned long end)
+notrace void flush_cache_vmap(unsigned long start, unsigned long end)
 {
-	unsigned long *words = cpumask_bits(&lazy_map_synced);
+	unsigned long *words = cpumask_bits(&lazy_map_synced.cpus);
 	unsigned int i;
 
 	/*
@@ -45,8 +51,9 @@ void flush_cache_vmap(unsigned long start, unsigned long end)
 	 * that find a mark already there: an earlier mark is only as good as a
 	 * new one if the hart that is about to clear it sees these PTEs.
 	 *
-	 * Pairs with the amoor.d.aq and the sfence.vma in lazy_map_check and in
-	 * lazy_map_switch.
+	 * Pairs with the amoor.d.aq and the sfence.vma in lazy_map_check, and
+	 * with test_and_set_bit_lock() and the fence in
+	 * local_sync_new_mappings().
 	 */
 	smp_mb();
 
@@ -55,3 +62,38 @@ void flush_cache_vmap(unsigned long start, unsigned long end)
 			WRITE_ONCE(words[i], 0);
 	}
 }
+NOKPROBE_SYMBOL(flush_cache_vmap);
+
+/**
+ * local_sync_new_mappings() - make this hart see all kernel mappings so far
+ *
+ * Does at once what the hart does at its next page fault on a kernel address
+ * otherwise, for code that must not take one: executes a fence if a mapping was
+ * made since the last one. That the mappings in question have been announced
+ * must be known to the hart, through a lock or another acquire.
+ *
+ * Context: Preemption disabled. Cannot be probed or traced: a fault that a tracer
+ * takes between the AMO and the fence would be fatal.
+ */
+notrace void local_sync_new_mappings(void)
+{
+	unsigned long *words = cpumask_bits(&lazy_map_synced.cpus);
+	unsigned int cpu = smp_processor_id();
+	unsigned long flags;
+
+	if (test_bit(cpu, words))
+		return;
+
+	/* Nor may an interrupt handler take a fault in between */
+	local_irq_save(flags);
+
+	/*
+	 * Acquire, and then a fence, in this order, for the reasons given at
+	 * lazy_map_check. Pairs with the smp_mb() in flush_cache_vmap().
+	 */
+	if (!test_and_set_bit_lock(cpu, words))
+		local_flush_tlb_all();
+
+	local_irq_restore(flags);
+}
+NOKPROBE_SYMBOL(local_sync_new_mappings);

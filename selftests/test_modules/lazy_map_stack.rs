@@ -3,44 +3,39 @@
 //! Traps on a stack of which a page is new.
 //!
 //! The exception entry saves registers on the kernel stack at a time when it cannot handle another
-//! trap. So what a task finds on its stack when it starts to run on a hart must be visible to that
-//! hart, not only once it is touched.
+//! trap. So when a task first runs on a hart, its stack must be visible to that hart, not only once
+//! it is touched.
 //!
-//! A task touches the upper page of an area, so the hart may remember that the pages below are not
-//! mapped. A worker maps them on the same hart, so the task is switched away and back. Then it
-//! moves its stack pointer to just above the page boundary and traps. So the registers are saved
-//! across the boundary.
+//! A thread touches the upper page of an area, so the hart may remember that the pages below are
+//! not mapped. Then it maps them on another hart, where a stack might have been made for it, and
+//! comes back. It moves its stack pointer to just above the page boundary and traps, so that the
+//! registers are saved across the boundary.
 //!
 //! Loading the module runs the test, see `kernel::kselftest`.
 
 use core::arch::asm;
 use kernel::{
-    cpu::CpuId,
+    cpu::{
+        nr_cpu_ids,
+        CpuId, //
+    },
     interrupt::local_interrupt_disable,
     kselftest::{
         self,
         pattern,
+        End,
         Test, //
     },
+    kthread,
     page::PAGE_SIZE,
     prelude::*,
-    sync::{
-        atomic::{
-            Atomic,
-            Relaxed, //
-        },
-        Arc, //
+    sync::atomic::{
+        Atomic,
+        Relaxed, //
     },
     vmalloc::{
         SparseArea,
         WORDS_PER_PAGE, //
-    },
-    workqueue::{
-        self,
-        impl_has_work,
-        new_work,
-        Work,
-        WorkItem, //
     },
 };
 
@@ -71,35 +66,6 @@ const LOWER_PAGES: usize = 3;
 /// Bytes between the page boundary and the stack pointer, less than what a trap saves.
 const ABOVE_BOUNDARY: usize = 128;
 
-/// Maps the lower pages of a stack on behalf of the task that is going to use it.
-#[pin_data]
-struct Mapper {
-    area: Arc<SparseArea>,
-    first: usize,
-    /// CPU that the worker runs on.
-    cpu: Atomic<u32>,
-    errors: Atomic<i32>,
-    #[pin]
-    work: Work<Mapper>,
-}
-
-impl_has_work! {
-    impl HasWork<Self> for Mapper { self.work }
-}
-
-impl WorkItem for Mapper {
-    type Pointer = Arc<Mapper>;
-
-    fn run(this: Arc<Mapper>) {
-        this.cpu.store(CpuId::current().as_u32(), Relaxed);
-        for page in this.first..this.first + LOWER_PAGES {
-            if this.area.map(page).is_err() {
-                this.errors.fetch_add(1, Relaxed);
-            }
-        }
-    }
-}
-
 /// Traps with the stack pointer at `stack`, and comes back with the one that it had.
 ///
 /// # Safety
@@ -129,49 +95,39 @@ unsafe fn trap_on(stack: usize) {
     };
 }
 
-/// So often a round is tried until the task and the worker are on one CPU.
+/// So often a round is tried: a CPU may go offline meanwhile.
 const ATTEMPTS: u32 = 32;
 
-/// Uses one stack; says whether everything happened on one CPU. Otherwise there was no trap.
-fn round(test: &Test) -> kselftest::Result<bool> {
-    let area = Arc::new(
-        SparseArea::new(AREA_PAGES, |word| pattern(0, word))?,
-        GFP_KERNEL,
-    )?;
+/// Uses one stack, made on CPU `there` and used on CPU `here`.
+///
+/// Says whether the thread was where it should be. Otherwise there was no trap.
+fn round(test: &Test, here: CpuId, there: CpuId) -> kselftest::Result<bool> {
+    let area = SparseArea::new(AREA_PAGES, |word| pattern(0, word))?;
     let start = area.address(LOWER_PAGES).ok_or(EINVAL)?;
     let upper = LOWER_PAGES + (start.next_multiple_of(ALIGNMENT) - start) / PAGE_SIZE + 1;
-    let first = upper - LOWER_PAGES;
     let stack = area.address(upper).ok_or(EINVAL)? + ABOVE_BOUNDARY;
-    let shared = area.clone();
-    let mapper = Arc::pin_init(
-        pin_init!(Mapper {
-            area: shared,
-            first,
-            cpu: Atomic::new(u32::MAX),
-            errors: Atomic::new(0),
-            work <- new_work!("lazy_map_stack::Mapper::work"),
-        }),
-        GFP_KERNEL,
-    )?;
+    let lowest = upper * WORDS_PER_PAGE;
 
     area.map(upper)?;
-    let cpu = CpuId::current();
-    let lowest = upper * WORDS_PER_PAGE;
+    if kthread::migrate_to(here).is_err() {
+        return Ok(false);
+    }
     test.require_eq(
         area.word(lowest).map(|word| word.load(Relaxed)),
         Some(pattern(0, lowest)),
         fmt!("the first word of the upper page"),
     )?;
-    // A new work item is on no queue, so there is always room for it. This queue runs it here.
-    let _ = workqueue::system().enqueue(mapper.clone());
-    mapper.work.flush();
-    test.require_eq(
-        mapper.errors.load(Relaxed),
-        0,
-        fmt!("pages that cannot be mapped"),
-    )?;
+    if kthread::migrate_to(there).is_err() {
+        return Ok(false);
+    }
+    for page in upper - LOWER_PAGES..upper {
+        area.map(page)?;
+    }
+    if kthread::migrate_to(here).is_err() {
+        return Ok(false);
+    }
     let interrupts = local_interrupt_disable();
-    if CpuId::current() != cpu || mapper.cpu.load(Relaxed) != cpu.as_u32() {
+    if CpuId::current() != here {
         return Ok(false);
     }
     // SAFETY: `LOWER_PAGES` pages below have just been mapped, and the area is ours.
@@ -186,22 +142,53 @@ fn round(test: &Test) -> kselftest::Result<bool> {
     Ok(true)
 }
 
-fn new_stack_page_used_by_trap(test: &Test) -> kselftest::Result {
-    let rounds = u64::from(module_parameters::rounds.value());
-    let mut traps = 0u64;
-    for _ in 0..rounds {
-        // The task moves now and then, above all while others are busy.
+/// All rounds, in a thread that can be moved; returns the number of traps.
+fn all_rounds(test: &Test) -> kselftest::Result<u64> {
+    let mut cpus = KVec::new();
+    for cpu in (0..nr_cpu_ids()).filter_map(CpuId::from_u32) {
+        if kthread::migrate_to(cpu).is_ok() {
+            cpus.push(cpu, GFP_KERNEL)?;
+        }
+    }
+    if cpus.len() < 2 {
+        return Err(test.skip(fmt!("a thread has to move, and there is one CPU")));
+    }
+    let mut traps = 0;
+    for number in 0..module_parameters::rounds.value() as usize {
+        let here = cpus[number % cpus.len()];
+        let there = cpus[(number + 1) % cpus.len()];
         for _ in 0..ATTEMPTS {
-            if round(test)? {
+            if round(test, here, there)? {
                 traps += 1;
                 break;
             }
         }
     }
-    test.report_some("touches", traps);
+    Ok(traps)
+}
+
+fn new_stack_page_used_by_trap(test: &Test) -> kselftest::Result {
+    let traps = Atomic::new(0u64);
+    let skipped = Atomic::new(0i32);
+    kthread::on_any_cpu(
+        1,
+        |_| match all_rounds(test) {
+            Ok(number) => traps.store(number, Relaxed),
+            Err(End::Skipped) => skipped.store(1, Relaxed),
+            Err(End::Failed) => {}
+            Err(End::Error(error)) => test.fail(fmt!("{error:?}")),
+        },
+        || {},
+    )?;
+    if skipped.load(Relaxed) != 0 {
+        return Err(End::Skipped);
+    }
+    let rounds = u64::from(module_parameters::rounds.value());
+    let traps = traps.load(Relaxed);
     test.expect(
         traps >= rounds.div_ceil(2),
-        fmt!("a trap in half of {rounds} rounds: the task moves too often"),
+        fmt!("a trap in half of {rounds} rounds: the thread was moved too often"),
     );
+    test.report_some("touches", traps);
     Ok(())
 }

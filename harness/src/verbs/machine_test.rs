@@ -1104,9 +1104,9 @@ x-cache-invalid: total harts=2 stale_hits=5 fences=7 remembered=4 coexisting=2 c
             assert_eq!(run.has("VIRTUAL"), run.extra.contains(&"-icount") && !run.has("ANY"), "{}", run.name());
         }
         assert_eq!(runs.iter().filter(|run| run.has("RANDOM")).count(), 3);
-        let all = &runs[29];
-        assert!(all.cpu.ends_with("-evict-at=trap-s+trap-u+sscratch+sscratch-set+sstatus+sepc"), "{}", all.cpu);
-        assert_eq!(all.params[3..], ["VALID", "TRAP_S", "TRAP_U", "SSCRATCH", "SSCRATCH_SET", "SSTATUS", "SEPC"]);
+        let all = &runs[34];
+        assert!(all.cpu.ends_with("-evict-at=trap-s+trap-u+sscratch+sscratch-set+sstatus+sepc+stvec+satp+sret"), "{}", all.cpu);
+        assert_eq!(all.params[3..], ["VALID", "TRAP_S", "TRAP_U", "SSCRATCH", "SSCRATCH_SET", "SSTATUS", "SEPC", "STVEC", "SATP", "SRET"]);
         assert_eq!(runs[10].name(), format!("{FULL_CPU} -smp 4"));
         assert_eq!(
             runs[10].arguments(),
