@@ -17,8 +17,10 @@ const FRAME: u64 = 256;
 pub struct Arguments {
     /// `handle_exception`.
     pub entry: Range<u64>,
-    /// `__switch_to`.
+    /// `__schedule()`, which switches to the next task.
     pub switch: Range<u64>,
+    /// `__switch_to`, which `__schedule()` calls last.
+    pub switched: u64,
     /// `flush_cache_vmap()`.
     pub announce: Range<u64>,
     /// The bitmap of marks, if there is one.
@@ -36,12 +38,13 @@ impl Arguments {
     /// What is wrong with them, for a message.
     pub fn parse<'a>(words: impl IntoIterator<Item = &'a str>) -> Result<Self, String> {
         let mut all = Self::default();
-        let mut missing = vec!["entry", "switch", "announce", "sends", "out"];
+        let mut missing = vec!["entry", "switch", "switched", "announce", "sends", "out"];
         for word in words {
             let (name, value) = word.split_once('=').ok_or_else(|| format!("`{word}` is not NAME=VALUE"))?;
             match name {
                 "entry" => all.entry = range(value)?,
                 "switch" => all.switch = range(value)?,
+                "switched" => all.switched = address(value)?,
                 "announce" => all.announce = range(value)?,
                 "marks" => all.marks = Some(range(value)?),
                 "sends" => all.sends = value.split('+').map(address).collect::<Result<_, _>>()?,
@@ -90,9 +93,9 @@ pub enum Event {
         /// Instructions executed in it.
         instructions: u64,
     },
-    /// A context switch.
+    /// A context switch, from the entry of `__schedule()` to that of `__switch_to`.
     Switch {
-        /// Instructions executed in it.
+        /// Instructions executed in `__schedule()` itself.
         instructions: u64,
     },
     /// A `flush_cache_vmap()`, up to its return.
@@ -201,7 +204,8 @@ impl Hart {
         self.trap = Some(Trap { cause, from_kernel, kernel_address, instructions: 0 });
     }
 
-    /// It is about to execute the first instruction of the context switch.
+    /// It is about to execute the first instruction of `__schedule()`. One that found no other task to switch
+    /// to is forgotten.
     pub fn switch(&mut self) {
         self.switch = Some(0);
     }
@@ -220,7 +224,7 @@ impl Hart {
         }
     }
 
-    /// It is about to execute an instruction of the context switch.
+    /// It is about to execute an instruction of `__schedule()`.
     pub fn in_switch(&mut self) {
         self.switch = self.switch.map(|n| n + 1);
     }
@@ -257,7 +261,7 @@ impl Hart {
         if !arguments.entry.contains(&address) {
             self.end_trap(End::Handler);
         }
-        if !arguments.switch.contains(&address)
+        if address == arguments.switched
             && let Some(instructions) = self.switch.take()
         {
             self.count(Event::Switch { instructions });
@@ -284,8 +288,15 @@ impl Hart {
 mod tests {
     use super::*;
 
-    const WORDS: [&str; 6] =
-        ["entry=100:200", "switch=0x200:0x300", "announce=300:400", "marks=8000:8008", "sends=500+600", "out=f"];
+    const WORDS: [&str; 7] = [
+        "entry=100:200",
+        "switch=0x200:0x300",
+        "switched=2000",
+        "announce=300:400",
+        "marks=8000:8008",
+        "sends=500+600",
+        "out=f",
+    ];
 
     fn arguments() -> Arguments {
         Arguments::parse(WORDS).unwrap()
@@ -299,11 +310,12 @@ mod tests {
     fn arguments_are_read_and_checked() {
         let all = arguments();
         assert_eq!((all.entry, all.switch, all.announce), (0x100..0x200, 0x200..0x300, 0x300..0x400));
+        assert_eq!(all.switched, 0x2000);
         assert_eq!((all.marks, all.sends, all.out.as_str()), (Some(0x8000..0x8008), vec![0x500, 0x600], "f"));
         let without = |name: &str| Arguments::parse(WORDS.into_iter().filter(|w| !w.starts_with(name)));
         assert_eq!(without("marks").unwrap().marks, None);
-        for name in ["entry", "switch", "announce", "sends", "out"] {
-            assert_eq!(without(name).unwrap_err(), format!("no argument {name}"));
+        for name in ["entry", "switch=", "switched", "announce", "sends", "out"] {
+            assert_eq!(without(name).unwrap_err(), format!("no argument {}", name.trim_end_matches('=')));
         }
         for wrong in ["speed=1", "entry", "entry=1", "entry=2:2", "entry=x:y", "sends=", "out="] {
             assert!(Arguments::parse(WORDS.into_iter().chain([wrong])).is_err(), "{wrong}");
@@ -371,14 +383,23 @@ mod tests {
     }
 
     #[test]
-    fn a_switch_lasts_until_it_is_left() {
+    fn a_switch_lasts_until_the_last_call() {
         let (mut hart, arguments) = (Hart::default(), arguments());
         for _ in 0..2 {
+            // There is nothing to switch to.
             hart.switch();
             hart.in_switch();
+            hart.arrive(0x7000, &arguments);
+            hart.switch();
+            hart.in_switch();
+            // It calls another function.
+            hart.arrive(0x5000, &arguments);
             hart.arrive(0x280, &arguments);
             hart.in_switch();
-            hart.arrive(0x300, &arguments);
+            hart.arrive(0x2000, &arguments);
+            // The next task returns from there.
+            hart.arrive(0x290, &arguments);
+            hart.in_switch();
         }
         let mut sum = hart.counts.clone();
         sum.add(&hart.counts);
