@@ -32,12 +32,12 @@ LAZYMAP := harness/lazymap
 PREFIX ?=
 DESTDIR ?=
 
-.PHONY: help demo check check-full cost run controls hunt series series-check kernels qemu qemu-install litmus clean distclean
+.PHONY: help demo check cost run controls hunt series series-check kernels qemu qemu-install litmus shell clean distclean
 
 help:
 	@echo 'make demo          boot both kernels on both machines and print the results'
 	@echo 'make check         run the tests: tool, series, demo, scenarios, controls; the last line counts them'
-	@echo 'make check-full    the same with every scenario and control; takes hours'
+	@echo 'make check         TIER=ci adds what CI runs, TIER=full everything: hours; ONLY=run,hunt; SHARD=1/4'
 	@echo 'make run           run scenarios: SCENARIO="sv39 lockdep", or all; harness/lazymap run --list'
 	@echo 'make controls      run kernels broken on purpose, each of which must be caught: CONTROL="..."'
 	@echo 'make hunt          find where a kernel relies on a missing fence: HUNT="--tree base --scenario kasan-vmalloc"'
@@ -48,6 +48,7 @@ help:
 	@echo 'make kernels       build only the two kernels and their test modules'
 	@echo 'make qemu          build only the machine model'
 	@echo 'make qemu-install  install it as PREFIX/bin/qemu-system-riscv64-lazymap: PREFIX=/usr/local'
+	@echo 'make shell         a guest to type commands in: SCENARIO=sv39'
 	@echo 'make clean         remove what was built; keep downloads and the kernel tree'
 	@echo 'make distclean     remove everything that was generated'
 	@echo
@@ -58,8 +59,14 @@ help:
 	@echo 'make returns 2 for every failure and names the exit code of the tool in its last line.'
 	@echo 'To get that code, call the tool itself: harness/lazymap demo'
 
-demo check series kernels qemu litmus:
+demo series kernels qemu litmus:
 	@$(LAZYMAP) $@
+
+check:
+	@$(LAZYMAP) $@ $(if $(TIER),--tier $(TIER)) $(if $(ONLY),--only $(ONLY)) $(if $(SHARD),--shard $(SHARD))
+
+shell:
+	@$(LAZYMAP) $@ $(SCENARIO)
 
 # Under its own name, so that the system's QEMU is not replaced.
 qemu-install:
@@ -67,9 +74,6 @@ qemu-install:
 	@$(LAZYMAP) qemu
 	install -D -m 755 '$(LAZYMAP_OUT)/qemu/bin/qemu-system-riscv64' '$(DESTDIR)$(PREFIX)/bin/qemu-system-riscv64-lazymap'
 	install -D -m 644 docs/machine.md '$(DESTDIR)$(PREFIX)/share/doc/qemu-system-riscv64-lazymap/machine.md'
-
-check-full:
-	@$(LAZYMAP) check --full
 
 cost:
 	@$(LAZYMAP) $@ $(if $(filter-out 0,$(FULL)),--full)
@@ -86,18 +90,10 @@ hunt:
 series-check:
 	@$(LAZYMAP) $@ $(if $(filter-out 0,$(BUILD)),--build)
 
-# By name, because OUT may hold other things as well.
-VERSIONS := $(patsubst patches/linux-%,%,$(wildcard patches/linux-*))
-PER_BASE := build build-ksrc kernel demo cost run controls hunt each scenarios scenarios-ksrc
-BUILT := $(PER_BASE) $(foreach v,$(VERSIONS),$(addsuffix -$(v),$(PER_BASE))) qemu machine log guest
-GOTTEN := $(addprefix linux-,$(VERSIONS)) linux-ksrc dl apt herd tools ccache harness lock
-
 clean:
-	rm -rf $(addprefix $(LAZYMAP_OUT)/,$(BUILT))
+	@$(LAZYMAP) clean
 
 distclean:
-	@harness/lazymap --may-remove
-	rm -rf $(addprefix $(LAZYMAP_OUT)/,$(BUILT) $(GOTTEN))
-	@rmdir $(LAZYMAP_OUT) 2>/dev/null || true
+	@$(LAZYMAP) clean --all
 
 endif
