@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: GPL-2.0-only
 //! Boots a RISC-V kernel on a machine that caches invalid translations, and tells whether it copes.
 //!
-//! The modules form floors; a module imports from its own floor and from those below it only, which
+//! The modules are layered: a module imports only from its own layer and those below it, which
 //! `tests/it/tidy.rs` checks. From the top: [`cli`] parses the command line, [`verbs`] does what was
-//! asked for, [`hunt`] tells the whole story of each fault, [`series`] writes and checks the mails,
+//! asked for, [`hunt`] explains each fault, [`series`] writes and checks the mails,
 //! [`trial`] boots and judges, [`build`] builds kernels and the machine, [`source`] gets trees,
 //! packages and toolchains, [`options`] says where things lie, [`boot`] runs QEMU, [`console`] reads
-//! its output, and [`ground`] has what everything stands on.
+//! its output, and [`ground`] has what everything else is built on.
 
 #![deny(unsafe_code)]
 

@@ -21,12 +21,12 @@ pub struct Options {
     pub base: Base,
     /// Parallel jobs of a build.
     pub jobs: usize,
-    /// Limits of a boot from the environment; they override all others.
+    /// Limits of a boot from the environment; these override all others.
     pub limits: LimitsGiven,
 }
 
 impl Options {
-    /// The folder called `name` for what depends on the kernel's version, below `out`.
+    /// The folder `name` below `out` for whatever depends on the kernel version.
     pub fn place(&self, name: &str) -> PathBuf {
         self.out.join(format!("{name}{}", self.base.suffix()))
     }

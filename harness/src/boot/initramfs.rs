@@ -2,7 +2,7 @@
 //! The guest's file system: busybox, `/init`, and the selftests in `/lazy_map`.
 //!
 //! The format is Documentation/driver-api/early-userspace/buffer-format.rst. The same input gives
-//! the same bytes: names are sorted, and neither times nor owners of the host get in.
+//! the same bytes: names are sorted, and no times or owners of the host are recorded.
 
 use std::fs::{self, File};
 use std::io::{self, Write};
@@ -28,8 +28,8 @@ const E_MACHINE: usize = 18;
 /// Packs `busybox` and the folder `selftests` into the initramfs `archive` (newc cpio, gzip).
 ///
 /// # Errors
-/// When `busybox` is no RISC-V program, something cannot be read, or the archive cannot be
-/// written; an archive from before stays as it was then.
+/// When `busybox` is not a RISC-V program, something cannot be read, or the archive cannot be
+/// written; then an older archive is left as it was.
 pub fn build(busybox: &Path, selftests: &Path, archive: &Path) -> Result<()> {
     let parent = archive.parent().unwrap_or(Path::new("."));
     fs::create_dir_all(parent).map_err(|e| Error::io("create", parent, e))?;
@@ -40,7 +40,7 @@ pub fn build(busybox: &Path, selftests: &Path, archive: &Path) -> Result<()> {
     }
     packer.program("bin/busybox", &read_busybox(busybox)?)?;
     packer.program("init", INIT.as_bytes())?;
-    // For what is said before devtmpfs is mounted.
+    // For messages before devtmpfs is mounted.
     for (name, major, minor) in [("dev/console", 5, 1), ("dev/kmsg", 1, 11), ("dev/null", 1, 3)] {
         packer.device(name, major, minor)?;
     }
@@ -55,14 +55,14 @@ fn read_busybox(path: &Path) -> Result<Vec<u8>> {
     let machine = bytes.get(E_MACHINE..E_MACHINE + 2).map(|b| u16::from_le_bytes([b[0], b[1]]));
     if !bytes.starts_with(b"\x7fELF") || machine != Some(EM_RISCV) {
         return Err(Error::could_not(format!(
-            "{} is no RISC-V program; a static busybox for riscv64 is needed",
+            "{} is not a RISC-V program; a static busybox for riscv64 is needed",
             path.display()
         )));
     }
     Ok(bytes)
 }
 
-/// An archive that is being written.
+/// An archive while it is written.
 struct Packer<'a, W: Write> {
     out: W,
     archive: &'a Path,
@@ -105,7 +105,7 @@ impl<'a, W: Write> Packer<'a, GzEncoder<W>> {
         self.entry(name, ModeFileType::Char, 0o600, (major, minor), &[])
     }
 
-    /// Adds `from` as `name`, with all that is in it.
+    /// Adds `from` as `name`, with everything in it.
     fn tree(&mut self, from: &Path, name: &str) -> Result<()> {
         let about = fs::symlink_metadata(from).map_err(|e| Error::io("read", from, e))?;
         let mode = about.permissions().mode() & 0o7777;
@@ -120,7 +120,7 @@ impl<'a, W: Write> Packer<'a, GzEncoder<W>> {
             for entry in inside {
                 let Ok(last) = entry.file_name().into_string() else {
                     return Err(Error::could_not(format!(
-                        "the name of {} is no UTF-8; rename the file",
+                        "the name of {} is not UTF-8; rename the file",
                         entry.path().display()
                     )));
                 };
@@ -148,7 +148,7 @@ impl<'a, W: Write> Packer<'a, GzEncoder<W>> {
 /// Lists an archive that [`build`] made: name, mode with the file's type, device number, content.
 ///
 /// # Errors
-/// When it is no such archive.
+/// When it cannot be read, or is not such an archive.
 pub fn list(archive: &Path) -> Result<Vec<Listed>> {
     let wrong = |e: io::Error| Error::io("read", archive, e);
     let file = File::open(archive).map_err(wrong)?;

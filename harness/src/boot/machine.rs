@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-only
-//! The machine: its QEMU command line, and a run of it that always comes to an end.
+//! The machine: its QEMU command line, and a run that always ends.
 
 use std::borrow::Cow;
 use std::ffi::OsString;
@@ -22,15 +22,15 @@ use crate::console::printk;
 use crate::ground::cmd;
 use crate::ground::error::{Error, Result};
 
-/// What every guest gets on its kernel command line. With `panic=-1` a panic reboots at once, which
+/// Every guest's kernel command line. With `panic=-1` a panic reboots at once, which
 /// ends a QEMU with `-no-reboot`.
 pub const APPEND: &str = "console=ttyS0 earlycon panic=-1 oops=panic printk.devkmsg=on loglevel=7";
 
 /// QEMU's CPU.
 const CPU: &str = "rv64";
-/// How often a run is looked at.
+/// How often a run is polled.
 const TICK: Duration = Duration::from_millis(50);
-/// What a process that QEMU left behind may still have to say after QEMU ended.
+/// How long to wait for output of a process that QEMU left behind.
 const DRAIN: Duration = Duration::from_millis(500);
 
 /// How supervisor mode interrupts another hart.
@@ -38,14 +38,14 @@ const DRAIN: Duration = Duration::from_millis(500);
 pub enum Irq {
     /// Through the harts' IMSICs: remote fences are interrupts that the kernel itself handles.
     Imsic,
-    /// Through the SBI: remote fences run in machine mode, where the kernel traces nothing.
+    /// Through the SBI: remote fences run in machine mode, where the kernel cannot trace them.
     Sbi,
 }
 
 /// What the harts of a machine do with translations.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Model {
-    /// Its name in tables and file names.
+    /// Name in tables and file names.
     pub name: Cow<'static, str>,
     /// CPU properties beyond the CPU's name, as `NAME=VALUE,NAME=VALUE`; may be empty.
     pub cpu: Cow<'static, str>,
@@ -70,12 +70,12 @@ pub struct Machine {
 }
 
 impl Machine {
-    /// Number of harts where nothing else is said.
+    /// Default number of harts.
     pub const HARTS: u32 = 4;
-    /// Memory in MiB where nothing else is said.
+    /// Default memory in MiB.
     pub const MEMORY_MIB: u32 = 1024;
 
-    /// A machine of this model with interrupts through IMSICs, 4 harts, 1 GiB and the host's clock.
+    /// A machine of this model with IMSICs, 4 harts, 1 GiB and the host's clock.
     pub fn new(model: Model) -> Self {
         Self { model, irq: Irq::Imsic, harts: Self::HARTS, memory_mib: Self::MEMORY_MIB, icount: false }
     }
@@ -103,7 +103,7 @@ impl Machine {
         let (harts, memory) = (self.harts.to_string(), format!("{}M", self.memory_mib));
         let mut all = vec!["-M", machine, "-cpu", &cpu, "-smp", &harts, "-m", &memory];
         if self.icount {
-            // When all harts are idle there is nothing to wait for.
+            // When all harts are idle, skip to the next timer.
             all.extend(["-icount", "shift=0,sleep=off"]);
         }
         all.into_iter().map(str::to_owned).collect()
@@ -124,9 +124,9 @@ pub struct Limits {
     pub silence: Duration,
     /// Longest run.
     pub total: Duration,
-    /// How long a machine may stay on after a panic.
+    /// How long a machine may run on after a panic.
     pub panic: Duration,
-    /// How long QEMU may take to end when asked to.
+    /// How long QEMU may take to exit when asked to.
     pub end: Duration,
 }
 
@@ -147,7 +147,8 @@ impl Default for Limits {
 }
 
 impl Limits {
-    /// Those of a boot of `machine` that runs this many tests. Many include the slow ones, which are silent for long.
+    /// Limits for a boot of `machine` with this many tests. A long list includes the slow tests, which
+    /// stay silent for long.
     pub fn for_boot(tests: usize, machine: &Machine) -> Self {
         if tests <= MOST_TESTS_BY_DEFAULT && machine.harts <= MOST_HARTS_BY_DEFAULT {
             Self::default()
@@ -184,7 +185,7 @@ impl LimitsGiven {
         Ok(Self { silence: seconds("LAZYMAP_SILENCE")?, total: seconds("LAZYMAP_TIMEOUT")? })
     }
 
-    /// `usual` with what is given here instead.
+    /// `usual`, overridden by what is given here.
     pub fn over(self, usual: Limits) -> Limits {
         let or = |given: Option<u32>, usual| given.map_or(usual, |s| Duration::from_secs(s.into()));
         Limits { silence: or(self.silence, usual.silence), total: or(self.total, usual.total), ..usual }
@@ -194,7 +195,6 @@ impl LimitsGiven {
 /// Everything that a run needs.
 #[derive(Clone, Debug)]
 pub struct Boot<'a> {
-    /// The machine.
     pub machine: &'a Machine,
     /// `qemu-system-riscv64`.
     pub qemu: &'a Path,
@@ -210,7 +210,7 @@ pub struct Boot<'a> {
     pub append: &'a str,
     /// A plugin of QEMU's with its arguments, as `-plugin` takes it.
     pub plugin: Option<&'a str>,
-    /// Where QEMU's trace goes, and of which events.
+    /// Where QEMU's trace goes, and which events it has.
     pub trace: Option<(&'a Path, &'a str)>,
     /// Where the console goes; `.log` is replaced by `.qemu.log` for QEMU's stderr and by `.cmd`
     /// for the command line that repeats the run.
@@ -222,25 +222,24 @@ pub struct Boot<'a> {
 /// What the machine counted, over all harts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Counters {
-    /// Number of harts that were counted.
+    /// Number of harts that reported.
     pub harts: u64,
-    /// Accesses that faulted although the PTE was valid by then.
+    /// Accesses that faulted although the PTE was already valid.
     pub stale_hits: u64,
     /// Fences that made a hart forget.
     pub fences: u64,
 }
 
-/// What became of a run.
+/// The result of a run.
 #[derive(Clone, Debug)]
 pub struct Run {
     /// The whole console, with the times of its lines.
     pub log: Log,
-    /// What it says.
+    /// What the log means.
     pub reading: Reading,
     /// How QEMU ended.
     pub ending: Ending,
-    /// The counters: none for a machine that is not stale, and a message if they ought to be there
-    /// and are not.
+    /// The counters: `None` if the machine is not stale, an error if they are missing or wrong.
     pub counters: Result<Option<Counters>, String>,
 }
 
@@ -273,7 +272,7 @@ impl Boot<'_> {
         words.map(|w| quote(&w.to_string_lossy())).collect::<Vec<_>>().join(" ")
     }
 
-    /// Boots the machine with the terminal as its console, and waits for its end.
+    /// Boots the machine with the terminal as its console, and waits for QEMU to exit.
     ///
     /// # Errors
     /// When QEMU cannot be started, or fails.
@@ -294,11 +293,11 @@ impl Boot<'_> {
         }
     }
 
-    /// Boots the machine and waits for its end, which is brought about if need be; no QEMU is left
-    /// behind. Each line of the console goes to `watch` as it arrives.
+    /// Boots the machine, waits for its end, and ends it at a limit; no QEMU is left behind. Each line
+    /// of the console goes to `watch` as it arrives.
     ///
     /// # Errors
-    /// When QEMU cannot be started, or a log cannot be written. A guest that fails is no error.
+    /// When QEMU cannot be started, or a log cannot be written. A guest that fails is not an error.
     pub fn run(&self, watch: &mut dyn FnMut(&str)) -> Result<Run> {
         if let Some(parent) = self.console.parent() {
             fs::create_dir_all(parent).map_err(|e| Error::io("create", parent, e))?;
@@ -311,7 +310,7 @@ impl Boot<'_> {
 
         let mut command = Command::new(self.qemu);
         command.args(self.arguments()).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(stderr);
-        // In a group of its own: Ctrl-C is for us to handle, and whatever QEMU may start ends with it.
+        // In its own group: Ctrl-C is for us to handle, and whatever QEMU starts ends with it.
         command.process_group(0);
         cmd::dies_with_us(&mut command);
         let child = command
@@ -332,11 +331,11 @@ impl Boot<'_> {
         Ok(Run { log, reading, ending, counters })
     }
 
-    /// The counters, which a machine that is stale must have, and no other.
+    /// The counters, which a stale machine must have and no other may have.
     fn count(&self, stderr: &str) -> Result<Option<Counters>, String> {
         let counters = parse_counters(stderr, self.property)?;
         match (self.machine.model.stale, counters) {
-            (true, None) => Err(format!("QEMU printed no line `{}: total`", self.property)),
+            (true, None) => Err(format!("QEMU did not print a line `{}: total`", self.property)),
             (true, Some(c)) if c.harts != u64::from(self.machine.harts) => {
                 Err(format!("QEMU counted {} harts of {}", c.harts, self.machine.harts))
             }
@@ -349,7 +348,7 @@ impl Boot<'_> {
 /// Reads the line `PROPERTY: total harts=N stale_hits=N fences=N …` in QEMU's stderr.
 ///
 /// # Errors
-/// When there are several, or one that does not hold what it should.
+/// When there are several, or one lacks a counter.
 pub fn parse_counters(stderr: &str, property: &str) -> Result<Option<Counters>, String> {
     let start = format!("{property}: total ");
     let mut totals = stderr.lines().filter_map(|l| l.trim().strip_prefix(&start));
@@ -369,7 +368,7 @@ struct Arriving {
     started: Instant,
     bytes: Vec<u8>,
     ends: Vec<f64>,
-    /// Where the line that is not complete yet begins.
+    /// Where the incomplete last line begins.
     line: usize,
 }
 
@@ -380,7 +379,7 @@ impl Default for Arriving {
 }
 
 impl Arriving {
-    /// Takes in a part, shows complete lines to `watch`, and says whether one of them is a panic.
+    /// Adds a part, passes complete lines to `watch`, and returns whether one of them is a panic.
     fn add(&mut self, part: &[u8], watch: &mut dyn FnMut(&str)) -> bool {
         let now = self.started.elapsed().as_secs_f64();
         let mut panic = false;
@@ -408,7 +407,7 @@ struct Watched<'a> {
 }
 
 impl Watched<'_> {
-    /// Reads the console up to the end of QEMU, whoever causes it.
+    /// Reads the console until QEMU exits, ending it at a limit.
     fn wait(&mut self, watch: &mut dyn FnMut(&str)) -> Result<Ending> {
         let parts = self.parts();
         let mut heard = Instant::now();
@@ -423,7 +422,7 @@ impl Watched<'_> {
                         panicked.get_or_insert(heard);
                     }
                 }
-                // The console is closed: nothing to wait for but QEMU itself.
+                // The console is closed: only QEMU itself is left to wait for.
                 Err(RecvTimeoutError::Disconnected) => {
                     if exited.is_some() {
                         break;
@@ -451,7 +450,7 @@ impl Watched<'_> {
                 continue;
             };
             self.end()?;
-            // What it said before it ended is the most interesting part.
+            // The last output before the end is the most interesting.
             while let Ok(part) = parts.recv_timeout(TICK) {
                 self.console.write_all(&part).map_err(|e| Error::io("write", self.path, e))?;
                 self.log.add(&part, watch);
@@ -465,7 +464,7 @@ impl Watched<'_> {
         })
     }
 
-    /// The console in parts; a thread of its own reads it, so that waiting can have an end.
+    /// The console in parts; a thread reads it, so that waiting can time out.
     fn parts(&mut self) -> Receiver<Vec<u8>> {
         let (sender, receiver) = mpsc::channel();
         if let Some(mut stdout) = self.child.stdout.take() {
@@ -485,7 +484,7 @@ impl Watched<'_> {
         self.child.try_wait().map_err(|e| Error::could_not(format!("waiting for QEMU: {e}")))
     }
 
-    /// Asks QEMU to end, so that it prints its counters, and makes it end if it does not.
+    /// Asks QEMU to exit, so that it prints its counters, and kills it if it does not.
     fn end(&mut self) -> Result<()> {
         if let Some(pid) = self.pid() {
             let _ = kill_process(pid, Signal::TERM);
@@ -503,7 +502,7 @@ impl Watched<'_> {
 
     /// Leaves nothing of QEMU behind.
     fn end_all(&mut self) {
-        // The group first: it is there as long as any process of it is, QEMU itself or not.
+        // The group first: it exists as long as any of its processes does, QEMU or not.
         if let Some(pid) = self.pid() {
             let _ = kill_process_group(pid, Signal::KILL);
         }
@@ -515,7 +514,7 @@ impl Watched<'_> {
     }
 }
 
-/// A word for a shell.
+/// A word, quoted for a shell.
 fn quote(word: &str) -> String {
     let plain = |c: char| c.is_ascii_alphanumeric() || "-_=+,./:@%".contains(c);
     if !word.is_empty() && word.chars().all(plain) {

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-only
-//! Starts QEMU, and makes sure that it ends.
+//! Starts QEMU, and makes sure that it exits.
 
 pub mod initramfs;
 pub mod machine;

@@ -8,7 +8,7 @@ use serde::Deserialize;
 use crate::boot::machine::Model;
 use crate::ground::error::{Error, Result};
 
-/// Part of the tool, as a machine's name in a result has to mean one thing.
+/// Built in, because a machine's name in a result must always mean the same.
 const MODELS: &str = include_str!("../../models.toml");
 
 /// A table of the file.
@@ -23,7 +23,7 @@ struct Table {
 /// The model called `name`.
 ///
 /// # Errors
-/// When there is none (exit code 64); the message lists those that there are.
+/// When it does not exist (exit code 64); the message lists the models.
 pub fn find(name: &str) -> Result<Model> {
     let models = parse(MODELS)?;
     let names = || models.keys().map(String::as_str).collect::<Vec<_>>().join(", ");
@@ -52,13 +52,13 @@ fn wrong(why: &str) -> Error {
 /// Checks the form of CPU properties: `NAME=VALUE`, separated by commas.
 ///
 /// # Errors
-/// What is wrong with them, for a message.
+/// What is wrong with them.
 pub fn properties(cpu: &str) -> Result<(), String> {
     let ok = |c: char| c.is_ascii_alphanumeric() || "-_.+".contains(c);
     for property in cpu.split(',').filter(|_| !cpu.is_empty()) {
         let parts = property.split_once('=');
         if parts.is_none_or(|(n, v)| n.is_empty() || v.is_empty() || !n.chars().chain(v.chars()).all(ok)) {
-            return Err(format!("`{property}` in cpu is no property; write NAME=VALUE,NAME=VALUE"));
+            return Err(format!("`{property}` in cpu is not a property; write NAME=VALUE,NAME=VALUE"));
         }
     }
     Ok(())

@@ -21,13 +21,13 @@ use signal_hook::iterator::Signals;
 use crate::ground::error::{Error, Result};
 use crate::ground::progress::Step;
 
-/// Number of log lines that an error message points out.
+/// Number of log lines that an error message quotes.
 const SHOWN_LINES: usize = 12;
 
 /// How long interrupted builds get to remove their half-written files.
 const GRACE: Duration = Duration::from_secs(5);
 
-/// Set when a signal has come; the process ends in a moment.
+/// Set on a signal; the process is about to end.
 static INTERRUPTED: AtomicBool = AtomicBool::new(false);
 
 /// Process groups of the running [`logged`] children.
@@ -36,8 +36,8 @@ static GROUPS: Mutex<Vec<Pid>> = Mutex::new(Vec::new());
 /// Runs `command` to its end with stdout and stderr in `log`, showing lines in `step`.
 ///
 /// # Errors
-/// When it cannot be started or ends with a status other than 0; the last lines of the log are
-/// printed to stderr then, and the error's line names the log.
+/// When it cannot be started or ends with a status other than 0; then the last lines of the log go
+/// to stderr, and the error names the log.
 pub fn logged(command: &mut Command, log: &Path, step: &Step) -> Result<()> {
     let tail = match captured(command, log, step)? {
         Ended::Well => return Ok(()),
@@ -48,7 +48,7 @@ pub fn logged(command: &mut Command, log: &Path, step: &Step) -> Result<()> {
             what
         }
     };
-    Err(Error::could_not(format!("{tail}; its whole output is in {}", log.display())))
+    Err(Error::could_not(format!("{tail}; whole output in {}", log.display())))
 }
 
 /// How a child of [`captured`] ended.
@@ -64,10 +64,10 @@ pub enum Ended {
     },
 }
 
-/// As [`logged`], for callers that make their own message of a failure.
+/// As [`logged`], for callers that report a failure themselves.
 ///
 /// # Errors
-/// When the command cannot be started or the log not be written.
+/// When the command cannot be started or the log cannot be written.
 pub fn captured(command: &mut Command, log: &Path, step: &Step) -> Result<Ended> {
     if let Some(parent) = log.parent() {
         fs::create_dir_all(parent).map_err(|e| Error::io("create", parent, e))?;
@@ -99,8 +99,8 @@ pub fn captured(command: &mut Command, log: &Path, step: &Step) -> Result<Ended>
     Ok(if status.success() { Ended::Well } else { Ended::Badly { tail, what: format!("`{name}` failed ({status})") } })
 }
 
-/// As [`captured`] for what must not be ended half-way: an interrupted tool leaves it alone, and it
-/// goes on to its end. (A package manager that is killed leaves the machine in need of repair.)
+/// As [`captured`], for what must not be interrupted: if the tool is, the command still runs to its
+/// end. (Killing a package manager leaves the machine in need of repair.)
 ///
 /// # Errors
 /// As [`captured`].
@@ -128,7 +128,7 @@ pub fn uninterrupted(command: &mut Command, log: &Path) -> Result<Ended> {
 /// Runs `command` and returns its stdout as text.
 ///
 /// # Errors
-/// When it cannot be started or fails; the error carries the last line it printed to stderr.
+/// When it cannot be started or fails; the error carries its last line of stderr.
 pub fn output(command: &mut Command) -> Result<String> {
     let name = display(command);
     dies_with_signal(command, Signal::TERM);
@@ -141,15 +141,15 @@ pub fn output(command: &mut Command) -> Result<String> {
     Ok(String::from_utf8_lossy(&done.stdout).into_owned())
 }
 
-/// How often a [`Dialogue`] is looked at.
+/// How often a [`Dialogue`] is polled.
 const TICK: Duration = Duration::from_millis(10);
-/// How long the output of a process that has ended may take to arrive.
+/// How long to wait for the output of a process that has ended.
 const DRAIN: Duration = Duration::from_secs(5);
 
 /// All that a program said.
 #[derive(Clone, Debug)]
 pub struct Said {
-    /// How it ended; none if it did not, and was killed.
+    /// How it ended; `None` if it had to be killed.
     pub status: Option<ExitStatus>,
     /// Its stdout.
     pub stdout: String,
@@ -157,17 +157,17 @@ pub struct Said {
     pub stderr: String,
 }
 
-/// Runs `command` with an empty stdin to its end, for which it has time `limit`.
+/// Runs `command` with an empty stdin; kills it after `limit`.
 ///
 /// # Errors
-/// When it cannot be started or waited for. That it fails or is killed is no error.
+/// When it cannot be started or waited for. A command that fails or is killed is not an error.
 pub fn within(command: &mut Command, limit: Duration) -> Result<Said> {
     Dialogue::start(command)?.end(limit)
 }
 
-/// A program while it runs: what it says is kept in memory, and it never outlives this value.
+/// A running program: its output is kept in memory, and it never outlives this value.
 ///
-/// The thread that starts it has to see it to its end, see [`dies_with_us`].
+/// The thread that starts it must outlive it; see [`dies_with_us`].
 pub struct Dialogue {
     name: String,
     child: Child,
@@ -177,10 +177,10 @@ pub struct Dialogue {
 }
 
 impl Dialogue {
-    /// Starts `command` in a process group of its own.
+    /// Starts `command` in its own process group.
     ///
     /// # Errors
-    /// When that is not possible.
+    /// When it cannot be started.
     pub fn start(command: &mut Command) -> Result<Self> {
         let name = display(command);
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).process_group(0);
@@ -190,26 +190,24 @@ impl Dialogue {
         Ok(Self { name, child, stdin, stdout, stderr })
     }
 
-    /// Writes to its stdin.
     pub fn say(&mut self, text: &str) {
         if let Some(stdin) = &mut self.stdin {
-            // It may have ended by now: how, and why, is what it says at its end.
+            // It may have ended by now; its status and output say why.
             let _ = stdin.write_all(text.as_bytes());
         }
     }
 
-    /// Sends it a signal.
     pub fn signal(&self, signal: Signal) {
         if let Some(pid) = self.pid() {
             let _ = kill_process(pid, signal);
         }
     }
 
-    /// Waits until `wanted` holds for what it has said on stdout. False if the program ends, or time `limit` is
-    /// over, before that.
+    /// Waits until `wanted` holds for its stdout so far. False if the program ends, or `limit` is over,
+    /// first.
     ///
     /// # Errors
-    /// When its state cannot be told.
+    /// When its state cannot be read.
     pub fn wait_until(&mut self, limit: Duration, mut wanted: impl FnMut(&str) -> bool) -> Result<bool> {
         let until = Instant::now() + limit;
         loop {
@@ -224,10 +222,10 @@ impl Dialogue {
         }
     }
 
-    /// Closes its stdin and waits for its end; after time `limit` it is killed.
+    /// Closes its stdin and waits for its end; kills it after `limit`.
     ///
     /// # Errors
-    /// When its state cannot be told.
+    /// When its state cannot be read.
     pub fn end(mut self, limit: Duration) -> Result<Said> {
         self.stdin = None;
         let until = Instant::now() + limit;
@@ -267,7 +265,7 @@ impl Drop for Dialogue {
     }
 }
 
-/// A pipe that a thread of its own reads, so that no program waits for its reader.
+/// A pipe with a thread that reads it, so that the program never blocks on a full pipe.
 struct Pipe {
     bytes: Arc<Mutex<Vec<u8>>>,
     reader: Option<JoinHandle<()>>,
@@ -288,13 +286,13 @@ impl Pipe {
         Self { bytes, reader }
     }
 
-    /// What has come so far.
+    /// The output so far.
     fn text(&self) -> String {
         let bytes = self.bytes.lock().unwrap_or_else(PoisonError::into_inner);
         String::from_utf8_lossy(&bytes).into_owned()
     }
 
-    /// Everything, after the end of the program. A process that it left behind is not waited for.
+    /// All output, after the end of the program. Does not wait for a process that it left behind.
     fn rest(&self) -> String {
         let until = Instant::now() + DRAIN;
         while self.reader.as_ref().is_some_and(|r| !r.is_finished()) && Instant::now() < until {
@@ -344,7 +342,7 @@ pub fn plain(program: impl AsRef<OsStr>) -> Command {
 
 /// Makes the kernel kill the child the moment the tool is gone, however it went.
 ///
-/// The *thread* that spawns the child counts as its parent: it has to outlive the child.
+/// The *thread* that spawns the child counts as its parent: it must outlive the child.
 pub fn dies_with_us(command: &mut Command) -> &mut Command {
     dies_with_signal(command, Signal::KILL)
 }
@@ -354,7 +352,7 @@ pub fn ends_with_us(command: &mut Command) -> &mut Command {
     dies_with_signal(command, Signal::TERM)
 }
 
-/// `make` and `ninja` get SIGTERM rather than SIGKILL: they end their own children then.
+/// `make` and `ninja` get SIGTERM rather than SIGKILL: they then end their own children.
 #[allow(unsafe_code)]
 fn dies_with_signal(command: &mut Command, signal: Signal) -> &mut Command {
     // SAFETY: the closure runs between fork and exec; all it does is one prctl system call,
@@ -372,7 +370,7 @@ pub fn end_on_signals() -> Result<()> {
     thread::spawn(move || {
         if let Some(signal) = signals.forever().next() {
             INTERRUPTED.store(true, Ordering::SeqCst);
-            // Whoever read this may be gone: that must not keep the process from ending.
+            // The reader of stderr may be gone; that must not keep the process from ending.
             let _ = writeln!(
                 std::io::stderr(),
                 "\nlazymap: interrupted; what was finished is kept, the same command continues from there"
@@ -384,19 +382,19 @@ pub fn end_on_signals() -> Result<()> {
     Ok(())
 }
 
-/// Never returns once the tool is being ended: a build that was made to end has not failed.
+/// Never returns once the tool is about to end: a build that was told to end has not failed.
 pub fn park_if_interrupted() {
     while INTERRUPTED.load(Ordering::SeqCst) {
         thread::park();
     }
 }
 
-/// Asks all running builds to end, and after [`GRACE`] makes them.
+/// Asks all running builds to end, and kills them after [`GRACE`].
 fn end_groups() {
     let groups = GROUPS.lock().unwrap_or_else(PoisonError::into_inner).clone();
     let ask = |signal| {
         for &group in &groups {
-            // It may be gone by now.
+            // It may have ended by now.
             let _ = kill_process_group(group, signal);
         }
     };

@@ -7,11 +7,11 @@ use std::fmt;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Exit {
-    /// Everything that ran did what was expected.
+    /// Everything that ran gave the expected result.
     Pass = 0,
     /// A test failed.
     Failed = 1,
-    /// A tree could not be had, or not patched, built or booted.
+    /// Something could not be downloaded, patched, built or booted.
     CouldNot = 2,
     /// Nothing failed, but everything was skipped.
     Skipped = 4,
@@ -22,18 +22,17 @@ pub enum Exit {
 /// A failure as the user reads it: one line that names the thing and what to do about it.
 #[derive(Debug)]
 pub struct Error {
-    /// The exit code of the process if nothing handles the error.
+    /// The exit code of the process if nobody handles the error.
     pub exit: Exit,
-    /// `WHAT, WHERE; WHAT TO DO`, without the program's name in front.
+    /// `WHAT, WHERE; WHAT TO DO`, without the program's name.
     pub message: String,
 }
 
-/// A result; its error is the project's unless another is named. `Result<T, String>` carries the
-/// reason alone, for somebody who adds what and where.
+/// `Result<T, String>` carries the reason alone; its caller adds what and where.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 impl Error {
-    /// Something the tool needs could not be had (exit code 2).
+    /// Something that the tool needs is missing or failed (exit code 2).
     pub fn could_not(message: impl Into<String>) -> Self {
         Self { exit: Exit::CouldNot, message: message.into() }
     }

@@ -28,7 +28,7 @@ pub fn sha256_file(path: &Path) -> Result<String> {
     }
 }
 
-/// Writes a file through a temporary name, so that nobody ever sees half of it.
+/// Writes a file through a temporary name, so that nobody ever reads half of it.
 ///
 /// # Errors
 /// When the folder cannot be made or written.
@@ -42,10 +42,10 @@ pub fn write_whole(path: &Path, content: impl AsRef<[u8]>) -> Result<()> {
     fs::rename(&new, path).map_err(|e| Error::io("write", path, e))
 }
 
-/// Removes a file or a whole folder; that it is not there is no error.
+/// Removes a file or a whole folder; it need not exist.
 ///
 /// # Errors
-/// When it is there and cannot be removed.
+/// When it exists and cannot be removed.
 pub fn remove(path: &Path) -> Result<()> {
     let gone = match fs::symlink_metadata(path) {
         Ok(meta) if meta.is_dir() => fs::remove_dir_all(path),
@@ -58,7 +58,7 @@ pub fn remove(path: &Path) -> Result<()> {
     }
 }
 
-/// Copies a folder with all that is in it.
+/// Copies a folder with everything in it.
 ///
 /// # Errors
 /// When something cannot be read or written.

@@ -12,13 +12,12 @@ use crate::ground::error::{Error, Result};
 
 /// Identity of the commits that the tool makes; patches keep their own authors.
 pub const NAME: &str = "lazymap";
-/// See [`NAME`].
 pub const EMAIL: &str = "lazymap@localhost";
 /// Date of the commits that the tool makes: fixed, so that the same content gives the same id.
 pub const DATE: &str = "2026-01-01T00:00:00Z";
 
-/// Settings that decide what git prints or does and that must not vary between machines.
-/// Safe directories: the user chose the tree, and it may belong to somebody else (a container's mount).
+/// Settings that decide what git prints or does and must not vary between machines. Any directory is
+/// safe: the user chose the tree, and it may belong to somebody else (a container's mount).
 const SETTINGS: [&str; 12] = [
     "safe.directory=*",
     "core.abbrev=12",
@@ -42,7 +41,7 @@ pub struct Repo {
 }
 
 impl Repo {
-    /// The repository with the work tree `dir`; nothing is checked.
+    /// The repository with the work tree `dir`; checks nothing.
     pub fn at(dir: impl Into<PathBuf>) -> Self {
         Self { dir: dir.into(), env: Vec::new() }
     }
@@ -60,7 +59,7 @@ impl Repo {
         copy
     }
 
-    /// `git ARGS` ready to run.
+    /// `git ARGS`, ready to run.
     pub fn command<A: AsRef<OsStr>>(&self, args: impl IntoIterator<Item = A>) -> Command {
         let mut command = Command::new("git");
         for (name, _) in std::env::vars_os() {
@@ -83,7 +82,7 @@ impl Repo {
         command
     }
 
-    /// Runs git and returns what it printed, without the last line's end.
+    /// Runs git and returns what it printed, without the final newline.
     ///
     /// # Errors
     /// When git fails; the message has git's own last line.
@@ -109,7 +108,7 @@ impl Repo {
             .spawn()
             .map_err(|e| cannot_run(&e))?;
         let stdin = child.stdin.take();
-        // A thread feeds, because git may print more than a pipe holds before it has read all.
+        // A thread feeds git, which may fill the output pipe before it has read all its input.
         let done = std::thread::scope(|scope| {
             scope.spawn(move || stdin.map(|mut s| s.write_all(input)));
             child.wait_with_output()
@@ -129,7 +128,7 @@ impl Repo {
     /// The bytes of an object, such as `COMMIT:PATH`.
     ///
     /// # Errors
-    /// When there is no such object.
+    /// When the object does not exist.
     pub fn object(&self, kind: &str, name: &str) -> Result<Vec<u8>> {
         let done = self.attempt(["cat-file", kind, name])?;
         if !done.status.success() {
@@ -138,7 +137,7 @@ impl Repo {
         Ok(done.stdout)
     }
 
-    /// The id that `name` stands for, if there is such a thing.
+    /// The id that `name` stands for, if it exists.
     ///
     /// # Errors
     /// Only when git cannot be started.
@@ -157,7 +156,7 @@ impl Repo {
 
     fn failed(&self, verb: &str, done: &Output) -> Error {
         let stderr = String::from_utf8_lossy(&done.stderr);
-        // The first line that says why; what follows it are hints.
+        // The first line that says why; the lines after it are hints.
         let why = stderr
             .lines()
             .find(|l| l.starts_with("fatal:") || l.starts_with("error:"))

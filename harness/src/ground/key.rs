@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-only
-//! Keys: from what something was made, so that it is made only once.
+//! Keys: hashes of what something is made from, so that it is made only once.
 
 use std::fs;
 use std::path::Path;

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-only
-//! One run per checkout: two builds in the same folders would spoil each other.
+//! One run per checkout: two builds in the same folders would break each other.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{Read, Seek, Write};
@@ -32,7 +32,7 @@ pub fn take(out: &Path) -> Result<Lock> {
         let _ = file.read_to_string(&mut pid);
         let pid = pid.trim();
         let who = if pid.is_empty() { "another run".to_owned() } else { format!("pid {pid}") };
-        eprintln!("lazymap: {who} works in {}; waiting for it to end", out.display());
+        eprintln!("lazymap: {who} is working in {}; waiting for it to end", out.display());
         loop {
             match flock(&file, FlockOperation::LockExclusive) {
                 Ok(()) => break,

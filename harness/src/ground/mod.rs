@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-only
-//! What everything stands on: errors, files, processes, git.
+//! What everything else is built on: errors, files, processes, git.
 
 pub mod cargo;
 pub mod cmd;

@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: GPL-2.0-only
-//! What a person sees while a long step runs: a moving bar on a terminal, plain lines otherwise.
+//! What the user sees while a long step runs: a moving bar on a terminal, plain lines otherwise.
 
 use std::cell::Cell;
 use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
-/// One long step; says when it started and, when finished, how long it took.
+/// A long step; prints when it starts and, at its end, how long it took.
 pub struct Step {
     name: String,
     started: Instant,
@@ -33,7 +33,7 @@ impl Step {
         Self { name, started: Instant::now(), bar, plain, expected: Cell::new(0), ended: Cell::new(false) }
     }
 
-    /// Says about how many lines the step will print, so that the bar can show how far it is.
+    /// Sets about how many lines the step will print, so that the bar can show how far it is.
     pub fn expect_lines(&self, lines: u64) {
         self.measure(lines);
         self.expected.set(lines);

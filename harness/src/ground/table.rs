@@ -12,12 +12,10 @@ pub enum Align {
     Right,
 }
 
-/// A cell, printed in `style` where colour is wanted.
+/// A cell, printed in `style` if the table is coloured.
 #[derive(Clone, Debug)]
 pub struct Cell {
-    /// What is printed.
     pub text: String,
-    /// How.
     pub style: Style,
 }
 
@@ -27,7 +25,7 @@ impl<T: Into<String>> From<T> for Cell {
     }
 }
 
-/// Prints rows with a column of spaces between cells. No line ends in a blank.
+/// Prints rows with a column of spaces between cells. No line ends in a space.
 pub fn text(columns: &[Align], rows: &[Vec<Cell>], color: bool) -> String {
     let width =
         |column: usize| rows.iter().filter_map(|r| r.get(column)).map(|c| c.text.chars().count()).max().unwrap_or(0);

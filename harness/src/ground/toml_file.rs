@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0-only
-//! Reads TOML; every file of the tool reports what is wrong with it in the same way.
+//! Reads TOML; errors look the same for every file.
 
 use serde::de::DeserializeOwned;
 
-/// Parses the text of a file; the error is `:LINE: WHY`, to follow the name of the file.
+/// Parses the text of a file; the error is `:LINE: WHY`, to be put after the name of the file.
 ///
 /// # Errors
 /// When the text is not TOML, or has unknown or missing fields.

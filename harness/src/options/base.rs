@@ -12,11 +12,10 @@ use crate::ground::toml_file;
 /// The whole of `base.toml`, with one of its kernels.
 #[derive(Clone, Debug)]
 pub struct Base {
-    /// The kernel that is meant.
+    /// The selected kernel.
     pub linux: Linux,
-    /// All kernels that there are patches for; the first is meant where none is named.
+    /// All kernels that there are patches for; the first is the default.
     pub all: Vec<Linux>,
-    /// The emulator.
     pub qemu: Qemu,
     /// Programs that run inside the guest.
     pub guest: Guest,
@@ -88,29 +87,27 @@ pub struct Guest {
     pub firmware_path: String,
 }
 
-/// What the host needs beyond packages.
+/// What the host needs besides packages.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Host {
-    /// The version of bindgen-cli that is installed when there is none that is good enough.
+    /// The version of bindgen-cli to install when the host's is missing or too old.
     pub bindgen: String,
 }
 
-/// A distribution package, and the version of it that the project was last tested with.
+/// A distribution package, and the version that the project was last tested with.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Package {
-    /// Its name.
     pub name: String,
-    /// Suites that may have it, in the order in which they are asked.
+    /// Suites that may have it, in the order in which they are tried.
     pub suites: Vec<String>,
-    /// The version last tested.
     pub version: String,
     /// SHA-256 of that version's file.
     pub sha256: String,
 }
 
-/// What a run really used, for `results.json`.
+/// What a run actually used, for `results.json`.
 #[derive(Clone, Debug, Serialize, Deserialize, PartialEq, Eq)]
 pub struct BaseUsed {
     /// The kernel's version, such as `7.3.4`.
@@ -129,7 +126,7 @@ impl Base {
     /// Reads `base.toml` in the repository `root`, for the first kernel.
     ///
     /// # Errors
-    /// When it is missing, is not TOML, or has unknown or missing fields; the line and column are named.
+    /// When it is missing, is not TOML, or has unknown or missing fields; the error names line and column.
     pub fn load(root: &Path) -> Result<Self> {
         let path = root.join("base.toml");
         let text = fs::read_to_string(&path).map_err(|e| {
@@ -144,7 +141,7 @@ impl Base {
         Self { linux: linux.clone(), ..self.clone() }
     }
 
-    /// What folders for this kernel have after their names: nothing for the first kernel of the file,
+    /// What the names of folders for this kernel end in: nothing for the first kernel of the file,
     /// `-VERSION` for the others.
     pub fn suffix(&self) -> String {
         match self.all.first() {
@@ -153,7 +150,7 @@ impl Base {
         }
     }
 
-    /// The same with the kernel `version`.
+    /// The same file with the kernel `version` selected.
     ///
     /// # Errors
     /// When there are no patches for it (exit code 64).
@@ -177,7 +174,7 @@ impl Base {
         let file: File = toml_file::parse(text)
             .map_err(|why| Error::could_not(format!("{}{why}; correct the file", path.display())))?;
         let Some(linux) = file.linux.first().cloned() else {
-            return Err(Error::could_not(format!("{}: there is no [[linux]]; correct the file", path.display())));
+            return Err(Error::could_not(format!("{}has no [[linux]]; correct the file", path.display())));
         };
         Ok(Self { linux, all: file.linux, qemu: file.qemu, guest: file.guest, host: file.host })
     }

@@ -349,7 +349,7 @@ fn the_trace_comes_through_a_pipe_and_has_to_be_whole() {
     let report = on_fake_machine(&format!("{run}{}", counted(10))).unwrap();
     assert!(matches!(report.result, Outcome::Uncertain { why } if why.contains("counted 10 stale hits and traced 9")));
     let report = on_fake_machine(run).unwrap();
-    assert!(matches!(report.result, Outcome::Uncertain { why } if why.contains("printed no line")));
+    assert!(matches!(report.result, Outcome::Uncertain { why } if why.contains("did not print a line")));
     // One that never opens the pipe keeps nobody waiting.
     let report = on_fake_machine("exit 1\n").unwrap();
     assert!(matches!(report.result, Outcome::Uncertain { .. }));

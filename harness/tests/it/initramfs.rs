@@ -112,7 +112,7 @@ fn a_busybox_for_another_machine_is_refused_and_nothing_is_lost() {
     for bytes in [x86, b"#!/bin/sh\n".to_vec(), Vec::new()] {
         fs::write(&busybox, bytes).unwrap();
         let error = initramfs::build(&busybox, &tests, &archive).unwrap_err();
-        assert!(error.message.contains("busybox is no RISC-V program"), "{error}");
+        assert!(error.message.contains("busybox is not a RISC-V program"), "{error}");
         assert_eq!(error.exit, Exit::CouldNot);
     }
     fs::remove_file(&busybox).unwrap();

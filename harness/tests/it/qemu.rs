@@ -42,7 +42,7 @@ fn a_second_run_waits_for_the_first() {
     let second = said(lab.tool().env("LAZYMAP_QEMU", fast).arg("qemu"));
     assert!(start.elapsed() > Duration::from_secs(1), "it did not wait");
     second.passes();
-    assert!(second.err.contains(&format!("pid {} works in", first.id())), "{second:?}");
+    assert!(second.err.contains(&format!("pid {} is working in", first.id())), "{second:?}");
     assert!(first.wait().unwrap().success());
 }
 
