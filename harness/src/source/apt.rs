@@ -2,8 +2,8 @@
 //! Packages of suites that the machine is not configured for, through private apt roots.
 //!
 //! A private root is a folder with its own sources, lists and cache: nothing of it reaches the
-//! machine's own apt. Each need has a root of its own, so that one index that the mirror is just
-//! replacing harms only that need. The mirror is the machine's own; see [`mirror`].
+//! host's own apt. Each package has its own root, so that an index which the mirror is just replacing
+//! breaks only that download. The mirror is the host's own; see [`mirror`].
 
 use std::collections::BTreeSet;
 use std::env;
@@ -22,16 +22,16 @@ use crate::ground::files;
 use crate::ground::progress::Step;
 use crate::options::base::Package;
 
-/// Signatures of the distribution's archive are checked with this.
+/// Keys that sign the distribution's archive.
 const KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
 
-/// How often an index or a file is asked for before it counts as not to be had.
+/// How often to try an index or a file before giving up.
 const TRIES: u32 = 3;
 
 /// Pause between two tries, in seconds; `LAZYMAP_RETRY_PAUSE` overrides it (the tests do).
 const PAUSE: u64 = 10;
 
-/// What kind of package is wanted.
+/// What to download of a package.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
     /// One `.deb`.
@@ -43,11 +43,9 @@ pub enum Kind {
 /// A package whose files are in `out/dl`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Fetched {
-    /// The package's name.
     pub package: String,
-    /// Its version.
     pub version: String,
-    /// The version that `base.toml` recorded then; another one there means: look again.
+    /// The version that `base.toml` recorded then; if it records another one now, look again.
     pub recorded: String,
     /// Its files; the `.deb` or `.dsc` comes first.
     pub files: Vec<FetchedFile>,
@@ -75,7 +73,7 @@ impl Fetched {
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Trouble {
     NoNetwork(String),
-    /// An index that does not fit the Release file: the mirror is being updated.
+    /// The index does not match the Release file: the mirror is being updated.
     Inconsistent,
     NotInIndex,
     Gone,
@@ -88,11 +86,11 @@ enum Trouble {
 
 /// Gets `package`, for architecture `arch` (Debian's name), into `out/dl`.
 ///
-/// What is already there is used again if its checksum is right; then nothing goes over the network.
-/// If `package` records no version (an empty text), the newest is as good as any.
+/// Files that are already there with the right checksum are used again, without the network. If
+/// `package` records no version (an empty text), any version will do.
 ///
 /// # Errors
-/// One line for each way in which a download goes wrong; none leaves a half file in `out/dl`.
+/// One line for each way in which a download fails; no failure leaves half a file in `out/dl`.
 pub fn fetch(out: &Path, package: &Package, kind: Kind, arch: &str) -> Result<Fetched> {
     let dl = out.join("dl");
     let note = dl.join(format!("{}.json", package.name));
@@ -116,7 +114,7 @@ pub fn fetch(out: &Path, package: &Package, kind: Kind, arch: &str) -> Result<Fe
                 step.finish(&fetched.version);
                 if !package.version.is_empty() && fetched.version != package.version {
                     eprintln!(
-                        "lazymap: note: {} {} is used; base.toml was tested with {}",
+                        "lazymap: note: using {} {}; base.toml was tested with {}",
                         package.name, fetched.version, package.version
                     );
                 }
@@ -146,7 +144,7 @@ fn present(dl: &Path, note: &Path, package: &Package) -> Result<Option<Fetched>>
     Ok((!have.files.is_empty()).then_some(have))
 }
 
-/// The version that `base.toml` records must be the very file that it records.
+/// The version that `base.toml` records must have the checksum that it records.
 fn check_recorded(package: &Package, fetched: &Fetched, dl: &Path) -> Result<()> {
     let file = fetched.main();
     if fetched.version == package.version && file.sha256 != package.sha256 {
@@ -166,7 +164,7 @@ fn say(name: &str, suite: &str, trouble: &Trouble) -> String {
         Trouble::NoNetwork(why) => format!("no network: {name} cannot be downloaded ({why}); connect and run again"),
         Trouble::Inconsistent => {
             format!(
-                "the mirror's index of {suite} does not fit its Release file, as while a mirror is updated, so \
+                "the mirror's index of {suite} does not match its Release file: the mirror is being updated, and \
                  {name} cannot be found; run again in half an hour"
             )
         }
@@ -183,8 +181,8 @@ fn say(name: &str, suite: &str, trouble: &Trouble) -> String {
         Trouble::CutOff => format!("the download of {name} was cut off; run again"),
         Trouble::WrongChecksum => {
             format!(
-                "the downloaded {name} has a wrong checksum and was thrown away; run again, and distrust the \
-                 mirror or a proxy if it stays so"
+                "the downloaded {name} has a wrong checksum and was deleted; run again, and suspect the \
+                 mirror or a proxy if this persists"
             )
         }
         Trouble::Unsigned => {
@@ -195,7 +193,7 @@ fn say(name: &str, suite: &str, trouble: &Trouble) -> String {
     }
 }
 
-/// A folder that is all of apt's world for one need.
+/// A private apt root.
 struct Root {
     dir: PathBuf,
     options: Vec<String>,
@@ -214,7 +212,7 @@ impl Root {
         let status = dir.join("status");
         fs::write(&status, "").map_err(|e| Error::io("write", &status, e))?;
         let types = if kind == Kind::Source { "deb-src" } else { "deb" };
-        // A mirror on this very machine has no signature of the archive's; its checksums still count.
+        // A mirror on this host has no archive signature; its checksums are still verified.
         let trust = if local(mirror) { "Trusted: yes".to_owned() } else { format!("Signed-By: {KEYRING}") };
         let source = format!("Types: {types}\nURIs: {mirror}\nSuites: {suite}\nComponents: main\n{trust}\n");
         let parts = dir.join("parts/lazymap.sources");
@@ -225,7 +223,7 @@ impl Root {
             "Dir::Etc::SourceList=/dev/null".to_owned(),
             format!("Dir::Etc::SourceParts={dir}/parts"),
             "Dir::Etc::Preferences=/dev/null".to_owned(),
-            // One that the machine is set to would be unknown here, which is an error to apt.
+            // apt fails if the host's default release is unknown here.
             "APT::Default-Release=".to_owned(),
             "Dir::Etc::PreferencesParts=/dev/null".to_owned(),
             format!("Dir::State={dir}"),
@@ -234,12 +232,12 @@ impl Root {
             format!("Dir::Cache={dir}/cache"),
             format!("APT::Architecture={arch}"),
             format!("APT::Architectures={arch}"),
-            // A warning is no answer: an index that could not be had is an error.
+            // By default, an index that cannot be downloaded is only a warning.
             "APT::Update::Error-Mode=any".to_owned(),
-            // The folder may well be one that the unprivileged user `_apt` cannot enter.
+            // The unprivileged user `_apt` may have no access to the folder.
             "APT::Sandbox::User=root".to_owned(),
             "Acquire::Languages=none".to_owned(),
-            // Whoever calls tries again; see `patiently`.
+            // The caller retries; see `patiently`.
             "Acquire::Retries=0".to_owned(),
         ];
         Ok(Self { dir: here, options: options.into_iter().map(|o| format!("-o{o}")).collect() })
@@ -251,7 +249,7 @@ impl Root {
         command.output().map_err(|e| Trouble::Other(format!("cannot run {program}: {e}; this needs Debian's apt")))
     }
 
-    /// As [`Self::run`], with `classify` for what failed.
+    /// As [`Self::run`], with a failure passed to `classify`.
     fn ask(&self, program: &str, args: &[&str], dir: &Path, classify: fn(&str) -> Trouble) -> Result<String, Trouble> {
         let done = self.run(program, args, dir)?;
         if done.status.success() {
@@ -313,15 +311,15 @@ impl Root {
             Kind::Binary => vec!["-q", "download", &wanted],
             Kind::Source => vec!["-q", "source", "--download-only", "--only-source", &wanted],
         };
-        // What a run that was killed left.
+        // Left by a run that was killed.
         for left in fs::read_dir(dl).map_err(io)?.flatten() {
             if left.file_name().to_string_lossy().starts_with(".part-") {
                 files::remove(&left.path()).map_err(|e| Trouble::Other(e.message))?;
             }
         }
-        // Files get their final names only when they are whole and right.
+        // Files get their final names only when they are complete and verified.
         let part = tempfile::Builder::new().prefix(".part-").tempdir_in(dl).map_err(io)?;
-        // In an empty folder: a file that is there already would not be listed.
+        // In an empty folder: apt does not list a file that already exists.
         let list = {
             let mut list = args.clone();
             list.insert(1, "--print-uris");
@@ -344,14 +342,14 @@ impl Root {
         }
         for file in &files {
             let (got, place) = (found(part.path(), &file.name)?, dl.join(&file.name));
-            // apt links to the files of a mirror on this machine, which may go away.
+            // apt links to the files of a mirror on this host, and they may go away.
             if got.is_symlink() { fs::copy(&got, &place).map(drop) } else { fs::rename(&got, &place) }.map_err(io)?;
         }
         Ok(Fetched { package: name.to_owned(), version: version.to_owned(), recorded: String::new(), files })
     }
 }
 
-/// The downloaded file in `dir`: apt writes an epoch's colon as `%3a`, but not in every list.
+/// The downloaded file in `dir`: apt writes an epoch's colon as `%3a`, but not in all its lists.
 fn found(dir: &Path, name: &str) -> Result<PathBuf, Trouble> {
     let entries = fs::read_dir(dir).map_err(|e| Trouble::Other(format!("{}: {e}", dir.display())))?;
     let same = |entry: &str| entry.replace("%3a", ":") == name.replace("%3a", ":");
@@ -367,7 +365,7 @@ fn uri_line(line: &str) -> Option<FetchedFile> {
     Some(FetchedFile { name, size, sha256 })
 }
 
-/// Tries again what a moment's patience can cure.
+/// Retries what may succeed a moment later.
 fn patiently<T>(mut attempt: impl FnMut() -> Result<T, Trouble>) -> Result<T, Trouble> {
     let pause = env::var("LAZYMAP_RETRY_PAUSE").ok().and_then(|s| s.parse().ok()).unwrap_or(PAUSE);
     for _ in 1..TRIES {
@@ -381,14 +379,14 @@ fn patiently<T>(mut attempt: impl FnMut() -> Result<T, Trouble>) -> Result<T, Tr
     attempt()
 }
 
-/// What apt was doing when it failed: the same words mean different things.
+/// What apt was doing when it failed: the same message means different things.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum During {
     Update,
     Download,
 }
 
-/// Tells from apt's words (in the C locale) what went wrong.
+/// Tells from apt's messages (in the C locale) what went wrong.
 fn classify(text: &str, during: During) -> Trouble {
     let line = |needles: &[&str]| text.lines().find(|l| needles.iter().any(|n| l.contains(n)));
     let any = |needles: &[&str]| line(needles).is_some();
@@ -439,16 +437,16 @@ fn classify(text: &str, during: During) -> Trouble {
     Trouble::Other(last.unwrap_or("apt gave no reason").trim_start_matches("E: ").to_owned())
 }
 
-/// Whether a mirror's address is this very machine.
+/// Whether a mirror is on this host.
 fn local(mirror: &str) -> bool {
     ["file:", "copy:", "http://127.0.0.1:"].iter().any(|p| mirror.starts_with(p))
 }
 
-/// The address of the distribution's mirror, from the machine's own apt configuration;
+/// The address of the distribution's mirror, from the host's own apt configuration;
 /// `LAZYMAP_MIRROR` overrides it.
 ///
 /// # Errors
-/// When the machine has none, that is, when it is no Debian.
+/// When the host has none, that is, when it does not run Debian.
 pub fn mirror() -> Result<String> {
     if let Ok(mirror) = env::var("LAZYMAP_MIRROR")
         && !mirror.is_empty()
@@ -460,7 +458,7 @@ pub fn mirror() -> Result<String> {
     if let Some(uri) = targets.lines().find_map(|l| l.strip_prefix("Packages|Debian|Debian|main|")) {
         return Ok(uri.to_owned());
     }
-    // Before the first `apt-get update` apt knows no origins, but it knows where it would look.
+    // Before the first `apt-get update` apt knows no origins, only where it would look.
     let release = fs::read_to_string("/etc/os-release").unwrap_or_default();
     let codename = release.lines().find_map(|l| l.strip_prefix("VERSION_CODENAME=")).unwrap_or("stable");
     let uris = cmd::output(Command::new("apt-get").args(["update", "--print-uris"]).env("LC_ALL", "C"))?;
@@ -478,7 +476,7 @@ pub fn mirror() -> Result<String> {
 /// Debian's name of the host's architecture.
 ///
 /// # Errors
-/// When there is no dpkg.
+/// When dpkg is missing.
 pub fn host_arch() -> Result<String> {
     Ok(cmd::output(Command::new("dpkg").arg("--print-architecture"))?.trim().to_owned())
 }

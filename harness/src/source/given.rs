@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-only
-//! A kernel tree that the user names with `KSRC`: looked at, never written to.
+//! A kernel tree that the user names with `KSRC`: read, never written.
 
 use std::fs;
 use std::io;
@@ -12,7 +12,7 @@ use crate::ground::key::Key;
 use crate::options::Options;
 use crate::options::base::Base;
 
-/// Where the kernel comes from, checked as far as that is possible without writing anything.
+/// Where the kernel comes from, checked as far as possible without writing anything.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Source {
     /// The distribution's package.
@@ -39,8 +39,8 @@ impl Source {
     /// Looks at `KSRC`.
     ///
     /// # Errors
-    /// When the user's tree is missing, unreadable, no kernel tree, of another version, or has
-    /// changes that no commit has.
+    /// When the user's tree is missing, unreadable, not a kernel tree, of another version, or has
+    /// uncommitted changes.
     pub fn find(options: &Options) -> Result<Self> {
         let Some(path) = &options.ksrc else { return Ok(Self::Package) };
         let show = path.display();
@@ -50,7 +50,7 @@ impl Source {
             }
             Err(e) if e.kind() == io::ErrorKind::NotADirectory => {
                 return Err(Error::could_not(format!(
-                    "KSRC={show} is no folder; unpack it and give the top of the tree"
+                    "KSRC={show} is not a folder; unpack it and give the top of the tree"
                 )));
             }
             Err(e) => {
@@ -72,13 +72,13 @@ impl Source {
         let wanted = &options.base.linux.version;
         let Some(version) = version(&makefile).filter(|_| path.join("arch/riscv").is_dir()) else {
             return Err(Error::could_not(format!(
-                "KSRC={show} is no kernel tree (no Makefile with VERSION and PATCHLEVEL, or no arch/riscv); give the \
+                "KSRC={show} is not a kernel tree (no Makefile with VERSION and PATCHLEVEL, or no arch/riscv); give the \
                  top of a Linux {wanted} tree"
             )));
         };
         if version != *wanted && !version.starts_with(&format!("{wanted}.")) {
             return Err(Error::could_not(format!(
-                "KSRC={show} is Linux {version}, the patches are for {wanted}; check out {wanted}.y there"
+                "KSRC={show} is Linux {version}, but the patches are for {wanted}; check out {wanted}.y there"
             )));
         }
         let path = path.clone();
@@ -86,14 +86,14 @@ impl Source {
         let top = repo.attempt(["rev-parse", "--show-toplevel"])?;
         let top = PathBuf::from(String::from_utf8_lossy(&top.stdout).trim());
         let here = fs::canonicalize(&path).map_err(|e| Error::io("read", &path, e))?;
-        // A tarball that was unpacked inside some other repository is not that repository.
+        // A tarball unpacked inside some other repository is not that repository.
         if fs::canonicalize(top).ok() != Some(here) {
             return Ok(Self::Folder { path, version });
         }
         let Some(commit) = repo.find("HEAD^{commit}")? else {
             return Err(Error::could_not(format!("KSRC={show} is a git repository without commits; commit its files")));
         };
-        // A look only: the index is not even refreshed, so a read-only tree is as good as any.
+        // Do not even refresh the index, so that a read-only tree works.
         let changes = repo.with("GIT_OPTIONAL_LOCKS", "0").run(["status", "--porcelain", "--untracked-files=no"])?;
         if let Some(first) = changes.lines().next() {
             let file = first.get(3..).unwrap_or(first);
@@ -113,11 +113,11 @@ impl Source {
         }
     }
 
-    /// Changes when the base has to be made anew.
+    /// Changes whenever the base must be made again.
     pub fn identity(&self, base: &Base) -> Result<String> {
         Ok(match self {
-            // What was unpacked stays until base.toml moves on: newer point releases are taken after
-            // `make distclean`.
+            // What was unpacked stays until base.toml changes: `make distclean` makes room for a newer
+            // point release.
             Self::Package => format!("package {} {}", base.linux.package.name, base.linux.package.version),
             Self::Clone { path, commit, .. } => format!("clone {} {commit}", path.display()),
             Self::Folder { path, .. } => format!("folder {} {}", path.display(), listing(path)?),

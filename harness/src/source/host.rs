@@ -14,7 +14,7 @@ use crate::ground::progress::Step;
 use crate::options::Options;
 use crate::options::base::Base;
 
-/// Packages that are installed when they are missing; the toolchain has its own lists.
+/// Packages to install if missing; the toolchain has its own lists.
 const PACKAGES: [&str; 27] = [
     "bc",
     "bison",
@@ -60,7 +60,7 @@ const LLVM_FAVOURITE: u32 = 22;
 const LLVM_TOOLS: [&str; 7] =
     ["ld.lld", "llvm-ar", "llvm-nm", "llvm-objcopy", "llvm-objdump", "llvm-readelf", "llvm-strip"];
 
-/// Disk space in MiB that each part takes, about one and a half times of what was measured.
+/// Disk space in MiB that each part takes: about one and a half times what was measured.
 const DISK: [(&str, u64); 5] = [
     ("linux-7.3/.git/lazymap.json", 3000),
     ("build/vmlinux", 1000),
@@ -68,15 +68,15 @@ const DISK: [(&str, u64); 5] = [
     ("qemu/stamp", 2000),
     ("tools/bin/bindgen", 1000),
 ];
-/// What a run needs when every part is there.
+/// What a run needs when every part exists.
 const DISK_SLACK: u64 = 1000;
 
-/// Names of the distribution's gcc for the kernel begin with this.
+/// Prefix of the distribution's cross gcc.
 pub const GCC_PREFIX: &str = "riscv64-linux-gnu-";
-/// The package that has it.
+/// Its package.
 const GCC_PACKAGE: &str = "gcc-riscv64-linux-gnu";
 
-/// A toolchain that was found to be good enough.
+/// A toolchain that is good enough.
 #[derive(Clone, Debug)]
 pub struct Host {
     /// The value for kbuild's `LLVM=`, such as `-22`.
@@ -85,17 +85,16 @@ pub struct Host {
     pub clang: String,
     /// Compiler for target and host code.
     pub rustc: PathBuf,
-    /// Belongs to `rustc`.
+    /// The one beside `rustc`.
     pub rustdoc: PathBuf,
-    /// The formatter; needs not belong to `rustc`.
+    /// The formatter; need not belong to `rustc`.
     pub rustfmt: PathBuf,
     /// The library's source, `…/library`.
     pub rust_lib_src: PathBuf,
-    /// At least the kernel's oldest.
+    /// At least the oldest that the kernel accepts.
     pub bindgen: PathBuf,
-    /// Folder with `libclang.so`, if bindgen must be told.
+    /// Folder with `libclang.so`, unless bindgen finds it.
     pub libclang: Option<PathBuf>,
-    /// Whether ccache is there.
     pub ccache: bool,
     versions: BTreeMap<String, String>,
 }
@@ -107,10 +106,10 @@ impl Host {
     }
 }
 
-/// Checks the host; installs what is missing if it may (`install`) and can (root).
+/// Checks the host; installs what is missing if allowed (`install`) and possible (root).
 ///
 /// # Errors
-/// The first thing that is missing or too old and that could not be installed.
+/// The first thing that is missing or too old and could not be installed.
 pub fn prepare(options: &Options, install: bool) -> Result<Host> {
     let base = &options.base;
     disk(options)?;
@@ -141,7 +140,7 @@ pub fn prepare(options: &Options, install: bool) -> Result<Host> {
     })
 }
 
-/// What the checks of the series need: packages, and the formatter that is returned.
+/// What the checks of the series need: installs packages, returns the formatter.
 ///
 /// # Errors
 /// As [`prepare`].
@@ -152,9 +151,9 @@ pub fn for_series(options: &Options) -> Result<PathBuf> {
     rustfmt()
 }
 
-/// Free space where `out` is, against what the parts that are not there yet will take.
+/// Compares the free space where `out` is with what the missing parts will take.
 ///
-/// `LAZYMAP_DISK_MIB` overrides the need (for a folder whose size is known better).
+/// `LAZYMAP_DISK_MIB` overrides the estimate.
 fn disk(options: &Options) -> Result<()> {
     let missing = DISK.iter().filter(|(part, _)| !options.out.join(part).exists()).map(|(_, mib)| mib);
     let mut need = DISK_SLACK + missing.sum::<u64>();
@@ -162,10 +161,10 @@ fn disk(options: &Options) -> Result<()> {
         need += DISK.iter().take(2).map(|(_, mib)| mib).sum::<u64>();
     }
     if let Ok(text) = env::var("LAZYMAP_DISK_MIB") {
-        need = text.parse().map_err(|_| Error::usage(format!("LAZYMAP_DISK_MIB={text} is no number of MiB")))?;
+        need = text.parse().map_err(|_| Error::usage(format!("LAZYMAP_DISK_MIB={text} is not a number of MiB")))?;
     }
     let space = rustix::fs::statvfs(&options.out)
-        .map_err(|e| Error::could_not(format!("cannot tell the free space of {}: {e}", options.out.display())))?;
+        .map_err(|e| Error::could_not(format!("cannot get the free space of {}: {e}", options.out.display())))?;
     let free = space.f_bavail.saturating_mul(space.f_frsize) >> 20;
     if free < need {
         return Err(Error::could_not(format!(
@@ -180,7 +179,7 @@ fn disk(options: &Options) -> Result<()> {
 /// Installs the packages that are missing.
 fn packages(options: &Options, base: &Base, install: bool) -> Result<()> {
     let Some(installed) = installed()? else {
-        // No dpkg: the tools are looked for, the libraries have to speak for themselves.
+        // Without dpkg, only the tools can be checked, not the libraries.
         return Ok(());
     };
     let plain: Vec<&str> = PACKAGES.into_iter().filter(|p| !installed.iter().any(|i| i == p)).collect();
@@ -190,7 +189,7 @@ fn packages(options: &Options, base: &Base, install: bool) -> Result<()> {
         1 => vec![format!("the package {} is missing", plain[0])],
         n => vec![format!("{n} packages are missing")],
     };
-    // What was asked for by name is never replaced by a package.
+    // What the user names explicitly is never replaced by a package.
     let asked = |name: &str| env::var_os(name).is_some_and(|v| !v.is_empty());
     let llvm = llvm(base).and_then(|(.., version)| {
         libclang(&version).map(drop).ok_or_else(|| Error::could_not(format!("libclang {version} is missing")))
@@ -232,10 +231,10 @@ fn packages(options: &Options, base: &Base, install: bool) -> Result<()> {
     Err(Error::could_not(format!("{}; run as root: {command}", why.join("; "))))
 }
 
-/// Sees to it that the distribution's gcc for the kernel is there.
+/// Makes sure that the distribution's cross gcc is installed.
 ///
 /// # Errors
-/// Why it is not, for a message.
+/// Why it is not.
 pub fn gcc(options: &Options) -> Result<(), String> {
     let there = || in_path(&format!("{GCC_PREFIX}gcc")).is_some();
     if there() {
@@ -251,15 +250,15 @@ pub fn gcc(options: &Options) -> Result<(), String> {
     step.finish(if done.is_ok() { "done" } else { "not possible" });
     match done {
         Ok(()) if there() => Ok(()),
-        Ok(()) => Err(format!("{GCC_PACKAGE} has no {GCC_PREFIX}gcc")),
+        Ok(()) => Err(format!("{GCC_PACKAGE} does not contain {GCC_PREFIX}gcc")),
         Err(error) => Err(format!("{GCC_PREFIX}gcc is missing: {}", error.message)),
     }
 }
 
-/// `apt-get ARGS`, not interactive.
+/// `apt-get ARGS`, non-interactive.
 fn apt(args: &[&str], log: &Path) -> Result<()> {
     let mut command = Command::new("apt-get");
-    // Another apt, such as one that an interrupted run left to its end, is waited for.
+    // Wait for another apt, such as one that an interrupted run left running.
     command.args(["-q", "-oDPkg::Lock::Timeout=300"]).args(args);
     command.env("LC_ALL", "C").env("DEBIAN_FRONTEND", "noninteractive");
     match cmd::uninterrupted(&mut command, log)? {
@@ -274,7 +273,7 @@ fn apt(args: &[&str], log: &Path) -> Result<()> {
     }
 }
 
-/// Of each list of alternatives the first that apt knows; the first if it knows none.
+/// The first of each list of alternatives that apt knows, or simply the first.
 fn known(missing: &[[&str; 2]]) -> Vec<String> {
     let knows = |names: &str| {
         let all = Command::new("apt-cache").arg("show").args(names.split(' ')).output();
@@ -288,7 +287,7 @@ fn known(missing: &[[&str; 2]]) -> Vec<String> {
         .collect()
 }
 
-/// Names of the installed packages, or nothing where there is no dpkg.
+/// Names of the installed packages, or `None` without dpkg.
 fn installed() -> Result<Option<Vec<String>>> {
     if in_path("dpkg-query").is_none() {
         return Ok(None);
@@ -297,7 +296,7 @@ fn installed() -> Result<Option<Vec<String>>> {
     Ok(Some(list.lines().filter_map(|l| l.strip_prefix("installed ")).map(str::to_owned).collect()))
 }
 
-/// The compiler that kernels are built with (`LLVM=` chooses), if there is one that is new enough.
+/// The compiler that kernels are built with (`LLVM=` chooses), if one is new enough.
 pub fn clang(base: &Base) -> Option<String> {
     llvm(base).ok().map(|(_, clang, _)| clang)
 }
@@ -309,7 +308,7 @@ fn llvm(base: &Base) -> Result<(String, String, String)> {
     if let Some(asked) = env::var("LLVM").ok().filter(|v| !v.is_empty()) {
         return try_llvm(&asked, min).map_err(|why| {
             Error::could_not(format!(
-                "{why} (asked for with LLVM={asked}), Linux {kernel} with Rust needs clang {min} or newer"
+                "{why} (selected with LLVM={asked}); Linux {kernel} with Rust needs clang {min} or newer"
             ))
         });
     }
@@ -329,12 +328,12 @@ fn llvm(base: &Base) -> Result<(String, String, String)> {
     }
     let why = first.unwrap_or_else(|| "clang is missing".to_owned());
     Err(Error::could_not(format!(
-        "{why}, Linux {kernel} with Rust needs clang {min} or newer: install {}",
+        "{why}; Linux {kernel} with Rust needs clang {min} or newer: install {}",
         LLVM_PACKAGES[0]
     )))
 }
 
-/// Whether the tools that kbuild would use with `LLVM=value` are there and new enough, or why not.
+/// Checks that the tools that kbuild uses with `LLVM=value` exist and are new enough.
 fn try_llvm(value: &str, min: &str) -> Result<(String, String, String), String> {
     let tool = |name: &str| {
         if value.ends_with('/') {
@@ -353,7 +352,7 @@ fn try_llvm(value: &str, min: &str) -> Result<(String, String, String), String> 
     for name in LLVM_TOOLS {
         let name = tool(name);
         if in_path(&name).is_none() {
-            return Err(format!("{name} is missing, which belongs to {clang}"));
+            return Err(format!("{name} is missing (it belongs to {clang})"));
         }
     }
     Ok((value.to_owned(), clang, version))
@@ -383,13 +382,13 @@ fn rust(base: &Base) -> Result<Rust> {
     }
     let why = first.unwrap_or_else(|| "rustc is missing".to_owned());
     Err(Error::could_not(format!(
-        "{why}, Linux {} needs rustc {min} or newer with its library's source: install {}, or name one in \
+        "{why}; Linux {} needs rustc {min} or newer with its library's source: install {}, or name one in \
          LAZYMAP_RUSTC and RUST_LIB_SRC",
         base.linux.version, RUST_PACKAGES[0]
     )))
 }
 
-/// The reason is `None` when there is no such program at all.
+/// The reason is `None` if there is no such program at all.
 fn try_rustc(rustc: &Path, min: &str) -> Result<Rust, Option<String>> {
     let version = version_of(rustc, &["--version"]).ok_or(None)?;
     if !at_least(&version, min) {
@@ -416,7 +415,7 @@ fn try_rustc(rustc: &Path, min: &str) -> Result<Rust, Option<String>> {
     Ok(Rust { rustc: rustc.to_owned(), library, version })
 }
 
-/// The formatter: asked for, the distribution's, or the one in PATH.
+/// The formatter: the selected one, the distribution's, or the one in PATH.
 fn rustfmt() -> Result<PathBuf> {
     let asked = env::var_os("LAZYMAP_RUSTFMT").filter(|v| !v.is_empty()).map(PathBuf::from);
     let packaged = Some(PathBuf::from("/usr/bin/rustfmt"));
@@ -427,7 +426,7 @@ fn rustfmt() -> Result<PathBuf> {
         .ok_or_else(|| Error::could_not(format!("rustfmt is missing: install {}", RUSTFMT_PACKAGES[0])))
 }
 
-/// Where libclang is that belongs to the clang: a machine may have several.
+/// Where the clang's own libclang is: a host may have several.
 fn libclang(clang_version: &str) -> Option<PathBuf> {
     if let Some(asked) = env::var_os("LIBCLANG_PATH").filter(|v| !v.is_empty()) {
         return Some(asked.into());
@@ -438,7 +437,7 @@ fn libclang(clang_version: &str) -> Option<PathBuf> {
     names.any(|n| n.to_str().is_some_and(|n| n.starts_with("libclang") && n.contains(".so"))).then_some(dir)
 }
 
-/// Asks bindgen which libclang it loads: the kernel's own check does it like that.
+/// Asks bindgen which libclang it loads, as the kernel's own check does.
 fn libclang_version(bindgen: &Path, libclang: Option<&Path>, base: &Base) -> Result<String> {
     let min = &base.linux.min_clang;
     let dir = tempfile::tempdir().map_err(|e| Error::could_not(format!("no temporary folder: {e}")))?;
@@ -466,7 +465,7 @@ fn libclang_version(bindgen: &Path, libclang: Option<&Path>, base: &Base) -> Res
     }
 }
 
-/// A bindgen that is new enough: asked for, in PATH, or installed earlier.
+/// A bindgen that is new enough: the selected one, in PATH, or installed earlier.
 fn bindgen_present(options: &Options, base: &Base) -> Result<PathBuf, String> {
     let min = &base.linux.min_bindgen;
     let own = options.out.join("tools/bin/bindgen");
@@ -486,7 +485,7 @@ fn bindgen_present(options: &Options, base: &Base) -> Result<PathBuf, String> {
     Err(why)
 }
 
-/// As [`bindgen_present`], but builds one when there is none.
+/// As [`bindgen_present`], but builds one if there is none.
 fn bindgen(options: &Options, base: &Base, install: bool) -> Result<PathBuf> {
     let why = match bindgen_present(options, base) {
         Ok(path) => return Ok(path),
@@ -551,7 +550,7 @@ fn version_of(program: &Path, args: &[&str]) -> Option<String> {
     String::from_utf8_lossy(&done.stdout).lines().find_map(|l| l.split_whitespace().find_map(number))
 }
 
-/// `22.1.8` out of `22.1.8-1~deb12u1` or `22.1.8`; nothing if the word does not start like a version.
+/// `22.1.8` out of `22.1.8-1~deb12u1` or `22.1.8`; `None` if the word does not start like a version.
 fn number(word: &str) -> Option<String> {
     let end = word.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(word.len());
     let number = word[..end].trim_end_matches('.');

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-only
-//! Mails with patches: which there are, and how they are applied.
+//! Mails with patches: lists and applies them.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -11,7 +11,7 @@ use crate::ground::files;
 use crate::ground::git::{Repo, init};
 use crate::ground::key::Key;
 
-/// The mailbox patches in `folder`, in order; the cover letter is none. No folder, no patches.
+/// The mailbox patches in `folder`, in order, without the cover letter; an absent folder has no patches.
 ///
 /// # Errors
 /// When the folder cannot be read.
@@ -33,7 +33,7 @@ pub fn patches(folder: &Path) -> Result<Vec<PathBuf>> {
     Ok(list)
 }
 
-/// One hash over names and contents.
+/// A hash over names and contents.
 ///
 /// # Errors
 /// When a patch cannot be read.
@@ -47,11 +47,11 @@ pub fn patches_key(patches: &[PathBuf]) -> Result<String> {
 
 /// Runs plain `git am` of `patches` on `base` and returns the last commit.
 ///
-/// This happens in a scratch folder that holds only the files the patches touch and shares the
-/// objects of `repo`, so that nothing in its work tree is touched.
+/// Works in a scratch folder that holds only the files the patches touch and shares the objects of
+/// `repo`, so that its work tree stays untouched.
 ///
 /// # Errors
-/// When a patch does not apply: patch, file, hunk and line are named, nothing is left behind.
+/// When a patch does not apply; the error names patch, file, hunk and line. Nothing is left behind.
 pub fn am(repo: &Repo, base: &str, patches: &[PathBuf]) -> Result<String> {
     if patches.is_empty() {
         return Ok(base.to_owned());
@@ -59,7 +59,7 @@ pub fn am(repo: &Repo, base: &str, patches: &[PathBuf]) -> Result<String> {
     let place = repo.dir().join(".git");
     let entries = fs::read_dir(&place).map_err(|e| Error::io("read", &place, e))?;
     for left in entries.flatten().filter(|e| e.file_name().to_string_lossy().starts_with("am-")) {
-        // Of a run that was killed.
+        // Left by a run that was killed.
         files::remove(&left.path())?;
     }
     let scratch = tempfile::Builder::new()
@@ -69,7 +69,7 @@ pub fn am(repo: &Repo, base: &str, patches: &[PathBuf]) -> Result<String> {
     init(scratch.path())?;
     let objects = repo.run(["rev-parse", "--path-format=absolute", "--git-path", "objects"])?;
     let work = Repo::at(scratch.path()).with("GIT_OBJECT_DIRECTORY", objects);
-    // Which files a patch touches cannot be asked of a broken one; `git am` says so below.
+    // A broken patch does not say which files it touches; `git am` reports it below.
     let mut touched = BTreeSet::new();
     for patch in patches {
         let done =
@@ -78,7 +78,7 @@ pub fn am(repo: &Repo, base: &str, patches: &[PathBuf]) -> Result<String> {
         for field in String::from_utf8_lossy(&done.stdout).split('\0') {
             touched.extend(field.rsplit('\t').next().filter(|f| !f.is_empty()).map(str::to_owned));
         }
-        // numstat gives a rename's new name only, and the old file must be there as well.
+        // numstat gives a rename's new name only, but the old file is needed as well.
         let text = fs::read(patch).map_err(|e| Error::io("read", patch, e))?;
         let text = String::from_utf8_lossy(&text);
         touched.extend(

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0-only
 //! The kernel tree: where it comes from, its base commit, and the patches on top of it.
 //!
-//! The tree in `out/` is a git work tree with the tag [`BASE_TAG`] and the branch [`BRANCH`]. What
-//! is checked out there changes only by [`Tree::check_out`], which touches exactly the files that
-//! differ: the next build is incremental then. Patches are applied elsewhere, in a scratch folder
+//! The tree in `out/` is a git work tree with the tag [`BASE_TAG`] and the branch [`BRANCH`]. Only
+//! [`Tree::check_out`] changes what is checked out there, and it touches exactly the files that
+//! differ, so that the next build is incremental. Patches are applied elsewhere, in a scratch folder
 //! that shares the tree's objects.
 
 use std::collections::BTreeMap;
@@ -30,27 +30,27 @@ pub const BASE_TAG: &str = "lazymap-base";
 /// Branch with the series; a developer may work on it.
 pub const BRANCH: &str = "series";
 
-/// Commits that are not of the series are kept under this.
+/// Refs that keep commits outside the series.
 const SCRATCH: &str = "refs/lazymap/";
 
-/// What is remembered about a tree, in its `.git` folder so that both go together.
+/// The state of a tree, stored in its `.git` folder so that they are removed together.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 struct State {
-    /// What the base commit was made from; another value means another base.
+    /// What the base commit was made from; if that changes, the base must be made again.
     source: String,
     used: Option<BaseUsed>,
     /// SHA-256 over the patches that `applied` comes from.
     patches: String,
     /// The commit that `git am` of the patches gave.
     applied: String,
-    /// Where the tool itself last put [`BRANCH`]; elsewhere means that a developer moved it.
+    /// Where the tool last put [`BRANCH`]; if it is elsewhere, a developer moved it.
     branch: String,
-    /// Contents that sources had when they were last worked into the branch, by path in the tree.
+    /// Contents of the sources that were last woven into the branch, by path in the tree.
     #[serde(default, alias = "worked_in")]
     woven: BTreeMap<String, String>,
-    /// The commit that is being checked out; the work tree may be half-way.
+    /// The commit that is being checked out; the work tree may be incomplete.
     checking_out: Option<String>,
-    /// The commit that the tool checked out last.
+    /// The commit that the tool last checked out.
     checked_out: String,
 }
 
@@ -70,13 +70,13 @@ impl Tree {
     /// The tree for `options`, made if it is missing, with the patches on [`BRANCH`].
     ///
     /// # Errors
-    /// When the source cannot be had, a patch does not apply, or the tree has a developer's changes
+    /// When the source cannot be downloaded, a patch does not apply, or the tree has a developer's changes
     /// that the tool would have to throw away.
     pub fn open(options: &Options) -> Result<Self> {
         Self::open_from(&Source::find(options)?, options)
     }
 
-    /// As [`Tree::open`] for a source that was looked at before.
+    /// As [`Tree::open`] for a source that has been checked already.
     ///
     /// # Errors
     /// As [`Tree::open`].
@@ -87,10 +87,10 @@ impl Tree {
         Ok(tree)
     }
 
-    /// The tree with its base commit; patches are not looked at.
+    /// The tree with its base commit; ignores the patches.
     ///
     /// # Errors
-    /// When the source cannot be had.
+    /// When the source cannot be downloaded or copied.
     pub fn base_only(source: &Source, options: &Options) -> Result<Self> {
         let base = &options.base;
         let dir = source.folder(&options.out, base);
@@ -108,7 +108,7 @@ impl Tree {
                 let half_way = state.checking_out.is_some();
                 if !half_way && let Some(file) = edited(&Repo::at(&dir))? {
                     return Err(Error::could_not(format!(
-                        "{file} in {show} was edited, and the tree has to be made anew for another base; save the \
+                        "{file} in {show} was edited, and the tree must be made again for another base; save the \
                          edit, then remove the folder"
                     )));
                 }
@@ -122,7 +122,7 @@ impl Tree {
                     _ => make(source, &dir, options, base, identity)?,
                 }
             }
-            // Without its state it was never finished.
+            // Without a state it was never finished.
             None => make(source, &dir, options, base, identity)?,
         };
         let used = state.used.clone().ok_or_else(|| Error::could_not("tree without a base"))?;
@@ -137,7 +137,7 @@ impl Tree {
     /// The commit that [`BRANCH`] is at.
     ///
     /// # Errors
-    /// When there is no such branch.
+    /// When the branch does not exist.
     pub fn tip(&self) -> Result<String> {
         self.repo.run(["rev-parse", "--verify", &format!("refs/heads/{BRANCH}")])
     }
@@ -145,7 +145,7 @@ impl Tree {
     /// Whether a developer has moved [`BRANCH`] since the tool last did.
     ///
     /// # Errors
-    /// When there is no such branch.
+    /// When the branch does not exist.
     pub fn moved_by_hand(&self) -> Result<bool> {
         Ok(self.tip()? != self.state.branch)
     }
@@ -177,7 +177,7 @@ impl Tree {
         Ok(())
     }
 
-    /// Says that [`BRANCH`] and the patches in `folder` are the same now.
+    /// Records that [`BRANCH`] and the patches in `folder` are now the same.
     ///
     /// # Errors
     /// When the state cannot be written.
@@ -189,8 +189,8 @@ impl Tree {
         self.save()
     }
 
-    /// Puts [`BRANCH`] at `tip` after the tool has worked sources, with these contents, into its
-    /// commits. Whether a developer had moved it before stays known.
+    /// Puts [`BRANCH`] at `tip` after the tool has woven sources, with these contents, into its
+    /// commits. Remembers whether a developer had moved it before.
     ///
     /// # Errors
     /// When git or the disk fails.
@@ -207,7 +207,7 @@ impl Tree {
         self.save()
     }
 
-    /// Content id of a source when it was last worked into the branch.
+    /// Content id of a source when it was last woven into the branch.
     pub fn woven(&self, path: &str) -> Option<&str> {
         self.state.woven.get(path).map(String::as_str)
     }
@@ -217,13 +217,13 @@ impl Tree {
         if self.state.applied.is_empty() { &self.base } else { &self.state.applied }
     }
 
-    /// Moves the branch and leaves what is checked out as it is.
+    /// Moves the branch and leaves the work tree as it is.
     fn move_branch(&mut self, tip: &str) -> Result<()> {
         let attached = self.repo.attempt(["symbolic-ref", "--quiet", "HEAD"])?;
         if String::from_utf8_lossy(&attached.stdout).trim() == format!("refs/heads/{BRANCH}") {
-            // Otherwise everything that the move changes would look like an edit by hand.
+            // Otherwise everything that the move changes would look like a manual edit.
             self.repo.run(["update-ref", "--no-deref", "HEAD", "HEAD"])?;
-            // What was checked out lives on in what the branch becomes.
+            // The branch's new commits replace the one that is checked out.
             self.state.checked_out = self.repo.run(["rev-parse", "HEAD"])?;
         }
         self.repo.run(["update-ref", &format!("refs/heads/{BRANCH}"), tip]).map(drop)
@@ -232,7 +232,7 @@ impl Tree {
     /// Checks `commit` out, touching only the files that differ from what is checked out.
     ///
     /// # Errors
-    /// When a tracked file was edited by hand, or a commit was made that no branch holds.
+    /// When a tracked file was edited by hand, or a commit was made that is on no branch.
     pub fn check_out(&mut self, commit: &str) -> Result<()> {
         let dir = self.repo.dir().to_owned();
         let half_way = self.state.checking_out.is_some();
@@ -257,7 +257,7 @@ impl Tree {
             }
         }
         if half_way {
-            // Left by a git that was killed; with the tool's own lock held, no other one runs.
+            // Left by a git that was killed: none can be running while the tool holds its own lock.
             files::remove(&dir.join(".git/index.lock"))?;
         }
         self.state.checking_out = Some(commit.to_owned());
@@ -268,7 +268,7 @@ impl Tree {
         args.extend(half_way.then_some("--force"));
         args.extend((!branch).then_some("--detach"));
         args.push(target);
-        // Without the last word a name could be taken for a file's.
+        // Without `--`, git could take a name for a file.
         args.push("--");
         self.repo.run(args)?;
         self.state.checking_out = None;
@@ -276,7 +276,7 @@ impl Tree {
         self.save()
     }
 
-    /// Keeps `commit`, which is not of the series, as `name`, until the next one of that name.
+    /// Keeps `commit`, which is not part of the series, as `name`, until the next one of that name.
     ///
     /// # Errors
     /// When git or the disk fails.
@@ -284,8 +284,8 @@ impl Tree {
         self.repo.run(["update-ref", &format!("{SCRATCH}{name}"), commit]).map(drop)
     }
 
-    /// Checks the series out if an interrupted run left something else: whoever works there must not
-    /// find a kernel that is broken on purpose.
+    /// Checks the series out if an interrupted run left something else: a developer must not find a
+    /// kernel there that is broken on purpose.
     fn leave_scratch(&mut self) -> Result<()> {
         let head = self.repo.run(["rev-parse", "HEAD"])?;
         let left = self.repo.run(["for-each-ref", "--count=1", "--points-at", &head, SCRATCH])?;
@@ -299,7 +299,7 @@ impl Tree {
     /// The commits of the series, oldest first, up to `tip`.
     ///
     /// # Errors
-    /// When they do not follow on the base in a line.
+    /// When they are not a linear sequence on top of the base.
     pub fn commits(&self, tip: &str) -> Result<Vec<String>> {
         let range = format!("{}..{tip}", self.base);
         let list = self.repo.run(["rev-list", "--reverse", "--topo-order", "--parents", &range])?;
@@ -310,7 +310,7 @@ impl Tree {
             let (commit, first, more) = (words.next().unwrap_or_default(), words.next(), words.next());
             if first != Some(parent.as_str()) || more.is_some() {
                 return Err(Error::could_not(format!(
-                    "the branch {BRANCH} in {} is no line of commits on {BASE_TAG} (see {:.12}); rebase it",
+                    "the branch {BRANCH} in {} is not a linear series of commits on {BASE_TAG} (see {:.12}); rebase it",
                     self.repo.dir().display(),
                     commit
                 )));
@@ -340,19 +340,19 @@ impl Tree {
         Ok(None)
     }
 
-    /// Paths of the files in which two commits differ.
+    /// Paths of the files that differ between two commits.
     ///
     /// # Errors
-    /// When there is no such commit.
+    /// When a commit does not exist.
     pub fn changed(&self, from: &str, to: &str) -> Result<Vec<String>> {
         let list = self.repo.run(["diff", "--name-only", "--no-renames", from, to])?;
         Ok(list.lines().map(str::to_owned).collect())
     }
 
-    /// Id of the tree of files of a commit.
+    /// Id of a commit's tree of files.
     ///
     /// # Errors
-    /// When there is no such commit.
+    /// When the commit does not exist.
     pub fn files(&self, commit: &str) -> Result<String> {
         self.repo.run(["rev-parse", &format!("{commit}^{{tree}}")])
     }
@@ -362,7 +362,7 @@ impl Tree {
     }
 }
 
-/// Whether the folder `dir` is a kernel tree of the tool's with commits or edits that `patches/` lacks.
+/// Whether `dir` is a kernel tree made by the tool, with commits or edits that `patches/` lacks.
 ///
 /// # Errors
 /// When git cannot tell.
@@ -385,19 +385,19 @@ fn save_state(dir: &Path, state: &State) -> Result<()> {
     files::write_whole(&state_path(dir), text)
 }
 
-/// Where the branch is, or nothing.
+/// Where the branch is, or an empty text.
 fn current(dir: &Path) -> Result<String> {
     Ok(Repo::at(dir).find(&format!("refs/heads/{BRANCH}"))?.unwrap_or_default())
 }
 
-/// The first tracked file that was edited and not committed.
+/// The first tracked file with uncommitted changes.
 fn edited(repo: &Repo) -> Result<Option<String>> {
     let changes = repo.run(["status", "--porcelain", "--untracked-files=no"])?;
     Ok(changes.lines().next().map(|first| first.get(3..).unwrap_or(first).to_owned()))
 }
 
-/// Makes the tree of one commit of a user's clone that of another: only what differs will be touched
-/// and built again. Nothing if the objects of what is checked out are gone.
+/// Turns the tree of one commit of a user's clone into that of another, so that only what differs is
+/// touched and built again. `None` if the objects of what is checked out are gone.
 fn move_base(
     state: State,
     dir: &Path,
@@ -433,8 +433,8 @@ fn move_base(
     Ok(Some(state))
 }
 
-/// Lets the tree read the objects of a user's repository, where they stay; nothing is written
-/// there, not even a lock.
+/// Lets the tree read the objects of a user's repository, where they stay. Writes nothing there,
+/// not even a lock.
 fn share_objects(dir: &Path, path: &Path) -> Result<()> {
     let theirs = Repo::at(path);
     let objects = theirs.run(["rev-parse", "--path-format=absolute", "--git-path", "objects"])?;
@@ -453,7 +453,7 @@ fn share_objects(dir: &Path, path: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Makes the tree and its base commit from nothing.
+/// Makes the tree and its base commit from scratch.
 fn make(source: &Source, dir: &Path, options: &Options, base: &Base, identity: String) -> Result<State> {
     files::remove(dir)?;
     let used = match source {
@@ -493,14 +493,14 @@ fn from_package(dir: &Path, options: &Options, base: &Base) -> Result<BaseUsed> 
     let version = kernel_version(dir)?;
     if !version.starts_with(&format!("{}.", base.linux.version)) && version != base.linux.version {
         return Err(Error::could_not(format!(
-            "{} {} is Linux {version}, the patches are for {}; correct base.toml",
+            "{} {} is Linux {version}, but the patches are for {}; correct base.toml",
             package.name, fetched.version, base.linux.version
         )));
     }
     let from = format!("{} {}", package.name, fetched.version);
     let commit = commit_all(dir, &format!("Linux {version} ({from})\n"))?;
     if fetched.version == package.version && commit != base.linux.commit {
-        eprintln!("lazymap: note: the base commit is {commit}, base.toml says {}", base.linux.commit);
+        eprintln!("lazymap: note: the base commit is {commit}, but base.toml says {}", base.linux.commit);
     }
     Ok(BaseUsed { version, source: "package".to_owned(), from, sha256: Some(fetched.main().sha256.clone()), commit })
 }
@@ -528,7 +528,7 @@ fn from_folder(dir: &Path, path: &Path, version: &str) -> Result<BaseUsed> {
     let mut copy = Command::new("cp");
     copy.args(["-a", "--no-preserve=ownership", "--reflink=auto"]).arg(path.join(".")).arg(dir);
     cmd::output(&mut copy)?;
-    // The copy of a read-only tree has to be written to.
+    // The copy of a read-only tree must be writable.
     cmd::output(Command::new("chmod").args(["-R", "u+rwX"]).arg(dir))?;
     files::remove(&dir.join(".git"))?;
     if dir.join(".config").exists() || dir.join("include/generated").exists() || dir.join("include/config").exists() {
@@ -546,17 +546,17 @@ fn from_folder(dir: &Path, path: &Path, version: &str) -> Result<BaseUsed> {
 fn kernel_version(dir: &Path) -> Result<String> {
     let makefile = fs::read_to_string(dir.join("Makefile")).unwrap_or_default();
     version(&makefile)
-        .ok_or_else(|| Error::could_not(format!("{} is no kernel tree; remove it and run again", dir.display())))
+        .ok_or_else(|| Error::could_not(format!("{} is not a kernel tree; remove it and run again", dir.display())))
 }
 
-/// Commits everything below `dir`, ignored files too: what a tarball has is meant to be there.
+/// Commits everything below `dir`, including ignored files: everything in a tarball belongs there.
 ///
 /// The same files give the same commit id on every machine.
 pub fn commit_all(dir: &Path, message: &str) -> Result<String> {
     let step = Step::start(format!("commit {}", message.trim()));
     init(dir)?;
     let repo = Repo::at(dir);
-    // Every file counts as big: big files go straight into one pack instead of 90,000 loose objects.
+    // Treat every file as big: big files go straight into one pack instead of 90,000 loose objects.
     repo.run(["-c", "core.bigFileThreshold=1", "-c", "core.compression=1", "add", "--all", "--force"])?;
     let files = repo.run(["write-tree"])?;
     let commit = repo.feed(["commit-tree", &files], message.as_bytes())?;

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-only
-//! Works the sources of the repository into the commits of the series.
+//! Weaves the sources of the repository into the commits of the series.
 //!
 //! New files of the series are readable sources in the repository. Each replaces the content of its
 //! path from the *last* commit of the series that touches this path onwards; an earlier commit may
@@ -17,7 +17,7 @@ use crate::ground::files;
 use crate::ground::git::Repo;
 use crate::options::Options;
 
-/// Where files of the repository land in the kernel tree; the first match counts.
+/// Where files of the repository land in the kernel tree; the first match wins.
 const MAPPING: [(&str, &str); 6] = [
     ("arch-riscv/", "arch/riscv/"),
     ("rust/kernel/", "rust/kernel/"),
@@ -27,7 +27,7 @@ const MAPPING: [(&str, &str); 6] = [
     ("Kconfig", "arch/riscv/mm/Kconfig"),
 ];
 
-/// What a build leaves beside its sources; never part of the series.
+/// Endings of files that a build leaves beside its sources; never part of the series.
 const LEFTOVERS: [&str; 12] =
     [".o", ".ko", ".mod", ".mod.c", ".cmd", ".order", ".symvers", ".rmeta", ".rej", ".orig", ".swp", "~"];
 
@@ -38,12 +38,11 @@ struct SourceFile {
     here: String,
     /// `100644` or `100755`.
     mode: &'static str,
-    /// Id of its content.
     blob: String,
 }
 
-/// The commit to build: the branch with the sources worked into it. Says so if `patches/` lacks
-/// something of it.
+/// The commit to build: the branch with the sources woven into it. Prints a note if `patches/` is out
+/// of date.
 ///
 /// # Errors
 /// When sources and commits contradict each other.
@@ -57,7 +56,7 @@ pub fn current(tree: &mut Tree, options: &Options) -> Result<String> {
     Ok(tip)
 }
 
-/// Works the sources of the repository into the commits of the branch, and returns its tip.
+/// Weaves the sources of the repository into the commits of the branch, and returns its tip.
 pub fn weave(tree: &mut Tree, options: &Options) -> Result<String> {
     let sources = sources(&options.root, &tree.repo)?;
     let tip = tree.tip()?;
@@ -91,7 +90,7 @@ fn sources(root: &Path, repo: &Repo) -> Result<BTreeMap<String, SourceFile>> {
     Ok(sources)
 }
 
-/// Paths of the files below `dir`, relative to it, without what builds and editors leave.
+/// Paths of the files below `dir`, relative to it, without leftovers of builds and editors.
 fn walk(dir: &Path) -> Result<Vec<String>> {
     let mut files = Vec::new();
     let mut folders = vec![PathBuf::new()];
@@ -138,7 +137,7 @@ fn into_commits(tree: &Tree, tip: &str, sources: &BTreeMap<String, SourceFile>) 
         {
             let source = format!("{here}{}", &path[there.len()..]);
             return Err(Error::could_not(format!(
-                "the series adds {path}, but there is no {source}; put the file there, or take it out of the commit in {dir}"
+                "the series adds {path}, but there is no {source}; add it, or drop {path} from the commit in {dir}"
             )));
         }
     }
@@ -148,8 +147,8 @@ fn into_commits(tree: &Tree, tip: &str, sources: &BTreeMap<String, SourceFile>) 
     for (path, file) in sources {
         let Some(at) = last.get(path) else {
             return Err(Error::could_not(format!(
-                "no commit of the series has {path}, so {} has no place; add an empty {path} to the commit in {dir} \
-                 that shall introduce it (branch {BRANCH}) and run again",
+                "no commit of the series has {path} for {}; add an empty {path} to the commit in {dir} \
+                 that should introduce it (branch {BRANCH}) and run again",
                 file.here
             )));
         };
@@ -158,14 +157,14 @@ fn into_commits(tree: &Tree, tip: &str, sources: &BTreeMap<String, SourceFile>) 
         if in_tip == Some(&entry) {
             continue;
         }
-        // A commit that changes the copy in the tree would be lost silently.
+        // A commit that changes the copy in the tree would silently lose its change.
         let known = in_tip.is_none()
             || !before.contains_key(path)
             || in_tip.map(|e| &e.1) == before.get(path).map(|e| &e.1)
             || in_tip.map(|e| e.1.as_str()) == tree.woven(path);
         if !known {
             return Err(Error::could_not(format!(
-                "a commit in {dir} changes {path}, whose source is {}; take that change there instead",
+                "a commit in {dir} changes {path}, whose source is {}; make the change there instead",
                 file.here
             )));
         }
@@ -200,7 +199,7 @@ fn with_tree_and_parent(repo: &Repo, commit: &str, files: &str, parent: &str) ->
     let mut new = Vec::new();
     let mut in_signature = false;
     for line in String::from_utf8_lossy(&old[..end]).lines() {
-        // A signature would not fit any more; its later lines start with a blank.
+        // A signature would no longer be valid; its continuation lines start with a space.
         in_signature = line.starts_with("gpgsig") || in_signature && line.starts_with(' ');
         match line.split(' ').next() {
             _ if in_signature => {}

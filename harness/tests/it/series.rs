@@ -132,19 +132,19 @@ fn work_is_never_thrown_away() {
     edit(&tree.join("arch/riscv/kernel/entry.S"), "line 40\n", "line forty\n");
     tool(&lab, &mirror, "kernels").fails(2, &["arch/riscv/kernel/entry.S", "not committed"]);
     assert!(fs::read_to_string(tree.join("arch/riscv/kernel/entry.S")).unwrap().contains("line forty"));
-    // A merge is no line of commits.
+    // A merge is not linear.
     git(&tree, &["checkout", "-q", "."]);
     git(&tree, &["checkout", "-q", "-b", "side", "lazymap-base"]);
     git(&tree, &["commit", "-q", "--allow-empty", "-m", "side"]);
     git(&tree, &["checkout", "-q", "series"]);
     git(&tree, &["merge", "-q", "--no-ff", "-m", "merge", "side"]);
-    tool(&lab, &mirror, "series").fails(2, &["no line of commits", "rebase"]);
+    tool(&lab, &mirror, "series").fails(2, &["not a linear series of commits", "rebase"]);
     // Nor is one whose other parent lies before the series.
     git(&tree, &["reset", "-q", "--hard", "HEAD~1"]);
     let files = git(&tree, &["rev-parse", "HEAD^{tree}"]);
     let merge = git(&tree, &["commit-tree", &files, "-p", "HEAD", "-p", "lazymap-base", "-m", "merge"]);
     git(&tree, &["reset", "-q", "--hard", &merge]);
-    tool(&lab, &mirror, "series").fails(2, &["no line of commits", "rebase"]);
+    tool(&lab, &mirror, "series").fails(2, &["not a linear series of commits", "rebase"]);
 }
 
 #[test]
