@@ -1,9 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-only
 //! Configures and builds a variant of the kernel, with its selftests.
 //!
-//! All variants with one configuration are built one after the other in one `O=` folder. They differ
-//! in a few files, and checking one out touches only these, so the second build is a matter of
-//! seconds.
+//! All variants of one configuration are built one after the other in one `O=` folder. They differ in
+//! a few files, and checking one out touches only these, so the second build takes seconds.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -22,7 +21,7 @@ use crate::options::Options;
 use crate::source::host::{self, Host};
 use crate::source::tree::Tree;
 
-/// Name of the variant that flushes every hart: the control of that name.
+/// Name of the variant that flushes every hart: it is the control `preventive`.
 pub const PREVENTIVE: &str = "preventive";
 /// Name of the variant with the whole series.
 pub const SERIES: &str = "series";
@@ -35,17 +34,17 @@ const FRAGMENT: &str = "harness/kernel.config";
 const TARGET: &str = "riscv/lazy_map";
 /// Lines that a full build prints, for the progress bar.
 const FULL_BUILD_LINES: u64 = 1400;
-/// Counts up when this file builds something else from the same inputs.
+/// Bump this when this file builds something else from the same inputs.
 const RECIPE: &str = "2";
 
 /// What a kernel is configured with.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Config {
-    /// Its folder's name; empty for what everybody has.
+    /// Its folder's name; empty for the default configuration.
     pub name: String,
-    /// Lines on top of `harness/kernel.config`, which may take back what that says.
+    /// Lines on top of `harness/kernel.config`, which may override it.
     pub lines: String,
-    /// The lines stand alone, on top of tinyconfig.
+    /// The lines go on top of tinyconfig, without `harness/kernel.config`.
     pub standalone: bool,
 }
 
@@ -69,21 +68,21 @@ impl fmt::Display for Compiler {
     }
 }
 
-/// What came of compiling a part of the kernel.
+/// The result of compiling a part of the kernel.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Compiled {
     /// It compiles.
     Yes,
-    /// It does not: why, and where the whole output is.
+    /// It does not: why, and which file has the whole output.
     No(String),
-    /// The compiler cannot be had.
+    /// The compiler is not available.
     NoCompiler(String),
 }
 
 /// A built variant.
 #[derive(Clone, Debug)]
 pub struct Kernel {
-    /// `preventive`, `series` or `control-NAME`, followed by `-CONFIG` if it has one of its own.
+    /// `preventive`, `series` or `control-NAME`, followed by `-CONFIG` unless that is the default.
     pub name: String,
     /// `arch/riscv/boot/Image`.
     pub image: PathBuf,
@@ -98,7 +97,7 @@ pub struct Kernel {
 /// What builds kernels: the tree with their sources, the toolchain, and where things lie.
 #[derive(Debug)]
 pub struct Builder<'a> {
-    /// The kernel tree. What is checked out there changes.
+    /// The kernel tree. Building changes what is checked out there.
     pub tree: &'a mut Tree,
     /// The toolchain.
     pub host: &'a Host,
@@ -106,8 +105,8 @@ pub struct Builder<'a> {
     pub options: &'a Options,
 }
 
-/// Builds `commit` as the variant `name`, unless that was done before, with the tests in a folder if
-/// there is one, rather than those of the commit.
+/// Builds `commit` as the variant `name`, unless that was done before. `tests` is a folder to take the
+/// tests from instead of the commit.
 ///
 /// # Errors
 /// When it cannot be checked out, configured or built.
@@ -151,7 +150,7 @@ pub fn build(on: Builder<'_>, name: &str, commit: &str, config: &Config, tests: 
     Ok(kernel)
 }
 
-/// As [`build`] without tests; gives the folder with the modules of the kernel itself as well.
+/// As [`build`] without tests; also returns the folder with the kernel's own modules.
 ///
 /// # Errors
 /// As [`build`], and when a module cannot be copied.
@@ -162,7 +161,7 @@ pub fn build_with_modules(on: Builder<'_>, name: &str, commit: &str, config: &Co
     let (stamp, copied) = (dir.join("stamp"), modules.join("stamp"));
     let same = || fs::read(&stamp).ok().filter(|s| fs::read(&copied).ok().as_ref() == Some(s)).is_some();
     if !same() {
-        // The folder that it was built in may have held another kernel since.
+        // Another kernel may have been built in its folder since.
         files::remove(&stamp)?;
     }
     let tests = (name != SERIES).then_some(options.root.as_path());
@@ -183,7 +182,7 @@ pub fn build_with_modules(on: Builder<'_>, name: &str, commit: &str, config: &Co
     Ok((kernel, modules))
 }
 
-/// The kernel that [`build`] gives, without a commit, whether or not it is there.
+/// The kernel that [`build`] would return, without a commit, whether or not it exists.
 pub fn planned(options: &Options, name: &str, config: &Config) -> Kernel {
     let name = if config.name.is_empty() { name.to_owned() } else { format!("{name}-{}", config.name) };
     let dir = folder(options, &name);
@@ -199,7 +198,7 @@ pub fn planned(options: &Options, name: &str, config: &Config) -> Kernel {
 /// Names of the test scripts that `commit` has.
 ///
 /// # Errors
-/// When there is no such commit.
+/// When the commit does not exist.
 pub fn tests_of(tree: &Tree, commit: &str) -> Result<Vec<String>> {
     let folder = format!("tools/testing/selftests/{TARGET}/");
     let list = tree.repo.run(["ls-tree", "--name-only", commit, "--", &folder])?;
@@ -215,7 +214,7 @@ fn folder(options: &Options, name: &str) -> PathBuf {
 /// Configures and compiles a few folders of `commit`.
 ///
 /// # Errors
-/// When it cannot be checked out or configured. That it does not compile is no error.
+/// When it cannot be checked out or configured. Code that does not compile is not an error.
 pub fn compile_folders(
     on: Builder<'_>,
     commit: &str,
@@ -234,7 +233,7 @@ pub fn compile_folders(
     build.compiler = compiler;
     tree.check_out(commit)?;
     build.configure(tree, commit, true, &step)?;
-    // Two sets of folders in one run of make would both prepare the tree.
+    // In a single run of make, each folder would prepare the tree, concurrently.
     for folder in folders {
         let log = build.log(&format!("compile-{}-{}", config.name, folder.trim_matches('/').replace('/', "-")));
         match cmd::captured(build.kbuild().arg(folder), &log, &step)? {
@@ -250,8 +249,8 @@ pub fn compile_folders(
     Ok(Compiled::Yes)
 }
 
-/// The `O=` folder: each configuration has one of its own, and so has a user's tree, or changing
-/// over would rebuild everything.
+/// The `O=` folder: one per configuration, and separate ones for a user's tree, or each switch would
+/// rebuild everything.
 pub fn o_folder(options: &Options, config: &Config) -> PathBuf {
     let user = if options.ksrc.is_some() { "-ksrc" } else { "" };
     match config.name.as_str() {
@@ -260,7 +259,7 @@ pub fn o_folder(options: &Options, config: &Config) -> PathBuf {
     }
 }
 
-/// Everything that decides what a build gives.
+/// Everything that a build depends on.
 fn key(tree: &Tree, commit: &str, build: &Build<'_>) -> Result<String> {
     let mut key = Key::default()
         .text("recipe", RECIPE)
@@ -326,7 +325,7 @@ impl<'a> Build<'a> {
         if let Some(dir) = &self.host.libclang {
             make.env("LIBCLANG_PATH", dir);
         }
-        // The same sources give the same kernel, and no `+` for "not a tagged commit".
+        // Make builds reproducible, and add no `+` for "not a tagged commit".
         make.env("KBUILD_BUILD_TIMESTAMP", "Thu Jan  1 00:00:00 UTC 2026")
             .env("KBUILD_BUILD_USER", "lazymap")
             .env("KBUILD_BUILD_HOST", "lazymap")
@@ -342,8 +341,8 @@ impl<'a> Build<'a> {
         make
     }
 
-    /// Makes `.config` from tinyconfig, the fragment and the tests' needs, and checks that all of
-    /// it came true. Done once per set of Kconfig files.
+    /// Makes `.config` from tinyconfig, the fragment and the tests' needs, and checks that it has all of
+    /// them. Done once per set of Kconfig files.
     fn configure(&self, tree: &Tree, commit: &str, whole: bool, step: &Step) -> Result<PathBuf> {
         step.detail("configure");
         let mut fragments = Vec::new();
@@ -379,7 +378,7 @@ impl<'a> Build<'a> {
             cmd::logged(&mut merge, &log, step)?;
             cmd::logged(self.kbuild().arg("olddefconfig"), &log, step)?;
             let text = fs::read_to_string(&config).map_err(|e| Error::io("read", &config, e))?;
-            // A test may need what only the whole series has.
+            // Tests may need options that only the whole series has.
             let tests = |f: &&PathBuf| whole || !f.starts_with(&self.tree_dir);
             let asserted: Vec<&Path> = fragments.iter().filter(tests).map(PathBuf::as_path).collect();
             came_true(&asserted, &text)?;
@@ -398,14 +397,14 @@ impl<'a> Build<'a> {
     }
 
     /// Builds the test modules against this kernel and installs the tests with the kernel's own
-    /// kselftest rules; `tests` is the folder of ours in there.
+    /// kselftest rules; `tests` is our folder in there.
     fn selftests(&self, name: &str, install: &Path, tests: &Path, step: &Step) -> Result<()> {
         step.detail("selftests");
         files::remove(install)?;
         let all = self.tree_dir.join("tools/testing/selftests");
         if !all.join(TARGET).join("Makefile").exists() {
             return Err(Error::could_not(format!(
-                "the series brings no tools/testing/selftests/{TARGET}/Makefile; add it to selftests/"
+                "the series has no tools/testing/selftests/{TARGET}/Makefile; add it to selftests/"
             )));
         }
         let mut make = self.make(&all);
@@ -417,16 +416,16 @@ impl<'a> Build<'a> {
         make.arg(format!("TARGETS={TARGET}")).arg("install");
         let log = self.log(&format!("selftests-{name}"));
         cmd::logged(&mut make, &log, step)?;
-        // The guest gets this folder alone; the tests look for their helpers there, too.
+        // The guest gets only this folder, so the helpers must be in it.
         let helpers = install.join("kselftest/ktap_helpers.sh");
         fs::copy(&helpers, tests.join("ktap_helpers.sh")).map_err(|e| Error::io("copy", &helpers, e))?;
-        // kselftest leaves modules out without failing when it cannot build them.
+        // kselftest does not fail if it cannot build a module.
         for (dir, ending) in [(tests.to_owned(), ".sh"), (tests.join("test_modules"), ".ko")] {
             let there = fs::read_dir(&dir)
                 .is_ok_and(|entries| entries.flatten().any(|e| e.file_name().to_string_lossy().ends_with(ending)));
             if !there {
                 return Err(Error::could_not(format!(
-                    "the selftests of {name} installed no {ending} file into {}; see {}",
+                    "installing the selftests of {name} put no {ending} file into {}; see {}",
                     dir.display(),
                     log.display()
                 )));
@@ -440,7 +439,7 @@ impl<'a> Build<'a> {
     }
 }
 
-/// One hash over all Kconfig files and what tinyconfig is made of, at `commit`.
+/// A hash over all Kconfig files and what tinyconfig is made of, at `commit`.
 fn kconfig_files(tree: &Tree, commit: &str) -> Result<String> {
     let list = tree.repo.run(["ls-tree", "-r", commit])?;
     let mut key = Key::default();
@@ -457,7 +456,7 @@ fn kconfig_files(tree: &Tree, commit: &str) -> Result<String> {
     Ok(key.finish())
 }
 
-/// The option that a line of a fragment is about, and whether the line takes it back.
+/// The option that a line of a fragment is about, and whether the line disables it.
 fn option(line: &str) -> Option<(&str, bool)> {
     if let Some(name) = line.strip_prefix("# CONFIG_").and_then(|l| l.strip_suffix(" is not set")) {
         return Some((name, true));
@@ -466,8 +465,7 @@ fn option(line: &str) -> Option<(&str, bool)> {
     Some((name, value == "n"))
 }
 
-/// Checks that what fragments say is what the configuration says. A later line about an option takes
-/// the place of an earlier one.
+/// Checks that the configuration has what the fragments say. The last line about an option wins.
 fn came_true(fragments: &[&Path], config: &str) -> Result<()> {
     let lines: std::collections::BTreeSet<&str> = config.lines().collect();
     let mut texts = Vec::new();
@@ -484,12 +482,12 @@ fn came_true(fragments: &[&Path], config: &str) -> Result<()> {
         }
     }
     for (name, (line, off, fragment)) in wanted {
-        // An option that is off need not be mentioned at all.
+        // A disabled option need not appear at all.
         let set =
             || config.lines().any(|l| l.strip_prefix("CONFIG_").is_some_and(|l| l.split('=').next() == Some(name)));
         if if off { set() } else { !lines.contains(line) } {
             return Err(Error::could_not(format!(
-                "`{line}` of {} did not come true in the kernel's configuration: a dependency is missing or the \
+                "`{line}` of {} did not make it into the kernel's configuration: a dependency is missing or the \
                  option is gone; correct the fragment",
                 fragment.display()
             )));

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-only
 //! Fetches, patches and builds the machine model, and checks that it has the property.
 //!
-//! The unpacked source is a git work tree (its `.git` lies beside it), so that after a change of a
-//! patch only the files that differ are touched and compiled again.
+//! The unpacked source is a git work tree (its `.git` lies beside it), so that changing a patch only
+//! touches and recompiles the files that differ.
 
 use std::env;
 use std::ffi::OsString;
@@ -26,11 +26,11 @@ use crate::source::apt::{self, Kind};
 use crate::source::host;
 use crate::source::mailbox::{does_not_apply, patches, patches_key};
 
-/// The CPU model whose properties are looked at: the one that the demo boots with.
+/// The CPU model to check the property on: the one that the demo boots.
 const CPU: &str = "rv64";
 /// The emulator's name.
 const BINARY: &str = "qemu-system-riscv64";
-/// What is built: the emulator alone, with plugins, and nothing that needs blobs.
+/// Build the emulator alone, with plugins, and nothing that needs blobs.
 const CONFIGURE: [&str; 10] = [
     "--target-list=riscv64-softmmu",
     "--without-default-features",
@@ -49,25 +49,25 @@ const CONFIGURE: [&str; 10] = [
 pub struct Qemu {
     /// `qemu-system-riscv64`.
     pub binary: PathBuf,
-    /// What it says about its version.
+    /// The version that it reports.
     pub version: String,
 }
 
 impl Qemu {
-    /// Whether it takes a machine with these CPU properties.
+    /// Checks that QEMU accepts a machine with these CPU properties.
     ///
     /// # Errors
-    /// What it says against them.
+    /// QEMU's message.
     pub fn takes(&self, machine: &Machine) -> Result<(), String> {
         let mut probe = Command::new(&self.binary);
         probe.args(machine.arguments());
-        // It is made, and not started.
+        // Create the machine, but do not start it.
         probe.args(["-bios", "none", "-S", "-display", "none", "-serial", "none", "-monitor", "stdio"]);
         cmd::dies_with_us(&mut probe).stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped());
         let cannot = |e| format!("cannot run {}: {e}", self.binary.display());
         let mut child = probe.spawn().map_err(cannot)?;
         if let Some(mut stdin) = child.stdin.take() {
-            // It may have ended by now, with a message.
+            // It may have exited by now, with a message.
             let _ = stdin.write_all(b"quit\n");
         }
         let done = child.wait_with_output().map_err(cannot)?;
@@ -76,23 +76,22 @@ impl Qemu {
         }
         let said = String::from_utf8_lossy(&done.stderr);
         let last = said.lines().rfind(|l| !l.trim().is_empty()).unwrap_or("no message");
-        // QEMU's own name in front says nothing.
+        // Drop QEMU's own name at the start.
         let last = last.split_once(": ").map_or(last, |(_, rest)| rest);
-        Err(format!("QEMU does not take the machine {machine} (-cpu {}): {last}", machine.cpu()))
+        Err(format!("QEMU rejects the machine {machine} (-cpu {}): {last}", machine.cpu()))
     }
 }
 
-/// The QEMU that [`build`] gives, whether or not it is there.
+/// The QEMU that [`build`] would return, whether or not it exists.
 pub fn planned(options: &Options) -> Qemu {
     let asked = env::var_os("LAZYMAP_QEMU").filter(|v| !v.is_empty());
     let binary = asked.map_or_else(|| options.out.join("qemu/bin").join(BINARY), PathBuf::from);
     Qemu { binary, version: String::new() }
 }
 
-/// What the unpacked source is.
+/// Identifies the unpacked source.
 #[derive(Serialize, Deserialize)]
 struct Unpacked {
-    /// Version of the source package.
     version: String,
     /// The version that `base.toml` recorded then.
     recorded: String,
@@ -106,12 +105,12 @@ struct Unpacked {
 /// `LAZYMAP_QEMU` names.
 ///
 /// # Errors
-/// When the source cannot be had, a patch does not apply, the build fails, or what came out does
+/// When the source cannot be downloaded, a patch does not apply, the build fails, or the result does
 /// not have the property.
 pub fn build(options: &Options) -> Result<Qemu> {
     let base = &options.base;
     if let Some(asked) = env::var_os("LAZYMAP_QEMU").filter(|v| !v.is_empty()) {
-        return look_at(Path::new(&asked), base, "LAZYMAP_QEMU names it; leave that out to have one built");
+        return look_at(Path::new(&asked), base, "LAZYMAP_QEMU names it; unset it to have one built");
     }
     let dir = options.out.join("qemu");
     let binary = dir.join("bin").join(BINARY);
@@ -153,7 +152,7 @@ pub fn build(options: &Options) -> Result<Qemu> {
     ccache(&mut ninja, options);
     cmd::logged(&mut ninja, &log, &step)?;
     fs::create_dir_all(dir.join("bin")).map_err(|e| Error::io("create", &dir.join("bin"), e))?;
-    // A new file under the name: the old one may be running.
+    // Replace the file: the old one may be running.
     let new = dir.join("bin/new");
     fs::copy(build.join(BINARY), &new).map_err(|e| Error::io("write", &new, e))?;
     fs::rename(&new, &binary).map_err(|e| Error::io("write", &binary, e))?;
@@ -181,14 +180,14 @@ fn look_at(binary: &Path, base: &Base, todo: &str) -> Result<Qemu> {
     let names = |line: &str| line.trim_start().split(['=', ' ']).next() == Some(property.as_str());
     if !String::from_utf8_lossy(&help.stdout).lines().any(names) {
         return Err(Error::could_not(format!(
-            "{show} ({version}) has no CPU property {property}: on it no test of this project can ever fail; {todo}"
+            "{show} ({version}) has no CPU property {property}: no test of this project can fail on it; {todo}"
         )));
     }
     Ok(Qemu { binary: binary.to_owned(), version })
 }
 
-/// The source's repository: its work tree is `src`, its git folder lies beside it, because QEMU's
-/// build behaves differently in a checkout.
+/// The source's repository: its git folder lies beside the work tree `src`, because QEMU's build
+/// behaves differently in a checkout.
 fn source(dir: &Path) -> Repo {
     Repo::at(dir.join("src")).with("GIT_DIR", dir.join("src.git")).with("GIT_WORK_TREE", dir.join("src"))
 }
@@ -212,7 +211,7 @@ fn unpack(dir: &Path, options: &Options, base: &Base) -> Result<Unpacked> {
     }
     fs::create_dir_all(dir).map_err(|e| Error::io("create", dir, e))?;
     let dsc = options.out.join("dl").join(&fetched.main().name);
-    // The signature is the index's: the checksum of the .dsc came from there.
+    // The index is signed, and it has the checksum of the .dsc.
     let mut command = Command::new("dpkg-source");
     command.args(["--no-check", "-x"]).arg(&dsc).arg("src").current_dir(dir).env("LC_ALL", "C");
     cmd::output(&mut command)?;
@@ -233,8 +232,8 @@ fn unpack(dir: &Path, options: &Options, base: &Base) -> Result<Unpacked> {
     Ok(unpacked)
 }
 
-/// Applies the patches in an index of its own, then checks the result out: files that do not
-/// change are not touched, and a patch that does not apply changes nothing.
+/// Applies the patches in a separate index, then checks the result out: this leaves unchanged files
+/// alone, and a patch that does not apply changes nothing.
 fn apply(repo: &Repo, dir: &Path, base: &str, patches: &[PathBuf]) -> Result<()> {
     let index = dir.join("src.git/patched.index");
     files::remove(&index)?;

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only
-//! Everything that a boot needs, made in the order in which it is needed.
+//! Everything that a boot needs, built in the order in which it is needed.
 //!
-//! A [`Workbench`] is what a boot needs; a [`Lab`] is a workbench and what builds kernels for it.
+//! A [`Workbench`] is what a boot needs; a [`Lab`] is a workbench plus what builds kernels for it.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -25,7 +25,7 @@ use crate::source::{mailbox, weave};
 pub struct Workbench {
     /// Where things lie.
     pub options: Options,
-    /// What was really used.
+    /// What was actually used.
     pub base_used: BaseUsed,
     /// Tool to version line, for `results.json`.
     pub toolchain: BTreeMap<String, String>,
@@ -38,7 +38,7 @@ pub struct Workbench {
 }
 
 impl Workbench {
-    /// What a workbench would have, for showing what would be done; nothing of it need be there.
+    /// A workbench for showing what would be done; nothing in it need exist.
     pub fn planned(options: &Options) -> Self {
         let guest = options.out.join("guest");
         let linux = &options.base.linux;
@@ -58,21 +58,20 @@ impl Workbench {
         }
     }
 
-    /// Whether QEMU takes a machine with these CPU properties.
+    /// Checks that QEMU accepts a machine with these CPU properties.
     ///
     /// # Errors
-    /// What QEMU says against it.
+    /// QEMU's message.
     pub fn takes(&self, machine: &Machine) -> Result<(), String> {
         self.qemu.takes(machine)
     }
 }
 
-/// A workbench, and what builds kernels for it.
+/// A workbench, plus what builds kernels for it.
 #[derive(Debug)]
 pub struct Lab {
     /// Where things lie.
     pub options: Options,
-    /// The workbench.
     pub bench: Workbench,
     /// The kernel tree.
     pub tree: Tree,
@@ -82,22 +81,22 @@ pub struct Lab {
 }
 
 impl Lab {
-    /// Makes everything that is missing or out of date, but no kernel.
+    /// Builds everything that is missing or out of date, except kernels.
     ///
     /// # Errors
-    /// The first thing that is not to be found or made (exit code 2).
+    /// The first thing that cannot be found or built (exit code 2).
     pub fn open(options: &Options) -> Result<Self> {
         let mut lab = Self::for_kernels(options)?;
         lab.bench = bench(options, &lab.host, lab.tree.used.clone())?;
         Ok(lab)
     }
 
-    /// The same without the machine, for whoever only builds kernels: its workbench is a plan.
+    /// The same without the machine, for building kernels only: its workbench is a plan.
     ///
     /// # Errors
     /// As [`Lab::open`].
     pub fn for_kernels(options: &Options) -> Result<Self> {
-        // First what takes no time: a wrong KSRC should not be found out after a download.
+        // Quick checks first: a wrong KSRC should not be reported after a download.
         let source = Source::find(options)?;
         let host = host::prepare(options, true)?;
         let mut tree = Tree::open_from(&source, options)?;
@@ -124,7 +123,7 @@ impl Lab {
         kernel::build(self.builder(), kernel::SERIES, &tip, config, None)
     }
 
-    /// The kernel without any patch, or with the series, in this configuration, and the folder with its
+    /// The kernel without any patch, or with the series, in this configuration, plus the folder with its
     /// own modules.
     ///
     /// # Errors
@@ -134,8 +133,8 @@ impl Lab {
         kernel::build_with_modules(self.builder(), name, &commit, config)
     }
 
-    /// The kernel that `patch` on the commit `on` gives, in this configuration. It gets the tests of
-    /// the series if it has the interfaces that they are built against.
+    /// The kernel that results from `patch` on the commit `on`, in this configuration. It gets the
+    /// tests of the series if it has the interfaces that they need.
     ///
     /// # Errors
     /// When the patch does not apply, or the kernel cannot be built.
@@ -155,8 +154,8 @@ impl Lab {
         kernel::build(self.builder(), name, &commit, config, tests.as_deref())
     }
 
-    /// The kernel at `commit` of the series, with the tests that it brings or, if it has none yet, with
-    /// those in the folder `otherwise`; and the names of the tests.
+    /// The kernel at `commit` of the series, and the names of the tests that it has. If it has none yet,
+    /// takes those in the folder `otherwise`.
     ///
     /// # Errors
     /// When it cannot be built.
@@ -173,17 +172,17 @@ impl Lab {
     /// Compiles a few folders of the series.
     ///
     /// # Errors
-    /// When that could not be tried.
+    /// When compiling could not be tried.
     pub fn compile(&mut self, config: &Config, folders: &[String], compiler: Compiler) -> Result<Compiled> {
         let tip = self.tip.clone();
         kernel::compile_folders(self.builder(), &tip, config, folders, compiler)
     }
 }
 
-/// The machine, its firmware and the guest's programs, for kernels that were built elsewhere.
+/// The machine, its firmware and the guest's programs, for kernels built elsewhere.
 ///
 /// # Errors
-/// The first thing that is not to be found or made (exit code 2).
+/// The first thing that cannot be found or built (exit code 2).
 pub fn without_kernels(options: &Options) -> Result<Workbench> {
     let host = host::prepare(options, true)?;
     bench(options, &host, Workbench::planned(options).base_used)
@@ -199,7 +198,7 @@ fn bench(options: &Options, host: &Host, base_used: BaseUsed) -> Result<Workbenc
     Ok(Workbench { options: options.clone(), base_used, toolchain, qemu, busybox, firmware })
 }
 
-/// One file out of a package for the guest, kept as `out/guest/NAME`.
+/// A file from a package for the guest, kept as `out/guest/NAME`.
 fn guest_file(options: &Options, package: &Package, path: &str, name: &str) -> Result<PathBuf> {
     let dir = options.out.join("guest");
     let file = dir.join(name);

@@ -2,7 +2,7 @@
 //! What the console of a guest says about how its run ended.
 //!
 //! The answer comes from two witnesses, the log and the way in which QEMU ended, and from positive
-//! signs only: a log in which nothing is wrong because nothing is in it is no clean log.
+//! signs only: an empty log is not a clean log.
 
 use std::fmt;
 use std::time::Duration;
@@ -11,12 +11,12 @@ use super::log::Log;
 
 /// The guest's init is about to run the tests.
 pub const READY: &str = "lazymap: guest ready";
-/// The guest's init has run the tests and switches the machine off.
+/// The guest's init has run the tests and is switching the machine off.
 pub const DONE: &str = "lazymap: guest done";
-/// Every panic begins with it (kernel/panic.c).
+/// Every panic begins with this (kernel/panic.c).
 pub const PANIC: &str = "Kernel panic - not syncing:";
 
-/// How many lines of a log are shown when it ended unexpectedly.
+/// How many lines of a log to show when it ended unexpectedly.
 const TAIL: usize = 12;
 /// What must not be on the console of a run that passed.
 const FORBIDDEN: &str = include_str!("../../console/forbidden.txt");
@@ -28,11 +28,11 @@ pub enum Ending {
     Exited(i32),
     /// By a signal that was not ours.
     Signal(i32),
-    /// It was ended because the guest had panicked and the machine stayed on.
+    /// We ended it: the guest had panicked and the machine stayed on.
     Panicked,
-    /// It was ended because the console was silent for so long.
+    /// We ended it: the console was silent for so long.
     Silent(Duration),
-    /// It was ended because the run took longer than this.
+    /// We ended it: the run took longer than this.
     TimedOut(Duration),
 }
 
@@ -46,28 +46,24 @@ pub enum End {
         /// The panic's first line.
         headline: String,
     },
-    /// Another panic.
     Panic {
-        /// Its first line.
         headline: String,
     },
-    /// The kernel reported a fault or a bug first, whether or not a panic followed.
+    /// The kernel reported a fault or a bug, whether or not a panic followed.
     Oops {
-        /// The report's first line.
         headline: String,
     },
-    /// No kernel ever said a word.
+    /// No kernel ever printed anything.
     NeverBooted,
-    /// The kernel started, and then there was no output for so long.
+    /// The kernel started, then printed nothing for so long.
     Hang(Duration),
-    /// The guest went on and on, and was ended after so long.
+    /// The guest kept running, and was ended after so long.
     Timeout(Duration),
-    /// QEMU failed; the text is the last line it printed to stderr.
+    /// QEMU failed; the text is its last line of stderr.
     QemuFailed {
-        /// Its message.
         stderr: String,
     },
-    /// The machine was switched off without the marks that a run leaves behind.
+    /// The machine was switched off without the marks that a complete run leaves.
     Incomplete {
         /// The marks that are missing.
         missing: Vec<&'static str>,
@@ -99,7 +95,7 @@ pub struct Found {
     pub text: String,
 }
 
-/// All that is read from a console.
+/// Everything read from a console.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Reading {
     /// How the run ended.
@@ -139,7 +135,7 @@ struct Seen {
     panic: Option<Found>,
     overflow: bool,
     oops: Option<Found>,
-    /// A report that the kernel goes on after, unless it was told to panic.
+    /// A report that the kernel survives, unless it was told to panic.
     bug: Option<Found>,
     forbidden: Vec<Found>,
 }
@@ -155,14 +151,14 @@ impl Seen {
             seen.ready |= seen.linux && text == READY;
             seen.results |= seen.ready && (text.starts_with("TAP version ") || text.starts_with("KTAP version "));
             seen.done |= seen.ready && text == DONE;
-            // What tests print about panics is no panic.
+            // A test that prints about panics has not panicked.
             if is_result(text) {
                 continue;
             }
             if text.starts_with(PANIC) {
                 seen.overflow |= seen.panic.is_none() && text.contains("Kernel stack overflow");
                 seen.panic.get_or_insert_with(found);
-                // It is the cause then, and the panic only its consequence.
+                // Then it is the cause, and the panic only a consequence.
                 seen.oops = seen.oops.or_else(|| seen.bug.take());
             } else if seen.panic.is_none() {
                 if seen.oops.is_none() && is_oops(text) {
@@ -171,8 +167,8 @@ impl Seen {
                 if seen.bug.is_none() && text.starts_with("BUG:") {
                     seen.bug = Some(found());
                 }
-                // With a stack overflow the reports of several harts run into each other: what
-                // comes after the first sign of it says nothing about what was before.
+                // With a stack overflow the reports of several harts interleave: what follows its first
+                // sign says nothing about what came before.
                 if seen.oops.as_ref().is_none_or(|o| o.line == line) && patterns.iter().any(|p| p.matches(text)) {
                     seen.forbidden.push(found());
                 }
@@ -184,7 +180,7 @@ impl Seen {
     /// The report before the panic, or the panic.
     fn first_trouble(&self) -> Option<&Found> {
         match (&self.oops, &self.panic) {
-            // That is how the report of a stack overflow begins (handle_bad_stack() in
+            // The report of a stack overflow begins like this (handle_bad_stack() in
             // arch/riscv/kernel/traps.c).
             (Some(oops), Some(panic)) if self.overflow && is_bad_stack(&oops.text) => Some(panic),
             (Some(oops), _) => Some(oops),
@@ -208,7 +204,7 @@ impl Seen {
             _ if !self.linux => return End::NeverBooted,
             Ending::Silent(time) => return End::Hang(time),
             Ending::TimedOut(time) => return End::Timeout(time),
-            // Whoever ended QEMU saw a panic that this log does not have.
+            // QEMU was ended because of a panic that this log does not have.
             Ending::Panicked => return End::Incomplete { missing: vec!["panic"] },
         }
         if !self.linux {

@@ -1,32 +1,32 @@
 // SPDX-License-Identifier: GPL-2.0-only
 //! Reads test results in any dialect of KTAP from the console of a kernel.
 //!
-//! Understood are TAP 13 and 14, KTAP 1 (Documentation/dev-tools/ktap.rst), what the kselftest
-//! runner makes of it (children prefixed with `# `) and KUnit (children indented), on their own or
-//! among kernel messages. A test that was planned and has no result is an error, never a pass.
+//! It reads TAP 13 and 14, KTAP 1 (Documentation/dev-tools/ktap.rst), what the kselftest runner
+//! makes of it (children prefixed with `# `) and KUnit (children indented), with or without kernel
+//! messages in between. A test that was planned and has no result is an error, never a pass.
 
 use std::collections::BTreeMap;
 use std::fmt;
 
 use super::log::Log;
 
-/// So many tests without result are listed one by one.
+/// At most this many tests without a result are listed one by one.
 const LISTED_LOST: usize = 100;
 
-/// What became of a test.
+/// How a test ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Status {
     /// It passed.
     Pass,
     /// It was skipped.
     Skip,
-    /// It failed, as was expected.
+    /// It failed, as expected.
     Xfail,
     /// It passed, although it was expected to fail.
     Xpass,
     /// It failed.
     Fail,
-    /// It has no result, or one that cannot be relied on.
+    /// It has no result, or one that cannot be trusted.
     Error,
 }
 
@@ -61,7 +61,7 @@ impl fmt::Display for Problem {
 /// How far a test got.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Progress {
-    /// It was planned, and there is no sign that it started.
+    /// It was planned, but nothing shows that it started.
     NotReached,
     /// It started; the text ends before its result.
     Started,
@@ -72,19 +72,19 @@ pub enum Progress {
 /// A test, or a suite of tests.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Case {
-    /// Its number in the plan, from 1.
+    /// Number in the plan, from 1.
     pub number: u64,
-    /// Its name; `test N` if it was never announced.
+    /// Name; `test N` if it was never announced.
     pub name: String,
-    /// What became of it.
+    /// How it ended.
     pub status: Status,
-    /// Why, if something was said: the text of a directive, or what is missing.
+    /// Why, if known: the text of a directive, or what is missing.
     pub reason: Option<String>,
     /// How far it got.
     pub progress: Progress,
     /// First line that belongs to it.
     pub first_line: usize,
-    /// Line of its result; the last line of the text if there is none.
+    /// Line of its result; the last line of the text if it has none.
     pub line: usize,
     /// Diagnostic lines, without `#`.
     pub notes: Vec<String>,
@@ -94,7 +94,7 @@ pub struct Case {
     pub problems: Vec<Problem>,
 }
 
-/// How many tests came to what; of a suite only the tests inside count.
+/// Number of tests by status; of a suite only the tests inside count.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Totals {
     /// Passed, or failed as expected.
@@ -103,11 +103,11 @@ pub struct Totals {
     pub failed: usize,
     /// Skipped.
     pub skipped: usize,
-    /// Without a result that can be relied on.
+    /// Without a result that can be trusted.
     pub errors: usize,
 }
 
-/// All that a text says about tests.
+/// Everything that a text says about tests.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Report {
     /// The outermost tests, of all documents in the text.
@@ -117,7 +117,7 @@ pub struct Report {
 }
 
 impl Report {
-    /// The worst that happened to any test; [`Status::Error`] if there is no result at all.
+    /// The worst status of any test; [`Status::Error`] if there is no result at all.
     pub fn status(&self) -> Status {
         if self.cases.is_empty() && !self.problems.is_empty() {
             return Status::Error;
@@ -126,7 +126,7 @@ impl Report {
         if self.problems.is_empty() { worst } else { Status::Error }
     }
 
-    /// The outermost test with this name; kselftest's `selftests: FOLDER: ` may be left out.
+    /// The outermost test with this name; the name need not have kselftest's `selftests: FOLDER: `.
     pub fn find(&self, name: &str) -> Option<&Case> {
         self.cases.iter().find(|c| c.name == name || c.name.rsplit(": ").next() == Some(name))
     }
@@ -156,7 +156,7 @@ impl Case {
     fn count(&self, totals: &mut Totals) {
         if !self.cases.is_empty() {
             self.cases.iter().for_each(|c| c.count(totals));
-            // A suite that says more than its tests do must not get lost in the sum.
+            // A suite that is worse than its tests must not get lost in the sum.
             if self.cases.iter().all(|c| c.status < Status::Xpass) && self.status >= Status::Xpass {
                 totals.add(self.status);
             }
@@ -184,7 +184,7 @@ impl Totals {
     }
 }
 
-/// Parses a console, which may hold anything before, after and between the results.
+/// Parses a console, which may have anything before, after and between the results.
 pub fn parse(log: &Log) -> Report {
     let mut parser = Parser::default();
     let mut last = 0;
@@ -212,7 +212,7 @@ enum Line<'a> {
     BailOut(&'a str),
     /// Names the suite that it is in, or that follows.
     Subtest(&'a str),
-    /// The kselftest runner starts a test of its own level.
+    /// The kselftest runner starts a test with its own level.
     Runs(&'a str),
 }
 
@@ -257,7 +257,7 @@ fn digits(text: &str) -> Option<u64> {
 }
 
 /// Splits a message into margin and KTAP line; the margin is a number of columns and whether it
-/// holds a `#`. A `#` is a column of the margin only if something of KTAP follows.
+/// holds a `#`. A `#` is a column of the margin only if KTAP follows.
 fn split_margin(text: &str) -> Option<(usize, bool, Line<'_>)> {
     let mut at = 0;
     let mut hashes = false;
@@ -277,7 +277,7 @@ fn split_margin(text: &str) -> Option<(usize, bool, Line<'_>)> {
     }
 }
 
-/// Tests of one margin, up to the result that sums them up.
+/// Tests with the same margin, up to the result that sums them up.
 #[derive(Default)]
 struct Level {
     width: usize,
@@ -342,8 +342,8 @@ impl Parser {
             }
             return;
         }
-        // Diagnostics and kernel messages may well start with `ok`: below the outermost level a
-        // result has a number.
+        // Diagnostics and kernel messages may start with `ok`, too: below the outermost level a result
+        // has a number.
         if width > self.levels[0].width && matches!(what, Line::Result { ok: true, number: None, .. }) {
             self.note(line, text);
             return;
@@ -378,7 +378,7 @@ impl Parser {
         }
     }
 
-    /// The line goes on with something else: what it said may not be all.
+    /// The line continues with something else: its text may be incomplete.
     fn torn(&mut self, line: usize) {
         let Some(level) = self.levels.last_mut() else { return };
         let what = "the line is torn by a kernel message";
@@ -392,7 +392,7 @@ impl Parser {
         }
     }
 
-    /// A line that is no KTAP: a diagnostic if it starts with `#`, else something of the kernel's.
+    /// Any other line: a diagnostic if it starts with `#`, otherwise a kernel message.
     fn note(&mut self, line: usize, text: &str) {
         let Some(level) = self.levels.last_mut() else { return };
         let body = text.trim_start();
@@ -402,7 +402,7 @@ impl Parser {
         }
     }
 
-    /// The innermost open level with this width, which is opened if there is none.
+    /// The innermost open level with this width, opened if needed.
     fn level(&mut self, width: usize, line: usize) -> &mut Level {
         while self.levels.len() > 1 && self.levels.last().is_some_and(|l| l.width > width) {
             self.close(line);
@@ -541,7 +541,7 @@ fn result(level: &mut Level, line: usize, ok: bool, number: Option<u64>, rest: &
         problems.extend(suite.problems);
         notes.extend(suite.next.notes);
     }
-    // Whoever sums up must not say better than what it sums up.
+    // A summary must not be better than what it sums up.
     if status < Status::Xpass {
         let worst = cases.iter().find(|c| c.status >= Status::Fail);
         if let Some(problem) = problems.first() {
@@ -599,7 +599,7 @@ fn settle(level: &mut Level, line: usize) {
         level.problem(line, format!("more than {LISTED_LOST} planned tests have no result"));
     }
     for number in missing.into_iter().take(LISTED_LOST) {
-        // What was seen after the last result belongs to the test that was running.
+        // Whatever follows the last result belongs to the test that was running.
         let next = std::mem::take(&mut level.next);
         let (progress, reason) = match next.begun() {
             true => (Progress::Started, "started, has no result"),
@@ -652,7 +652,7 @@ fn split_directive(rest: &str) -> (&str, Option<&str>) {
     (rest, None)
 }
 
-/// What a result means, with what its directive says about it.
+/// What a result means, and the reason that its directive gives.
 fn judge(ok: bool, directive: Option<&str>) -> (Status, Option<String>) {
     let plain = if ok { Status::Pass } else { Status::Fail };
     let Some(directive) = directive.filter(|d| !d.is_empty()) else { return (plain, None) };

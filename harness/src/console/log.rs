@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-only
-//! The console of one run, taken apart once and borrowed by everything that reads it.
+//! The console of a run, split once and borrowed by all its readers.
 
 use super::printk;
 
@@ -14,7 +14,7 @@ pub struct Line {
     pub stamp: Option<f64>,
     /// The message without printk's prefix; see [`printk::Piece::text`].
     pub text: String,
-    /// Another message follows in the same line: the end of this one may be missing.
+    /// Another message follows on the same line: the end of this one may be missing.
     pub torn: bool,
 }
 
@@ -32,7 +32,7 @@ pub struct Log {
 }
 
 impl Log {
-    /// Takes a console apart. `ends` has the seconds at which its lines were complete, `seconds` is
+    /// Splits a console. `ends` has the seconds at which its lines were complete, `seconds` is
     /// the length of the run.
     pub fn new(raw: String, ends: Vec<f64>, seconds: f64) -> Self {
         let time = |number: usize| ends.get(number - 1).copied().unwrap_or(seconds);
@@ -48,7 +48,7 @@ impl Log {
         Self { raw, lines, ends, seconds }
     }
 
-    /// A console of which only the text is known.
+    /// A console without times.
     pub fn of(text: &str) -> Self {
         Self::new(text.to_owned(), Vec::new(), 0.0)
     }

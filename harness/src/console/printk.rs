@@ -10,16 +10,16 @@
 pub struct Piece<'a> {
     /// Seconds since boot, if the message carries a time stamp.
     pub stamp: Option<f64>,
-    /// The message without its prefix; white space at its end is gone, at its start it is kept.
+    /// The message without its prefix; trailing white space is removed, leading white space is kept.
     pub text: &'a str,
-    /// The line goes on with another message: the end of this one may be missing.
+    /// The line continues with another message: the end of this one may be missing.
     pub torn: bool,
 }
 
-/// Takes a line of the console apart.
+/// Splits a line of the console.
 ///
-/// Programs that write to the tty directly are not ordered with kernel messages, so that a kernel
-/// message can start anywhere in a line. Every time stamp therefore starts a new piece.
+/// Programs that write to the tty directly are not ordered with kernel messages, so a kernel message
+/// can start anywhere in a line. Therefore every time stamp starts a new piece.
 pub fn pieces(line: &str) -> Vec<Piece<'_>> {
     let line = strip_level(line.trim_end());
     let mut found: Vec<Piece<'_>> = Vec::new();
@@ -46,12 +46,12 @@ pub fn pieces(line: &str) -> Vec<Piece<'_>> {
     found
 }
 
-/// Every message in `text` with the number of its line, which starts at 1.
+/// Every message in `text` with its line number, from 1.
 pub fn messages(text: &str) -> impl Iterator<Item = (usize, Piece<'_>)> {
     text.split('\n').enumerate().flat_map(|(n, line)| pieces(line).into_iter().map(move |p| (n + 1, p)))
 }
 
-/// Seconds and length of the prefix that `text` starts with: the time stamp, the caller, a space.
+/// Time stamp in seconds and length of the prefix of `text`: the time stamp, the caller, a space.
 fn prefix(text: &str) -> Option<(f64, usize)> {
     let inside = &text[1..text.find(']')?];
     let (seconds, micros) = inside.trim_start().split_once('.')?;
@@ -88,7 +88,7 @@ fn strip_level(text: &str) -> &str {
     if (1..=3).contains(&level.len()) && level.bytes().all(|b| b.is_ascii_digit()) { rest } else { text }
 }
 
-/// Removes the `<6>` of the message that follows.
+/// Removes the `<6>` of the following message from the end.
 fn strip_trailing_level(text: &str) -> &str {
     let Some(open) = text.rfind('<') else { return text };
     let level = text[open + 1..].strip_suffix('>').unwrap_or_default();

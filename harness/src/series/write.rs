@@ -14,15 +14,15 @@ use crate::source::{host, mailbox, weave};
 
 /// Subject (first line) and text of the cover letter.
 const COVER_TEXT: &str = "docs/cover-letter.md";
-/// Name of the cover letter beside the patches. It must not match `*.patch`: `git am` stops at a
-/// mail without a patch, and `git am patches/linux-*/*.patch` has to work as it is.
+/// Name of the cover letter beside the patches. It must not match `*.patch`: `git am` stops at a mail
+/// without a patch, and `git am patches/linux-*/*.patch` must work.
 pub const COVER: &str = "0000-cover-letter.txt";
 
-/// Writes `patches/linux-*` anew from the sources and the commits in the work tree.
+/// Writes `patches/linux-*` from the sources and the commits in the work tree.
 ///
 /// # Errors
 /// When sources and commits contradict each other, or the base is not the one that `base.toml`
-/// records: patches made against another would not say what they are for.
+/// records: the patches must say which kernel they are for.
 pub fn write(options: &Options) -> Result<()> {
     let base = &options.base;
     if options.ksrc.is_some() {
@@ -32,7 +32,7 @@ pub fn write(options: &Options) -> Result<()> {
     let mut tree = Tree::open(options)?;
     if tree.base != base.linux.commit {
         return Err(Error::could_not(format!(
-            "the base is {} ({}), base.toml records commit {}; correct base.toml first, or remove {} to get the other",
+            "the base is {} ({}), but base.toml records commit {}; correct base.toml, or remove {} to get that base",
             tree.base,
             tree.used.from,
             base.linux.commit,
@@ -43,14 +43,14 @@ pub fn write(options: &Options) -> Result<()> {
     let folder = options.root.join(&base.linux.patches);
     let step = Step::start("write the patches");
     let made = write_mails(&tree, &tip, options)?;
-    // What the mails carry is what counts: apply them, and see that nothing got lost.
+    // The mails are what gets sent: apply them, and check that nothing got lost.
     let mails = mailbox::patches(made.path())?;
     let applied = mailbox::am(&tree.repo, &tree.base, &mails)?;
     let (before, after) = (tree.commits(&tip)?, tree.commits(&applied)?);
     for (one, other) in before.iter().zip(&after) {
         if tree.files(one)? != tree.files(other)? {
             return Err(Error::could_not(format!(
-                "commit {one:.12} changes when it goes through a mail; rewrite it as text"
+                "commit {one:.12} changes when it goes through a mail; keep it to plain text"
             )));
         }
     }
@@ -63,7 +63,7 @@ pub fn write(options: &Options) -> Result<()> {
     Ok(())
 }
 
-/// Names of the files that belong to the series in a folder of patches.
+/// Names of the files in a folder of patches that belong to the series.
 pub fn series_files(folder: &Path) -> Result<Vec<String>> {
     let entries = match fs::read_dir(folder) {
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
@@ -73,7 +73,7 @@ pub fn series_files(folder: &Path) -> Result<Vec<String>> {
     Ok(names.filter(|n| n == COVER || n.ends_with(".patch")).collect())
 }
 
-/// Puts the files of `from` into `to`, and removes what is stale there; returns how many changed.
+/// Copies the files of `from` into `to`, and removes stale ones there; returns how many changed.
 fn publish(from: &Path, to: &Path) -> Result<usize> {
     fs::create_dir_all(to).map_err(|e| Error::io("create", to, e))?;
     let (new, old) = (series_files(from)?, series_files(to)?);
@@ -92,7 +92,7 @@ fn publish(from: &Path, to: &Path) -> Result<usize> {
     Ok(changed)
 }
 
-/// Formats the commits up to `tip` as mails, the same bytes at every time and place.
+/// Formats the commits up to `tip` as mails, reproducibly.
 pub fn write_mails(tree: &Tree, tip: &str, options: &Options) -> Result<tempfile::TempDir> {
     let text_path = options.root.join(COVER_TEXT);
     let text = fs::read_to_string(&text_path).map_err(|e| {
@@ -126,7 +126,7 @@ pub fn write_mails(tree: &Tree, tip: &str, options: &Options) -> Result<tempfile
     Ok(dir)
 }
 
-/// Fills in subject and text, and takes out who wrote it when: that is up to the person who sends it.
+/// Fills in subject and text, and drops author and date: they are up to whoever sends it.
 fn finish_cover(cover: &str, text: &str) -> String {
     let (subject, body) = text.split_once('\n').unwrap_or((text, ""));
     let subject = subject.trim_start_matches('#').trim();

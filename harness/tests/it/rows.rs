@@ -174,7 +174,7 @@ fn scenarios_are_built_booted_and_judged() {
     write(&other, &format!("config = \"# CONFIG_A is not set\"\n{SCENARIO}"));
     let result = rows.run(&["run", "default", "other"]);
     assert_eq!(result.code, Some(2), "{result:?}");
-    assert!(result.out.contains("`# CONFIG_A is not set`") && result.out.contains("did not come true"), "{result:?}");
+    assert!(result.out.contains("`# CONFIG_A is not set`") && result.out.contains("did not make it"), "{result:?}");
     assert_eq!(rows.results("run"), [passed[0], "other series test-trace.sh ERROR"]);
     // A machine that QEMU does not know is a mistake of the file.
     write(&other, &format!("{SCENARIO}cpu = \"nonsense=on\"\n"));

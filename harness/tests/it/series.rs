@@ -15,7 +15,7 @@ fn tool(lab: &Lab, mirror: &Mirror, verb: &str) -> Said {
 fn settled() -> (Lab, Mirror, PathBuf) {
     let (lab, mirror) = lab();
     let first = tool(&lab, &mirror, "series");
-    first.fails(2, &["base.toml records commit", "correct base.toml first"]);
+    first.fails(2, &["base.toml records commit", "correct base.toml"]);
     let tree = lab.out().join("linux-7.3");
     let id = git(&tree, &["rev-parse", "lazymap-base"]);
     let base = lab.repo().join("base.toml");
