@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-only
-//! Controls: kernels that are broken on purpose, and what has to be seen of each.
+//! Controls: kernels that are broken on purpose, and how each must be caught.
 //!
-//! A control is a patch in `patches/controls` on top of a commit of the series. A suite in which it
-//! is not caught cannot tell a good kernel from a bad one.
+//! A control is a patch in `patches/controls` on top of a commit of the series. Tests that do not
+//! catch it cannot tell a good kernel from a bad one.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -23,17 +23,17 @@ use crate::ground::toml_file;
 /// Where the patches are, in the repository.
 pub const FOLDER: &str = "patches/controls";
 
-/// The file that says what they are for, in there.
+/// The file in there that describes them.
 pub const FILE: &str = "controls.toml";
 
 /// Stands for the last commit of the series.
 const TIP: &str = "tip";
 
-/// The scenario that is meant where none is named.
+/// The scenario of a run that names none.
 const DEFAULT: &str = "default";
 
-/// What `observe` says of a kernel that is right, though in another way than the series: there has to be
-/// nothing to be seen.
+/// What `observe` says of a kernel that is correct, but works in another way than the series: no sign
+/// may be seen.
 const PASS: &str = "pass";
 
 /// `controls.toml` as it is written.
@@ -80,7 +80,7 @@ fn signs(observe: &toml::Value) -> Result<Vec<Sign>, String> {
     let sign = |word: &toml::Value| {
         let all = || Sign::ALL.map(Sign::word).join(", ");
         let known = word.as_str().and_then(|w| Sign::ALL.into_iter().find(|sign| sign.word() == w));
-        known.ok_or_else(|| format!("observe: {word} is none of {}", all()))
+        known.ok_or_else(|| format!("observe: {word} is not one of {}", all()))
     };
     words.into_iter().map(sign).collect()
 }
@@ -106,26 +106,26 @@ pub struct Control {
     pub what: String,
     /// Subject of the commit that it applies to, or `tip`.
     pub on: String,
-    /// The boots in which it has to be caught.
+    /// The boots in which it must be caught.
     pub runs: Vec<ControlRun>,
 }
 
-/// A boot in which a control has to be caught.
+/// A boot in which a control must be caught.
 #[derive(Clone, Debug)]
 pub struct ControlRun {
     /// The kernel's configuration.
     pub config: Config,
     /// The first tier of `make check` that runs it.
     pub tier: Tier,
-    /// The trial; limits are the scenario's, or the usual ones of such a boot.
+    /// The trial, with the scenario's limits or the default ones.
     pub trial: Trial,
 }
 
 /// All controls in the repository `root`, in the order of the file.
 ///
 /// # Errors
-/// When a file cannot be read (exit code 2), or says something that it must not, or there is a patch
-/// that it does not mention (64).
+/// When a file cannot be read (exit code 2), or is wrong, or a patch is missing from the file or the
+/// folder (64).
 pub fn load(root: &Path) -> Result<Vec<Control>> {
     let path = root.join(FOLDER).join(FILE);
     let text = fs::read_to_string(&path).map_err(|e| Error::io("read", &path, e))?;
@@ -136,7 +136,7 @@ pub fn load(root: &Path) -> Result<Vec<Control>> {
     let names = entries.flatten().map(|e| e.file_name().to_string_lossy().into_owned());
     let patches: BTreeSet<String> = names.filter_map(|n| n.strip_suffix(".patch").map(str::to_owned)).collect();
     if let Some(name) = patches.iter().find(|p| !controls.iter().any(|c| c.name == **p)) {
-        return Err(wrong(format!(": {name}.patch is no control of it, so nobody would run it")));
+        return Err(wrong(format!(": no control has the name of {name}.patch, so nobody would run it")));
     }
     if let Some(control) = controls.iter().find(|c| !patches.contains(&c.name)) {
         return Err(wrong(format!(": there is no {}.patch", control.name)));
@@ -155,7 +155,7 @@ fn parse(text: &str, scenarios: &BTreeMap<String, Scenario>) -> Result<Vec<Contr
             return Err(say("its name must have small letters, digits and `-` only".to_owned()));
         }
         if controls.iter().any(|c| c.name == name) {
-            return Err(say("there are two of that name".to_owned()));
+            return Err(say("another control has the same name".to_owned()));
         }
         if control.what.trim().is_empty() || control.what.contains('\n') {
             return Err(say("what must be one line".to_owned()));
@@ -188,7 +188,7 @@ impl RunFile {
         };
         let passes = self.observe.as_str() == Some(PASS);
         if passes && (self.test.is_none() || self.symbol.is_some() || self.text.is_some()) {
-            return Err("pass needs a test, and has neither symbol nor text".to_owned());
+            return Err("pass needs a test, and takes neither symbol nor text".to_owned());
         }
         let signs = if passes { Vec::new() } else { signs(&self.observe)? };
         let has = |sign| signs.contains(&sign);
@@ -202,7 +202,7 @@ impl RunFile {
             return Err("panic and warning need text, a regular expression".to_owned());
         }
         if self.test.is_some() && signs == [Sign::BootDeath] {
-            return Err("boot-death is about the time before any test; leave test out".to_owned());
+            return Err("boot-death comes before any test; leave test out".to_owned());
         }
         if self.test.is_none() && (has(Sign::Hang) || has(Sign::TestFailure)) {
             return Err("hang and test-failure need a test".to_owned());
@@ -232,7 +232,7 @@ impl RunFile {
     }
 }
 
-/// The runs that are meant, control by control.
+/// The selected controls, with their selected runs.
 ///
 /// # Errors
 /// As [`load`], and when a name is unknown (exit code 64).
@@ -255,7 +255,7 @@ pub fn choose(root: &Path, which: &Which) -> Result<Vec<Control>> {
     Ok(all)
 }
 
-/// What a control's kernel is called.
+/// The name of a control's kernel.
 pub fn kernel_name(control: &str) -> String {
     format!("control-{control}")
 }
@@ -263,7 +263,7 @@ pub fn kernel_name(control: &str) -> String {
 /// Builds the kernel of the control called `name` in this configuration.
 ///
 /// # Errors
-/// When there is no such control (exit code 64), or it cannot be built.
+/// When the control does not exist (exit code 64), or it cannot be built.
 pub fn kernel(lab: &mut Lab, name: &str, config: &Config) -> Result<Kernel> {
     let controls = choose(&lab.options.root, &Which::Named(vec![name.to_owned()]))?;
     let control = controls.first().ok_or_else(|| Error::usage(format!("there is no control `{name}`")))?;

@@ -1,25 +1,25 @@
 // SPDX-License-Identifier: GPL-2.0-only
-//! What is expected of a test, and the signs by which a broken kernel is known.
+//! What is expected of a test, and the signs of a broken kernel.
 
 use std::fmt;
 
 use regex_lite::Regex;
 
-/// What has to come of a test.
+/// What is expected of a test.
 #[derive(Clone, Debug)]
 pub enum Expect {
     /// It passes.
     Pass,
-    /// It passes after it touched new mappings, on a machine that had stale translations to offer.
+    /// It passes after it touched new mappings, on a machine that used stale translations.
     Survive,
     /// The kernel runs out of stack while the test runs.
     StackOverflow,
-    /// What a control is there to show.
+    /// It shows what the control is for.
     Caught(Observation),
 }
 
 impl Expect {
-    /// As `results.json` has it.
+    /// The name in `results.json`.
     pub fn name(&self) -> String {
         match self {
             Self::Pass | Self::Survive => "pass".to_owned(),
@@ -29,31 +29,30 @@ impl Expect {
     }
 }
 
-/// One of the things that can be seen of a control.
+/// A sign that a kernel is broken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Sign {
     /// The kernel ran out of stack.
     StackOverflow,
-    /// It reported a fault, with a symbol that is given.
+    /// It reported a fault, with the given symbol.
     Oops,
-    /// It panicked with a message that is given.
+    /// It panicked with the given message.
     Panic,
     /// It died or went silent before any test.
     BootDeath,
     /// It went silent while a test ran, or the test never ended.
     Hang,
-    /// A kernel message that is given.
+    /// The given kernel message.
     Warning,
-    /// The test said itself that it failed.
+    /// The test reported that it failed.
     TestFailure,
 }
 
 impl Sign {
-    /// All of them.
     pub const ALL: [Self; 7] =
         [Self::StackOverflow, Self::Oops, Self::Panic, Self::BootDeath, Self::Hang, Self::Warning, Self::TestFailure];
 
-    /// As `controls.toml` has it.
+    /// The word in `controls.toml`.
     pub fn word(self) -> &'static str {
         match self {
             Self::StackOverflow => "stack-overflow",
@@ -73,14 +72,14 @@ impl fmt::Display for Sign {
     }
 }
 
-/// What has to be seen of a control in a boot: one of several signs.
+/// What must be seen of a control in a boot: one of several signs.
 #[derive(Clone, Debug)]
 pub struct Observation {
     /// The signs; one of them is enough.
     pub signs: Vec<Sign>,
     /// For [`Sign::Oops`] and [`Sign::Panic`]: where it happened, a function in `epc` or `ra`.
     pub symbol: Option<String>,
-    /// For [`Sign::Panic`], [`Sign::Warning`] and [`Sign::TestFailure`]: what is said.
+    /// For [`Sign::Panic`], [`Sign::Warning`] and [`Sign::TestFailure`]: what it must match.
     pub text: Option<Regex>,
 }
 

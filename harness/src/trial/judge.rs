@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-only
 //! Compares what was seen with what is expected.
 //!
-//! Whatever else is observed has failed, and what could not be observed is an error; nothing passes
-//! because nothing was seen.
+//! Anything unexpected is a failure, and what could not be observed is an error; nothing passes because
+//! nothing was seen.
 
 use super::expect::{Expect, Observation, Sign};
 use super::plan::Trial;
@@ -13,11 +13,11 @@ use crate::console::end::End;
 use crate::console::ktap::Status;
 use crate::console::log::Line;
 
-/// Holds what was seen of a trial's boot against what had to come of it.
+/// Compares what was seen of a trial's boot with what is expected.
 pub fn judge(trial: &Trial, seen: &BootSeen<'_>) -> Vec<Row> {
     let wanted = trial.rows();
-    // The end of the boot is what became of the test that was running: the first one without a
-    // result, or the last one if the machine went down later.
+    // The end of the boot is the result of the test that was running: the first one without a result,
+    // or the last one if the machine went down later.
     let running = seen.tests.iter().position(|t| t.result.is_none()).unwrap_or(wanted.len().saturating_sub(1));
     let stale_hits = seen.counters.as_ref().ok().copied().flatten().map(|c| c.stale_hits);
     let mut rows = Vec::new();
@@ -46,12 +46,11 @@ pub fn judge(trial: &Trial, seen: &BootSeen<'_>) -> Vec<Row> {
     rows
 }
 
-/// What is made of an observation.
+/// The judgement of one test.
 #[derive(Clone, Debug)]
 pub struct Judgement {
-    /// What came of it: a word or two.
+    /// What was observed, in a word or two.
     pub observed: String,
-    /// The judgement.
     pub verdict: Verdict,
     /// Why, if it is not a pass.
     pub why: Vec<String>,
@@ -72,7 +71,7 @@ fn judge_test(expect: &Expect, seen: &BootSeen<'_>, own: &TestSeen<'_>, at: usiz
     if verdict != Verdict::Pass {
         return Judgement { observed, verdict, why };
     }
-    // It looks right. Whether it is right depends on what else was seen.
+    // It looks good. Whether it is depends on what else was seen.
     let mut failures = Vec::new();
     let mut errors = Vec::new();
     if !overflow {
@@ -81,7 +80,7 @@ fn judge_test(expect: &Expect, seen: &BootSeen<'_>, own: &TestSeen<'_>, at: usiz
         );
     }
     if matches!(expect, Expect::Survive) && own.work.unwrap_or(0) == 0 {
-        failures.push("the test says of nothing that it was touched or checked".to_owned());
+        failures.push("the test reports no touches and no checks".to_owned());
     }
     match &seen.counters {
         Err(what) => errors.push(what.clone()),
@@ -91,7 +90,7 @@ fn judge_test(expect: &Expect, seen: &BootSeen<'_>, own: &TestSeen<'_>, at: usiz
         Ok(_) => {}
     }
     errors.extend(seen.lacking.iter().map(|l| format!("the console lacks what this scenario must show: {l}")));
-    errors.extend(seen.problem.iter().map(|p| format!("the results cannot be relied on: {p}")));
+    errors.extend(seen.problem.iter().map(|p| format!("the results cannot be trusted: {p}")));
     let verdict = match (failures.is_empty(), errors.is_empty()) {
         (false, _) => Verdict::Fail,
         (true, false) => Verdict::Error,
@@ -102,14 +101,14 @@ fn judge_test(expect: &Expect, seen: &BootSeen<'_>, own: &TestSeen<'_>, at: usiz
     Judgement { observed, verdict, why }
 }
 
-/// Said of a run on a machine that had nothing to offer.
+/// The reason for a run without a stale hit.
 pub const NOTHING_STALE: &str = "no stale translation was ever used: this machine proves nothing";
 
-/// A test that was running when the boot came to this end.
+/// Judges a test that was running when the boot ended.
 fn judge_end(overflow: bool, end: &End, ready: bool) -> (String, Verdict) {
     let verdict = match end {
-        // A kernel that is seen dying on the way to its tests has failed them; what else keeps it from
-        // getting there says nothing about them.
+        // A kernel that dies on the way to its tests has failed them; anything else that keeps it from
+        // reaching them says nothing about them.
         End::StackOverflow { .. } | End::Panic { .. } | End::Oops { .. } if !ready => Verdict::Fail,
         _ if !ready => Verdict::Error,
         End::NeverBooted | End::QemuFailed { .. } | End::Incomplete { .. } | End::Finished => Verdict::Error,
@@ -128,10 +127,10 @@ pub fn described(end: &End, ready: bool) -> String {
     format!("{end}{place}")
 }
 
-/// A test with a result of its own, in a boot that ended well or later.
+/// Judges a test that has its own result, in a boot that ended well or later.
 fn judge_result(expect: &Expect, own: &TestSeen<'_>, why: &mut Vec<String>) -> (String, Verdict) {
     let Some((status, reason)) = &own.result else {
-        why.push("the guest ran to its end, but there is no result of this test".to_owned());
+        why.push("the guest finished, but this test has no result".to_owned());
         return ("no result".to_owned(), Verdict::Error);
     };
     let observed = result_text(*status, reason.as_deref());
@@ -151,7 +150,7 @@ pub fn result_text(status: Status, reason: Option<&str>) -> String {
     }
 }
 
-/// Holds what was seen of a control against what had to be seen.
+/// Compares what was seen of a control with what must be seen.
 fn judge_control(wanted: &Observation, trial: &Trial, seen: &BootSeen<'_>, own: &TestSeen<'_>) -> Judgement {
     let end = match &seen.end {
         Err(message) => {
@@ -164,7 +163,7 @@ fn judge_control(wanted: &Observation, trial: &Trial, seen: &BootSeen<'_>, own: 
     let mut why = Vec::new();
     let uncertain = match end {
         End::NeverBooted | End::QemuFailed { .. } => true,
-        // A guest that was given no tests ends without results.
+        // A guest without tests ends without results.
         End::Incomplete { .. } => !(seen.ready && trial.at_boot.is_some()),
         _ => false,
     };
@@ -199,7 +198,7 @@ fn judge_control(wanted: &Observation, trial: &Trial, seen: &BootSeen<'_>, own: 
     Judgement { observed, verdict, why }
 }
 
-/// What came of the boot in a word or two.
+/// What was observed, in a word or two.
 fn observed(trial: &Trial, end: &End, seen: &BootSeen<'_>, own: &TestSeen<'_>) -> String {
     let died = !matches!(end, End::Finished | End::Incomplete { .. });
     match &own.result {
@@ -219,9 +218,9 @@ fn shows(
     own: &TestSeen<'_>,
 ) -> Result<(), String> {
     let at_boot = trial.at_boot.is_some();
-    // Beside another sign boot-death is the death of a boot that does not get as far as the test.
+    // Next to other signs, boot-death means that the boot dies before it gets to the test.
     let early = at_boot || sign == Sign::BootDeath;
-    // The boot came to its end at the right time: before any test, or while the test was running.
+    // The boot ended at the right time: before any test, or while the test was running.
     let in_time = if early { !seen.ready } else { seen.ready && own.result.is_none() };
     let when = || match (early, seen.ready) {
         (true, _) => "the guest got as far as running tests",
@@ -231,7 +230,7 @@ fn shows(
     let death = |right: bool| match (right, in_time) {
         (true, true) => Ok(()),
         (true, false) => Err(when().to_owned()),
-        (false, _) => Err(format!("the boot ended otherwise: {end}")),
+        (false, _) => Err(format!("the boot ended in another way: {end}")),
     };
     let symbol = || match &wanted.symbol {
         Some(symbol) if !has_symbol(seen.report, symbol) => Err(format!("{symbol} is not in the report")),
@@ -258,32 +257,32 @@ fn shows(
             death(right).and_then(|()| report())
         }
         Sign::Hang => match &own.result {
-            // The guest is alive and has ended the test, or tried to.
+            // The guest is alive and has ended the test, or has tried to.
             Some((Status::Fail, Some(reason))) if reason == TIMEOUT => Ok(()),
             _ => death(matches!(end, End::Hang(_) | End::Timeout(_))),
         },
         Sign::Warning => {
             let messages = if at_boot { seen.boot } else { own.messages };
             let found = messages.iter().any(|m| wanted.text.as_ref().is_some_and(|t| t.is_match(&m.text)));
-            if found { Ok(()) } else { Err("no message of that time matches text".to_owned()) }
+            if found { Ok(()) } else { Err("no message from that time matches text".to_owned()) }
         }
         Sign::TestFailure => match &own.result {
             Some((Status::Fail, reason)) if reason.as_deref() != Some(TIMEOUT) => match &wanted.text {
                 Some(text) if !own.notes.iter().any(|n| text.is_match(n)) => {
-                    Err("nothing that the test said matches text".to_owned())
+                    Err("nothing that the test printed matches text".to_owned())
                 }
                 _ => Ok(()),
             },
-            _ => Err("the test did not say that it failed".to_owned()),
+            _ => Err("the test did not report a failure".to_owned()),
         },
     }
 }
 
-/// What the guest says of a test that it had to end.
+/// The guest's result for a test that it had to end.
 const TIMEOUT: &str = "timeout";
 
-/// Whether a report says that it happened in a function, or in what that called last. Its call trace
-/// is not looked at: the entry code is in each of them.
+/// Whether a report says that it happened in a function, or in what that called last. Ignores the call
+/// trace, which always has the entry code in it.
 fn has_symbol(report: &[Line], symbol: &str) -> bool {
     let registers = report.iter().filter_map(|line| line.text.trim_start().split_once(" : "));
     let mut places = registers.filter(|(name, _)| matches!(*name, "epc" | "ra")).map(|(_, place)| place.trim_start());

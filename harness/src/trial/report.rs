@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-only
-//! Rows of the table, `results.json`, and what a person needs to find out why.
+//! Rows of the table, `results.json`, and what helps to find out why.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -23,7 +23,7 @@ const COLUMN: usize = 48;
 /// A test of a trial: a line of the table.
 #[derive(Clone, Debug, Serialize)]
 pub struct Row {
-    /// Name of the scenario, where there are several.
+    /// Name of the scenario, if there are several.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub scenario: Option<String>,
     /// Name of the kernel.
@@ -32,15 +32,14 @@ pub struct Row {
     pub machine: String,
     /// Number of harts; 0 if nothing was booted.
     pub harts: u32,
-    /// The script; `(boot)` if it is about the time before any test.
+    /// The script; `(boot)` if nothing but the boot is tested.
     pub test: String,
-    /// What had to come of it.
+    /// What was expected.
     pub expected: String,
-    /// What came of it: a word or two, and after a colon what it said itself.
+    /// What was observed: a word or two, and after a colon the test's own message.
     pub observed: String,
-    /// The judgement.
     pub verdict: Verdict,
-    /// Spurious faults that the machine caused in the whole boot; none on a machine that causes none.
+    /// Stale hits of the whole boot; `None` on a machine without stale translations.
     pub stale_hits: Option<u64>,
     /// Seconds that the test took.
     pub seconds: f64,
@@ -60,17 +59,17 @@ struct Results<'a> {
     toolchain: &'a BTreeMap<String, String>,
 }
 
-/// Prepares a folder for results, without those of an earlier run: one that is interrupted leaves
-/// none rather than those of the run before.
+/// Prepares a folder for results and removes those of an earlier run, so that an interrupted run leaves
+/// none rather than old ones.
 ///
 /// # Errors
-/// When it cannot be made, or the results not be removed.
+/// When it cannot be made, or old results cannot be removed.
 pub fn start(folder: &Path) -> Result<()> {
     fs::create_dir_all(folder).map_err(|e| Error::io("create", folder, e))?;
     files::remove(&folder.join("results.json"))
 }
 
-/// Writes `FOLDER/results.json` and prints the table and the reports of what was not as expected.
+/// Writes `FOLDER/results.json` and prints the table and the reports of what was unexpected.
 ///
 /// # Errors
 /// When the results cannot be written.
@@ -84,8 +83,8 @@ pub fn finish(bench: &Workbench, folder: &Path, rows: &[Row], reports: &[String]
     Ok(())
 }
 
-/// The table, with a heading, aligned; colour is for terminals. Scenarios have a column where rows
-/// belong to some.
+/// The table, with a heading, aligned; colour is for terminals. Has a column for scenarios if rows have
+/// any.
 pub fn rows_table(rows: &[Row], color: bool) -> String {
     use Align::{Left, Right};
     let scenarios = rows.iter().any(|row| row.scenario.is_some());
@@ -123,7 +122,7 @@ fn clip(text: &str, length: usize) -> String {
     text.chars().take(length - 1).chain(['…']).collect()
 }
 
-/// What a person needs who has to find out why a boot was not as expected.
+/// What helps to find out why a boot was not as expected.
 pub fn explain(root: &Path, console: &Path, rows: &[Row], booted: Option<&Booted>) -> String {
     let mut text = String::new();
     for row in rows.iter().filter(|r| r.verdict != Verdict::Pass) {
@@ -152,7 +151,7 @@ pub fn explain(root: &Path, console: &Path, rows: &[Row], booted: Option<&Booted
     text
 }
 
-/// A path as a person in the repository would type it.
+/// A path relative to the repository, if it is in there.
 pub fn shown(root: &Path, path: &Path) -> String {
     path.strip_prefix(root).unwrap_or(path).display().to_string()
 }

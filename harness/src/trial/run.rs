@@ -17,19 +17,19 @@ use crate::console::ktap;
 use crate::ground::error::Result;
 use crate::ground::progress::Step;
 
-/// What came of a trial.
+/// The result of a trial.
 #[derive(Debug)]
 pub struct Done {
     /// One for each test.
     pub rows: Vec<Row>,
-    /// What a person needs to find out why, if not all rows passed.
+    /// What helps to find out why, if not all rows passed.
     pub report: Option<String>,
     /// The message that ended the boot.
     pub headline: Option<String>,
 }
 
-/// Makes a trial of `kernel`. The console goes to `FOLDER/NAME.log`, see [`Trial::name`], with
-/// `.qemu.log` and `.cmd` beside it. What goes wrong becomes rows of errors.
+/// Runs a trial of `kernel`. The console goes to `FOLDER/NAME.log`, see [`Trial::name`], with
+/// `.qemu.log` and `.cmd` beside it. Errors become rows.
 pub fn run(bench: &Workbench, trial: &Trial, kernel: Result<&Kernel>, folder: &Path) -> Done {
     let console = folder.join(format!("{}.log", trial.name));
     let booted = kernel.and_then(|kernel| boot(bench, kernel, trial, &console));
@@ -46,7 +46,7 @@ pub fn run(bench: &Workbench, trial: &Trial, kernel: Result<&Kernel>, folder: &P
 /// Boots `kernel` for a trial with the console in the file `console`.
 ///
 /// # Errors
-/// When the guest's file system cannot be made, or QEMU not be started.
+/// When the guest's file system cannot be made, or QEMU cannot be started.
 pub fn boot(bench: &Workbench, kernel: &Kernel, trial: &Trial, console: &Path) -> Result<Booted> {
     let initrd = initrd(bench, console);
     initramfs::build(&bench.busybox, trial.selftests.as_deref().unwrap_or(&kernel.selftests), &initrd)?;
@@ -59,7 +59,6 @@ pub fn boot(bench: &Workbench, kernel: &Kernel, trial: &Trial, console: &Path) -
     Ok(Booted { run, report, console: console.to_path_buf() })
 }
 
-/// QEMU for a boot of `kernel`.
 pub fn qemu<'a>(
     bench: &'a Workbench,
     trial: &'a Trial,

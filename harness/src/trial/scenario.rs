@@ -2,7 +2,7 @@
 //! Scenarios: ways to configure, boot or only compile the kernel with the series, one file each in
 //! `harness/scenarios`.
 //!
-//! The name of a scenario is that of its file without `.toml`. Scenarios with the same config
+//! A scenario is named after its file, without `.toml`. Scenarios with the same config
 //! fragment share a kernel.
 
 use std::collections::BTreeMap;
@@ -28,13 +28,13 @@ pub const FOLDER: &str = "harness/scenarios";
 /// Where the tests' sources are, in the repository.
 const TESTS: &str = "selftests";
 
-/// QEMU's `virt` machine takes no more harts.
+/// The most harts that QEMU's `virt` machine takes.
 const MOST_HARTS: u32 = 512;
 
-/// Less memory is not enough for the guest, in MiB.
+/// The least memory that the guest works with, in MiB.
 const LEAST_MEMORY_MIB: u32 = 128;
 
-/// A file as it is written.
+/// A file as written.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct File {
@@ -46,19 +46,19 @@ struct File {
     /// Lines on top of `harness/kernel.config`; for one that is only compiled, on top of tinyconfig.
     #[serde(default)]
     config: String,
-    /// More for the kernel's command line.
+    /// Added to the kernel's command line.
     #[serde(default)]
     append: String,
-    /// Scripts of `selftests`; all if it is left out.
+    /// Scripts of `selftests`; all of them by default.
     tests: Option<Vec<String>>,
-    /// Scripts of `selftests` that are not run, if all others are.
+    /// Scripts of `selftests` to leave out.
     #[serde(default)]
     except: Vec<String>,
     /// Regular expressions, each of which a kernel message must match.
     #[serde(default)]
     require: Vec<String>,
     machine: Option<MachineFile>,
-    /// Machines that differ in these from `machine`: a scenario for each combination.
+    /// Values that override those of `machine`: one scenario for each combination.
     each: Option<EachFile>,
     #[serde(default)]
     limits: LimitsGiven,
@@ -85,7 +85,7 @@ pub struct MachineFile {
     pub icount: bool,
 }
 
-/// Values that take the place of those in the machine. No value is the same as the machine's.
+/// Values that override those of the machine. An empty list keeps the machine's.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct EachFile {
@@ -115,13 +115,11 @@ struct CompileFile {
     compiler: Compiler,
 }
 
-/// A scenario.
 #[derive(Clone, Debug)]
 pub struct Scenario {
-    /// Its name.
     pub name: String,
-    /// The name of its file. That is its own name, unless the file has a scenario for each of several
-    /// machines.
+    /// The name of its file. It differs from the scenario's name only if the file has a scenario for
+    /// each of several machines.
     pub family: String,
     /// One line about it.
     pub description: String,
@@ -129,20 +127,20 @@ pub struct Scenario {
     pub tier: Tier,
     /// The kernel's configuration.
     pub config: Config,
-    /// What it does with it.
+    /// What it does with the kernel.
     pub kind: Kind,
 }
 
 /// What a scenario does with its kernel.
 #[derive(Clone, Debug)]
 pub enum Kind {
-    /// It boots, and tests run.
+    /// Boots it and runs tests.
     Boot(Box<Trial>),
-    /// Folders of it are compiled.
+    /// Compiles some of its folders.
     Compile {
         /// Each with a `/` at its end.
         folders: Vec<String>,
-        /// With what.
+        /// The compiler.
         compiler: Compiler,
     },
 }
@@ -150,7 +148,7 @@ pub enum Kind {
 /// All scenarios in the repository `root`, by name.
 ///
 /// # Errors
-/// When a file cannot be read (exit code 2) or says something that it must not (64).
+/// When a file cannot be read (exit code 2) or is wrong (64).
 pub fn load(root: &Path) -> Result<BTreeMap<String, Scenario>> {
     let folder = root.join(FOLDER);
     let known = tests_in(&root.join(TESTS))?;
@@ -166,21 +164,21 @@ pub fn load(root: &Path) -> Result<BTreeMap<String, Scenario>> {
             Error::usage(format!("{show}{why}; correct the file"))
         };
         for mut scenario in parse(&name, &text, &known).map_err(wrong)? {
-            // Named after the first scenario that has it, as others with the same lines share it.
+            // Named after the first scenario that has it: others with the same lines share it.
             let compiled = matches!(scenario.kind, Kind::Compile { .. });
             let same = |other: &&Scenario| !compiled && other.config.lines == scenario.config.lines && other.boots();
             if let Some(other) = all.values().find(same) {
                 scenario.config.name.clone_from(&other.config.name);
             }
             if let Some(other) = all.insert(scenario.name.clone(), scenario) {
-                return Err(wrong(format!(": there is another scenario `{}`", other.name)));
+                return Err(wrong(format!(": another scenario is called `{}`", other.name)));
             }
         }
     }
     Ok(all)
 }
 
-/// The names of the test scripts in `folder`, in order; none if there is no such folder.
+/// The names of the test scripts in `folder`, in order; none if the folder does not exist.
 ///
 /// # Errors
 /// When it cannot be read (exit code 2).
@@ -200,7 +198,7 @@ fn parse(name: &str, text: &str, known: &[String]) -> Result<Vec<Scenario>, Stri
     let file: File = toml_file::parse(text)?;
     let say = |why: String| format!(": {why}");
     if !name.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-') {
-        return Err(say("the name of a scenario has small letters, digits and `-` only".to_owned()));
+        return Err(say("the name of a scenario may have lower-case letters, digits and `-` only".to_owned()));
     }
     if file.description.trim().is_empty() || file.description.contains('\n') {
         return Err(say("description must be one line".to_owned()));
@@ -219,7 +217,7 @@ fn parse(name: &str, text: &str, known: &[String]) -> Result<Vec<Scenario>, Stri
                 || !file.require.is_empty()
             {
                 return Err(say(
-                    "each, tests, except, append and require need a machine, and it has compile".to_owned()
+                    "each, tests, except, append and require need a machine, but the file has compile".to_owned()
                 ));
             }
             if compile.folders.is_empty() || compile.folders.iter().any(|f| !f.ends_with('/') || f.starts_with('/')) {
@@ -288,7 +286,7 @@ fn parse(name: &str, text: &str, known: &[String]) -> Result<Vec<Scenario>, Stri
 }
 
 impl EachFile {
-    /// The machine in each of its forms.
+    /// The machine with each combination of values.
     fn machines(&self, machine: &MachineFile) -> Vec<MachineFile> {
         let mut all = vec![machine.clone()];
         let vary = |all: &mut Vec<MachineFile>, change: &dyn Fn(&MachineFile) -> Vec<MachineFile>| {
@@ -304,7 +302,7 @@ impl EachFile {
     }
 }
 
-/// The lines of a config fragment, without blanks and comments.
+/// The lines of a config fragment, without blank lines and comments.
 fn config_lines(text: &str) -> Result<String, String> {
     let mut lines = String::new();
     for line in text.lines().map(str::trim).filter(|l| !l.is_empty()) {
@@ -326,7 +324,7 @@ fn config_lines(text: &str) -> Result<String, String> {
 }
 
 impl MachineFile {
-    /// A machine of the model `name`, or `NAME-sbi`, with what every machine has.
+    /// A machine of the model `name`, or `NAME-sbi`, with the defaults.
     pub fn named(name: &str) -> Self {
         let (model, irq) = match name.strip_suffix("-sbi") {
             Some(model) => (model, Some(IrqFile::Sbi)),
@@ -338,7 +336,7 @@ impl MachineFile {
     /// The machine.
     ///
     /// # Errors
-    /// What is wrong with it, for a message.
+    /// What is wrong with it.
     pub fn machine(&self) -> Result<Machine, String> {
         let mut model = models::find(&self.model).map_err(|e| e.message)?;
         models::properties(&self.cpu)?;
@@ -364,12 +362,12 @@ impl MachineFile {
 }
 
 impl Scenario {
-    /// Whether it boots anything.
+    /// Whether it boots at all.
     pub fn boots(&self) -> bool {
         matches!(self.kind, Kind::Boot(_))
     }
 
-    /// Whether this is its name, or that of its file.
+    /// Whether `name` is its name, or that of its file.
     pub fn is_called(&self, name: &str) -> bool {
         [&self.name, &self.family].iter().any(|own| *own == name)
     }
@@ -379,9 +377,9 @@ impl Scenario {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "lowercase")]
 pub enum Tier {
-    /// What a person waits for.
+    /// Short enough to wait for.
     Quick,
-    /// What CI runs on a change.
+    /// CI runs this for each change.
     Ci,
     /// Everything: hours.
     #[default]
@@ -401,14 +399,14 @@ impl fmt::Display for Tier {
 /// The selected scenarios or controls.
 #[derive(Clone, Debug)]
 pub enum Which {
-    /// Those of a tier of `make check`.
+    /// All of a tier of `make check`.
     Tier(Tier),
-    /// These; none is the same as all.
+    /// These; an empty list selects all.
     Named(Vec<String>),
 }
 
-/// The selected scenarios, in the order in which they run: those with one kernel together,
-/// and first those with the kernel that everybody has.
+/// The selected scenarios, in the order in which they run: those with one kernel together, and those
+/// with the default kernel first.
 ///
 /// # Errors
 /// As [`load`], and when a name is unknown (exit code 64).

@@ -11,10 +11,10 @@ use crate::console::log::Line;
 use crate::ground::error::Error;
 use regex_lite::Regex;
 
-/// A boot that came to an end, whatever end.
+/// A boot that has ended, in whatever way.
 #[derive(Debug)]
 pub struct Booted {
-    /// The machine's side.
+    /// QEMU's side.
     pub run: Run,
     /// The results on its console.
     pub report: Report,
@@ -25,15 +25,15 @@ pub struct Booted {
 /// What was seen of a test.
 #[derive(Clone, Debug, Default)]
 pub struct TestSeen<'a> {
-    /// Its own result and what it said about it.
+    /// Its own result, and the reason that it gave.
     pub result: Option<(Status, Option<String>)>,
-    /// What it counted: touches of new mappings, and other checks.
+    /// Touches of new mappings and other checks that it counted.
     pub work: Option<u64>,
-    /// What must not have been on the console while it ran.
+    /// Forbidden messages on the console while it ran.
     pub forbidden: Vec<Found>,
-    /// All of the console while it ran, or from the guest being ready if it is the first.
+    /// The console while it ran; for the first test, from the guest being ready.
     pub messages: &'a [Line],
-    /// What it said itself.
+    /// Its own diagnostics.
     pub notes: Vec<String>,
     /// How long it took.
     pub seconds: f64,
@@ -42,28 +42,28 @@ pub struct TestSeen<'a> {
 /// What was seen of a boot.
 #[derive(Clone, Debug)]
 pub struct BootSeen<'a> {
-    /// How it ended; the message if it never began.
+    /// How it ended, or why it never began.
     pub end: Result<End, String>,
     /// Whether the guest got as far as running tests.
     pub ready: bool,
     /// The tests in order.
     pub tests: Vec<TestSeen<'a>>,
-    /// What the machine counted.
+    /// The machine's counters.
     pub counters: Result<Option<Counters>, String>,
-    /// The message that ended it.
+    /// The message that ended the boot.
     pub headline: Option<String>,
     /// The console from that message on.
     pub report: &'a [Line],
-    /// The console up to the guest being ready.
+    /// The console until the guest was ready.
     pub boot: &'a [Line],
-    /// What of [`Trial::require`] the console does not have.
+    /// Patterns of [`Trial::require`] that the console lacks.
     pub lacking: Vec<String>,
     /// What is wrong with the results as a whole.
     pub problem: Option<String>,
 }
 
 impl<'a> BootSeen<'a> {
-    /// Picks out what matters for judging `trial`.
+    /// Collects what matters for judging `trial`.
     pub fn of(booted: &'a Booted, trial: &Trial) -> Self {
         let (run, report) = (&booted.run, &booted.report);
         let lines = run.log.lines.as_slice();

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 
 use crate::trial::verdict::Count;
 
-/// Words that mean something to a reader of KTAP where a reason starts with one.
+/// Words that KTAP readers take for a directive if a reason starts with one.
 const DIRECTIVES: [&str; 6] = ["SKIP", "TODO", "XFAIL", "XPASS", "TIMEOUT", "ERROR"];
 
 /// Counts checks, and prints each as a numbered line of KTAP; the plan comes last.
@@ -15,13 +15,13 @@ pub struct Tally {
     pub count: Count,
     results: usize,
     names: BTreeSet<String>,
-    /// What would be printed, if it is kept instead.
+    /// The output, if it is kept instead of printed.
     kept: Option<String>,
     begun: bool,
 }
 
 impl Tally {
-    /// One that prints nothing: [`Tally::text`] has it all.
+    /// A tally that prints nothing: [`Tally::text`] has it all.
     pub fn kept() -> Self {
         Self { kept: Some(String::new()), ..Self::default() }
     }
@@ -54,24 +54,24 @@ impl Tally {
         self.count.skipped += 1;
     }
 
-    /// Says something about the next result, or about all of them.
+    /// Comments on the next result, or on all of them.
     pub fn note(&mut self, text: &str) {
         self.line(&format!("# {}", one_line(text)));
     }
 
-    /// Quotes what a program said, line by line.
+    /// Quotes a program's output, line by line.
     pub fn quote(&mut self, text: &str) {
-        // The bar keeps results among it from being read as results of this level.
+        // The bar keeps quoted results from being read as results of this level.
         text.lines().for_each(|line| self.line(format!("#   | {line}").trim_end()));
     }
 
-    /// Ends the list with its plan. The caller prints the count, should it be wanted.
+    /// Ends the list with its plan. The caller may print the count.
     pub fn finish(&mut self) -> Count {
         self.line(&format!("1..{}", self.results));
         self.count
     }
 
-    /// Everything that was said; empty if it was printed.
+    /// The output; empty if it was printed.
     pub fn text(&self) -> &str {
         self.kept.as_deref().unwrap_or_default()
     }
@@ -82,7 +82,7 @@ impl Tally {
         self.line(&format!("{verdict} {} {name}{directive}", self.results));
     }
 
-    /// The name on one line; a name that was there before gets a number.
+    /// The name on one line; a repeated name gets a number.
     fn unique(&mut self, name: &str) -> String {
         // `#` would begin a directive.
         let name = one_line(name).replace('#', "\\#");
@@ -109,7 +109,7 @@ impl Tally {
     }
 }
 
-/// `text` with every run of blanks and line ends made one blank.
+/// `text` with every run of white space replaced by one space.
 pub fn one_line(text: &str) -> String {
     text.split_whitespace().collect::<Vec<_>>().join(" ")
 }

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-only
-//! A verdict, and the count of many.
+//! A verdict, and a count of verdicts.
 
 use std::fmt;
 
@@ -18,12 +18,12 @@ pub enum Verdict {
     Fail,
     /// Too little was observed to tell.
     Error,
-    /// It was not tried, for a reason that is given.
+    /// It was not tried, for the given reason.
     Skip,
 }
 
 impl Verdict {
-    /// As it is printed.
+    /// The printed name.
     pub fn name(self) -> &'static str {
         match self {
             Self::Pass => "PASS",
@@ -44,16 +44,16 @@ impl Verdict {
     }
 }
 
-/// What a run of checks came to.
+/// Counts the results of checks.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Count {
-    /// Did what was expected.
+    /// Gave the expected result.
     pub passed: usize,
-    /// Did something else, or could not be judged.
+    /// Gave another result, or could not be judged.
     pub failed: usize,
     /// How many of `failed` could not be judged.
     pub errors: usize,
-    /// Was not run, for a reason that was given.
+    /// Were not run, for the given reason.
     pub skipped: usize,
 }
 
@@ -79,7 +79,7 @@ impl Count {
         }
     }
 
-    /// The process's exit code. No check at all is an error.
+    /// The process's exit code. Zero checks are an error.
     pub fn exit(&self) -> Exit {
         match *self {
             Self { failed, errors, .. } if failed > errors => Exit::Failed,
@@ -91,7 +91,7 @@ impl Count {
     }
 }
 
-/// The line that ends a run of checks.
+/// The last line of a run of checks.
 impl fmt::Display for Count {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { passed, failed, skipped, .. } = self;

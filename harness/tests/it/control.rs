@@ -99,14 +99,14 @@ fn what_a_run_says_and_what_it_takes_from_its_scenario() {
 fn a_wrong_file_is_one_line_and_64() {
     let test = "test = \"test-ipi.sh\"\n";
     for (text, word) in [
-        (one("observe = \"death\"\n"), "\"death\" is none of stack-overflow, oops"),
-        (one("observe = [\"hang\", 1]\n"), "1 is none of"),
+        (one("observe = \"death\"\n"), "\"death\" is not one of stack-overflow, oops"),
+        (one("observe = [\"hang\", 1]\n"), "1 is not one of"),
         (one("machine = { model = \"stale\", speed = 1 }\nobserve = \"boot-death\"\n"), "speed"),
         (one("machine = 1\nobserve = \"boot-death\"\n"), "machine"),
         (one("observe = []\n"), "observe is empty"),
         (one("observe = \"pass\"\n"), "pass needs a test"),
         (one(&format!("{test}observe = \"pass\"\ntext = \"a\"\n")), "neither symbol nor text"),
-        (one(&format!("{test}observe = [\"pass\"]\n")), "\"pass\" is none of"),
+        (one(&format!("{test}observe = [\"pass\"]\n")), "\"pass\" is not one of"),
         (one(&format!("{test}observe = \"oops\"\n")), "oops needs symbol"),
         (one(&format!("{test}observe = \"warning\"\n")), "need text"),
         (one(&format!("{test}observe = \"panic\"\n")), "need text"),
@@ -122,8 +122,8 @@ fn a_wrong_file_is_one_line_and_64() {
         (one(&"observe = \"boot-death\"\n[[control.run]]\n".repeat(2)), "observe"),
         (one("observe = \"boot-death\"\n[[control.run]]\nobserve = \"boot-death\"\n"), "two runs"),
         (one("").replace("[[control.run]]\n", ""), "no run"),
-        (one("observe = \"boot-death\"\n").replace("name = \"a\"", "name = \"b\""), "a.patch is no control"),
-        (one("observe = \"boot-death\"\n").repeat(2), "two of that name"),
+        (one("observe = \"boot-death\"\n").replace("name = \"a\"", "name = \"b\""), "has the name of a.patch"),
+        (one("observe = \"boot-death\"\n").repeat(2), "another control has the same name"),
         (one("observe = \"boot-death\"\n").replace("about a", ""), "what must be one line"),
         (one("observe = \"boot-death\"\n").replace("name = \"a\"", "name = \"A\""), "small letters"),
     ] {
