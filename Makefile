@@ -39,7 +39,7 @@ help:
 	@echo 'make check         run the tests: tool, series, demo, scenarios, controls; the last line counts them'
 	@echo 'make check         TIER=ci adds what CI runs, TIER=full everything: hours; ONLY=run,hunt; SHARD=1/4'
 	@echo 'make run           run scenarios: SCENARIO="sv39 lockdep", or all; harness/lazymap run --list'
-	@echo 'make controls      run kernels broken on purpose, each of which must be caught: CONTROL="..."'
+	@echo 'make controls      run kernels broken on purpose; each must be caught: CONTROL="..."'
 	@echo 'make hunt          find where a kernel relies on a missing fence: HUNT="--tree base --scenario kasan-vmalloc"'
 	@echo 'make cost          count the instructions that the series costs and compare them with harness/cost.toml'
 	@echo 'make series        regenerate patches/ from the sources and the commits in the work tree'
@@ -52,7 +52,7 @@ help:
 	@echo 'make clean         remove what was built; keep downloads and the kernel tree'
 	@echo 'make distclean     remove everything that was generated'
 	@echo
-	@echo 'KSRC=path   use that kernel tree (git clone or unpacked tarball); it is never written to'
+	@echo 'KSRC=path   use that kernel tree (git clone or unpacked tarball); never written to'
 	@echo 'OUT=path    folder for everything generated [out]'
 	@echo 'BASE=7.2    kernel version, one of those in base.toml [7.3; make series: each]'
 	@echo

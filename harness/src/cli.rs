@@ -50,7 +50,7 @@ struct Global {
     /// Folder for everything generated [default: out in the repository]
     #[arg(long, global = true, value_name = "DIR", value_parser = path(), env = "LAZYMAP_OUT", hide_env_values = true)]
     out: Option<PathBuf>,
-    /// A kernel tree to use instead of the distribution's; it is never written to
+    /// A kernel tree to use instead of the distribution's; never written to
     #[arg(long, global = true, value_name = "DIR", value_parser = path(), env = "KSRC", hide_env_values = true)]
     ksrc: Option<PathBuf>,
     /// The kernel version to work with, one of those in base.toml [default: the first]
@@ -63,7 +63,7 @@ struct Global {
 
 #[derive(Subcommand, Clone, Debug)]
 enum Verb {
-    /// Sets up what is missing, builds, boots both kernels on both machines, prints the table
+    /// Sets up what is missing, builds, boots both kernels on both machines, and prints the table
     Demo,
     /// Runs the tests: the tool, the patches, the machine, the demo's matrix, scenarios, controls and
     /// hunts; the last line counts them
@@ -74,7 +74,7 @@ enum Verb {
         /// Only these parts [default: all]
         #[arg(long, value_name = "PARTS", value_enum, value_delimiter = ',')]
         only: Vec<Part>,
-        /// The I-th of N shares of the work, for runs side by side
+        /// The I-th of N shares of the work, for parallel runs
         #[arg(long, value_name = "I/N", default_value_t)]
         shard: Shard,
     },
@@ -82,7 +82,7 @@ enum Verb {
     Run {
         /// Their names [default: all]
         scenario: Vec<String>,
-        /// Lists them and runs none
+        /// Lists them and runs nothing
         #[arg(long)]
         list: bool,
         /// Prints what would be done, with QEMU's command line
@@ -95,23 +95,23 @@ enum Verb {
         #[arg(long)]
         full: bool,
     },
-    /// Runs kernels that are broken on purpose, each of which must be caught
+    /// Runs kernels that are broken on purpose; each one must be caught
     Controls {
         /// Their names [default: all]
         control: Vec<String>,
-        /// Lists them and runs none
+        /// Lists them and runs nothing
         #[arg(long)]
         list: bool,
         /// Prints what would be done, with QEMU's command line
         #[arg(long)]
         dry_run: bool,
     },
-    /// Boots a kernel, any kernel, on harts that remember invalid translations, and reports each page
-    /// fault that comes of it: who mapped, who touched, and whether the kernel got over it
+    /// Boots any kernel on harts that remember invalid translations, and reports each page
+    /// fault that results: who mapped, who touched, and whether the kernel survived it
     #[command(after_help = hunt::EXIT_CODES)]
     Hunt(Box<hunt::Args>),
-    /// Writes the patches anew from the sources and the commits in the work tree, for each base or
-    /// the one that is named
+    /// Writes the patches from the sources and the commits in the work tree, for each base or the
+    /// selected one
     Series,
     /// Checks that the patches are up to date, apply and have no style problems
     SeriesCheck {
@@ -121,9 +121,9 @@ enum Verb {
     },
     /// Builds the two kernels and their test modules, and boots nothing
     Kernels,
-    /// Builds the machine model only
+    /// Builds only the machine model
     Qemu,
-    /// Runs the litmus files of the protocol with herd7, which is fetched if it is not there
+    /// Runs the litmus files of the protocol with herd7, which is downloaded if missing
     Litmus,
     /// Boots a guest with the terminal as its console; Ctrl-A X ends it
     Shell {
@@ -143,7 +143,7 @@ enum Verb {
     },
     /// Prints the man page
     Man,
-    /// Checks what the host must have, and says what was found
+    /// Checks what the host must have, and prints what was found
     Host {
         /// Installs nothing, not even as root
         #[arg(long)]
@@ -151,8 +151,8 @@ enum Verb {
     },
 }
 
-/// Ends the tool quietly when nobody reads what it prints any more, as `lazymap demo | head` does;
-/// `println!` and `eprintln!` would panic.
+/// Ends the tool quietly when nobody reads its output any more, as in `lazymap demo | head`; `println!`
+/// and `eprintln!` would panic.
 fn end_on_closed_pipe() {
     let usual = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |info| {
@@ -173,7 +173,7 @@ pub fn main() -> ExitCode {
         Err(error) => Err(error),
     };
     if exit.is_err() {
-        // Ctrl-C reaches git and the like at the same moment: it, not their end, is the news.
+        // Ctrl-C also ends git and other children: report the interrupt, not their failure.
         thread::sleep(Duration::from_millis(50));
         cmd::park_if_interrupted();
     }
@@ -200,16 +200,16 @@ fn parse() -> Result<Option<(Options, Verb, bool)>> {
         }
         Err(e) => {
             let text = e.to_string();
-            // A line that ends in a colon needs the one after it.
+            // A line that ends in a colon is incomplete without the next.
             let mut lines = text.lines().map(str::trim);
             let mut what = lines.next().unwrap_or_default().trim_start_matches("error: ").to_owned();
             if what.ends_with(':') {
                 what = format!("{what} {}", lines.next().unwrap_or_default());
             }
-            return Err(Error::usage(format!("{what}; `lazymap --help` shows what there is")));
+            return Err(Error::usage(format!("{what}; `lazymap --help` lists the options")));
         }
     };
-    // A variable that is set but empty counts as not set.
+    // An empty variable counts as unset.
     let given = |path: Option<PathBuf>| path.filter(|p| !p.as_os_str().is_empty());
     let root = match given(cli.global.root) {
         Some(root) => absolute(&root)?,
@@ -220,16 +220,16 @@ fn parse() -> Result<Option<(Options, Verb, bool)>> {
         None => root.join("out"),
     };
     if out.as_os_str().as_encoded_bytes().iter().any(|b| b.is_ascii_whitespace() || *b == b':') {
-        // Kbuild and make cannot do with such a name.
+        // Kbuild and make cannot handle such a name.
         return Err(Error::usage(format!(
-            "{}: no build works in a folder with a blank or colon in its name; \
-             check out elsewhere or give another with OUT=",
+            "{}: builds do not work in a folder with a blank or colon in its name; \
+             check out elsewhere or give another folder with OUT=",
             out.display()
         )));
     }
     let base = Base::load(&root)?;
     let named = cli.global.base.filter(|b| !b.is_empty());
-    // Without a version what is about the patches alone is about those of each.
+    // Without a version, verbs about the patches alone handle every base.
     let every_base = named.is_none();
     let base = match named {
         Some(version) => base.choose(&version)?,
@@ -242,8 +242,8 @@ fn parse() -> Result<Option<(Options, Verb, bool)>> {
 }
 
 fn dispatch(options: &Options, verb: Verb, every_base: bool) -> Result<u8> {
-    // What only looks needs neither the lock nor anything in the folder, and a wrong name should not
-    // be found out after a download.
+    // Verbs that only look need neither the lock nor anything in the folder. A wrong name is
+    // reported before anything is downloaded.
     match verb {
         Verb::Run { list: true, .. } => return run::list(&options.root).map(|()| Exit::Pass as u8),
         Verb::Run { scenario, dry_run: true, .. } => {
@@ -270,7 +270,7 @@ fn dispatch(options: &Options, verb: Verb, every_base: bool) -> Result<u8> {
     work().map(|exit| exit as u8)
 }
 
-/// What a verb does once the lock is held, with everything checked that can be without it.
+/// Runs a verb with the lock held; everything that needs no lock has been checked.
 type Work<'a> = Box<dyn FnOnce() -> Result<Exit> + 'a>;
 
 fn prepared(options: &Options, verb: Verb, every_base: bool) -> Result<Work<'_>> {
@@ -283,7 +283,7 @@ fn prepared(options: &Options, verb: Verb, every_base: bool) -> Result<Work<'_>>
         Verb::Check { tier, only, shard } => {
             let plan = Plan::new(options, tier, &only, shard)?;
             Box::new(move || {
-                // The tool's own tests need git and the like, too.
+                // The tool's own tests need git and other programs, too.
                 host::for_series(options)?;
                 Ok(check::run(options, &plan)?.exit())
             })
@@ -357,7 +357,7 @@ fn prepared(options: &Options, verb: Verb, every_base: bool) -> Result<Work<'_>>
             }
             Ok(Exit::Pass)
         }),
-        // Done by now.
+        // Already handled.
         Verb::Completions { .. } | Verb::Man => Box::new(|| Ok(Exit::Pass)),
     })
 }
@@ -376,16 +376,16 @@ fn printed(rows: &[Row]) -> Count {
     count
 }
 
-/// The nearest folder with a `base.toml`, from the current one upwards.
+/// The nearest folder with a `base.toml`, from the current folder upwards.
 fn find_root() -> Result<PathBuf> {
     let here = std::env::current_dir().map_err(|e| Error::could_not(format!("no current folder: {e}")))?;
     here.ancestors()
         .find(|dir| dir.join("base.toml").is_file())
         .map(Path::to_path_buf)
-        .ok_or_else(|| Error::usage(format!("{} is in no checkout of the project; give --root", here.display())))
+        .ok_or_else(|| Error::usage(format!("{} is not in a checkout of the project; give --root", here.display())))
 }
 
-/// Unlike clap's own parser of paths takes an empty one, which stands for "not given".
+/// Unlike clap's own path parser, takes an empty path, which means "not given".
 fn path() -> impl TypedValueParser<Value = PathBuf> {
     OsStringValueParser::new().map(PathBuf::from)
 }

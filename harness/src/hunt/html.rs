@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only
-//! The report as a page to look at: one file that needs no other.
+//! The report as a self-contained HTML page.
 //!
-//! The page has the JSON report in it and draws from that; see `page.html`.
+//! The page contains the JSON report and renders it; see `page.html`.
 
 use super::report::Report;
 
@@ -15,7 +15,7 @@ const MARK: &str = "/*REPORT*/null";
 /// # Errors
 /// When the report cannot be written as JSON.
 pub fn page(report: &Report) -> serde_json::Result<String> {
-    // A console can have any text in it, and `</script>` would end the script in any string.
+    // A console can contain any text, and `</script>` would end the script even inside a string.
     let json = serde_json::to_string(report)?.replace('<', "\\u003c");
     Ok(PAGE.replacen(MARK, &json, 1))
 }

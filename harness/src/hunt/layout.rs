@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only
 //! Which part of the kernel's address space an address is in.
 //!
-//! The kernel prints its layout if it has `CONFIG_DEBUG_VM`. Otherwise it is that of
+//! The kernel prints its layout if it has `CONFIG_DEBUG_VM`. Otherwise use the one of
 //! Documentation/arch/riscv/vm-layout.rst (7.3) for the address translation in use; within the last
 //! 4 GiB, modules end and the image begins where arch/riscv/include/asm/pgtable.h says
 //! (`MODULES_VADDR`, `MODULES_END`).
@@ -29,7 +29,7 @@ pub enum Mode {
 }
 
 impl Mode {
-    /// As `/proc/cpuinfo` has it.
+    /// The name in `/proc/cpuinfo`.
     pub fn name(self) -> &'static str {
         match self {
             Self::Sv39 => "sv39",
@@ -69,8 +69,8 @@ impl Mode {
         }
     }
 
-    /// The mode that has this kernel address; a higher one in the same region of two modes is taken for
-    /// that with fewer bits.
+    /// The mode that has this kernel address; if it is in the same region of two modes, the one with fewer
+    /// bits.
     fn of(addr: u64) -> Self {
         match addr {
             0xffff_ffc0_0000_0000.. => Self::Sv39,
@@ -88,13 +88,13 @@ pub struct Layout {
     regions: Vec<(u64, u64, &'static str)>,
     /// The pool of KFENCE.
     kfence: Option<(u64, u64)>,
-    /// Where it is from.
+    /// Where the layout comes from.
     source: &'static str,
 }
 
 impl Layout {
-    /// The layout of the kernel with this console; `addresses` are some that it used, and `image` is
-    /// where its image starts and ends.
+    /// The layout of the kernel with this console; `addresses` are some that it used, and `image` is where
+    /// its image starts and ends.
     pub fn new(console: &Log, addresses: impl Iterator<Item = u64>, image: Option<(u64, u64)>) -> Self {
         let said = console.lines.iter().find_map(|line| match line.text.strip_prefix("lazymap: mmu ")?.trim() {
             "sv39" => Some(Mode::Sv39),
@@ -102,7 +102,7 @@ impl Layout {
             "sv57" => Some(Mode::Sv57),
             _ => None,
         });
-        // Kernel addresses are used all over, so the lowest one tells how many bits there are.
+        // A kernel uses addresses everywhere, so the lowest one shows how many bits there are.
         let mode = said.unwrap_or_else(|| Mode::of(addresses.filter(|a| a >> 63 == 1).min().unwrap_or(u64::MAX)));
         let printed = printed(console);
         let kfence = console.lines.iter().find_map(|line| {
@@ -120,12 +120,12 @@ impl Layout {
         self.mode
     }
 
-    /// Where the layout is from, for a person.
+    /// Where the layout comes from, for the report.
     pub fn source(&self) -> &'static str {
         self.source
     }
 
-    /// What `addr` is in, such as `vmalloc` or `KASAN shadow of vmalloc`.
+    /// The region of `addr`, such as `vmalloc` or `KASAN shadow of vmalloc`.
     pub fn region(&self, addr: u64) -> String {
         if addr >> 63 == 0 {
             return "user".to_owned();
@@ -134,7 +134,7 @@ impl Layout {
             return "KFENCE pool (linear map)".to_owned();
         }
         match self.named(addr) {
-            // The shadow has a shadow, too: that of an address may even be for itself.
+            // The shadow has a shadow, too: an address may even be its own shadow.
             SHADOW if self.named(shadowed(addr)) == SHADOW => format!("{SHADOW} of {SHADOW}"),
             SHADOW => format!("{SHADOW} of {}", self.region(shadowed(addr))),
             name => name.to_owned(),
@@ -146,7 +146,7 @@ impl Layout {
         found.map_or("unknown", |(.., name)| name)
     }
 
-    /// What else is to be said of `addr`: for the KASAN shadow, the address that it is the shadow of.
+    /// More about `addr`: for the KASAN shadow, the address that it is the shadow of.
     pub fn detail(&self, addr: u64) -> Option<String> {
         self.region(addr).starts_with(SHADOW).then(|| format!("shadow of {:#x}", shadowed(addr)))
     }

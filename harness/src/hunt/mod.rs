@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0-only
 //! `lazymap hunt`: finds where a kernel relies on a fence that it did not execute.
 //!
-//! Any kernel boots on harts that remember invalid translations. QEMU traces each page fault that the
-//! page tables would not have caused (a *stale hit*), with all that led to it. [`trace`] reads that,
-//! [`symbols`] and [`layout`] give addresses names, [`verdict`] tells the hits that the kernel got over
-//! from the one that it died of, and [`report`] and [`html`] show it.
+//! Boots any kernel on harts that remember invalid translations. QEMU traces each page fault that the
+//! page tables do not justify (a *stale hit*), and what led to it. [`trace`] reads that, [`symbols`] and
+//! [`layout`] name addresses, [`verdict`] tells the hits that the kernel survived from the one that
+//! killed it, and [`report`] and [`html`] show it.
 
 pub mod html;
 pub mod layout;
@@ -53,35 +53,34 @@ const WORKLOAD: &[(&str, &str)] = &[
     ("bpf.sh", include_str!("../boot/guest/hunt/bpf.sh")),
     ("percpu.sh", include_str!("../boot/guest/hunt/percpu.sh")),
 ];
-/// A program of the workload's that is compiled here, if there is a compiler for it; otherwise the
-/// script that needs it is skipped.
+/// A program of the workload in C. Without a compiler for it, the script that needs it is skipped.
 const BPF: &str = include_str!("../boot/guest/hunt/bpf.c");
-/// How: for a guest without a C library.
+/// Its compiler flags: the guest has no C library.
 const CFLAGS: &str = "--target=riscv64-unknown-elf -march=rv64imac -mabi=lp64 -mno-relax -nostdlib -ffreestanding \
 -static -O1 -fuse-ld=lld";
-/// What each kernel gets on its command line: addresses on the console have to be those of the vmlinux
-/// and of the trace.
+/// On every kernel's command line: addresses on the console must be those of the vmlinux and of the
+/// trace.
 const ALWAYS: &str = "nokaslr no_hash_pointers";
 /// Longest silence on the console.
 const SILENCE: Duration = Duration::from_secs(120);
-/// How much of the trace is kept as it is, in bytes.
+/// How much of the raw trace is kept, in bytes.
 const MOST_RAW: usize = 64 << 20;
 
 /// Exit codes as `--help` shows them.
-pub const EXIT_CODES: &str = "Exit codes: 0 no stale hit killed the kernel; 1 one did; 2 something could not be had, \
-built or booted, or it is not certain what happened; 64 wrong usage; 130 interrupted";
+pub const EXIT_CODES: &str = "Exit codes: 0 no stale hit killed the kernel; 1 one did; 2 something could not be downloaded, \
+built or booted, or the result is uncertain; 64 wrong usage; 130 interrupted";
 
 /// What follows the verb.
 #[derive(clap::Args, Clone, Debug)]
 pub struct Args {
-    /// A kernel that was built elsewhere: its arch/riscv/boot/Image
+    /// A kernel built elsewhere: its arch/riscv/boot/Image
     #[arg(long, value_name = "IMAGE", conflicts_with = "tree")]
     kernel: Option<PathBuf>,
     /// The vmlinux of that kernel, for names of functions; with debug information also for lines
     #[arg(long, value_name = "ELF", requires = "kernel")]
     vmlinux: Option<PathBuf>,
-    /// An initramfs to boot with, which switches the machine off at its end [default: a workload of the
-    /// tool's own]
+    /// An initramfs to boot, which switches the machine off at its end [default: the tool's own
+    /// workload]
     #[arg(long, value_name = "FILE", requires = "kernel")]
     initrd: Option<PathBuf>,
     /// A folder with modules of that kernel, which the workload loads and unloads
@@ -90,7 +89,7 @@ pub struct Args {
     /// A kernel to build: `base` without any patch, `series`, or the name of a control
     #[arg(long, value_name = "NAME")]
     tree: Option<String>,
-    /// Configure it as this scenario is, and boot with the scenario's parameters
+    /// Use this scenario's configuration and kernel parameters
     #[arg(long, value_name = "NAME", requires = "tree")]
     scenario: Option<String>,
     /// The machine: a name in harness/models.toml, or that and `-sbi`
@@ -105,7 +104,7 @@ pub struct Args {
     /// Memory in MiB, at least 128
     #[arg(long, value_name = "MIB", default_value_t = Machine::MEMORY_MIB)]
     memory: u32,
-    /// More for the kernel's command line
+    /// More kernel parameters
     #[arg(long, value_name = "WORDS", default_value = "", allow_hyphen_values = true)]
     append: String,
     /// A folder with test-*.sh to run in the guest instead of the tool's own workload
@@ -114,7 +113,7 @@ pub struct Args {
     /// Where the report goes as JSON [default: NAME.json in out/hunt]
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
-    /// Where the report goes as a page to look at [default: NAME.html in out/hunt]
+    /// Where the report goes as an HTML page [default: NAME.html in out/hunt]
     #[arg(long, value_name = "FILE")]
     html: Option<PathBuf>,
     /// Longest run in seconds
@@ -131,10 +130,10 @@ enum KernelFrom {
     Tree { name: String, config: Config },
 }
 
-/// What [`run`] does, with everything checked that can be without building.
+/// What [`run`] does, checked as far as possible without building.
 #[derive(Clone, Debug)]
 pub struct Plan {
-    /// What its files are called.
+    /// The name of its files.
     pub name: String,
     from: KernelFrom,
     machine: Machine,
@@ -146,12 +145,12 @@ pub struct Plan {
 }
 
 impl Plan {
-    /// Looks at the command line.
+    /// Checks the command line.
     ///
     /// # Errors
     /// When it makes no sense (exit code 64), in one line.
     pub fn new(options: &Options, args: &Args) -> Result<Self> {
-        let usage = |why: String| Error::usage(format!("{why}; `lazymap hunt --help` shows what there is"));
+        let usage = |why: String| Error::usage(format!("{why}; `lazymap hunt --help` lists the options"));
         let mut file = MachineFile::named(&args.model);
         (file.harts, file.memory) = (Some(args.harts), Some(args.memory));
         file.cpu = args.cpu.clone();
@@ -217,19 +216,17 @@ impl Plan {
 /// What is hunted.
 #[derive(Clone, Debug)]
 pub struct Target {
-    /// What its files are called.
+    /// The name of its files.
     pub name: String,
-    /// What it is called.
+    /// The kernel's name.
     pub kernel: String,
-    /// Its `Image`.
     pub image: PathBuf,
     /// The ELF file with its symbols.
     pub vmlinux: Option<PathBuf>,
-    /// What runs in it.
+    /// What runs in the guest.
     pub guest: Workload,
-    /// The machine that it boots on.
     pub machine: Machine,
-    /// More for the kernel's command line.
+    /// More kernel parameters.
     pub append: String,
     /// How long it may take.
     pub limits: Limits,
@@ -238,7 +235,7 @@ pub struct Target {
 /// What runs in the guest.
 #[derive(Clone, Debug)]
 pub enum Workload {
-    /// An initramfs of the user's.
+    /// The user's initramfs.
     Initrd(PathBuf),
     /// The scripts with these names in a folder.
     Scripts(PathBuf, Vec<String>),
@@ -247,7 +244,7 @@ pub enum Workload {
 /// Hunts, prints the report, and writes it as JSON and HTML.
 ///
 /// # Errors
-/// When something cannot be built or booted, or the report not be written.
+/// When something cannot be built or booted, or the report cannot be written.
 pub fn run(options: &Options, plan: &Plan) -> Result<Exit> {
     let folder = options.place("hunt");
     fs::create_dir_all(&folder).map_err(|e| Error::io("create", &folder, e))?;
@@ -306,7 +303,7 @@ pub fn write(report: &Report, json: &Path, html: &Path) -> Result<()> {
     fs::write(html, page).map_err(|e| Error::io("write", html, e))
 }
 
-/// The folder with what runs in the guest, made anew; without `clang` nothing that is in C.
+/// Makes the folder with what runs in the guest; without `clang`, leaves out what is in C.
 fn workload(plan: &Plan, clang: Option<&str>, folder: &Path, modules: Option<&Path>) -> Result<Workload> {
     if let Some(given) = &plan.workload {
         let names = scenario::tests_in(given)?;
@@ -339,7 +336,7 @@ fn workload(plan: &Plan, clang: Option<&str>, folder: &Path, modules: Option<&Pa
     Ok(Workload::Scripts(all, WORKLOAD.iter().map(|(name, _)| (*name).to_owned()).collect()))
 }
 
-/// Compiles what the workload in `folder` has in C.
+/// Compiles the C part of the workload in `folder`.
 fn compile(clang: &str, folder: &Path) -> Result<()> {
     let source = folder.join("bpf.c");
     fs::write(&source, BPF).map_err(|e| Error::io("write", &source, e))?;
@@ -348,11 +345,11 @@ fn compile(clang: &str, folder: &Path) -> Result<()> {
     cmd::output(&mut command).map(drop)
 }
 
-/// Boots a kernel with the trace on, and tells what came of it. Console, command line and trace go to
+/// Boots a kernel with tracing, and reports the result. Console, command line and trace go to
 /// `FOLDER/NAME.*`.
 ///
 /// # Errors
-/// When it cannot be booted, the vmlinux not be read, or the trace makes no sense.
+/// When it cannot be booted, the vmlinux cannot be read, or the trace makes no sense.
 pub fn boot(bench: &Workbench, target: &Target, folder: &Path) -> Result<Report> {
     fs::create_dir_all(folder).map_err(|e| Error::io("create", folder, e))?;
     let name = &target.name;
@@ -405,7 +402,7 @@ pub fn boot(bench: &Workbench, target: &Target, folder: &Path) -> Result<Report>
     Ok(told(subject, &run, &story, &symbols, guest))
 }
 
-/// The report on a run that is over.
+/// The report on a finished run.
 fn told(subject: Subject, run: &Run, story: &Story, symbols: &Symbols, guest: Guest) -> Report {
     let death = verdict::death(&run.log, &run.reading);
     let (mut outcome, fates) = verdict::judge(story, &run.reading, death.as_ref(), guest, &run.log);
@@ -421,7 +418,7 @@ fn told(subject: Subject, run: &Run, story: &Story, symbols: &Symbols, guest: Gu
 fn doubts(run: &Run, story: &Story, subject: &Subject) -> Option<String> {
     match &run.counters {
         Err(why) => return Some(why.clone()),
-        Ok(None) => return Some("QEMU counted no stale hits".to_owned()),
+        Ok(None) => return Some("QEMU did not count stale hits".to_owned()),
         Ok(Some(counters)) if counters.stale_hits != story.total => {
             return Some(format!("QEMU counted {} stale hits and traced {}", counters.stale_hits, story.total));
         }
@@ -435,7 +432,7 @@ fn doubts(run: &Run, story: &Story, subject: &Subject) -> Option<String> {
     Some(format!("the workload {name} ended in {what}"))
 }
 
-/// A part of the workload and what came of it.
+/// A part of the workload and its result.
 fn result(case: &ktap::Case) -> (String, String) {
     let name = case.name.rsplit_once(": ").map_or(case.name.as_str(), |(_, name)| name);
     let reason = case.reason.as_ref().map(|r| format!(": {r}")).unwrap_or_default();
@@ -448,8 +445,8 @@ fn version(log: &Log) -> String {
     lines.next().map(|line| line.text.clone()).unwrap_or_default()
 }
 
-/// A pipe that QEMU writes its trace to. It is read while QEMU runs, as a hart that faults without end
-/// would fill the disk.
+/// A pipe that QEMU writes its trace to, read while QEMU runs: a hart that faults forever would fill
+/// the disk.
 struct TracePipe {
     fifo: PathBuf,
     /// Keeps the pipe open until QEMU has opened it, or never will.
@@ -458,7 +455,7 @@ struct TracePipe {
 }
 
 impl TracePipe {
-    /// Makes the pipe; what comes is also kept in `raw`, up to [`MOST_RAW`] bytes.
+    /// Makes the pipe; also copies what it reads to `raw`, up to [`MOST_RAW`] bytes.
     fn open(raw: &Path) -> Result<Self> {
         let fifo = raw.with_extension("fifo");
         let cannot = |e: rustix::io::Errno| Error::could_not(format!("cannot make the pipe {}: {e}", fifo.display()));
@@ -476,11 +473,11 @@ impl TracePipe {
         Ok(Self { fifo, held, reader })
     }
 
-    /// What came through it. QEMU has ended.
+    /// What came through the pipe, after QEMU has exited.
     fn finish(self) -> Result<Result<Story, String>> {
         drop(self.held);
         let read = self.reader.join().map_err(|_| Error::could_not("the trace could not be read"))?;
-        // It is of no use any more, whether or not it can be removed.
+        // It is no longer needed, whether or not it can be removed.
         let _ = fs::remove_file(&self.fifo);
         read
     }
@@ -493,7 +490,7 @@ fn read_pipe(source: File, copy: File, raw: &Path) -> Result<Result<Story, Strin
     loop {
         line.clear();
         let length = source.read_until(b'\n', &mut line).map_err(|e| Error::io("read", raw, e))?;
-        // QEMU may have been ended in the middle of a line.
+        // QEMU may have been killed in the middle of a line.
         if length == 0 || line.last() != Some(&b'\n') {
             break;
         }

@@ -12,9 +12,9 @@ use super::trace::{Access, Hit, Story};
 use super::verdict::{Death, Fate, Outcome};
 use crate::ground::table::{self, Align, Cell};
 
-/// Version of the schema: counts up when a field changes its meaning or goes.
+/// Version of the schema: bump it when a field changes its meaning or is removed.
 const SCHEMA: u32 = 1;
-/// Most hits in the report; which are left out is said in `counts`.
+/// Most hits in the report; `counts` has the number that is left out.
 const MOST: usize = 5000;
 /// Most functions of a call trace in the text.
 const CALLS: usize = 8;
@@ -24,9 +24,9 @@ const ROWS: usize = 24;
 /// What was hunted, and on what.
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct Subject {
-    /// What the kernel is called.
+    /// The kernel's name.
     pub kernel: String,
-    /// The kernel's own first line.
+    /// The kernel's first line on the console.
     pub version: String,
     /// The machine's name.
     pub machine: String,
@@ -34,7 +34,7 @@ pub struct Subject {
     pub cpu: String,
     /// Number of harts.
     pub harts: u32,
-    /// More on the kernel's command line than every guest gets.
+    /// Kernel parameters beyond those of every guest.
     pub append: String,
     /// QEMU's command line.
     pub command: String,
@@ -42,7 +42,7 @@ pub struct Subject {
     pub seconds: f64,
     /// How the run ended.
     pub end: String,
-    /// The workload's parts and what came of them.
+    /// The workload's parts and their results.
     pub workload: Vec<(String, String)>,
 }
 
@@ -51,11 +51,11 @@ pub struct Subject {
 pub struct Place {
     /// When, in virtual nanoseconds.
     pub time: i64,
-    /// Which hart; none if it is not known.
+    /// Which hart; `None` if unknown.
     pub hart: Option<u32>,
     /// The instruction.
     pub pc: u64,
-    /// It as `FUNCTION+OFFSET`.
+    /// The same as `FUNCTION+OFFSET`.
     pub at: String,
     /// The function, or the caller of a helper such as memset().
     pub by: String,
@@ -67,56 +67,56 @@ pub struct Place {
 /// A hit, with names.
 #[derive(Clone, Debug, Serialize)]
 pub struct HitReport {
-    /// Its place in the order of time, from 0.
+    /// Its index in order of time, from 0.
     pub index: usize,
     /// The access.
     #[serde(flatten)]
     pub touch: Place,
-    /// How.
+    /// The kind of access.
     pub access: Access,
     /// The address.
     pub addr: String,
-    /// What that is in.
+    /// The region of the address.
     pub region: String,
     /// More about the address.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub detail: Option<String>,
     /// The address space.
     pub asid: u64,
-    /// What became of it.
+    /// How it ended.
     pub fate: Fate,
     /// How many times it faulted in a row.
     pub repeats: u64,
-    /// When it did for the last time.
+    /// When it faulted for the last time.
     pub last: i64,
     /// The access that made the hart remember the PTE as invalid.
     pub read: Option<Place>,
     /// The address of that access.
     pub read_addr: Option<String>,
-    /// Fences of the hart from then to the hit, none of which was for this page.
+    /// Fences of the hart from then to the hit, none of them for this page.
     pub fences_between: Option<u64>,
     /// The store that made the PTE valid.
     pub store: Option<Place>,
     /// The last fence of the hart before the hit.
     pub fence: Option<Place>,
-    /// What that was for.
+    /// What that fence was for.
     pub fence_for: Option<String>,
-    /// The first access that was translated again.
+    /// The first access that was translated.
     pub end: Option<Place>,
-    /// Fences of the hart from the hit to then.
+    /// Fences of the hart from the hit until then.
     pub fences_after: Option<u64>,
 }
 
-/// Hits that were mapped by one function, touched by another, in one part of the address space.
+/// Hits with the same mapping function, touching function and region.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Group {
     /// The function that made the PTE valid.
     pub mapped_by: String,
-    /// What the address is in.
+    /// The region of the address.
     pub region: String,
     /// The function that touched it.
     pub touched_by: String,
-    /// What became of them.
+    /// How they ended.
     pub fate: Fate,
     /// How many hits.
     pub hits: u64,
@@ -124,7 +124,7 @@ pub struct Group {
     pub remote: u64,
     /// How many faults, with repetitions.
     pub faults: u64,
-    /// How the memory was accessed: the first hit.
+    /// The kind of access of the first hit.
     pub access: Access,
     /// The first hit, as an index.
     pub first: usize,
@@ -137,15 +137,15 @@ pub struct Counts {
     pub faults: u64,
     /// Hits: a fault and its repetitions are one.
     pub hits: usize,
-    /// Hits that the kernel got over.
+    /// Hits that the kernel survived.
     pub absorbed: usize,
-    /// Hits that it died of.
+    /// Hits that killed the kernel.
     pub killed: usize,
     /// Hits on pages that were not used again.
     pub open: usize,
     /// Hits whose PTE was made valid by an unknown hart.
     pub by_unknown: usize,
-    /// Hits that `hits` of the report does not have.
+    /// Hits that are not in the report's `hits`.
     pub left_out: usize,
 }
 
@@ -156,19 +156,19 @@ pub struct Report {
     pub schema: u32,
     /// What was hunted.
     pub subject: Subject,
-    /// What came of it.
+    /// The result.
     pub result: Outcome,
-    /// The report of the kernel itself, if it died.
+    /// The kernel's own report, if it died.
     pub death: Option<Death>,
     /// `sv39`, `sv48` or `sv57`.
     pub translation: &'static str,
-    /// Where the names of regions are from.
+    /// Where the names of regions come from.
     pub layout: &'static str,
     /// How many hits there were.
     pub counts: Counts,
-    /// The hits by who mapped and who touched; those that killed come first, then the most frequent.
+    /// The hits by who mapped and who touched; fatal ones first, then the most frequent.
     pub groups: Vec<Group>,
-    /// The hits in the order of time: those that did not end, and a share of the others.
+    /// The hits in order of time: those that did not end, and a sample of the others.
     pub hits: Vec<HitReport>,
 }
 
@@ -206,11 +206,11 @@ pub fn report(
     }
 }
 
-/// Which hits are told one by one: those without an end first, and of the others as many as there is
-/// room for, spread evenly.
+/// Which hits to list one by one: first those without an end, then a sample of the others, spread
+/// evenly.
 fn choose(fates: &[Fate]) -> Vec<usize> {
     let (mut kept, rest): (Vec<usize>, Vec<usize>) = (0..fates.len()).partition(|&at| fates[at] != Fate::Absorbed);
-    // The last ones say why a run ended.
+    // The last ones tell why a run ended.
     kept.sort_by_key(|&at| (fates[at], std::cmp::Reverse(at)));
     kept.truncate(MOST);
     let room = (MOST - kept.len()).min(rest.len());
@@ -220,7 +220,7 @@ fn choose(fates: &[Fate]) -> Vec<usize> {
 }
 
 fn function(symbols: &Symbols, layout: &Layout, pc: u64, ra: u64) -> String {
-    // Modules and BPF programs are not in the vmlinux: where they are has to do.
+    // Modules and BPF programs are not in the vmlinux: give their region instead.
     symbols.actor(pc, ra).map_or_else(|| format!("({})", layout.region(pc)), str::to_owned)
 }
 
@@ -345,7 +345,7 @@ impl Report {
     }
 }
 
-/// The story of a hit that killed the kernel.
+/// Explains a hit that killed the kernel.
 fn killer(hit: &HitReport) -> Vec<String> {
     let before = |then: i64| ago(hit.touch.time - then);
     let line = |place: &Place| place.line.as_ref().map(|l| format!(" ({l})")).unwrap_or_default();
@@ -395,7 +395,7 @@ fn killer(hit: &HitReport) -> Vec<String> {
     lines
 }
 
-/// A time span for a person.
+/// A time span for humans.
 fn ago(nanoseconds: i64) -> String {
     match nanoseconds {
         n if n < 10_000 => format!("{n} ns"),

@@ -12,7 +12,7 @@ use crate::ground::error::{Error, Result};
 
 type Lines = addr2line::Context<EndianRcSlice<LittleEndian>>;
 
-/// The symbols of a kernel; without a vmlinux there are none.
+/// The symbols of a kernel; empty without a vmlinux.
 #[derive(Default)]
 pub struct Symbols {
     /// Address, size or 0, and name, in the order of addresses; one for each address.
@@ -30,8 +30,8 @@ impl fmt::Debug for Symbols {
     }
 }
 
-/// Functions of which the caller says more than they do themselves. They call no others, so the return
-/// address is the caller's.
+/// Functions whose caller is more informative than they are. They call no others, so the return address
+/// is the caller's.
 const HELPERS: &[&str] = &[
     "memset",
     "memcpy",
@@ -53,11 +53,11 @@ impl Symbols {
     /// Reads `vmlinux`.
     ///
     /// # Errors
-    /// When it cannot be read, is no RISC-V ELF file, or has no functions (exit code 64).
+    /// When it cannot be read, is not a RISC-V ELF file, or has no functions (exit code 64).
     pub fn load(vmlinux: &Path) -> Result<Self> {
         let data = std::fs::read(vmlinux).map_err(|e| Error::io("read", vmlinux, e))?;
         let wrong = |why: &str| Error::usage(format!("{}: {why}; name the kernel's vmlinux", vmlinux.display()));
-        let file = object::File::parse(&*data).map_err(|e| wrong(&format!("no ELF file: {e}")))?;
+        let file = object::File::parse(&*data).map_err(|e| wrong(&format!("not an ELF file: {e}")))?;
         if file.architecture() != object::Architecture::Riscv64 {
             return Err(wrong("not for 64-bit RISC-V"));
         }
@@ -78,12 +78,12 @@ impl Symbols {
             }
             let code = matches!(symbol.kind(), SymbolKind::Text | SymbolKind::Label | SymbolKind::Unknown);
             let inside = symbol.section_index().is_some_and(|s| text.contains(&s));
-            // `$x` and `.L` are the assembler's own.
+            // `$x` and `.L` are the assembler's.
             if code && inside && !name.is_empty() && !name.starts_with(['$', '.']) {
                 functions.push((symbol.address(), symbol.size(), demangled(name)));
             }
         }
-        // Of several names for a function the one with a size comes first, and then the shortest.
+        // If a function has several names, prefer one with a size, then the shortest.
         functions.sort_by(|a, b| (a.0, b.1, a.2.len(), &a.2).cmp(&(b.0, a.1, b.2.len(), &b.2)));
         functions.dedup_by_key(|f| f.0);
         if functions.is_empty() {
@@ -93,7 +93,7 @@ impl Symbols {
         Ok(Self { functions, names, image: start.zip(end), lines })
     }
 
-    /// Symbols by hand: address, size, name; and where the image starts and ends.
+    /// Symbols from a list: address, size, name; and where the image starts and ends.
     pub fn from_list(list: &[(u64, u64, &str)], image: Option<(u64, u64)>) -> Self {
         let functions = list.iter().map(|&(address, size, name)| (address, size, name.to_owned())).collect();
         Self { functions, names: BTreeMap::new(), image, lines: None }
@@ -104,12 +104,12 @@ impl Symbols {
         self.image
     }
 
-    /// Address and size of the function or variable called `name`, as the file has it.
+    /// Address and size of the function or variable called `name`, as in the file.
     pub fn named(&self, name: &str) -> Option<(u64, u64)> {
         self.names.get(name).copied()
     }
 
-    /// The function that `pc` is in, and how far.
+    /// The function that `pc` is in, and the offset.
     pub fn find(&self, pc: u64) -> Option<(&str, u64)> {
         let at = self.functions.partition_point(|f| f.0 <= pc).checked_sub(1)?;
         let (start, size, name) = &self.functions[at];
@@ -145,12 +145,12 @@ impl Symbols {
     }
 }
 
-/// The name of a function as its source has it: those of Rust are mangled.
+/// The name of a function as in its source: Rust mangles them.
 pub fn demangled(name: &str) -> String {
     rustc_demangle::try_demangle(name).map_or_else(|_| name.to_owned(), |plain| format!("{plain:#}"))
 }
 
-/// What debug information a file has.
+/// A file's debug information.
 fn lines(file: &object::File<'_>) -> Option<Lines> {
     let section = |id: gimli::SectionId| -> Result<_, gimli::Error> {
         let data = file.section_by_name(id.name()).and_then(|s| s.uncompressed_data().ok()).unwrap_or_default();

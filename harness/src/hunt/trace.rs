@@ -1,18 +1,18 @@
 // SPDX-License-Identifier: GPL-2.0-only
-//! QEMU's trace of stale hits, put together to one story for each hit.
+//! QEMU's trace of stale hits, put together into one story per hit.
 //!
 //! The events are those of docs/system/riscv/invalid-cache.rst in the patched QEMU. They come from
-//! several threads: what belongs together is told by the fields `hart` and `hit`.
+//! several threads: the fields `hart` and `hit` say what belongs together.
 
 use std::collections::HashMap;
 
 use serde::Serialize;
 
-/// What the names of the events begin with.
+/// The prefix of the events' names.
 pub const PREFIX: &str = "riscv_invalid_cache_";
 /// The events that are read, for QEMU's `-trace`.
 pub const EVENTS: &str = "riscv_invalid_cache_stale_*";
-/// Most hits that are kept; later ones are only counted.
+/// At most this many hits are kept; later ones are only counted.
 pub const MOST: usize = 200_000;
 /// Bits of an address within a page.
 const PAGE_BITS: u32 = 12;
@@ -30,7 +30,7 @@ pub enum Access {
 }
 
 impl Access {
-    /// As it is printed.
+    /// The printed name.
     pub fn name(self) -> &'static str {
         match self {
             Self::Load => "load",
@@ -45,9 +45,9 @@ impl Access {
 pub struct Read {
     /// When.
     pub time: i64,
-    /// The access for which it read the page table.
+    /// The access for which the hart read the page table.
     pub pc: u64,
-    /// The address of that access: often a neighbour.
+    /// The address of that access: often a neighbouring page.
     pub addr: u64,
     /// The level of the table above the lowest.
     pub level: u32,
@@ -55,12 +55,12 @@ pub struct Read {
     pub fences: u64,
 }
 
-/// What made the PTE valid after that.
+/// What later made the PTE valid.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Store {
     /// When.
     pub time: i64,
-    /// Which hart; none if that is not known.
+    /// Which hart; `None` if unknown.
     pub by: Option<u32>,
     /// The store.
     pub pc: u64,
@@ -81,7 +81,7 @@ pub struct Fence {
     pub addr: u64,
     /// Its ASID operand.
     pub asid: u64,
-    /// The sum of 1 if it has an address, 2 if it has an ASID, and 4 for SINVAL.VMA.
+    /// The sum of 1 for an address, 2 for an ASID, and 4 for SINVAL.VMA.
     pub flags: u32,
 }
 
@@ -96,14 +96,14 @@ pub struct End {
     pub fences: u64,
 }
 
-/// An access that faulted although the page table had a valid PTE by then.
+/// An access that faulted although the PTE was already valid.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Hit {
     /// The hart.
     pub hart: u32,
-    /// Its number on this hart, from 1; of the last one, if it repeats.
+    /// Its number on this hart, from 1; the last number if it repeats.
     pub number: u64,
-    /// When, the first time.
+    /// When it faulted for the first time.
     pub time: i64,
     /// 0 for U-mode, 1 for S-mode.
     pub mode: u32,
@@ -113,7 +113,7 @@ pub struct Hit {
     pub addr: u64,
     /// The access.
     pub pc: u64,
-    /// The return address at that time, see [`Store::ra`].
+    /// The return address at that time; see [`Store::ra`].
     pub ra: u64,
     /// The address space.
     pub asid: u64,
@@ -121,15 +121,15 @@ pub struct Hit {
     pub fences: u64,
     /// How many times the same access of this hart faulted in a row.
     pub repeats: u64,
-    /// When it did for the last time.
+    /// When it faulted for the last time.
     pub last: i64,
     /// What made the hart remember the PTE as invalid.
     pub read: Option<Read>,
     /// What made the PTE valid.
     pub store: Option<Store>,
-    /// The last fence before.
+    /// The last fence before the hit.
     pub fence: Option<Fence>,
-    /// What ended it, if anything did.
+    /// What ended it, if anything.
     pub end: Option<End>,
 }
 
@@ -145,15 +145,15 @@ impl Hit {
     }
 }
 
-/// A trace as it is read.
+/// A trace while it is read.
 #[derive(Debug, Default)]
 pub struct Trace {
     hits: Vec<Hit>,
     /// By hart: the last hit.
     last: HashMap<u32, usize>,
-    /// By hart and number: hits that have no end yet.
+    /// By hart and number: hits without an end so far.
     open: HashMap<(u32, u64), usize>,
-    /// All hits, with repetitions and with those that are not kept.
+    /// All hits, including repetitions and those that are not kept.
     total: u64,
     left_out: u64,
     /// The first line that could not be read.
@@ -163,9 +163,9 @@ pub struct Trace {
 /// A trace that has been read.
 #[derive(Clone, Debug, Default)]
 pub struct Story {
-    /// The hits in the order of time.
+    /// The hits in order of time.
     pub hits: Vec<Hit>,
-    /// How many there were, with repetitions and with those that are not kept.
+    /// Number of hits, including repetitions and those that are not kept.
     pub total: u64,
     /// How many of these are not kept.
     pub left_out: u64,
@@ -193,7 +193,7 @@ impl<'a> Fields<'a> {
 }
 
 impl Trace {
-    /// Takes in a line; what is no event of this kind is left alone.
+    /// Reads a line; ignores anything but these events.
     pub fn line(&mut self, line: &str) {
         let Some((name, rest)) = line.strip_prefix(PREFIX).and_then(|l| l.split_once(' ')) else { return };
         let Some(name) = name.strip_prefix("stale_") else { return };
@@ -202,7 +202,7 @@ impl Trace {
         }
     }
 
-    /// Takes in an event; none if a field is missing or makes no sense.
+    /// Reads an event; `None` if a field is missing or invalid.
     fn event(&mut self, name: &str, fields: &Fields<'_>) -> Option<()> {
         let hart: u32 = fields.number("hart")?;
         let number: u64 = fields.number("hit")?;
@@ -212,7 +212,7 @@ impl Trace {
             return self.hit(hart, number, time, pc, fields);
         }
         let at = self.open.get(&(hart, number)).copied();
-        // Of a hit that is not kept, or that repeats one that is and has all this.
+        // The hit is not kept, or it repeats one that already has all this.
         let Some(hit) = at.and_then(|at| self.hits.get_mut(at)) else { return Some(()) };
         match name {
             "read" => {
@@ -286,13 +286,13 @@ impl Trace {
         Some(())
     }
 
-    /// What was read. The machine may have been stopped in the middle of a line, the last one.
+    /// What was read. If the machine was stopped in the middle of a line, it is the last one.
     ///
     /// # Errors
-    /// A line that makes no sense, if it is not the last: the trace is not that of this QEMU.
+    /// An invalid line that is not the last: the trace is not from this QEMU.
     pub fn finish(self) -> Result<Story, String> {
         if let Some(line) = self.problem {
-            return Err(format!("QEMU's trace has a line that makes no sense: `{line}`"));
+            return Err(format!("QEMU's trace has an invalid line: `{line}`"));
         }
         let (mut hits, total, left_out) = (self.hits, self.total, self.left_out);
         hits.sort_by_key(|hit| (hit.time, hit.hart));
@@ -306,7 +306,7 @@ impl Trace {
 /// As [`Trace::finish`].
 pub fn read(text: &str) -> Result<Story, String> {
     let mut trace = Trace::default();
-    // A line without an end was cut off.
+    // A line without a newline was cut off.
     let whole = text.rfind('\n').map_or("", |end| &text[..end]);
     whole.lines().for_each(|line| trace.line(line));
     trace.finish()

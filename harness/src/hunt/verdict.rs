@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0-only
-//! Tells the stale hits that a kernel got over from the one that killed it.
+//! Tells the stale hits that a kernel survived from the one that killed it.
 //!
-//! That the kernel died is what its console says; that a hit did it is certain only if the report on the
-//! console names the same access, or if the hit goes on without end. A death that no hit explains is no
-//! clean run, and no finding.
+//! The console says whether the kernel died. That a hit killed it is certain only if the report on the
+//! console names the same access, or if the hit never ends. A death that no hit explains is neither a
+//! clean run nor a finding.
 
 use regex_lite::Regex;
 use serde::Serialize;
@@ -13,27 +13,27 @@ use super::trace::{Hit, Story};
 use crate::console::end::{End, Reading};
 use crate::console::log::Log;
 
-/// A hit that faulted so often in a row never ended; a kernel that copes needs one or two tries.
+/// A hit that faults this often in a row never ends; a kernel that copes needs one or two tries.
 const ENDLESS: u64 = 1000;
-/// So many hits of one page, of the last [`RECENT`] of a hart, are a loop.
+/// This many hits on one page, out of a hart's last [`RECENT`], are a loop.
 const LOOP: usize = 8;
-/// How many hits of a hart are looked at for that.
+/// How many of a hart's last hits to search for a loop.
 const RECENT: usize = 256;
 
-/// What became of a hit.
+/// How a hit ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Fate {
     /// The kernel died of it.
     Killed,
-    /// The hart used the page later on: the kernel got over it.
+    /// The hart used the page later: the kernel survived it.
     Absorbed,
-    /// The hart did not use the page again: the access was given up, or the run ended first.
+    /// The hart did not use the page again: the access was abandoned, or the run ended first.
     Open,
 }
 
 impl Fate {
-    /// As it is printed.
+    /// The printed name.
     pub fn name(self) -> &'static str {
         match self {
             Self::Killed => "killed",
@@ -46,7 +46,7 @@ impl Fate {
 /// The registers and the call trace in a report on the console.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Death {
-    /// The message that it begins with.
+    /// Its first message.
     pub headline: String,
     /// Where it happened.
     pub epc: Option<u64>,
@@ -64,30 +64,30 @@ pub struct Death {
 pub enum Outcome {
     /// The kernel ran to the end of its workload.
     Survived,
-    /// It died, or hangs, of a stale hit.
+    /// A stale hit killed or hung it.
     Killed {
         /// Which, as an index into the hits.
         hit: usize,
-        /// How that is known.
+        /// How we know.
         how: String,
     },
-    /// It is not certain what happened.
+    /// The result is uncertain.
     Uncertain {
         /// Why.
         why: String,
     },
 }
 
-/// Whether the guest runs the tool's own init, whose marks a whole run leaves on the console.
+/// Whether the guest runs the tool's own init, which prints marks on the console.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Guest {
     /// It does.
     Own,
-    /// It has an initramfs of the user's.
+    /// It has the user's initramfs.
     Foreign,
 }
 
-/// Reads the report that `reading` found to have ended the run.
+/// Reads the report that ended the run according to `reading`.
 pub fn death(log: &Log, reading: &Reading) -> Option<Death> {
     let headline = reading.headline.as_ref()?;
     let lines: Vec<String> = log
@@ -119,7 +119,7 @@ pub fn death(log: &Log, reading: &Reading) -> Option<Death> {
     })
 }
 
-/// Judges a run: what came of it, and what of each hit.
+/// Judges a run: how it ended, and how each hit ended.
 pub fn judge(story: &Story, reading: &Reading, death: Option<&Death>, guest: Guest, log: &Log) -> (Outcome, Vec<Fate>) {
     let mut fates: Vec<Fate> =
         story.hits.iter().map(|hit| if hit.end.is_some() { Fate::Absorbed } else { Fate::Open }).collect();
@@ -136,7 +136,7 @@ fn outcome(story: &Story, reading: &Reading, death: Option<&Death>, guest: Guest
         End::Oops { headline } | End::Panic { headline } | End::StackOverflow { headline } => {
             match death.and_then(|death| culprit(&story.hits, death)) {
                 Some((hit, how)) => Outcome::Killed { hit, how },
-                None => uncertain(format!("the kernel died, and no stale hit is known to be why: {headline}")),
+                None => uncertain(format!("the kernel died, but not of a known stale hit: {headline}")),
             }
         }
         End::Hang(_) | End::Timeout(_) => match endless(&story.hits) {
@@ -144,10 +144,10 @@ fn outcome(story: &Story, reading: &Reading, death: Option<&Death>, guest: Guest
                 let how = format!("the access faulted {} times, up to the end of the run", story.hits[hit].repeats);
                 Outcome::Killed { hit, how }
             }
-            None => uncertain(format!("{}, and no stale hit explains it", reading.end)),
+            None => uncertain(format!("{}, but no stale hit explains it", reading.end)),
         },
         End::Finished => Outcome::Survived,
-        // It was switched off, and the marks that are missing are those of the tool's own init.
+        // It was switched off; only the marks of the tool's own init are missing.
         End::Incomplete { .. } if guest == Guest::Foreign && started_init(log) => Outcome::Survived,
         other => uncertain(other.to_string()),
     }
@@ -158,7 +158,7 @@ fn started_init(log: &Log) -> bool {
     log.lines.iter().any(|line| line.text.starts_with("Run ") && line.text.ends_with(" as init process"))
 }
 
-/// The hit that a report is about, and how that is known.
+/// The hit that a report is about, and how we know.
 fn culprit(hits: &[Hit], death: &Death) -> Option<(usize, String)> {
     let last = |matches: &dyn Fn(&Hit) -> bool| hits.iter().rposition(matches);
     if let (Some(epc), Some(badaddr)) = (death.epc, death.badaddr) {
@@ -173,14 +173,14 @@ fn culprit(hits: &[Hit], death: &Death) -> Option<(usize, String)> {
             return Some((hit, "the report on the console is about this page".to_owned()));
         }
     }
-    // The kernel got over the hit, and had lost its own return address or status by then: it went on with
-    // the instruction in a wrong mode, or without what it needs.
+    // The kernel survived the hit, but had lost its own return address or status by then: it continued
+    // at the instruction in the wrong mode, or without what it needs.
     if let Some(epc) = death.epc
         && let Some(hit) = last(&|h| h.pc == epc)
     {
         return Some((hit, "the kernel died at this instruction when it was run again".to_owned()));
     }
-    // Even if it ended at last: the kernel was at a place where it could not take a fault.
+    // Even if it finally ended: the kernel was at a place where it could not take a fault.
     if let Some(hit) = last(&|h| h.repeats >= ENDLESS) {
         return Some((hit, format!("the access faulted {} times in a row", hits[hit].repeats)));
     }
@@ -192,8 +192,8 @@ fn endless(hits: &[Hit]) -> Option<usize> {
     hits.iter().rposition(|hit| hit.end.is_none() && hit.repeats >= ENDLESS)
 }
 
-/// The first of several hits on one page, one inside the handling of the other, at the end of a hart's
-/// story.
+/// The first of several hits on one page at the end of a hart's story, each during the handling of the
+/// one before.
 fn looping(hits: &[Hit]) -> Option<(usize, String)> {
     let mut harts: Vec<u32> = hits.iter().map(|hit| hit.hart).collect();
     harts.sort_unstable();

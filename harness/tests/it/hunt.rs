@@ -140,7 +140,7 @@ fn a_death_that_no_hit_explains_is_no_finding() {
     let log = log.replace("ffffffff8056bed4", "ffffffff8056aed4").replace("ffebfffefffe5000", "ffebfffefffe7000");
     let report = hunted(&log, &trace, &Ending::Exited(0), Guest::Own);
     assert!(
-        matches!(&report.result, Outcome::Uncertain { why } if why.contains("no stale hit is known")),
+        matches!(&report.result, Outcome::Uncertain { why } if why.contains("not of a known stale hit")),
         "{:?}",
         report.result
     );
@@ -265,7 +265,7 @@ fn symbols_are_functions() {
     let file = dir.path().join("vmlinux");
     fs::write(&file, "text").unwrap();
     let error = Symbols::load(&file).unwrap_err();
-    assert!(error.message.contains("no ELF file"), "{error}");
+    assert!(error.message.contains("not an ELF file"), "{error}");
 }
 
 #[test]

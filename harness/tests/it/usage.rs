@@ -14,7 +14,7 @@ fn wrong_usage_is_64() {
     run(&["series", "--ksrc", "/nowhere"]).fails(64, &["leave KSRC out"]);
     said(lab.tool().env("BASE", "6.1").arg("demo")).fails(64, &["BASE=6.1", "for 7.3 only"]);
     said(lab.tool().env("LAZYMAP_OUT", "/tmp/a b").arg("demo")).fails(64, &["/tmp/a b", "OUT="]);
-    said(lab.tool().current_dir("/").arg("demo")).fails(64, &["no checkout", "--root"]);
+    said(lab.tool().current_dir("/").arg("demo")).fails(64, &["not in a checkout", "--root"]);
     said(lab.tool().env("LAZYMAP_DISK_MIB", "many").args(["host", "--no-install"]))
         .fails(64, &["LAZYMAP_DISK_MIB=many"]);
 }
