@@ -28,7 +28,7 @@ use crate::trial::verdict::{Count, Verdict};
 use crate::verbs::demo::{self, Kernels};
 use crate::verbs::{controls, cost, guest_check, hunt_check, litmus, machine_test, run as scenarios};
 
-/// CI is told when the tier `ci` takes longer, in seconds.
+/// Warn if the tier `ci` takes longer, in seconds.
 const CI_BUDGET: f64 = 50.0 * 60.0;
 
 /// A part of the check.
@@ -52,12 +52,12 @@ pub enum Part {
     Run,
     /// Kernels that are broken on purpose.
     Controls,
-    /// Hunts of which the result is known.
+    /// Hunts with a known result.
     Hunt,
 }
 
 impl Part {
-    /// All of them, in the order in which they run.
+    /// All parts, in the order in which they run.
     pub const ALL: [Self; 10] = [
         Self::Harness,
         Self::Litmus,
@@ -92,7 +92,7 @@ impl Part {
     }
 }
 
-/// One of several runs that share the work: `I/N`, I from 1.
+/// A run's share of the work: `I/N`, I from 1.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Shard {
     index: usize,
@@ -124,7 +124,7 @@ impl fmt::Display for Shard {
 }
 
 impl Shard {
-    /// Whether item `at` of `all` is this shard's. Neighbours stay together, since they share kernels.
+    /// Whether item `at` of `all` belongs to this shard. Neighbours share kernels and stay together.
     fn has(self, at: usize, all: usize) -> bool {
         at * self.of / all.max(1) + 1 == self.index
     }
@@ -135,7 +135,7 @@ impl Shard {
     }
 }
 
-/// What is to be checked.
+/// What to check.
 #[derive(Clone, Debug)]
 pub struct Plan {
     tier: Tier,
@@ -148,7 +148,7 @@ pub struct Plan {
 }
 
 impl Plan {
-    /// Reads scenarios and controls, and picks those of the tier and the shard. No part is all parts.
+    /// Reads scenarios and controls, and selects those of the tier and the shard. An empty list of parts selects all.
     ///
     /// # Errors
     /// When one of these files is wrong (exit code 64).
@@ -185,7 +185,7 @@ impl Plan {
     }
 }
 
-/// How long a part took, and what it came to.
+/// How long a part took, and its results.
 #[derive(Clone, Debug, Serialize)]
 struct Phase {
     name: &'static str,
@@ -209,24 +209,24 @@ struct Results<'a> {
     not_run: &'a BTreeMap<&'static str, Vec<String>>,
 }
 
-/// What a check needs at hand while it runs.
+/// The state of a running check.
 struct Checker<'a> {
     options: &'a Options,
     plan: &'a Plan,
     tally: Tally,
-    /// Made when the first part needs it, once; the message if that failed.
+    /// Opened once, when the first part needs it, or why that failed.
     lab: Option<Result<(Lab, Kernels), String>>,
     phases: Vec<Phase>,
 }
 
-/// Runs the parts of `plan`. The last line that is printed is `N passed, N failed, N skipped`.
+/// Runs the parts of `plan`. The last line of output is `N passed, N failed, N skipped`.
 ///
 /// # Errors
-/// When the results cannot be written. What could not be checked counts as failed, with its reason.
+/// When the results cannot be written. Checks that could not run count as failed, with the reason.
 pub fn run(options: &Options, plan: &Plan) -> Result<Count> {
     let mut checker = Checker { options, plan, tally: Tally::default(), lab: None, phases: Vec::new() };
     if plan.parts.iter().any(|p| p.boots()) {
-        // What it takes is a phase of its own, or the first part would seem slow.
+        // Preparing is its own phase, or the first part would seem slow.
         checker.phase("kernels", |c| c.prepare());
     }
     for &part in &plan.parts {
@@ -274,7 +274,7 @@ impl Checker<'_> {
                 return;
             }
             Part::Series => {
-                // The tree of another base is a download of its own.
+                // The tree of another base is another download.
                 let bases = if plan.tier == Tier::Full { options.every_base() } else { vec![options.clone()] };
                 return bases.iter().for_each(|options| checks_of_series(options, tally));
             }
@@ -282,7 +282,7 @@ impl Checker<'_> {
         }
         let (lab, kernels) = match &mut self.lab {
             Some(Ok((lab, kernels))) => (lab, &*kernels),
-            // Counted already, with its reason.
+            // Already counted, with its reason.
             _ => return,
         };
         match part {
@@ -365,7 +365,7 @@ fn machine(lab: &Lab, tally: &mut Tally) {
     }
 }
 
-/// A result whose verdict is known; `why` is said of all but a pass.
+/// Records a verdict, with `why` unless it is a pass.
 fn judged(tally: &mut Tally, name: &str, verdict: Verdict, why: &str) {
     match verdict {
         Verdict::Pass => tally.ok(name),
@@ -375,7 +375,7 @@ fn judged(tally: &mut Tally, name: &str, verdict: Verdict, why: &str) {
     }
 }
 
-/// The rows of a table.
+/// Records the rows of a table.
 fn rows(tally: &mut Tally, what: &str, rows: Result<Vec<Row>>) {
     match rows {
         Ok(rows) if rows.is_empty() => tally.error(what, "nothing was booted"),
@@ -390,7 +390,7 @@ fn rows(tally: &mut Tally, what: &str, rows: Result<Vec<Row>>) {
     }
 }
 
-/// The paths whose instructions were counted.
+/// Records the paths whose instructions were counted.
 fn costs(tally: &mut Tally, rows: Result<Vec<cost::Row>>) {
     match rows {
         Ok(rows) => rows.iter().for_each(|row| {
@@ -422,14 +422,14 @@ fn harness(options: &Options, tally: &mut Tally) {
     component(options, tally, "harness: clippy", "clippy", &[at.as_slice(), clippy.as_slice()].concat());
 }
 
-/// The tool's unit and fixture tests. cargo's exit status is the verdict.
+/// The tool's unit and fixture tests. The verdict is cargo's exit status.
 fn harness_tests(options: &Options, tally: &mut Tally) {
     let name = "harness: tests";
     let log = options.out.join("log/harness-tests.log");
     let mut command = cargo("test");
     command.arg("--manifest-path").arg(options.root.join("harness/Cargo.toml"));
     command.arg("--target-dir").arg(options.out.join("harness"));
-    // The profile of the tool itself: its dependencies are compiled then.
+    // The tool's own profile, because its dependencies are already compiled.
     command.args(["--workspace", "--locked", "--no-fail-fast", "--release"]);
     let step = Step::start("test the harness");
     let ended = cmd::captured(&mut command, &log, &step);
@@ -439,7 +439,7 @@ fn harness_tests(options: &Options, tally: &mut Tally) {
         Ok(Ended::Badly { what, .. }) => {
             let text = fs::read(&log).unwrap_or_default();
             match failed_tests(&String::from_utf8_lossy(&text)).as_slice() {
-                // It did not get as far as running them.
+                // It failed before running them.
                 [] => tally.error(name, &format!("{what}; see {}", log.display())),
                 failed => tally.not_ok(name, &format!("{} failed; see {}", failed.join(", "), log.display())),
             }
@@ -448,12 +448,12 @@ fn harness_tests(options: &Options, tally: &mut Tally) {
     }
 }
 
-/// Names of the tests that failed, for a message.
+/// Names of the tests that failed.
 fn failed_tests(log: &str) -> Vec<&str> {
     log.lines().filter_map(|line| line.trim().strip_prefix("test ")?.strip_suffix(" ... FAILED")).collect()
 }
 
-/// A check by a part of the Rust toolchain that may not be installed.
+/// A check with a component of the Rust toolchain that may not be installed.
 fn component(options: &Options, tally: &mut Tally, name: &str, verb: &str, arguments: &[&Path]) {
     let asked = cargo(verb).arg("--version").stdin(Stdio::null()).output();
     if !asked.is_ok_and(|done| done.status.success()) {

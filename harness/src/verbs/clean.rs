@@ -9,7 +9,7 @@ use crate::ground::files;
 use crate::options::Options;
 use crate::source::tree;
 
-/// Built or measured for one kernel version.
+/// Folders that are built or measured for one kernel version.
 const PER_BASE: &[&str] = &[
     "build",
     "build-ksrc",
@@ -26,16 +26,16 @@ const PER_BASE: &[&str] = &[
     "scenarios",
     "scenarios-ksrc",
 ];
-/// Built or measured for all.
+/// Folders that are built or measured for all versions.
 const BUILT: &[&str] = &["qemu", "machine", "log", "guest"];
-/// Downloaded, or slow to make again.
+/// Folders that are downloaded or slow to build again.
 const KEPT: &[&str] = &["linux-ksrc", "dl", "apt", "herd", "tools", "ccache", "harness"];
 
-/// Removes builds and results; with `all` downloads, the kernel trees and the tool itself as well.
-/// `out` itself goes if nothing is left in it.
+/// Removes builds and results; with `all`, downloads, the kernel trees and the tool itself as well.
+/// Removes `out` itself if nothing is left in it.
 ///
 /// # Errors
-/// When a kernel tree has commits or edits that `patches/` lacks; nothing is removed then.
+/// When a kernel tree has commits or edits that `patches/` lacks; then nothing is removed.
 pub fn run(options: &Options, all: bool) -> Result<()> {
     let out = &options.out;
     let mut gone: Vec<PathBuf> = BUILT.iter().map(|name| out.join(name)).collect();
@@ -53,13 +53,13 @@ pub fn run(options: &Options, all: bool) -> Result<()> {
     gone.iter().try_for_each(|path| files::remove(path))?;
     if all {
         files::remove(&out.join("lock"))?;
-        // It may be a folder that holds other things as well.
+        // The user may keep other things in that folder.
         let _ = fs::remove_dir(out);
     }
     Ok(())
 }
 
-/// Refuses to remove a kernel tree with work that nothing else has.
+/// Refuses to remove a kernel tree with unsaved work.
 fn may_go(path: &Path) -> Result<()> {
     match tree::unsaved(path)? {
         true => Err(Error::could_not(format!(

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-only
-//! `lazymap controls`: runs kernels that are broken on purpose, each of which must be caught.
+//! `lazymap controls`: runs kernels that are broken on purpose; each must be caught.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -13,7 +13,7 @@ use crate::trial::report::{self, Row, shown};
 use crate::trial::run::{self, Done};
 use crate::trial::scenario::Which;
 
-/// Prints all controls with what they are.
+/// Prints all controls with a description.
 ///
 /// # Errors
 /// As [`control::load`].
@@ -24,7 +24,7 @@ pub fn list(root: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Says what [`run`] would do; builds and boots nothing.
+/// Prints what [`run`] would do; builds and boots nothing.
 ///
 /// # Errors
 /// As [`control::load`], and when a name is unknown (exit code 64).
@@ -46,12 +46,12 @@ pub fn dry_run(options: &Options, which: &Which) -> Result<()> {
     Ok(())
 }
 
-/// Runs controls, prints the table, and writes `out/controls/results.json`. What is checked out in
-/// the end is the series.
+/// Runs controls, prints the table, and writes `out/controls/results.json`. Leaves the series checked
+/// out.
 ///
 /// # Errors
-/// When they cannot be chosen, or the results not be written. What goes wrong with one of them is
-/// a row of the table.
+/// When they cannot be selected, or the results cannot be written. If one of them fails to build or
+/// boot, that is a row of the table.
 pub fn run(lab: &mut Lab, controls: &[Control]) -> Result<Vec<Row>> {
     for control in controls {
         for run in &control.runs {
@@ -63,7 +63,7 @@ pub fn run(lab: &mut Lab, controls: &[Control]) -> Result<Vec<Row>> {
     let folder = lab.bench.options.place("controls");
     report::start(&folder)?;
     let mut done: Vec<Done> = Vec::new();
-    // Those with one configuration together: a change of it is what takes long.
+    // Group by configuration: changing it is what takes long.
     let configs: BTreeSet<&str> = controls.iter().flat_map(|c| &c.runs).map(|r| r.config.name.as_str()).collect();
     for config in configs {
         for control in controls {

@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0-only
-//! `lazymap cost`: what the series costs in instructions, counted by a plugin in QEMU, held against
+//! `lazymap cost`: what the series costs in instructions, counted by a plugin in QEMU, compared with
 //! `harness/cost.toml`.
 //!
 //! Both kernels of the demo boot and run a few tests that cause what is counted. The plugin,
-//! `harness/cost-plugin`, writes down what traps, context switches and announcements of new mappings
-//! took; [`PATHS`] says what of it belongs to which line of the budget. What never happened is an error.
+//! `harness/cost-plugin`, counts the instructions of traps, context switches and announcements of new
+//! mappings; [`PATHS`] says which of them belong to which line of the budget. A path that was never seen
+//! is an error.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -37,7 +38,7 @@ const FILE: &str = "harness/cost.toml";
 const PLUGIN: (&str, &str) = ("lazymap-cost-plugin", "liblazymap_cost.so");
 /// Functions through which a hart disturbs others: one sends an IPI, the other calls the SBI.
 const SENDS: [&str; 2] = ["imsic_ipi_send", "__sbi_ecall"];
-/// A test of the tool's own, because the kernel before the switch is older than the one that uses kprobes.
+/// The tool's own test: the kernel before the switch commit does not have the one that uses kprobes.
 const BREAKPOINTS: (&str, &str) = ("test-breakpoint.sh", include_str!("../boot/guest/breakpoint.sh"));
 /// The bitmap of marks.
 const MARKS: &str = "lazy_map_synced";
@@ -59,7 +60,7 @@ enum End {
     Sret,
 }
 
-/// Traps that were alike.
+/// Traps with the same values.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Trap {
     cause: u64,
@@ -69,7 +70,7 @@ struct Trap {
     instructions: i64,
 }
 
-/// Calls of `flush_cache_vmap()` that were alike.
+/// Calls of `flush_cache_vmap()` with the same values.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Announce {
     marked: bool,
@@ -139,9 +140,9 @@ impl Counts {
     }
 }
 
-/// The counts of the kernels that are compared.
+/// The counts of the kernels to compare.
 struct Pair<'a> {
-    /// The kernel before the switch.
+    /// The kernel before the switch commit.
     before: &'a Counts,
     /// The kernel with the series.
     after: &'a Counts,
@@ -149,11 +150,11 @@ struct Pair<'a> {
 
 /// A line of the budget.
 struct Counted {
-    /// Its name in the file.
+    /// Its key in the file.
     key: &'static str,
-    /// What it is called in the table.
+    /// Its name in the table.
     title: &'static str,
-    /// What was counted; an error is why nothing was.
+    /// Computes the count, or says why there is none.
     count: fn(&Pair<'_>) -> Result<i64, String>,
 }
 
@@ -183,12 +184,12 @@ const PATHS: [Counted; 10] = [
     Counted { key: "disturb", title: "remote fences and IPIs per new mapping", count: |pair| pair.disturbed() },
 ];
 
-/// The line that is counted for each bitmap.
+/// The line that is counted for both bitmaps.
 const ANNOUNCE: &str = "announce";
 
 impl Pair<'_> {
-    /// What the series adds to traps that a handler is called for: the longest of those with the same
-    /// cause less the shortest without the series, for the cause where that is most.
+    /// What the series adds to traps for which a handler is called: for each cause, the longest trap with
+    /// the series minus the shortest without it; the maximum over all causes.
     fn added(&self, select: impl Fn(&Trap) -> bool) -> Result<i64, String> {
         let lengths = |counts: &Counts| -> BTreeMap<u64, BTreeSet<i64>> {
             let mut lengths: BTreeMap<u64, BTreeSet<i64>> = BTreeMap::new();
@@ -204,10 +205,10 @@ impl Pair<'_> {
             }
         }
         let both = after.iter().filter_map(|(cause, after)| Some(after.last()? - before.get(cause)?.first()?));
-        both.max().ok_or_else(|| format!("the kernels {PREVENTIVE} and {SERIES} have no cause in common"))
+        both.max().ok_or_else(|| format!("the kernels {PREVENTIVE} and {SERIES} have no trap cause in common"))
     }
 
-    /// What a spurious fault takes that ends in the trap entry: the longest.
+    /// The longest spurious fault that ends in the trap entry.
     fn absorbed(&self, cause: u64) -> Result<i64, String> {
         let such = |t: &&Trap| t.end == End::Sret && t.from_kernel && t.kernel_address && t.cause == cause;
         let longest = self.after.traps.iter().filter(such).map(|t| t.instructions).max();
@@ -215,7 +216,7 @@ impl Pair<'_> {
     }
 
     /// What the series adds to a context switch: the difference of the shortest ones, because with the
-    /// series the longer ones are those to tasks that are new to the hart.
+    /// series the longer ones are switches to tasks that are new to the hart.
     fn switched(&self) -> Result<i64, String> {
         let shortest = |kernel: &str, counts: &Counts| {
             counts.switches.iter().min().copied().ok_or_else(|| format!("never seen with the kernel {kernel}"))
@@ -223,8 +224,8 @@ impl Pair<'_> {
         Ok(shortest(SERIES, self.after)? - shortest(PREVENTIVE, self.before)?)
     }
 
-    /// What most of the announcements stored that found all marks set. Another hart may remove its mark
-    /// while one is under way, which is no longer the case that is meant.
+    /// The most frequent number of stores of an announcement that found every hart marked. (Another hart
+    /// may unmark itself during the announcement, which is a different case.)
     fn stored(&self) -> Result<i64, String> {
         let mut times: BTreeMap<i64, u64> = BTreeMap::new();
         for announce in self.after.announces.iter().filter(|a| a.marked) {
@@ -234,20 +235,22 @@ impl Pair<'_> {
         most.map(|(stores, _)| *stores).ok_or_else(|| format!("never seen with the kernel {SERIES}"))
     }
 
-    /// How often an announcement disturbed other harts at most. The kernel before the switch has to do so,
-    /// or the functions that are watched are the wrong ones.
+    /// The most times that an announcement disturbed other harts. The kernel before the switch commit must
+    /// do that, or the wrong functions are being watched.
     fn disturbed(&self) -> Result<i64, String> {
         let most = |counts: &Counts| counts.announces.iter().map(|a| a.sends).max();
         match (most(self.before), most(self.after)) {
             (Some(1..), Some(sends)) => Ok(sends),
-            (Some(_), Some(_)) => Err(format!("the kernel {PREVENTIVE} disturbs nobody, so it is not seen")),
+            (Some(_), Some(_)) => {
+                Err(format!("the kernel {PREVENTIVE} disturbs nobody, so the wrong functions are watched"))
+            }
             (None, _) => Err(format!("never seen with the kernel {PREVENTIVE}")),
             (_, None) => Err(format!("never seen with the kernel {SERIES}")),
         }
     }
 }
 
-/// What the file says of a path.
+/// A path in the file.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Figure {
@@ -255,15 +258,15 @@ struct Figure {
     budget: u32,
 }
 
-/// `harness/cost.toml`: what each path may cost, by its name.
+/// `harness/cost.toml`: what each path may cost, by name.
 #[derive(Clone, Debug)]
 pub struct Budget(BTreeMap<String, Figure>);
 
 impl Budget {
-    /// Reads it in the repository `root`.
+    /// Reads the file in the repository `root`.
     ///
     /// # Errors
-    /// When it cannot be read (exit code 2), or has not exactly the paths that there are (64).
+    /// When it cannot be read (exit code 2), or does not have exactly the known paths (64).
     pub fn load(root: &Path) -> Result<Self> {
         let file = root.join(FILE);
         let text = fs::read_to_string(&file).map_err(|e| Error::io("read", &file, e))?;
@@ -274,7 +277,7 @@ impl Budget {
 fn parse_budget(text: &str) -> Result<BTreeMap<String, Figure>, String> {
     let budget: BTreeMap<String, Figure> = toml_file::parse(text)?;
     if let Some(key) = budget.keys().find(|key| PATHS.iter().all(|path| path.key != **key)) {
-        return Err(format!(": there is no path `{key}`"));
+        return Err(format!(": unknown path `{key}`"));
     }
     match PATHS.iter().find(|path| !budget.contains_key(path.key)) {
         Some(path) => Err(format!(": the path `{}` is missing", path.key)),
@@ -282,20 +285,20 @@ fn parse_budget(text: &str) -> Result<BTreeMap<String, Figure>, String> {
     }
 }
 
-/// A path, as it was counted.
+/// A path and its count.
 #[derive(Clone, Debug, Serialize)]
 pub struct Row {
-    /// What it is called.
+    /// Its name in the table.
     pub path: String,
-    /// The figure of mainline.
+    /// Mainline's figure.
     pub mainline: String,
-    /// What may be counted at most.
+    /// The most that may be counted.
     pub budget: u32,
-    /// What was.
+    /// What was counted.
     pub counted: Option<i64>,
     /// Whether that is within the budget.
     pub verdict: Verdict,
-    /// Why nothing was counted.
+    /// Why there is no count.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub why: String,
 }
@@ -324,10 +327,10 @@ impl Row {
     }
 }
 
-/// The counts of a boot, or why there are none.
+/// The counts of a boot, or why it has none.
 type Boot = Result<Counts, String>;
 
-/// Holds counts against the budget.
+/// Compares counts with the budget.
 fn judge(budget: &BTreeMap<String, Figure>, before: &Boot, after: &Boot) -> Vec<Row> {
     let count = |path: &Counted| match (before, after) {
         (Ok(before), Ok(after)) => (path.count)(&Pair { before, after }),
@@ -337,12 +340,12 @@ fn judge(budget: &BTreeMap<String, Figure>, before: &Boot, after: &Boot) -> Vec<
     figures.map(|(path, figure)| Row::new(path, figure, count(path))).collect()
 }
 
-/// Boots both kernels with the plugin, prints the table, and writes `out/cost/results.json`; with `full` also
-/// a kernel whose bitmap has several words, which takes minutes.
+/// Boots both kernels with the plugin, prints the table, and writes `out/cost/results.json`. `full`
+/// adds a kernel whose bitmap has several words, which takes minutes.
 ///
 /// # Errors
-/// When the budget is wrong (exit code 64), or something cannot be built or written. What goes wrong with
-/// a boot is in the rows.
+/// When the budget is wrong (exit code 64), or something cannot be built or written. Problems with
+/// a boot are in the rows.
 pub fn run(lab: &mut Lab, kernels: &Kernels, full: bool) -> Result<Vec<Row>> {
     let Budget(budget) = Budget::load(&lab.options.root)?;
     let library = build_plugin(&lab.options)?;
@@ -353,7 +356,7 @@ pub fn run(lab: &mut Lab, kernels: &Kernels, full: bool) -> Result<Vec<Row>> {
     let tests = |tests: &[&str], expect: Expect| -> Vec<(String, Expect)> {
         tests.iter().map(|test| ((*test).to_owned(), expect.clone())).collect()
     };
-    // What is absorbed needs a machine on which there is something to absorb.
+    // Absorbed faults need a machine that causes some.
     let (plain, stale) = (Machine::new(models::find("plain")?), Machine::new(models::find("stale")?));
     let before = tests(&["test-ipi.sh", BREAKPOINTS.0], Expect::Pass);
     let mut after = tests(&["test-ipi.sh", "test-text.sh"], Expect::Survive);
@@ -386,7 +389,7 @@ fn many(lab: &mut Lab, counter: &Counter<'_>) -> Result<Boot> {
     let mut trial = *trial;
     trial.tests.retain(|(test, _)| test == "test-ipi.sh");
     // With icount and so many harts QEMU 10.0.13 fails an assertion in qemu_plugin_scoreboard_find().
-    // Without it they wait for the host's CPUs.
+    // Without icount the harts wait for the host's CPUs.
     trial.machine.icount = false;
     trial.append += " rcupdate.rcu_cpu_stall_timeout=300";
     let kernel = lab.kernel(&scenario.config);
@@ -400,7 +403,7 @@ struct Counter<'a> {
 }
 
 impl Counter<'_> {
-    /// Makes a trial, and reads what the plugin counted in it.
+    /// Runs a trial, and reads what the plugin counted.
     fn boot(&self, lab: &Lab, mut trial: Trial, kernel: Result<Kernel>) -> Boot {
         let out = self.folder.join(format!("{}.counts", trial.name));
         let booted = kernel.and_then(|mut kernel| {
@@ -448,12 +451,12 @@ impl Counter<'_> {
         let sends = SENDS.iter().map(|symbol| Ok(format!("{:x}", named(&symbols, kernel, symbol)?.0)));
         words.push(format!("sends={}", sends.collect::<Result<Vec<_>>>()?.join("+")));
         words.push(format!("out={}", out.display()));
-        // A comma in a value is written twice.
+        // QEMU wants commas in values doubled.
         Ok(words.iter().map(|word| word.replace(',', ",,")).collect::<Vec<_>>().join(","))
     }
 }
 
-/// Builds the plugin; cargo knows whether that is needed.
+/// Builds the plugin, if cargo finds that needed.
 fn build_plugin(options: &Options) -> Result<PathBuf> {
     let target = options.out.join("harness");
     let mut build = cargo::cargo("build");
@@ -471,7 +474,7 @@ fn named(symbols: &Symbols, kernel: &Kernel, name: &str) -> Result<(u64, u64)> {
     found.ok_or_else(|| Error::could_not(format!("{} has no symbol {name}", kernel.vmlinux.display())))
 }
 
-/// The rows for a reader.
+/// The rows as a table.
 fn rows_table(rows: &[Row]) -> String {
     use Align::{Left, Right};
     let mut lines: Vec<Vec<Cell>> =
@@ -570,7 +573,7 @@ end cut-short=5
         ] {
             let worse = format!("{}={to}", from.rsplit_once('=').unwrap().0);
             assert!(AFTER.contains(from), "{from}");
-            // Everything of its kind gets worse, so that the shortest does, too.
+            // Everything of this kind gets worse, so that the shortest does, too.
             let after = match key {
                 "interrupt" => AFTER.replace(from, &worse).replace("=67", "=69"),
                 _ => AFTER.replace(from, &worse),

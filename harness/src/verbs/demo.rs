@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-only
-//! The matrix: two kernels on machines that differ in what their harts cache, and what has to come
-//! of it. [`matrix`] is the one place that says what is expected.
+//! The matrix: two kernels on machines whose harts cache different things, and the expected results.
+//! [`matrix`] is the only place that says what is expected.
 
 use crate::boot::machine::{Irq, Machine};
 use crate::boot::models;
@@ -26,7 +26,7 @@ pub fn plain() -> Result<Machine> {
     models::find("plain").map(Machine::new)
 }
 
-/// What the demo boots, and what has to come of it. The test that ends a kernel comes last.
+/// What the demo boots, and what is expected. The test that ends a kernel comes last.
 ///
 /// # Errors
 /// When `harness/models.toml` lacks a model.
@@ -38,7 +38,7 @@ pub fn matrix() -> Result<Vec<Trial>> {
         tests.iter().map(|test| ((*test).to_owned(), expect.clone())).collect()
     };
     // A kernel that flushes first is fine wherever nothing is touched before the flush has ended. The
-    // test of stacks is younger than this kernel.
+    // test of stacks came after this kernel.
     let looped = [tests(&[IPI], Expect::Pass), tests(&[TRACE], Expect::StackOverflow)].concat();
     let survived = tests(&[IPI, STACK, TRACE], Expect::Survive);
     Ok(vec![
@@ -60,7 +60,7 @@ pub struct Kernels {
 }
 
 impl Kernels {
-    /// Builds them. What is checked out in the end is the series.
+    /// Builds them. Leaves the series checked out.
     ///
     /// # Errors
     /// When one of them cannot be built.
@@ -72,10 +72,10 @@ impl Kernels {
         Ok(Self { preventive, series })
     }
 
-    /// The kernel that a row calls `name`.
+    /// The kernel called `name` in a row.
     ///
     /// # Errors
-    /// When there is none of that name.
+    /// When no kernel has that name.
     pub fn named(&self, name: &str) -> Result<&Kernel> {
         match name {
             PREVENTIVE => Ok(&self.preventive),
@@ -88,7 +88,7 @@ impl Kernels {
 /// Boots the matrix, prints the table, and writes `out/demo/results.json`.
 ///
 /// # Errors
-/// When the results cannot be written. What goes wrong with a boot is a row of the table.
+/// When the results cannot be written. Problems with a boot become a row of the table.
 pub fn run(bench: &Workbench, kernels: &Kernels) -> Result<Vec<Row>> {
     let folder = bench.options.place("demo");
     report::start(&folder)?;
@@ -109,7 +109,7 @@ pub fn run(bench: &Workbench, kernels: &Kernels) -> Result<Vec<Row>> {
     Ok(rows)
 }
 
-/// What has been seen, for somebody who sees it for the first time.
+/// Explains the result to somebody who sees it for the first time.
 fn summary(rows: &[Row], headline: Option<&str>) -> String {
     let bad = rows.iter().filter(|r| r.verdict != Verdict::Pass).count();
     if bad > 0 {

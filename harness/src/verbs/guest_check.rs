@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-only
-//! The guest's init, checked in a real guest: it keeps exit codes, ends tests, and gets to its own end.
+//! The guest's init, checked in a real guest: it keeps exit codes, ends tests, and reaches its own end.
 
 use crate::build::kernel::Kernel;
 use crate::build::workbench::Workbench;
@@ -11,8 +11,8 @@ use crate::trial::run;
 use crate::trial::tally::Tally;
 use crate::verbs::demo;
 
-/// Tests with which the guest's init has to cope, and what it has to say of them: result, reason,
-/// and a diagnostic line.
+/// Tests that the guest's init must cope with, and what it must report: result, reason, and a
+/// diagnostic line.
 const TESTS: &[(&str, Status, Option<&str>, Option<&str>)] = &[
     ("test-pass.sh", Status::Pass, None, Some("touches: 12")),
     ("test-fail.sh", Status::Fail, Some("exit=3"), Some("a word on stderr")),
@@ -26,7 +26,7 @@ const TESTS: &[(&str, Status, Option<&str>, Option<&str>)] = &[
 /// Seconds after which the guest ends a test.
 const TEST_SECONDS: u32 = 8;
 
-/// Boots `kernel` with tests that misbehave, and checks what the guest says of them.
+/// Boots `kernel` with tests that misbehave, and checks what the guest reports.
 pub fn run(bench: &Workbench, kernel: &Kernel, tally: &mut Tally) {
     let console = bench.options.place("guest-check").join("plain.log");
     let tests = TESTS.iter().map(|(name, ..)| ((*name).to_owned(), Expect::Pass)).collect();

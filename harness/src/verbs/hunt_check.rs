@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-only
-//! Hunts of which the result is known: the hole must be named in a kernel that has one, and a kernel
-//! without it must only have hits that it absorbed.
+//! Hunts with a known result: in a kernel with the hole they must name it, and in a kernel without it
+//! they must only find hits that it absorbed.
 
 use crate::boot::machine::{Limits, Machine};
 use crate::boot::models;
@@ -14,28 +14,28 @@ use crate::trial::control;
 use crate::trial::scenario::{self, Kind, Tier, Which};
 use crate::trial::verdict::Verdict;
 
-/// The scenario that both kernels are configured as.
+/// The scenario that both kernels are configured for.
 const SCENARIO: &str = "kasan-vmalloc";
 /// The control that has the hole.
 const CONTROL: &str = "mainline";
-/// What runs there: new mappings of all kinds. It comes with the series.
+/// What runs there: new mappings of all kinds. The test is part of the series.
 const TEST: &str = "test-shapes.sh";
 /// The part of the address space that the hole is in.
 const REGION: &str = "KASAN shadow of vmalloc";
 /// The functions that fall into it.
 const VICTIMS: [&str; 2] = ["kasan_poison", "kasan_unpoison"];
 
-/// The machine on which the control dies before it gets to a test, and where.
+/// The machine on which the control dies before any test, and where it dies.
 const WINDOW: (&str, &str) = ("window-1", "handle_exception");
 
 /// A result: name, verdict, and why if it is not a pass.
 pub type Checked = (String, Verdict, String);
 
-/// Hunts in kernels with the configuration that everybody has, and, from the tier `ci` on, in kernels
-/// with KASAN. What cannot be built or booted is a result as well.
+/// Hunts in kernels with the default configuration, and, from the tier `ci` on, in kernels with KASAN.
+/// What cannot be built or booted is a result as well.
 ///
 /// # Errors
-/// When the scenario is wrong, or the tree cannot be left as it was.
+/// When the scenario is wrong, or the series cannot be checked out again.
 pub fn run(lab: &mut Lab, tier: Tier) -> Result<Vec<Checked>> {
     let found = scenario::choose(&lab.options.root, &Which::Named(vec![SCENARIO.to_owned()]))?;
     let Some(Kind::Boot(place)) = found.first().map(|s| &s.kind) else {
@@ -78,7 +78,7 @@ fn hunted(lab: &mut Lab, name: &str, config: &Config, machine: &Machine, append:
     Ok(report)
 }
 
-/// Judges the kernel that runs on a stack that it may not see.
+/// Judges the kernel whose stack may not be visible to the hart.
 fn of_window(report: Result<Report>) -> Vec<Checked> {
     let named = |what: &str| format!("hunt: mainline on {}: {what}", WINDOW.0);
     let report = match report {

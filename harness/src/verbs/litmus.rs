@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0-only
-//! `lazymap litmus`: what the memory model says of the order of PTE, mark and fence.
+//! `lazymap litmus`: what the memory model says about the order of PTE, mark and fence.
 //!
 //! `litmus/README.md` says what the files in that folder model. herd7 enumerates the outcomes that
-//! RVWMO allows; each file names the verdict that is expected of it and an outcome that has to be
-//! possible, because a program that gets nowhere never does harm either.
+//! RVWMO allows. Each file names the expected verdict, and an outcome that must be possible, because a
+//! program that gets nowhere does no harm either.
 
 use std::ffi::OsString;
 use std::fmt::{self, Write as _};
@@ -21,25 +21,25 @@ use crate::source::apt::{self, Kind};
 use crate::source::host;
 use crate::trial::tally::{Tally, one_line};
 
-/// herd7 and the shared libraries that it needs, for a host whose own are older.
+/// herd7 and the shared libraries that it needs, for hosts with older ones.
 const PACKAGES: [&str; 3] = ["herdtools7", "libc6", "libgmp10"];
 
-/// Where they are. Whatever version it has will do: the model is the manual's.
+/// Where to get them. Any version will do: the model is the manual's.
 const SUITE: &str = "sid";
 
-/// The only architecture for which the names in [`Herd::unpacked`] are right; Debian's and GNU's name.
+/// The only architecture that [`Herd::unpacked`] knows the paths for; Debian's and GNU's name.
 const ARCH: (&str, &str) = ("amd64", "x86_64-linux-gnu");
 
 /// CPU time that herd7 gets for a file, in seconds; the slowest takes a tenth of one.
 const LIMIT: u32 = 120;
 
-/// Runs herd7 on every file in `litmus/`, each of which is a check.
+/// Runs herd7 on every file in `litmus/`; each one is a check.
 ///
-/// Where herd7 cannot be had, every file is skipped, with the reason.
+/// Without herd7, skips every file, with the reason.
 ///
 /// # Errors
-/// When the folder cannot be read or is empty, or the log not be written. What herd7 answers never
-/// is one: an answer that cannot be understood is counted as an error of its check.
+/// When the folder cannot be read or is empty, or the log cannot be written. An answer of herd7 that
+/// cannot be understood only makes its check an error.
 pub fn run(opts: &Options, tally: &mut Tally) -> Result<()> {
     let files = files(&opts.root.join("litmus"))?;
     match Herd::find(&opts.out) {
@@ -51,7 +51,7 @@ pub fn run(opts: &Options, tally: &mut Tally) -> Result<()> {
     }
 }
 
-/// The litmus files in `dir`, in the order of their names.
+/// The litmus files in `dir`, in order of their names.
 fn files(dir: &Path) -> Result<Vec<PathBuf>> {
     let io = |e| Error::io("read", dir, e);
     let mut files = Vec::new();
@@ -63,7 +63,7 @@ fn files(dir: &Path) -> Result<Vec<PathBuf>> {
     }
     files.sort();
     if files.is_empty() {
-        return Err(Error::could_not(format!("no *.litmus in {}; the checkout is not complete", dir.display())));
+        return Err(Error::could_not(format!("no *.litmus in {}; the checkout is incomplete", dir.display())));
     }
     Ok(files)
 }
@@ -95,7 +95,7 @@ fn judge_all(herd: &Herd, files: &[PathBuf], root: &Path, log: &Path, tally: &mu
     Ok(())
 }
 
-/// What is wrong with a file, if anything is; an error is why that cannot be said.
+/// What is wrong with a file, if anything; an error if that cannot be told.
 ///
 /// Appends what herd7 prints to `said`.
 fn judge(herd: &Herd, file: &Path, root: &Path, scratch: &Path, said: &mut String) -> Result<Option<String>, String> {
@@ -112,13 +112,13 @@ fn judge(herd: &Herd, file: &Path, root: &Path, scratch: &Path, said: &mut Strin
     fs::write(&other, case.asking_for_the_good(&text)).map_err(|e| format!("cannot write {}: {e}", other.display()))?;
     Ok(match herd.ask(&other, &case.name, said)? {
         Verdict::Never => {
-            Some(format!("it cannot reach the good outcome {}, so its verdict means nothing", case.reaches))
+            Some(format!("it cannot reach the good outcome {}, so its verdict is meaningless", case.reaches))
         }
         Verdict::Sometimes | Verdict::Always => None,
     })
 }
 
-/// How often an outcome is seen among all that the model allows.
+/// In how many of the allowed executions an outcome is seen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {
     /// Forbidden.
@@ -145,12 +145,12 @@ impl fmt::Display for Verdict {
     }
 }
 
-/// The lines of a litmus file that are meant for the tool.
+/// The lines of a litmus file that the tool reads.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Case {
     name: String,
     result: Verdict,
-    /// A condition that has to be possible.
+    /// A condition that must be possible.
     reaches: String,
     /// Files of the repository, and how lines in them start.
     models: Vec<(String, String)>,
@@ -170,17 +170,18 @@ impl Case {
         };
         let one = |key: &str| match field(key)[..] {
             [value] => Ok(value),
-            _ => Err(format!("it has not one line ` * {key}: ...`")),
+            _ => Err(format!("it does not have exactly one line ` * {key}: ...`")),
         };
         let result = one("Result")?;
-        let result = Verdict::parse(result).ok_or_else(|| format!("its Result `{result}` is none that herd7 knows"))?;
+        let result =
+            Verdict::parse(result).ok_or_else(|| format!("its Result `{result}` is not one that herd7 knows"))?;
         let models = field("Models")
             .into_iter()
             .map(|m| m.split_once(": ").map(|(f, l)| (f.to_owned(), l.to_owned())).ok_or(m))
             .collect::<Result<_, _>>()
             .map_err(|m| format!("its `Models: {m}` names no file and line"))?;
         if text.lines().filter(|l| l.starts_with("exists ")).count() != 1 {
-            return Err("it has not one line `exists ...`".to_owned());
+            return Err("it does not have exactly one line `exists ...`".to_owned());
         }
         Ok(Self { name: name.to_owned(), result, reaches: one("Reaches")?.to_owned(), models })
     }
@@ -195,12 +196,10 @@ impl Case {
                 lines = text.lines().rev().map(one_line).collect();
                 file.clone_from(path);
             }
-            // Lines are taken from the end of the vector: the next one has to come later in the file.
+            // Lines are taken from the end of the vector: the next one must come later in the file.
             let found = std::iter::from_fn(|| lines.pop()).any(|line| line.starts_with(start));
             if !found {
-                return Ok(Some(format!(
-                    "{path} no longer has `{start}` where it is modelled; look at the model again"
-                )));
+                return Ok(Some(format!("{path} no longer has `{start}` where it is modelled; revise the model")));
             }
         }
         Ok(None)
@@ -223,7 +222,7 @@ struct Herd {
 }
 
 impl Herd {
-    /// The one in PATH, the one that an earlier run got, or a new one in `out/herd`.
+    /// The one in PATH, one that an earlier run downloaded, or a new one in `out/herd`.
     fn find(out: &Path) -> Result<Self> {
         if let Some(program) = host::in_path("herd7")
             && let Ok(herd) = Self::checked(program, Vec::new())
@@ -237,7 +236,7 @@ impl Herd {
         let arch = apt::host_arch()?;
         if arch != ARCH.0 {
             return Err(Error::could_not(format!(
-                "there is no herd7 in PATH, and the tool can get one for {} only, not for {arch}; install herdtools7",
+                "herd7 is not in PATH, and the tool can download one for {} only, not for {arch}; install herdtools7",
                 ARCH.0
             )));
         }
@@ -245,7 +244,7 @@ impl Herd {
         Self::unpacked(&dir)
     }
 
-    /// The one in a folder filled by [`get`].
+    /// The one in a folder that [`get`] made.
     fn unpacked(dir: &Path) -> Result<Self> {
         let libraries = dir.join("usr/lib").join(ARCH.1);
         let arguments: [OsString; 5] = [
@@ -262,12 +261,12 @@ impl Herd {
         let said = cmd::output(Command::new(&program).args(&arguments).arg("-version"))?;
         let version = said.split([',', ' ', '\n']).next().unwrap_or_default();
         if !version.starts_with(|c: char| c.is_ascii_digit()) {
-            return Err(Error::could_not(format!("{} gives no version", program.display())));
+            return Err(Error::could_not(format!("{} does not print a version", program.display())));
         }
         Ok(Self { program, arguments, version: version.to_owned() })
     }
 
-    /// Runs a file; the error is why its answer is none.
+    /// Runs a file; the error says why there is no valid answer.
     fn ask(&self, file: &Path, name: &str, said: &mut String) -> Result<Verdict, String> {
         let mut command = Command::new(&self.program);
         command.args(&self.arguments).args(["-model", "riscv.cat", "-timeout", &LIMIT.to_string()]).arg(file);
@@ -283,7 +282,7 @@ impl Herd {
                 complaint.lines().next_back().unwrap_or_default()
             ));
         }
-        // It does not fail for a file that it cannot parse, nor for a loop that it cuts short.
+        // herd7 does not fail for a file that it cannot parse, nor for a loop that it cuts short.
         if let Some(line) = complaint.lines().find(|l| !l.trim().is_empty()) {
             return Err(format!("herd7 says: {line}"));
         }
@@ -291,7 +290,7 @@ impl Herd {
     }
 }
 
-/// Puts herd7 and its libraries into `dir`.
+/// Downloads herd7 and its libraries into `dir`.
 fn get(out: &Path, dir: &Path) -> Result<()> {
     let mut debs = Vec::new();
     for name in PACKAGES {
@@ -326,17 +325,17 @@ fn get(out: &Path, dir: &Path) -> Result<()> {
 /// The verdict in herd7's output for the test `name`.
 ///
 /// The line that counts is `Observation NAME Never 0 4`: how many executions have the outcome, and how
-/// many have not. The first line only repeats the question.
+/// many do not. The first line only repeats the question.
 ///
 /// # Errors
-/// When the output is cut off, is another test's or contradicts itself.
+/// When the output is cut off, belongs to another test or contradicts itself.
 pub fn parse(name: &str, text: &str) -> Result<Verdict, String> {
     let one = |start: &str| {
         let mut found = text.lines().filter_map(|l| l.strip_prefix(start));
         match (found.next(), found.next()) {
             (Some(rest), None) => Ok(rest.split_whitespace().collect::<Vec<_>>()),
             (None, _) => Err(format!("herd7's answer has no line `{}`", start.trim())),
-            _ => Err(format!("herd7's answer has several lines `{}`", start.trim())),
+            _ => Err(format!("herd7's answer has more than one line `{}`", start.trim())),
         }
     };
     let observation = one("Observation ")?;
@@ -361,7 +360,7 @@ pub fn parse(name: &str, text: &str) -> Result<Verdict, String> {
             witnesses.join(" ")
         ));
     }
-    // The last line of a whole answer.
+    // The last line of a complete answer.
     let last = text.trim_end().lines().next_back().and_then(|l| l.strip_prefix("Hash="));
     if last.is_some_and(|hash| hash.len() == 32) { Ok(verdict) } else { Err("herd7's answer is cut off".to_owned()) }
 }
@@ -505,7 +504,7 @@ Hash=8dcb9f7a6e1e6aae809205e73fe84d12
         assert_eq!(rows, [""; 0], "rows of files that do not exist");
     }
 
-    /// A herd7 that gives the first of `answers` for the bad outcome, the second for the good one.
+    /// A herd7 that gives the first of `answers` for the bad outcome and the second for the good one.
     fn fake(dir: &Path, answers: [&str; 2]) -> Herd {
         for (n, answer) in answers.iter().enumerate() {
             fs::write(dir.join(format!("answer{n}")), answer).unwrap();

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0-only
 //! Tests of the machine model without a kernel or firmware.
 //!
-//! `harness/machine/guest.c` knows at each of its accesses whether the model has to let it through. It
-//! prints KTAP, and what QEMU's counters must be in the end. Here it is built and run on every machine,
-//! and its counts are compared with those of QEMU. Further tests repeat a run, read its trace, look at it
+//! `harness/machine/guest.c` knows for each of its accesses whether the model must let it through. It
+//! prints KTAP, and what QEMU's counters must be at the end. This module builds it, runs it on every
+//! machine, and compares its counts with QEMU's. Further tests repeat a run, read its trace, look at it
 //! with the monitor, end it with a signal, and ask for machines that QEMU must refuse.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -44,22 +44,22 @@ const FLAGS: [&str; 11] = [
     "-Wextra",
 ];
 
-/// What the lines with QEMU's counters begin with.
+/// The prefix of the lines with QEMU's counters.
 const PROPERTY: &str = "x-cache-invalid";
-/// Number of harts where a run does not say otherwise.
+/// Default number of harts of a run.
 const HARTS: u32 = 2;
 /// How long a guest may take, on a host that may be busy.
 const PATIENCE: Duration = Duration::from_secs(120);
-/// The same for what takes less.
+/// The same for shorter runs.
 const MINUTE: Duration = Duration::from_secs(60);
-/// How long QEMU may take to end once it was told to, or to refuse a machine.
+/// How long QEMU may take to exit when told to, or to refuse a machine.
 const SOON: Duration = Duration::from_secs(20);
-/// At most this much of a problem goes into its check's line.
+/// Most characters of a problem in its check's line.
 const SHOWN: usize = 300;
-/// At most this much of what was said goes into the log of a check that failed.
+/// Most characters of output in the log of a failed check.
 const QUOTED: usize = 2000;
 
-/// Everything that a CPU with all extensions has.
+/// The guest's parameters for a CPU with all extensions.
 const FULL: &[&str] = &["MODEL", "SVVPTC", "V", "SVINVAL"];
 /// That CPU.
 const FULL_CPU: &str = "rv64,v=on,svinval=on,x-cache-invalid=on";
@@ -78,12 +78,12 @@ const EVENTS: [(&str, &str); 9] = [
 ];
 /// One instruction takes 1 ns, and the harts take turns.
 const ONE: &[&str] = &["-icount", "shift=0"];
-/// On one host thread, with virtual time, a run is determined by the seeds: what each hart sees, and when.
+/// On one host thread, with virtual time, a run depends on nothing but the seeds: what each hart sees, and when.
 const REPLAY: &[&str] = &["-icount", "shift=1,sleep=off", "-rtc", "base=2026-01-01,clock=vm", "-seed", "1"];
 /// A CPU on which everything can happen.
 const STORM_CPU: &str = "rv64,x-cache-invalid=on,x-cache-invalid-scope=all,x-cache-invalid-coexist=any,\
                          x-cache-invalid-choice=random,x-cache-invalid-evict-rate=50";
-/// Its harts.
+/// Its number of harts.
 const STORM_HARTS: u32 = 4;
 
 /// CPUs that QEMU must refuse with an accelerator, and what it must say.
@@ -139,24 +139,24 @@ const REFUSALS: [(&str, &str, &str); 20] = [
     ("rv64,x-cip-453=on", "qtest", "'x-cip-453' requires TCG acceleration"),
 ];
 
-/// A check that was made.
+/// A check and its result.
 #[derive(Clone, Debug)]
 pub struct Check {
-    /// Its name, unlike that of any other.
+    /// Its unique name.
     pub name: String,
-    /// What is wrong; it passed if there is nothing.
+    /// What is wrong; empty if it passed.
     problems: Vec<String>,
-    /// What else can be said of it.
+    /// More about the check.
     note: String,
-    /// The end of what QEMU and the guest said, if that can explain a failure.
+    /// The last output of QEMU and the guest, if that can explain a failure.
     said: String,
 }
 
-/// Something, or the problems that kept it from being there.
+/// A value, or the problems that prevented it.
 type Tried<T> = Result<T, Vec<String>>;
-/// A note if a check passed, else what is wrong.
+/// A note if a check passed, otherwise what is wrong.
 type Verdict = Tried<String>;
-/// Something that a trace tells, or why it cannot be understood.
+/// Something read from a trace, or why it cannot be understood.
 type Told<T> = Result<T, String>;
 
 impl Check {
@@ -168,7 +168,7 @@ impl Check {
         Self { name: name.into(), problems, note, said: String::new() }
     }
 
-    /// The first thing that is wrong, in a line; none if the check passed.
+    /// The first problem, on one line; `None` if the check passed.
     pub fn why(&self) -> Option<String> {
         let line = self.problems.first()?.lines().next().unwrap_or_default();
         let rest = if line.chars().count() > SHOWN { "…" } else { "" };
@@ -176,20 +176,20 @@ impl Check {
     }
 }
 
-/// A verdict of problems that were looked for.
+/// The verdict: a note if there are no problems.
 fn none_of(problems: Vec<String>, note: impl Into<String>) -> Verdict {
     if problems.is_empty() { Ok(note.into()) } else { Err(problems) }
 }
 
-/// Something that kept a check from being made, as its problem.
+/// An error that prevented a check, as its problem.
 fn because(error: Error) -> Vec<String> {
     vec![error.message]
 }
 
-/// Makes all checks, with a guest that `clang` compiles, and writes them to `log` as KTAP.
+/// Runs all checks, with a guest that `clang` compiles, and writes them to `log` as KTAP.
 ///
 /// # Errors
-/// When the guest cannot be built, or a file not be written.
+/// When the guest cannot be built, or a file cannot be written.
 pub fn run(bench: &Workbench, clang: &str, log: &Path) -> Result<Vec<Check>> {
     let step = Step::start("test the machine");
     files::remove(log)?;
@@ -208,7 +208,7 @@ pub fn run(bench: &Workbench, clang: &str, log: &Path) -> Result<Vec<Check>> {
     Ok(checks)
 }
 
-/// The checks as KTAP, with everything that is known of those that failed.
+/// The checks as KTAP, with everything known about those that failed.
 fn as_ktap(checks: &[Check]) -> String {
     let mut tally = Tally::kept();
     for check in checks {
@@ -233,7 +233,7 @@ fn as_ktap(checks: &[Check]) -> String {
 struct Run {
     /// QEMU's `-cpu`.
     cpu: String,
-    /// What the guest has to know of the machine, as guest.c names it: `PARAM_` and this.
+    /// What the guest must know about the machine: names in guest.c, without `PARAM_`.
     params: Vec<&'static str>,
     harts: u32,
     /// Further arguments of QEMU's.
@@ -257,7 +257,7 @@ impl Run {
         }
     }
 
-    /// With valid translations that these events take away.
+    /// With valid translations that these events evict.
     fn evicting(events: &[(&str, &'static str)]) -> Self {
         let words: Vec<&str> = events.iter().map(|(word, _)| *word).collect();
         let params: Vec<&'static str> = events.iter().map(|(_, param)| *param).collect();
@@ -350,7 +350,7 @@ impl Params {
         Ok(Self::parse(&fs::read_to_string(source).map_err(|e| Error::io("read", source, e))?))
     }
 
-    /// Takes `#define PARAM_NAME VALUE` out of C.
+    /// Reads `#define PARAM_NAME VALUE` from C.
     fn parse(source: &str) -> Self {
         let define = |line: &str| {
             let (name, rest) = line.strip_prefix("#define PARAM_")?.split_once(char::is_whitespace)?;
@@ -365,7 +365,7 @@ impl Params {
         value.ok_or_else(|| Error::could_not(format!("guest.c has no usable `#define PARAM_{name}`; add it")))
     }
 
-    /// QEMU's `-device` that puts the word for `run` where the guest expects it.
+    /// QEMU's `-device` that loads the word for `run` where the guest expects it.
     fn device(&self, run: &Run) -> Result<String> {
         let shift = self.get("HARTS")?;
         let harts = u32::try_from(shift).ok().and_then(|shift| u64::from(run.harts).checked_shl(shift));
@@ -402,7 +402,7 @@ fn symbols(elf: &Path) -> Result<Symbols> {
 /// QEMU and the guest.
 struct Rig {
     qemu: PathBuf,
-    /// Where the guest is, and where QEMU runs.
+    /// The folder with the guest, where QEMU runs.
     folder: PathBuf,
     params: Params,
     symbols: Symbols,
@@ -418,7 +418,7 @@ impl Rig {
         compile.args(FLAGS).args(["-fuse-ld=lld", "-T"]).arg(source.join("guest.ld"));
         compile.arg(source.join("start.S")).arg(source.join("guest.c")).arg("-o").arg(&elf);
         cmd::logged(&mut compile, &bench.options.out.join("log/machine-guest.log"), step)?;
-        // A name without a folder is looked for in PATH, wherever QEMU runs.
+        // A bare name is looked up in PATH; a path must be absolute, because QEMU runs in another folder.
         let qemu = match bench.qemu.binary.components().count() {
             0 | 1 => bench.qemu.binary.clone(),
             _ => std::path::absolute(&bench.qemu.binary).map_err(|e| Error::io("find", &bench.qemu.binary, e))?,
@@ -426,7 +426,7 @@ impl Rig {
         Ok(Self { qemu, params: Params::read(&source.join("guest.c"))?, symbols: symbols(&elf)?, folder })
     }
 
-    /// QEMU with the guest on the machine of `run`; the caller adds what its serial port and monitor are.
+    /// QEMU with the guest on the machine of `run`; the caller adds serial port and monitor.
     fn guest(&self, run: &Run) -> Result<Command> {
         let mut command = self.qemu(&run.arguments());
         command.args(["-bios", "none", "-kernel", "guest.elf", "-device", &self.params.device(run)?]);
@@ -445,7 +445,7 @@ impl Rig {
         cmd::within(command.args(["-monitor", "none", "-serial", "stdio"]).args(more), PATIENCE)
     }
 
-    /// What a guest said that has to end well.
+    /// The output of a guest that must end well.
     fn finished(&self, run: &Run, more: &[&str]) -> Tried<Said> {
         let said = self.boot(run, more).map_err(because)?;
         match wrong_ending(&said, PATIENCE) {
@@ -464,7 +464,7 @@ impl Rig {
         Check::new(name, make(self))
     }
 
-    /// The guest's tests on every machine, and whether seeds do what they should.
+    /// The guest's tests on every machine, and a check of the seeds.
     fn all_runs(&self, step: &Step) -> Vec<Check> {
         let runs = runs();
         let mut checks = Vec::new();
@@ -483,7 +483,7 @@ impl Rig {
         checks
     }
 
-    /// Boots all of `runs`, as many at a time as the host has CPUs.
+    /// Boots all of `runs`, as many in parallel as the host has CPUs.
     fn boots(&self, runs: &[Run], step: &Step) -> Vec<Tried<Said>> {
         let cpus = thread::available_parallelism().map_or(1, usize::from);
         let next = AtomicUsize::new(0);
@@ -492,7 +492,7 @@ impl Rig {
             let (sender, receiver) = mpsc::channel();
             for _ in 0..cpus.min(runs.len()) {
                 let (sender, next) = (sender.clone(), &next);
-                // Each waits for the QEMUs that it starts: they would not survive it.
+                // Each thread waits for the QEMUs that it starts: they would not outlive it.
                 scope.spawn(move || {
                     loop {
                         let at = next.fetch_add(1, Ordering::Relaxed);
@@ -513,21 +513,21 @@ impl Rig {
         all
     }
 
-    /// All harts at once, at random: everything that QEMU and the guest said.
+    /// All harts at once, at random; returns all output of QEMU and the guest.
     fn storm(&self, more: &str, extra: &[&str]) -> Tried<String> {
         let run = Run::new(format!("{STORM_CPU}{more}"), &["MODEL", "STORM"]).harts(STORM_HARTS).extra(REPLAY);
         let said = self.finished(&run, extra)?;
         Ok(said.stdout + &said.stderr)
     }
 
-    /// The same with a trace in `name`, which is returned as well.
+    /// The same with a trace in `name`; also returns the trace.
     fn traced_storm(&self, name: &str) -> Tried<(String, String)> {
         files::remove(&self.folder.join(name)).map_err(because)?;
         let said = self.storm("", &["-D", name, "-trace", trace::EVENTS])?;
         Ok((said, self.file(name)?))
     }
 
-    /// A run that is repeated, and what its trace tells.
+    /// Repeats a run, and checks its trace.
     fn replays(&self, step: &Step) -> Vec<Check> {
         const LOGS: [&str; 2] = ["storm1.log", "storm2.log"];
         step.detail("replay");
@@ -543,12 +543,12 @@ impl Rig {
         vec![
             self.check("replay", step, |_| replay()),
             self.check("replay traced", step, |_| replay_traced()),
-            // It has the log of the check before.
+            // It reads the log of the check before.
             self.check("trace of 4 harts", step, |rig| stories(&one.clone()?, &rig.file(LOGS[0])?)),
         ]
     }
 
-    /// A single hit and all that led to it.
+    /// A single hit and everything that led to it.
     fn trace(&self) -> Verdict {
         const LOG: &str = "trace.log";
         files::remove(&self.folder.join(LOG)).map_err(because)?;
@@ -557,7 +557,7 @@ impl Rig {
         story_of_first_hit(&self.file(LOG)?, &self.symbols, &said.stderr).map_err(|why| vec![why])?
     }
 
-    /// The monitor sees what memory holds, and leaves no trace of having looked.
+    /// The monitor sees what is in memory, and does not disturb the counters.
     fn monitor(&self) -> Verdict {
         const LOG: &str = "spin.log";
         let log = self.folder.join(LOG);
@@ -570,7 +570,7 @@ impl Rig {
             let said = talk.end(Duration::ZERO).map_err(because)?;
             return Err(vec!["the guest does not get to where it waits".to_owned(), end_of(&said)]);
         }
-        // It says so a moment before it does.
+        // The guest prints this a moment before it spins.
         thread::sleep(Duration::from_millis(200));
         talk.say("x /1gx 0xffffffc000001000\nx /1gx 0xffffffc000201000\nquit\n");
         let said = talk.end(SOON).map_err(because)?;
@@ -583,7 +583,7 @@ impl Rig {
         let mut command = self.qemu(&run.arguments());
         command.args(["-bios", "none", "-serial", "none", "-monitor", "stdio"]);
         let mut talk = Dialogue::start(&mut command).map_err(because)?;
-        // Its prompt: it is up.
+        // The prompt shows that it is up.
         if !talk.wait_until(MINUTE, |said| said.contains(')')).map_err(because)? {
             let said = talk.end(Duration::ZERO).map_err(because)?;
             return Err(vec!["no prompt".to_owned(), end_of(&said)]);
@@ -592,7 +592,7 @@ impl Rig {
         counted_at_the_end(&talk.end(SOON).map_err(because)?)
     }
 
-    /// QEMU ends with a message instead of giving a machine that cannot be.
+    /// QEMU refuses impossible machines with a message.
     fn refuses(&self, cpu: &str, accelerator: &str, message: &str) -> Verdict {
         let words = ["-M", "virt", "-cpu", cpu, "-accel", accelerator, "-display", "none", "-bios", "none"];
         let mut command = self.qemu(&words.map(str::to_owned));
@@ -600,7 +600,7 @@ impl Rig {
     }
 }
 
-/// The end of all that was said.
+/// The end of all output.
 fn end_of(said: &Said) -> String {
     let all = format!("{}{}", said.stdout, said.stderr);
     let skip = all.chars().count().saturating_sub(QUOTED);
@@ -612,7 +612,7 @@ fn lines_of<'a>(text: &'a str, start: &str) -> impl Iterator<Item = &'a str> {
     text.lines().filter_map(move |line| line.strip_prefix(start))
 }
 
-/// How a run ended, if that was not well.
+/// How a run ended, unless it ended well.
 fn wrong_ending(said: &Said, limit: Duration) -> Option<String> {
     match said.status {
         None => Some(format!("it did not end within {} s", limit.as_secs())),
@@ -621,7 +621,7 @@ fn wrong_ending(said: &Said, limit: Duration) -> Option<String> {
     }
 }
 
-/// Whether a run is as it must be.
+/// Judges a run.
 fn judge(run: &Run, said: &Said) -> Verdict {
     let mut problems: Vec<String> = wrong_ending(said, PATIENCE).into_iter().collect();
     let report = ktap::parse(&Log::of(&said.stdout));
@@ -633,7 +633,7 @@ fn judge(run: &Run, said: &Said) -> Verdict {
             note.push_str(&format!(", {last}"));
         }
     } else if !said.stderr.is_empty() {
-        // A machine without the model has nothing to count.
+        // A machine without the model must not count anything.
         problems.push(format!("QEMU said: {}", said.stderr));
     }
     none_of(problems, note)
@@ -652,7 +652,7 @@ fn wrong_results(report: &ktap::Report) -> Vec<String> {
     problems
 }
 
-/// How QEMU's counters differ from those that the guest expects, and their total from their sum.
+/// How QEMU's counters differ from what the guest expects, and their total from their sum.
 fn wrong_counters(stdout: &str, stderr: &str) -> Vec<String> {
     let start = format!("{PROPERTY}: ");
     let wanted: Vec<&str> = lines_of(stdout, "expect ").collect();
@@ -670,7 +670,7 @@ fn wrong_counters(stdout: &str, stderr: &str) -> Vec<String> {
     problems
 }
 
-/// The line with the sums of `hart=N NAME=COUNT NAME=COUNT`; none if these differ in more than numbers.
+/// The line with the sums of `hart=N NAME=COUNT NAME=COUNT`; `None` if these differ in more than numbers.
 fn total_of(harts: &[&str]) -> Option<String> {
     let mut sums: Vec<(&str, u64)> = Vec::new();
     for (nth, hart) in harts.iter().enumerate() {
@@ -698,8 +698,8 @@ fn total_of(harts: &[&str]) -> Option<String> {
     Some(format!("total harts={}{counts}", harts.len()))
 }
 
-/// The same seed makes the same choices, another one others: of three random runs the last has another
-/// seed. Each has a pattern for each of the three modes of the MMU.
+/// The same seed makes the same choices, another seed makes others: of three random runs, the last has
+/// another seed. Each has a pattern for each of the three modes of the MMU.
 fn chosen_by_seed(patterns: &[Vec<String>]) -> Verdict {
     match patterns {
         [one, same, other] if one.len() == 3 && one == same && same != other => Ok(String::new()),
@@ -707,7 +707,7 @@ fn chosen_by_seed(patterns: &[Vec<String>]) -> Verdict {
     }
 }
 
-/// Runs with the same seed are the same, with another one another.
+/// Runs with the same seed are the same; another seed gives another run.
 fn repeated(one: &str, again: &str, other: &str) -> Verdict {
     let mut problems = Vec::new();
     if one != again {
@@ -726,7 +726,7 @@ fn repeated(one: &str, again: &str, other: &str) -> Verdict {
     none_of(problems, one.lines().last().unwrap_or_default())
 }
 
-/// Tracing changes nothing, and shows the same every time.
+/// Tracing does not change the run, and shows the same every time.
 fn repeated_with_trace(one: &str, first: &(String, String), second: &(String, String)) -> Verdict {
     let mut problems = Vec::new();
     if first.0 != one {
@@ -756,13 +756,13 @@ struct Event {
 }
 
 impl Event {
-    /// One with these numbers.
+    /// An event with these numbers.
     fn of(name: &str, numbers: &[(&str, i128)]) -> Self {
         let fields = numbers.iter().map(|(name, number)| ((*name).to_owned(), Value::Number(*number))).collect();
         Self { name: name.to_owned(), fields }
     }
 
-    /// The same of a kind of access.
+    /// The same with a kind of access.
     fn of_access(mut self, access: &str) -> Self {
         self.fields.insert("access".to_owned(), Value::Word(access.to_owned()));
         self
@@ -800,19 +800,19 @@ impl Event {
 }
 
 fn events(log: &str) -> Told<Vec<Event>> {
-    log.lines().map(|line| Event::parse(line).ok_or_else(|| format!("no event: {line:?}"))).collect()
+    log.lines().map(|line| Event::parse(line).ok_or_else(|| format!("not an event: {line:?}"))).collect()
 }
 
 /// QEMU's sums.
 fn total(said: &str) -> Told<machine::Counters> {
-    machine::parse_counters(said, PROPERTY)?.ok_or_else(|| format!("QEMU printed no line `{PROPERTY}: total`"))
+    machine::parse_counters(said, PROPERTY)?.ok_or_else(|| format!("QEMU did not print a line `{PROPERTY}: total`"))
 }
 
 /// The parts of a hit by name.
 type Parts<'a> = BTreeMap<&'a str, &'a Event>;
 
-/// What each stale hit of a storm is told with: who made the PTE valid, and that this was after the table
-/// was read.
+/// Checks that each stale hit of a storm comes with who made the PTE valid, and that this was after the
+/// table was read.
 fn stories(said: &str, log: &str) -> Verdict {
     let told = || -> Told<Vec<String>> {
         let events = events(log)?;
@@ -827,7 +827,7 @@ fn stories(said: &str, log: &str) -> Verdict {
         }
         let total = total(said)?.stale_hits;
         let mut problems = Vec::new();
-        // By hart: who made the PTEs valid that it met.
+        // By hart: who made the PTEs valid that it hit.
         let mut pairs = BTreeSet::new();
         let (mut others, mut ended) = (0, 0);
         for ((hart, hit), parts) in &hits {
@@ -845,7 +845,7 @@ fn stories(said: &str, log: &str) -> Verdict {
             problems.push(format!("{count} hits of {total}, {others} for PTEs of other harts, {ended} ended"));
         }
         if pairs.len() as u64 != u64::from(STORM_HARTS).pow(2) {
-            problems.push(format!("not every hart met PTEs that each hart made valid: {pairs:?}"));
+            problems.push(format!("not every hart hit PTEs that each hart made valid: {pairs:?}"));
         }
         Ok(problems)
     };
@@ -874,8 +874,8 @@ fn maker(parts: &Parts<'_>) -> Told<i128> {
     Ok(by)
 }
 
-/// The first hit of the guest's tests of `x-late-pte` in full, with the pc of each access: the stubs are where
-/// they were linked to.
+/// The first hit of the guest's tests of `x-late-pte` in full, with the pc of each access: the stubs are
+/// where the linker put them.
 fn story_of_first_hit(log: &str, symbols: &Symbols, stderr: &str) -> Told<Verdict> {
     let events = events(log)?;
     let at = events.iter().position(|e| e.name == "stale_hit").ok_or("there is no hit")?;
@@ -890,7 +890,7 @@ fn story_of_first_hit(log: &str, symbols: &Symbols, stderr: &str) -> Told<Verdic
     };
     let mut problems: Vec<String> = part.iter().zip(&wanted).filter_map(differs).collect();
 
-    // It is C that stores PTEs; what follows the stubs is no code of theirs.
+    // C code stores the PTEs: neither a stub, nor what follows the stubs.
     let main = address_of(symbols, "guest_main")?;
     let by = part[2].number("pc")?;
     let stubs = symbols.iter().filter(|(name, _)| name.starts_with("stub_") || name.starts_with("fence_"));
@@ -898,7 +898,7 @@ fn story_of_first_hit(log: &str, symbols: &Symbols, stderr: &str) -> Told<Verdic
     if by < main || !stubs.map(|(_, address)| i128::from(*address)).all(is_c) {
         problems.push(format!("stored at {by:#x}"));
     }
-    // The PTEs of pages 1 to 6 were made valid in one loop, and the last one was stored to again after that.
+    // The PTEs of pages 1 to 6 were made valid in one loop, and the last one was stored to again later.
     let mut makers = BTreeSet::new();
     for event in events.iter().filter(|e| e.name == "stale_store") {
         let pte = event.number("pte")?;
@@ -918,15 +918,15 @@ fn story_of_first_hit(log: &str, symbols: &Symbols, stderr: &str) -> Told<Verdic
     for (name, counted) in [("stale_hit", total.stale_hits), ("fence", total.fences)] {
         let count = events.iter().filter(|e| e.name == name).count() as u64;
         if count != counted {
-            problems.push(format!("{count} events {name}, QEMU counted {counted}"));
+            problems.push(format!("{count} events {name}, but QEMU counted {counted}"));
         }
     }
     Ok(none_of(problems, ""))
 }
 
-/// What the first six events from a hit on must be, but for their times. A load and then a store fault, on pages
-/// whose PTEs hart 0 made valid after it had read the table. Where that was, and who called the stubs, is C: it is
-/// taken from the events themselves.
+/// What the first six events from a hit on must be, except for their times. A load and then a store
+/// fault, on pages whose PTEs hart 0 made valid after it had read the table. Which PC did that, and who
+/// called the stubs, depends on the C compiler, so these come from the events themselves.
 fn first_six(part: &[Event; 6], table: i128, symbols: &Symbols) -> Told<[Event; 6]> {
     const TOP: i128 = 0xffff_ffc0_0000_0000;
     let (load, store) = (address_of(symbols, "stub_load")?, address_of(symbols, "stub_store")?);
@@ -963,7 +963,7 @@ fn address_of(symbols: &Symbols, name: &str) -> Told<i128> {
     symbols.get(name).map(|address| i128::from(*address)).ok_or_else(|| format!("the guest has no {name}"))
 }
 
-/// Both pages hold the word that the monitor was asked for, and the counters are as if it had not looked.
+/// The monitor shows the word in both pages, and the counters are as if it had not looked.
 fn seen_by_monitor(said: &Said, log: &str) -> Verdict {
     let mut problems = Vec::new();
     if said.status.is_none() {
@@ -986,7 +986,7 @@ fn seen_by_monitor(said: &Said, log: &str) -> Verdict {
     none_of(problems, "")
 }
 
-/// Three harts were counted, and their total, once.
+/// The counters of three harts and their total appear exactly once.
 fn counted_at_the_end(said: &Said) -> Verdict {
     let count = |start: String| said.stderr.matches(&start).count();
     if said.status.is_none() {
@@ -999,7 +999,7 @@ fn counted_at_the_end(said: &Said) -> Verdict {
     }
 }
 
-/// It ended with status 1 and this message.
+/// QEMU exited with status 1 and this message.
 fn refused(said: &Said, message: &str) -> Verdict {
     let Some(status) = said.status else {
         return Err(vec![format!("it did not end within {} s", SOON.as_secs()), end_of(said)]);
@@ -1048,7 +1048,7 @@ x-cache-invalid: total harts=2 stale_hits=5 fences=7 remembered=4 coexisting=2 c
         Said { status: None, ..said(0, stdout, stderr) }
     }
 
-    /// Changes a text in one place, which has to be there.
+    /// Changes a text in one place, which must exist.
     fn but(text: &str, from: &str, to: &str) -> String {
         assert!(text.contains(from), "{from}");
         text.replacen(from, to, 1)
@@ -1071,7 +1071,7 @@ x-cache-invalid: total harts=2 stale_hits=5 fences=7 remembered=4 coexisting=2 c
         let unknown = params.device(&Run::new("rv64", &["NONE"])).unwrap_err();
         assert!(unknown.message.contains("PARAM_NONE"), "{unknown}");
 
-        // No two share a bit, and none is one of the number of harts.
+        // No two share a bit, and none overlaps the number of harts.
         let mut all = 0xfu64 << params.get("HARTS").unwrap();
         for (name, bit) in params.0.iter().filter(|(name, _)| !["ADDRESS", "HARTS"].contains(&name.as_str())) {
             assert_eq!((bit.count_ones(), all & bit), (1, 0), "{name}");
@@ -1097,7 +1097,7 @@ x-cache-invalid: total harts=2 stale_hits=5 fences=7 remembered=4 coexisting=2 c
         names.extend(REFUSALS.iter().map(|(cpu, accelerator, _)| format!("{cpu} {accelerator}")));
         assert_eq!(names.len(), runs.len() + REFUSALS.len());
         for run in &runs {
-            // Who passes a test of one kind alone has to be told so.
+            // The parameters must tell the guest what its machine does.
             let models = run.cpu.contains("x-cache-invalid") || run.cpu.contains("x-late-pte");
             assert_eq!(run.has("MODEL"), models, "{}", run.name());
             assert_eq!(run.has("CIP_453"), run.cpu.contains("x-cip-453"), "{}", run.name());
