@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-only
-//! What is counted. Nothing in here knows of QEMU.
+//! What is counted, independent of QEMU.
 
 use std::collections::BTreeMap;
 use std::fmt::{self, Write as _};
@@ -12,7 +12,7 @@ const KERNEL: u64 = 1 << 63;
 /// Longest frame that `flush_cache_vmap()` may have on the stack, in bytes.
 const FRAME: u64 = 256;
 
-/// What the arguments say.
+/// The parsed arguments.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Arguments {
     /// `handle_exception`.
@@ -23,7 +23,7 @@ pub struct Arguments {
     pub switched: u64,
     /// `flush_cache_vmap()`.
     pub announce: Range<u64>,
-    /// The bitmap of marks, if there is one.
+    /// The bitmap of marks, if the kernel has one.
     pub marks: Option<Range<u64>>,
     /// Functions that disturb another hart.
     pub sends: Vec<u64>,
@@ -35,7 +35,7 @@ impl Arguments {
     /// Reads `NAME=VALUE` words.
     ///
     /// # Errors
-    /// What is wrong with them, for a message.
+    /// What is wrong with them.
     pub fn parse<'a>(words: impl IntoIterator<Item = &'a str>) -> Result<Self, String> {
         let mut all = Self::default();
         let mut missing = vec!["entry", "switch", "switched", "announce", "sends", "out"];
@@ -49,7 +49,7 @@ impl Arguments {
                 "marks" => all.marks = Some(range(value)?),
                 "sends" => all.sends = value.split('+').map(address).collect::<Result<_, _>>()?,
                 "out" if !value.is_empty() => value.clone_into(&mut all.out),
-                _ => return Err(format!("there is no argument `{word}`")),
+                _ => return Err(format!("unknown argument `{word}`")),
             }
             missing.retain(|m| *m != name);
         }
@@ -59,7 +59,7 @@ impl Arguments {
 
 fn address(text: &str) -> Result<u64, String> {
     let digits = text.strip_prefix("0x").unwrap_or(text);
-    u64::from_str_radix(digits, 16).map_err(|_| format!("`{text}` is no address"))
+    u64::from_str_radix(digits, 16).map_err(|_| format!("`{text}` is not an address"))
 }
 
 fn range(text: &str) -> Result<Range<u64>, String> {
@@ -77,7 +77,7 @@ pub enum End {
     Sret,
 }
 
-/// Something that happened, in all respects that matter.
+/// Something that happened, in every detail that matters.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Event {
     /// A trap into the trap entry.
@@ -100,11 +100,11 @@ pub enum Event {
     },
     /// A `flush_cache_vmap()`, up to its return.
     Announce {
-        /// All marks were set before; unknown if there is no bitmap.
+        /// Every hart was marked before; unknown without a bitmap.
         marked: Option<bool>,
         /// Instructions executed in the function itself.
         instructions: u64,
-        /// Stores executed in the function itself, but for those to its frame on the stack.
+        /// Stores executed in the function itself, except those to its frame on the stack.
         stores: u64,
         /// How often it disturbed another hart.
         sends: u64,
@@ -145,7 +145,7 @@ impl Counts {
         self.cut_short += other.cut_short;
     }
 
-    /// The file: a line for each thing, and a last one that tells that none is missing.
+    /// The file: a line per event, and a last line that shows that the file is complete.
     pub fn text(&self) -> String {
         let mut text = "lazymap-cost 1\n".to_owned();
         for (event, times) in &self.events {
@@ -157,7 +157,7 @@ impl Counts {
     }
 }
 
-/// A trap entry that has begun.
+/// A trap entry in progress.
 #[derive(Clone, Copy, Debug)]
 struct Trap {
     cause: u64,
@@ -166,7 +166,7 @@ struct Trap {
     instructions: u64,
 }
 
-/// A `flush_cache_vmap()` that has begun.
+/// A `flush_cache_vmap()` in progress.
 #[derive(Clone, Copy, Debug)]
 struct Announce {
     marked: Option<bool>,
@@ -177,9 +177,9 @@ struct Announce {
     sends: u64,
 }
 
-/// What a hart is in the middle of, and what it did so far.
+/// What a hart is in the middle of, and what it has done so far.
 ///
-/// Whatever a trap cuts short is not counted: a count is of an undisturbed execution.
+/// Whatever a trap interrupts is not counted: only undisturbed executions are.
 #[derive(Clone, Debug, Default)]
 pub struct Hart {
     trap: Option<Trap>,
@@ -204,8 +204,8 @@ impl Hart {
         self.trap = Some(Trap { cause, from_kernel, kernel_address, instructions: 0 });
     }
 
-    /// It is about to execute the first instruction of `__schedule()`. One that found no other task to switch
-    /// to is forgotten.
+    /// It is about to execute the first instruction of `__schedule()`. Forgets a `__schedule()` that
+    /// found no other task to switch to.
     pub fn switch(&mut self) {
         self.switch = Some(0);
     }
@@ -254,7 +254,7 @@ impl Hart {
 
     /// It is about to execute the instruction at an address to which it jumped.
     pub fn arrive(&mut self, address: u64, arguments: &Arguments) {
-        // A trap is told of by `trap`, and is no end.
+        // `trap` reports traps; they are not an end.
         if address == arguments.entry.start {
             return;
         }
@@ -327,14 +327,14 @@ mod tests {
         let mut hart = Hart::default();
         hart.trap(13, SPP, KERNEL);
         hart.in_entry(false);
-        // A branch within the entry is no end.
+        // A branch within the entry is not an end.
         hart.arrive(0x180, &arguments());
         hart.in_entry(true);
         assert!(!hart.active());
         hart.trap(1 << 63 | 5, 0, 0);
         hart.in_entry(false);
         hart.arrive(0x5000, &arguments());
-        // The way back through the entry belongs to no trap.
+        // The way back through the entry does not belong to a trap.
         hart.in_entry(false);
         let all = [
             "lazymap-cost 1",
@@ -386,7 +386,7 @@ mod tests {
     fn a_switch_lasts_until_the_last_call() {
         let (mut hart, arguments) = (Hart::default(), arguments());
         for _ in 0..2 {
-            // There is nothing to switch to.
+            // Nothing to switch to.
             hart.switch();
             hart.in_switch();
             hart.arrive(0x7000, &arguments);

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0-only
-//! How QEMU tells of what happens: the part of version 4 of its plugin interface (QEMU 9.2 to 10.0,
+//! The part of version 4 of QEMU's plugin interface (QEMU 9.2 to 10.0,
 //! `include/qemu/qemu-plugin.h`) that is needed here.
 //!
-//! QEMU tells of each translation of a block of guest code. The instructions that matter get a callback
-//! then, with their address as its argument; each block gets one for when a hart is in the middle of
-//! something, which notices where it goes.
+//! QEMU reports each translation of a block of guest code. Then the instructions that matter get a
+//! callback, with their address as its argument; and each block gets one for a hart that is in the middle
+//! of something, which shows where the hart goes.
 
 use std::ffi::{CStr, c_char, c_int, c_uint, c_void};
 use std::fs;
@@ -16,16 +16,16 @@ use crate::count::{Arguments, Counts, Hart};
 /// `sret`, little-endian.
 const SRET: [u8; 4] = 0x1020_0073_u32.to_le_bytes();
 
-/// The version of QEMU's interface that this was written for; QEMU looks at it.
+/// The version of QEMU's interface that this was written for; QEMU checks it.
 #[unsafe(no_mangle)]
 #[allow(non_upper_case_globals)]
 pub static qemu_plugin_version: c_int = 4;
 
-/// A type of QEMU's that only QEMU looks into.
+/// An opaque type of QEMU's.
 #[repr(C)]
 struct Opaque([u8; 0]);
 
-/// GLib's arrays, whatever they are of.
+/// GLib's arrays, of any type.
 #[repr(C)]
 struct Array {
     data: *mut u8,

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-only
-//! What a user asks for: one module for each verb of the command line.
+//! What a user asks for: one module per verb of the command line.
 
 pub mod check;
 pub mod clean;

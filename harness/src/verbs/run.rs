@@ -26,7 +26,7 @@ pub fn list(root: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Says what [`run`] would do; builds and boots nothing.
+/// Prints what [`run`] would do; builds and boots nothing.
 ///
 /// # Errors
 /// As [`choose`].
@@ -57,10 +57,10 @@ pub fn dry_run(options: &Options, which: &Which) -> Result<()> {
 /// Runs scenarios, prints the table, and writes `out/run/results.json`.
 ///
 /// # Errors
-/// When they cannot be chosen, or the results not be written. What goes wrong with one of them is
-/// a row of the table.
+/// When they cannot be selected, or the results cannot be written. If one of them fails to build or
+/// boot, that is a row of the table.
 pub fn run(lab: &mut Lab, scenarios: &[Scenario]) -> Result<Vec<Row>> {
-    // What is wrong with a file is said before anything is built.
+    // Report wrong files before building anything.
     for scenario in scenarios {
         if let Kind::Boot(trial) = &scenario.kind {
             lab.bench
@@ -126,7 +126,7 @@ fn compile(lab: &mut Lab, scenario: &Scenario, folders: &[String], compiler: Com
     }
 }
 
-/// What has to be said of a row without a boot.
+/// The report on a row without a boot.
 fn report_of(row: &Row) -> Option<String> {
     let scenario = row.scenario.as_deref().unwrap_or_default();
     (row.verdict != Verdict::Pass).then(|| format!("{scenario}: {}: {}", row.test, row.observed))

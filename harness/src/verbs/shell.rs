@@ -11,7 +11,7 @@ use crate::options::Options;
 use crate::trial::run;
 use crate::trial::scenario::{self, Kind, Which};
 
-/// The scenario of which configuration and machine are used where none is named.
+/// The scenario whose configuration and machine are used by default.
 const DEFAULT: &str = "default";
 /// Tells the guest's init to start a shell instead of switching the machine off.
 const WORD: &str = "lazymap.shell";
@@ -19,12 +19,12 @@ const WORD: &str = "lazymap.shell";
 /// Builds the kernel of a scenario and boots it with the terminal as its console. Ctrl-A X ends QEMU.
 ///
 /// # Errors
-/// When there is no such scenario or it boots nothing (exit code 64), or something cannot be built.
+/// When the scenario does not exist or boots nothing (exit code 64), or something cannot be built.
 pub fn run(options: &Options, name: Option<&str>) -> Result<()> {
     let name = name.unwrap_or(DEFAULT);
     let found = scenario::choose(&options.root, &Which::Named(vec![name.to_owned()]))?;
     let Some((config, Kind::Boot(trial))) = found.first().map(|s| (&s.config, &s.kind)) else {
-        return Err(Error::usage(format!("the scenario `{name}` boots nothing; `lazymap run --list` names others")));
+        return Err(Error::usage(format!("the scenario `{name}` boots nothing; `lazymap run --list` lists them")));
     };
     let mut trial = trial.as_ref().clone();
     trial.tests.clear();

@@ -1,10 +1,10 @@
 #!/bin/sh
 # SPDX-License-Identifier: GPL-2.0-only
 #
-# Executes breakpoints in kernel mode: a kprobe inside of the function behind read().
+# Executes breakpoints in kernel mode: a kprobe inside the function behind read().
 
 cd /sys/kernel/tracing || exit 1
-# Not on its first instructions, which belong to ftrace and need no breakpoint.
+# Not on its first instructions: a kprobe there uses ftrace and no breakpoint.
 for offset in 16 18 20 22 24 26 28 30 32; do
 	echo "p:lazymap_cost/read vfs_read+$offset" >>kprobe_events 2>/dev/null && break
 done

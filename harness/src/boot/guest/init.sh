@@ -6,15 +6,15 @@
 #
 #   lazymap.tests=A,B   files in /lazy_map, in this order; `all` = every test-*.sh
 #   lazymap.timeout=N   seconds that a test may take (otherwise what `settings` says)
-#   lazymap.online=N,M  CPUs to start before the tests, where maxcpus= kept them off
+#   lazymap.online=N,M  CPUs to start before the tests, if maxcpus= kept them off
 #   lazymap.hotplug     take CPUs offline and online all the time while tests run
 #   lazymap.shell       an interactive shell on the console after the tests
 #
 # Everything is written to /dev/kmsg, one line at a time: what a program writes
-# to the terminal gets mixed up with the messages of the kernel, printk() does not.
+# to the terminal gets mixed up with kernel messages, printk() output does not.
 
 PATH=/bin
-# Tests that a kernel may die of are what this machine is for.
+# This machine exists to run tests that may kill the kernel.
 ALLOW_CRASH=1
 export PATH ALLOW_CRASH
 bb=/bin/busybox
@@ -30,10 +30,10 @@ for place in /sbin /usr/bin /usr/sbin; do
 	[ -e $place ] || ln -s /bin $place
 done
 
-# What goes wrong in here belongs into the log as well.
+# Errors of this script belong in the log, too.
 exec 2>/dev/kmsg
 
-# A record of the kernel's log holds less than 1 KiB, longer writes are refused.
+# A record of the kernel's log holds less than 1 KiB; longer writes are refused.
 say() {
 	text=$1
 	while [ ${#text} -gt 800 ]; do
@@ -79,21 +79,21 @@ case $limit in
 '' | *[!0-9]*) limit=300 ;;
 esac
 
-# Sends signal $1 to the session of process $2, which may be gone already, or so
-# young that it is no session yet.
+# Sends signal $1 to the session of process $2, which may be gone already, or too
+# young to lead a session.
 end_session() {
 	kill "-$1" "-$2" 2>/dev/null || kill "-$1" "$2" 2>/dev/null
 }
 
-# Runs a test in a session of its own, so that all of it can be ended. What
-# happens comes through a pipe: `exit STATUS` from the test, the other words from
-# a watchdog. Sets $result to the status or to `timeout`.
+# Runs a test in its own session, so that all of it can be ended. Events arrive
+# through a pipe: `exit STATUS` from the test, the other words from a watchdog.
+# Sets $result to the status or to `timeout`.
 run_test() {
 	rm -f $run/out $run/event
 	mkfifo $run/out $run/event
 	exec 3<>$run/event 4<>$run/out
 
-	# Its end is marked, because whatever the test leaves running keeps the pipe open.
+	# Mark the end, because whatever the test leaves running keeps the pipe open.
 	end="<end of test $number of $$>"
 	while IFS= read -r line <&4; do
 		case $line in
@@ -144,15 +144,15 @@ run_test() {
 	exec 3>&- 4>&-
 }
 
-# Takes one CPU after the other offline and online until $run/hotplug-stop is
-# there. Leaves the number of times in $run/hotplug.
+# Takes one CPU after the other offline and online until $run/hotplug-stop exists.
+# Leaves the number of times in $run/hotplug.
 toggle_cpus() {
 	count=0
 	while [ ! -e $run/hotplug-stop ]; do
 		for cpu in /sys/devices/system/cpu/cpu[0-9]*/online; do
 			[ ! -e $run/hotplug-stop ] || break
 			echo 0 >"$cpu" || continue
-			# Long enough for new mappings to be made meanwhile.
+			# Long enough for new mappings to be made in the meantime.
 			usleep 20000
 			echo 1 >"$cpu" || say "# hotplug: $cpu does not come back"
 			[ "$(cat "$cpu")" = 1 ] && count=$((count + 1))
@@ -185,7 +185,7 @@ if [ -n "$tests" ]; then
 			continue
 		fi
 		run_test "$name"
-		# 2 is no `expected failure` here: a shell also says 2 when it cannot read its script.
+		# 2 is not an expected failure here: a shell also exits with 2 if it cannot read its script.
 		case $result in
 		0) say "ok $number $title" ;;
 		4) say "ok $number $title # SKIP" ;;

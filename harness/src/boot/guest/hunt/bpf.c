@@ -3,7 +3,7 @@
  * Loads BPF programs and attaches them to the scheduler, and makes ring buffers.
  * There is no C library in the guest.
  *
- * Exit status: 0, or 4 if the kernel has no BPF, or 1 if it breaks off.
+ * Exit status: 0, or 4 if the kernel has no BPF, or 1 on an error.
  */
 typedef unsigned int u32;
 typedef unsigned long u64;

@@ -1,6 +1,6 @@
 #!/bin/sh
 # SPDX-License-Identifier: GPL-2.0-only
-# Harts go offline and come back, with idle threads and per-CPU memory of theirs,
+# Harts go offline and come back, with their idle threads and per-CPU memory,
 # while programs run.
 ls /sys/devices/system/cpu/cpu[1-9]*/online >/dev/null 2>&1 || exit 4
 for cpu in $(seq "$(nproc)"); do

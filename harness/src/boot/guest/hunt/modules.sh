@@ -1,8 +1,8 @@
 #!/bin/sh
 # SPDX-License-Identifier: GPL-2.0-only
 # Modules come and go: new text and data, used by other harts than the one that
-# maps them. test_vmalloc maps and touches on all harts, in most of the ways that
-# there are, and never stays. With a sanitizer that takes its time.
+# maps them. test_vmalloc maps and touches memory on all harts in most possible
+# ways, and never stays loaded. With a sanitizer that takes a while.
 cd /lazy_map/modules 2>/dev/null || exit 4
 start=$(cut -d . -f 1 /proc/uptime)
 done=0

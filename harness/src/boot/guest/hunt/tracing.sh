@@ -1,7 +1,7 @@
 #!/bin/sh
 # SPDX-License-Identifier: GPL-2.0-only
-# The kernel patches its own text through the fixmap, and makes code of its own
-# for probes, while programs run on all harts.
+# The kernel patches its own text through the fixmap, and generates code for
+# probes, while programs run on all harts.
 cd /sys/kernel/tracing 2>/dev/null && [ -e current_tracer ] || exit 4
 storm() {
 	for cpu in $(seq "$(nproc)"); do
