@@ -43,14 +43,14 @@
 #define PRSTATUS_FPVALID	368
 #define PRSTATUS_SIZE		376
 
-/* What asm and C have to agree about. x2 is sp, so it is a multiple of 16. */
+/* What asm and C must agree on. x2 is sp, so it is a multiple of 16. */
 #define PATTERN			0x5a00c0de00000000
 #define PATTERN_STEP		0x0000000100000010
 #define STR(x)			#x
 #define XSTR(x)			STR(x)
 
 #define CORE_PATTERN		"/proc/sys/kernel/core_pattern"
-/* The process's number stands in it, or the kernel might append it. */
+/* Has the PID in it, or the kernel might append it. */
 #define CORE			"/tmp/lazy_map_abi.core.%p"
 
 /* Sets x1 to x31 to the first pattern and stops at first_break, then at second_break. */
@@ -83,7 +83,7 @@ static unsigned long first_pattern(unsigned int number)
 	return number ? PATTERN + number * PATTERN_STEP : (unsigned long)first_break;
 }
 
-/* What they contain at second_break, after somebody has changed them */
+/* What they contain at second_break, after they were changed */
 static unsigned long second_pattern(unsigned int number)
 {
 	return number ? ~first_pattern(number) & ~15UL : (unsigned long)second_break;
@@ -171,7 +171,7 @@ static bool test_regset(void)
 	if (!stopped(pid))
 		goto out;
 
-	/* More room than is needed: it has to be left alone. */
+	/* More room than needed: the kernel must not touch the rest. */
 	memset(regs, 0xee, sizeof(regs));
 	size = sizeof(regs);
 	if (regset(PTRACE_GETREGSET, pid, regs, &size))
@@ -188,7 +188,7 @@ static bool test_regset(void)
 	good &= same("x1 of its beginning", regs[1], first_pattern(1));
 	good &= same("behind its beginning", regs[2], 0xeeeeeeeeeeeeeeee);
 
-	/* What the tracer writes goes through user mode, all of it, and back. */
+	/* Everything that the tracer writes goes through user mode and back. */
 	for (unsigned int i = 0; i < REGS; i++)
 		regs[i] = second_pattern(i);
 	size = REGS_SIZE;
@@ -268,7 +268,7 @@ static bool test_signal_frame(void)
 	       same("sizeof(struct ucontext)", sizeof(struct ucontext), UC_SIZE);
 }
 
-/* Compares the first NT_PRSTATUS of a core: there is one, as there is one thread. */
+/* Compares the first NT_PRSTATUS of a core: one thread has one note. */
 static bool check_core(const char *path, const unsigned char *core, size_t size, pid_t pid)
 {
 	const struct elf64_hdr *header = (const void *)core;

@@ -5,14 +5,14 @@
  * A program, the description that the kernel calls it by, and the map that it
  * stores to are new mappings, which the CPUs see for the first time when they
  * execute it: in a tracepoint of the system call entry, or of the scheduler while
- * it holds its lock. Each program adds a number of its own to what it finds for
- * its CPU, and stores the sum. It does so once: what is read first is what counts.
+ * it holds its lock. Each program adds its own number to what it finds for
+ * its CPU, and stores the sum. It does so once: the first read is what counts.
  *
  * An arena is memory that programs share with a process. It is mapped into the
- * kernel page by page, when the process touches a page first. If a program's
- * access faults, the kernel goes on behind it as if it had read 0, by means of
+ * kernel page by page, when the process first touches a page. If a program's
+ * access faults, the kernel continues behind it as if it had read 0, by means of
  * the exception table: a kernel that takes a spurious fault for a real one would
- * not even notice.
+ * not even notice, but the program reads a wrong number.
  */
 
 #include "user.h"
@@ -22,10 +22,10 @@
 #define DEFAULT_ROUNDS	8
 #define DEFAULT_PAGES	24
 
-/* A system call that there is not; programs tell by it that they are meant. */
+/* A system call that does not exist: programs run their test only for this one. */
 #define SYSTEM_CALL	0x1a2b3c
 
-/* Of a CPU in the map: where its result is, and what its program starts from */
+/* For each CPU in the map: its result, and the input of its program */
 #define WORDS		(PAGE_SIZE / sizeof(uint64_t))
 #define RESULT		0
 #define INPUT		1
@@ -39,20 +39,20 @@
 
 struct place {
 	const char *tracepoint;
-	/* What the tracepoint says of it, or 0 if programs are always meant */
+	/* What the tracepoint passes for it, or 0 if programs always run their test */
 	int system_call;
 };
 
 static const struct place system_calls = { "sys_enter", SYSTEM_CALL };
 static const struct place scheduler = { "sched_switch", 0 };
 
-/* What the threads on the CPUs have in common; new_round is what they wait for. */
+/* Shared by the threads on the CPUs; they wait for new_round. */
 static unsigned int new_round, done;
 static bool end;
 static const struct place *where;
 /* The memory of the map that the program stores to */
 static uint64_t *words;
-/* What it stored for its last input, 0 if it had none */
+/* What it stored for its last input, 0 without one */
 static uint64_t last;
 static unsigned int cpus[MAX_CPUS];
 static int cpu_count;
@@ -72,7 +72,7 @@ static bool is_confined(void)
 	return usable_cpus(where) == 1;
 }
 
-/* Has the CPU that the calling thread is on pass the tracepoint. */
+/* Makes the current CPU pass the tracepoint. */
 static void pass_tracepoint(unsigned int cpu)
 {
 	uint64_t *result = &words[cpu * WORDS + RESULT];
@@ -80,7 +80,7 @@ static void pass_tracepoint(unsigned int cpu)
 
 	if (where->system_call)
 		syscall(where->system_call);
-	/* A sleep that is over too early does not switch to another task. */
+	/* A sleep that ends too early does not switch to another task. */
 	for (int i = 0; !where->system_call && i < SLEEPS; i++) {
 		uint64_t found;
 
@@ -94,7 +94,7 @@ static void pass_tracepoint(unsigned int cpu)
 	}
 }
 
-/* Has this CPU pass the tracepoint, if it is online. */
+/* Makes this CPU pass the tracepoint, if it is online. */
 static void pass(unsigned int cpu)
 {
 	do {
@@ -130,7 +130,7 @@ static void wait_for_others(void)
 		wait_until_not(&done, now);
 }
 
-/* Has all CPUs pass a tracepoint, the others before this one. */
+/* Makes all CPUs pass a tracepoint, the others before this one. */
 static void pass_on_all_cpus(const struct place *place)
 {
 	where = place;
@@ -151,7 +151,7 @@ static int new_map(unsigned int type, unsigned int value_size, unsigned int entr
 	attr.key_size = value_size ? sizeof(uint32_t) : 0;
 	attr.value_size = value_size;
 	attr.max_entries = entries;
-	/* Also has the kernel take it from vmalloc, whatever its size. */
+	/* Also makes the kernel allocate it with vmalloc, whatever its size. */
 	attr.map_flags = BPF_F_MMAPABLE;
 	attr.map_extra = extra;
 	return bpf(BPF_MAP_CREATE, &attr);
@@ -185,7 +185,7 @@ static void load_constant(struct code *code, unsigned char dst, unsigned char ki
 	add(code, 0, 0, 0, 0, value >> 32);
 }
 
-/* dst = address of the word of the map whose number is in src; or ends the program */
+/* dst = address of the map's word whose number is in src; or ends the program */
 static void look_up(struct code *code, unsigned char dst, unsigned char src, int map)
 {
 	add(code, BPF_STX | BPF_MEM | BPF_W, 10, src, -4, 0);
@@ -212,7 +212,7 @@ static int load_code(const struct code *code)
 
 /**
  * load_program() - have a program verified and compiled
- * @place: where it is going to be attached
+ * @place: where it will be attached
  * @map: for each CPU a page with its input and its result
  * @arena: what the input is an address in, or -1 if it is a number
  * @number: what it adds
@@ -246,7 +246,7 @@ static int load_program(const struct place *place, int map, int arena, uint64_t 
 	add(&code, BPF_JMP | BPF_JNE | BPF_K, 1, 0, 1, 0);
 	add(&code, BPF_JMP | BPF_EXIT, 0, 0, 0, 0);
 	if (arena >= 0) {
-		/* Has the program belong to the arena. */
+		/* Makes the program use the arena. */
 		load_constant(&code, 2, BPF_PSEUDO_MAP_FD, arena);
 		add(&code, BPF_ALU64 | BPF_MOV | BPF_X, 2, 1, BPF_ADDR_SPACE_CAST, 1);
 		add(&code, BPF_LDX | BPF_MEM | BPF_DW, 1, 2, 0, 0);
@@ -288,7 +288,7 @@ static uint64_t pattern(uint64_t number)
 	return (number + 1) * 0x9e3779b97f4a7c15;
 }
 
-/* What the kernel lacks for this test as a whole, NULL if nothing */
+/* What the kernel lacks for the whole test, NULL if nothing */
 static const char *missing(void)
 {
 	const char *what = NULL;
@@ -389,7 +389,7 @@ static bool run_programs(const struct place *place, unsigned long rounds)
 	return round == rounds;
 }
 
-/* Says that it was skipped, and why. */
+/* Reports a skip and its reason. */
 static void skip_arena(const char *name, const char *reason)
 {
 	ksft_print_msg("%s: skipped: %s\n", name, reason);

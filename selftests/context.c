@@ -20,7 +20,7 @@
 /* CPUs that are tested at most */
 #define TESTED		4
 
-/* So much is mapped at once */
+/* Bytes that are mapped at once */
 #define CHUNK		(64 * PAGE_SIZE)
 
 struct times {
@@ -81,7 +81,7 @@ static void take_page_faults(void)
 	munmap(chunk, CHUNK);
 }
 
-/* What is done, and where its time has to be */
+/* What to do, and where its time must be counted */
 static const struct kind {
 	const char *name;
 	void (*work)(void);
@@ -93,8 +93,8 @@ static const struct kind {
 };
 
 /*
- * Works for @time milliseconds on a CPU without a tick. All of it may not be found
- * again, because others run, too; half must.
+ * Works for @time milliseconds on a CPU without a tick. Other tasks run, too, so not
+ * all of it need be counted, but half of it must.
  */
 static bool counted(const struct kind *kind, unsigned int cpu, unsigned long time)
 {
@@ -118,7 +118,7 @@ static bool counted(const struct kind *kind, unsigned int cpu, unsigned long tim
  * @path: the file
  * @cpus: where to store their numbers
  *
- * Return: how many there are, at most TESTED; 0 if there is no such list.
+ * Return: their number, at most TESTED; 0 if the list does not exist.
  */
 static unsigned int read_cpus(const char *path, unsigned int cpus[TESTED])
 {

@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * Start and end processes and threads on all CPUs, as fast as it goes.
+ * Start and end processes and threads on all CPUs, as fast as possible.
  *
- * Each of them has a kernel stack, which is new or was somebody else's, and runs
- * on it on whatever CPU the scheduler or the program chooses. Processes are made
- * with fork(), with vfork() and execve(), and with clone() as threads, and each one
- * proves that it has done its work. CPUs may go offline and come back meanwhile.
+ * Each of them gets a kernel stack, new or used before, and runs on it on whatever
+ * CPU the scheduler or the program chooses. Processes are started with fork(), with
+ * vfork() and execve(), and threads with clone(). Each one proves that it has done
+ * its work. CPUs may go offline and come back in the meantime.
  */
 
 #include "user.h"
@@ -13,7 +13,7 @@
 #define DEFAULT_SECONDS	3
 #define MAX_WORKERS	256
 
-/* What a process that execve() has started gets instead of arguments */
+/* What a process that was started by execve() gets instead of arguments */
 #define CHILD_ARGUMENT	"--child"
 
 /* The workers count for themselves; the ones that they start count for them as well. */
@@ -47,7 +47,7 @@ static void add(unsigned long *number)
 	__atomic_fetch_add(number, 1, __ATOMIC_RELAXED);
 }
 
-/* xorshift64: what is chosen need not be good, only different each time. */
+/* xorshift64: the choices need not be good, only different each time. */
 static unsigned long random_number(void)
 {
 	unsigned long x = random_state;
@@ -70,7 +70,7 @@ static void move(unsigned long number)
 
 static int exit_code(unsigned long number)
 {
-	/* Neither the codes of success nor those of a shell */
+	/* Neither success nor the codes of a shell */
 	return 10 + number % 100;
 }
 

@@ -19,15 +19,15 @@ if [ -z "$KSFT_SKIP" ]; then
 	exit 1
 fi
 
-# skip_test REASON: end the script, nothing of it can run here
+# skip_test REASON: end the script, which cannot run here
 skip_test()
 {
 	ktap_skip_all "$@"
 	exit "$KSFT_SKIP"
 }
 
-# require_allow_crash: first of all in a test that a kernel may die of, so that
-# nobody loses anything for having run all tests there are
+# require_allow_crash: first thing in a test that may kill the kernel, so that
+# running all tests does no harm
 require_allow_crash()
 {
 	[ "$ALLOW_CRASH" = 1 ] && return
@@ -43,7 +43,7 @@ require_module()
 		skip_test "$1.ko is missing: set KDIR= to a kernel with CONFIG_RUST_KSELFTEST_SUPPORT"
 }
 
-# arguments_for MODULE [PARAMETER=VALUE...]: these, and what the kernel's command
+# arguments_for MODULE [PARAMETER=VALUE...]: these, plus what the kernel's command
 # line has for other parameters of the module, as modprobe does
 arguments_for()
 {
@@ -63,7 +63,7 @@ arguments_for()
 	[ $# -eq 0 ] || printf '%s\n' "$@"
 }
 
-# argument NAME [PARAMETER=VALUE...]: the value of a parameter, empty if there is none
+# argument NAME [PARAMETER=VALUE...]: the value of a parameter, empty if not given
 argument()
 {
 	local name="$1"
@@ -91,7 +91,7 @@ declared_parameters()
 		LC_ALL=C sed -n 's/.*parmtype=\([a-z_]*\):.*/\1/p'
 }
 
-# quick_parameters MODULE: values with which it does as little as it can
+# quick_parameters MODULE: values that make it do as little as possible
 quick_parameters()
 {
 	for parameter in $(declared_parameters "$1"); do
@@ -103,7 +103,7 @@ quick_parameters()
 	done
 }
 
-# require_tracepoint SYSTEM NAME: skip if tracefs tells that there is no such event
+# require_tracepoint SYSTEM NAME: skip if tracefs shows that the event does not exist
 require_tracepoint()
 {
 	for events in /sys/kernel/tracing/events /sys/kernel/debug/tracing/events; do
@@ -132,7 +132,7 @@ run_program()
 
 module_runs=0
 
-# mark_log MODULE: what log_of() prints follows this line, because the kernel's log
+# mark_log MODULE: log_of() prints what follows this mark, because the kernel's log
 # is not ours to clear
 mark_log()
 {
@@ -149,17 +149,17 @@ load_module()
 	insmod "$DIR/test_modules/$module.ko" "$@"
 }
 
-# whole_log: what the kernel has said since mark_log()
+# whole_log: what the kernel has logged since mark_log()
 whole_log()
 {
-	# A start that has been overwritten is older than all that is there.
+	# A mark that was overwritten is older than the whole log.
 	dmesg | awk -v start="$log_start" '
 		substr($0, length($0) - length(start) + 1) == start { lines = 0; next }
 		{ line[lines++] = $0 }
 		END { for (i = 0; i < lines; i++) print line[i] }'
 }
 
-# log_of NAME: what a module has said, and what was said of it, since mark_log()
+# log_of NAME: messages by and about a module since mark_log()
 log_of()
 {
 	whole_log | sed -n "s/^\(\[[^]]*\] *\)*$1: //p"
@@ -175,13 +175,13 @@ run_module()
 	mark_log "$module"
 	load_module "$module" $(arguments_for "$module" "$@")
 	status=$?
-	# Some insmod try again in another way, so the tests may have run twice.
+	# Some versions of insmod try again in another way, so the tests may have run twice.
 	log="$(log_of "$module" | sed -e '/^# Totals: /q')"
 	case "$log" in
 	*"KTAP version"*)
 		echo "$log" | sed -E -e 's/^(KTAP |1\.\.|ok |not ok |# )/  \1/' -e t -e 's/^/# /' ;;
 	*)
-		# Nothing, or without the start if there were too many messages meanwhile.
+		# Empty, or cut at the start if there were too many messages.
 		[ -z "$log" ] || echo "$log" | sed 's/^/# /' ;;
 	esac
 	totals="$(echo "$log" | grep '^# Totals: ')"

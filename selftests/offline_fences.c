@@ -3,10 +3,10 @@
  * Have all CPUs fence for processes, again and again, while CPUs go offline.
  *
  * Each worker is a process that has been on every CPU, so the kernel thinks that
- * each may have translations of it, and takes the right to write away from a page
- * that has been written, so that the kernel has to ask each of them to fence. A
- * request that reaches a CPU while it stops must not keep the one who asks waiting
- * for ever. The kernel asks either by IPIs or through the SBI.
+ * each CPU may have translations of it. It write-protects a page that it has
+ * written to, so that the kernel must ask every CPU to fence. A request that
+ * reaches a CPU while it stops must not block the requester forever. The kernel
+ * uses either IPIs or the SBI.
  */
 
 #include "user.h"
@@ -14,7 +14,7 @@
 #define DEFAULT_SECONDS	3
 #define MAX_WORKERS	256
 
-/* Until a CPU that was offline is visited again; most of the time is to go to fences. */
+/* Until a CPU that was offline is visited again; most time should go to fences. */
 #define ROUNDS		1024
 
 #define MOST_SECONDS_TO_STOP	10
@@ -29,7 +29,7 @@ static void visit_all_cpus(void)
 
 	for (int i = 0; i < cpu_count; i++)
 		run_on_cpu(cpus[i]);
-	/* To be bound to one that goes offline is worth a message in the log. */
+	/* The kernel logs a message if a bound CPU goes offline. */
 	memset(all, 0xff, sizeof(all));
 	syscall(__NR_sched_setaffinity, 0, sizeof(all), all);
 }

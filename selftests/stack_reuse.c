@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * Run on kernel stacks of which a hart may hold stale translations.
+ * Run on kernel stacks for which a hart may hold stale translations.
  *
- * The exception entry and return access the kernel stack when they cannot stand a
- * page fault. So a hart must not run on a stack that it may not see yet. How it
- * comes to that, with process A on CPU Z, which this program arranges:
+ * The exception entry and return access the kernel stack while they cannot handle
+ * a page fault. So a hart must not run on a stack that it may not see yet. This
+ * program sets up a case in which it might, with process A on CPU Z:
  *
  *  1. A runs on Z. The hart may remember for A's address space that nothing is
  *     mapped where the next kernel stacks are going to be.
@@ -15,11 +15,11 @@
  *     The thread goes back to Y and ends there, so S is what Y hands out next.
  *  4. On Y a thread of A gets S, and moves to Z.
  *
- * So far the thread has used valid translations only, if Z prefers these. From now
- * on it may lose them at any time, so it enters and leaves the kernel in as many
+ * So far the thread has used only valid translations, if Z prefers these. From now
+ * on Z may lose them at any time, so it enters and leaves the kernel in as many
  * ways as it can: system calls, page faults from user mode and from the kernel,
- * interrupts. Nothing here can fail on a hart that does not remember what is
- * invalid, and a kernel that cannot stand it dies.
+ * interrupts. Nothing here can fail on a hart that does not remember invalid
+ * translations. A broken kernel dies.
  */
 
 #include "user.h"
@@ -32,20 +32,20 @@
 /* Times that a thread goes through its other ways into the kernel */
 #define REPEAT		16
 
-/* Pages that it touches for the first time each time, and in all */
+/* New pages that it touches each time, and in total */
 #define NEW_PAGES	3
 #define PAGES		(NEW_PAGES * REPEAT)
 
 /* Long enough for a tick, even with CONFIG_HZ_100 */
 #define SPIN_NSEC	12000000
 
-/* What A is told to do, and what it tells */
+/* What A is told to do, and what it reports */
 enum { IDLE, VISIT, RUN_THREAD, QUIT };
 
 struct shared {
 	unsigned int command;
 	unsigned int cpu;
-	/* Of B: set when its threads sit on their stacks, and when they may end */
+	/* For B: set when its threads are on their stacks, and when they may end */
 	unsigned int ready;
 	unsigned int release;
 	unsigned long traps;
@@ -68,12 +68,12 @@ static void __attribute__((format(printf, 1, 2))) complain(const char *format, .
 	va_end(args);
 }
 
-/* Moves this thread; says whether it is there. */
+/* Moves this thread; returns whether it is there. */
 static bool move_to(unsigned int cpu)
 {
 	if (!run_on_cpu(cpu))
 		return true;
-	/* Others may take CPUs offline meanwhile. */
+	/* Others may take CPUs offline in the meantime. */
 	if (errno != EINVAL)
 		complain("cannot run on CPU %u: errno %d", cpu, errno);
 	shared->unmoved++;
@@ -115,7 +115,7 @@ static void use_stack(void *unused)
 			complain("uname() gives no result: errno %d", errno);
 		traps += 3;
 	}
-	/* No system calls: what comes is an interrupt. */
+	/* No system calls: only interrupts come. */
 	start = monotonic_nsec();
 	do {
 		for (unsigned int spin = 0; spin < 200000; spin++)
@@ -127,7 +127,7 @@ static void use_stack(void *unused)
 
 		if (page[i] != (char)(i + 1))
 			complain("a page has lost what was written to it");
-		/* Read first, it is the page of zeroes that all share until it is written. */
+		/* Read first: until it is written it is the shared zero page. */
 		page += 2 * PAGE_SIZE;
 		if (page[i] != 0)
 			complain("a new page is not empty");
@@ -145,8 +145,8 @@ static void map_pages(void)
 }
 
 /*
- * After fork() a page is copied when it is written to for the first time, and all
- * harts on which the process has been fence. Not when it matters.
+ * After fork(), the first write to a page copies it and makes all harts on which
+ * the process has run fence. This must not happen when it matters.
  */
 static void own_memory(void *memory, size_t size)
 {
@@ -154,7 +154,7 @@ static void own_memory(void *memory, size_t size)
 	errno = 0;
 }
 
-/* Process A: does what it is told to. */
+/* Process A: does what it is told. */
 static void __attribute__((noreturn)) be_a(void)
 {
 	static struct thread thread;
@@ -210,9 +210,9 @@ static void use_stack_as_b(void *unused)
 }
 
 /*
- * Process B: takes all stacks that Y has in store, so that the next one is new.
- * Must not end before the thread of A has, as the end of an address space can
- * make other harts fence.
+ * Process B: takes all cached stacks of Y, so that the next one is new. Must not
+ * end before the thread of A has, because the end of an address space can make
+ * other harts fence.
  */
 static void __attribute__((noreturn)) be_b(bool reused)
 {
@@ -264,7 +264,7 @@ static bool run_round(bool reused)
 	return good && !shared->error[0];
 }
 
-/* One case, in a process of its own: it has been on no CPU but this one. */
+/* One case, in its own process: it has been on no CPU but this one. */
 static void run_case(const unsigned int *cpus, int count, unsigned long rounds, bool reused)
 {
 	bool good = true;

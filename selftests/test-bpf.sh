@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: GPL-2.0
 #
 # Execute new BPF programs, and have them read new pages, on all CPUs at once. A
-# kernel that cannot stand it dies.
+# broken kernel dies.
 
 . "$(dirname "$0")/functions.sh"
 

@@ -1,7 +1,7 @@
 #!/bin/sh
 # SPDX-License-Identifier: GPL-2.0
 #
-# Start and end processes and threads on all CPUs, each on a kernel stack of its own.
+# Start and end processes and threads on all CPUs, each on its own kernel stack.
 
 . "$(dirname "$0")/functions.sh"
 

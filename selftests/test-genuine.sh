@@ -1,8 +1,8 @@
 #!/bin/sh
 # SPDX-License-Identifier: GPL-2.0
 #
-# Access addresses at which nothing is mapped, on every CPU. A kernel that takes
-# such a fault for a spurious one retries it for ever.
+# Access unmapped addresses on every CPU. A kernel that takes
+# such a fault for a spurious one retries it forever.
 
 . "$(dirname "$0")/functions.sh"
 

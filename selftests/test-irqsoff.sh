@@ -1,7 +1,7 @@
 #!/bin/sh
 # SPDX-License-Identifier: GPL-2.0
 #
-# Allocate from vmalloc with interrupts disabled, and read what is new in a softirq,
+# Allocate from vmalloc with interrupts disabled, and read new mappings in a softirq,
 # on all CPUs at once. A kernel that makes all CPUs flush for it warns and may
 # deadlock.
 

@@ -3,11 +3,11 @@
 #
 # Try to put a kprobe on every instruction of the exception entry and return, of
 # the C functions that they call, and of the context switch. A breakpoint there
-# traps when the entry cannot stand another trap, before the kernel knows that it
-# has left user mode, or on a stack that the hart may not see yet. The same goes
-# for what announces new mappings: between a PTE and its announcement nobody may
-# touch the mapping. A probe that is accepted is never enabled, so even then
-# nothing dies. What these functions call once the entry is done, like
+# traps while the entry cannot handle another trap, before the kernel knows that
+# it has left user mode, or on a stack that the hart may not see yet. The same goes
+# for the code that announces new mappings: between the store of a PTE and its
+# announcement nobody may touch the mapping. Accepted probes are never enabled, so
+# even then nothing dies. Functions that are called once the entry is done, like
 # handle_page_fault(), may take probes.
 #
 # The function tracer, which needs no breakpoint, must not know these C functions.
@@ -16,7 +16,7 @@
 
 group=lazy_map_test
 
-# range_of SYMBOL: its first address and that of the next symbol, as kallsyms has them
+# range_of SYMBOL: its first address and that of the next symbol, from kallsyms
 range_of()
 {
 	awk -v symbol="$1" '
@@ -25,7 +25,7 @@ range_of()
 }
 
 # try_range START END: try a probe at every even address. Sets $tried to the number
-# of addresses, $accepted to offsets in bytes; these probes are left there.
+# of addresses, $accepted to offsets in bytes; leaves these probes in place.
 try_range()
 {
 	tried=0
@@ -48,7 +48,7 @@ remove_probes()
 	echo "-:$group/" >> "$tracing/kprobe_events"
 }
 
-# refused TEST SYMBOL: no address of the symbol's may take a probe
+# refused TEST SYMBOL: no address of the symbol may take a probe
 refused()
 {
 	set -- "$1" "$2" $(range_of "$2")
@@ -110,7 +110,7 @@ trap remove_probes EXIT
 remove_probes
 ktap_set_plan 26
 
-# What is refused tells something only if the same is accepted elsewhere, and hit.
+# A refusal means something only if the same probe is accepted elsewhere, and hit.
 try_range "$1" "$(printf %x $((0x$1 + 32)))"
 echo 1 > "$tracing/events/$group/enable"
 cat /proc/version > /dev/null
@@ -124,7 +124,7 @@ else
 	ktap_test_fail probe_in_ordinary_function
 fi
 
-# A function in asm can as a rule not be traced, and the events refuse it for that
+# As a rule, functions in asm cannot be traced, and the events refuse them for that
 # alone. Then a refusal says nothing about kprobes.
 unreliable=
 set -- $(range_of __memset)
@@ -156,7 +156,7 @@ refused no_probe_in_vector_nesting_start riscv_v_context_nesting_start
 refused no_probe_in_vector_nesting_end riscv_v_context_nesting_end
 refused no_probe_in_announcement flush_cache_vmap
 
-# That a function is missing tells something only if others are there.
+# A missing function means something only if others are present.
 no_tracer=
 if [ ! -r "$tracing/available_filter_functions" ]; then
 	no_tracer="a kernel without CONFIG_DYNAMIC_FTRACE"

@@ -1,14 +1,14 @@
 #!/bin/sh
 # SPDX-License-Identifier: GPL-2.0
 #
-# Load each module with wrong values of each of its parameters. They are refused
-# with EINVAL, and a message names the parameter.
+# Load each module with wrong values of each of its parameters. They must be refused
+# with EINVAL and a message that names the parameter.
 
 . "$(dirname "$0")/functions.sh"
 
 require_allow_crash
 
-# refused MODULE PARAMETER VALUE: whether it is, and why not
+# refused MODULE PARAMETER VALUE: whether the value is refused; prints why not
 refused()
 {
 	local error log
@@ -50,7 +50,7 @@ for module in $names; do
 	tried=0
 	wrong=
 	for parameter in $(declared_parameters "$module"); do
-		# Most have a least value, which is above 0.
+		# Most have a minimum above 0.
 		case "$parameter" in
 		seed | memory) least=-1 ;;
 		*) least=0 ;;
@@ -58,7 +58,7 @@ for module in $names; do
 		tried=$((tried + 1))
 		refused "$module" "$parameter" "$least" || wrong=yes
 		[ "$tried" -eq 1 ] || continue
-		# One is more than any type has room for.
+		# One is too large for any type.
 		for value in abc 18446744073709551616; do
 			tried=$((tried + 1))
 			refused "$module" "$parameter" "$value" || wrong=yes

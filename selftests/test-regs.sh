@@ -1,8 +1,8 @@
 #!/bin/sh
 # SPDX-License-Identifier: GPL-2.0
 #
-# Fill all registers, access a new mapping, and compare. A kernel that does not
-# keep what it must not change fails or dies.
+# Fill all registers, access a new mapping, and compare. A kernel that changes
+# what it must preserve fails or dies.
 
 . "$(dirname "$0")/functions.sh"
 

@@ -1,8 +1,8 @@
 #!/bin/sh
 # SPDX-License-Identifier: GPL-2.0
 #
-# Load and unload each module again and again, while processes are made, and see
-# whether anything is left: memory, mappings, probes. The argument is times=NUMBER.
+# Load and unload each module again and again, while processes are started, and check
+# for leaks: memory, mappings, probes. The argument is times=NUMBER.
 
 . "$(dirname "$0")/functions.sh"
 
@@ -12,12 +12,12 @@ times=$(argument times $(arguments_for lazy_map_reload "$@"))
 times=${times:-1}
 case "$times" in
 *[!0-9]* | 0)
-	echo "$0: times=$times is no number above 0" >&2
+	echo "$0: times=$times is not a number above 0" >&2
 	exit "$KSFT_FAIL" ;;
 esac
 
-# Some pages are always on their way, and caches grow. What is lost each time is
-# more in the end.
+# Some pages are always in flight, and caches grow. A leak that happens every time
+# adds up to more.
 tolerance_kib=$((512 + times * 4))
 
 # kernel_kib: memory that the kernel has allocated for itself
@@ -30,7 +30,7 @@ kernel_kib()
 	     END { print sum + 0 }' /proc/meminfo
 }
 
-# areas: who has mappings in the range of vmalloc, without those of processes
+# areas: owners of mappings in the vmalloc range, except those of processes
 areas()
 {
 	[ -r /proc/vmallocinfo ] || return
@@ -49,7 +49,7 @@ load_all()
 			log_of "$module" | sed 's/^/# /'
 			return 1
 		}
-		# To read the log takes longer than some modules.
+		# Reading the log takes longer than some modules run.
 		[ "$loads" -ge "$#" ] || touches=$((touches + $(log_of "$module" |
 			awk '/^# touches: / { sum += $3 } END { print sum + 0 }')))
 		rmmod "$module" || return 1
@@ -57,7 +57,7 @@ load_all()
 	done
 }
 
-# run_rounds NUMBER MODULE...: each module so many times, while processes are made
+# run_rounds NUMBER MODULE...: each module that many times, while processes are started
 run_rounds()
 {
 	local rounds="$1" status=0
@@ -93,8 +93,8 @@ touches=0
 loads=0
 ktap_set_plan 4
 
-# What is allocated once and for all is, and caches have grown to what the load
-# needs, after some rounds.
+# After some rounds, one-time allocations are done, and caches have grown to what
+# the load needs.
 warm_up=$((times < 10 ? 1 : times / 10))
 run_rounds "$warm_up" $names > /dev/null
 kmemleak=/sys/kernel/debug/kmemleak
@@ -117,8 +117,8 @@ fi
 after=$(kernel_kib)
 ktap_print_msg "KiB of the kernel's before: $before, after: $after, allowed: $tolerance_kib more"
 if grep -q ' kasan_quarantine_put$' /proc/kallsyms; then
-	# Up to 1/32 of all memory is freed and not yet available, which is more than
-	# a leak would be.
+	# Up to 1/32 of all memory is freed and not yet available, which is more than a
+	# leak would be.
 	ktap_print_msg "no_memory_lost: KASAN keeps what has been freed in quarantine"
 	ktap_test_skip no_memory_lost
 elif [ "$after" -le $((before + tolerance_kib)) ]; then
@@ -128,7 +128,7 @@ else
 fi
 
 if [ -n "$kmemleak" ]; then
-	# What has been found twice in a row is no object on its way.
+	# An object that is found twice in a row is not just in flight.
 	for _ in 1 2; do
 		sleep 5
 		echo scan > "$kmemleak"
@@ -144,8 +144,8 @@ else
 	ktap_test_skip no_leak_found
 fi
 
-# Probes that are left call code that is gone: calls of other CPUs and bad accesses
-# would show it. Mappings that are left have an owner.
+# Leftover probes call code that is gone: calls to other CPUs and bad accesses
+# would show it. Leftover mappings have an owner.
 areas_after=$(areas)
 if load_all lazy_map_genuine lazy_map_ipi && [ "$areas_after" = "$areas_before" ]; then
 	ktap_test_pass nothing_left_behind

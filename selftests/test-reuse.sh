@@ -1,8 +1,8 @@
 #!/bin/sh
 # SPDX-License-Identifier: GPL-2.0
 #
-# Run on kernel stacks of which a hart may hold stale translations. A kernel that
-# cannot stand it dies.
+# Run on kernel stacks for which a hart may hold stale translations. A broken
+# kernel dies.
 
 . "$(dirname "$0")/functions.sh"
 

@@ -1,8 +1,8 @@
 #!/bin/sh
 # SPDX-License-Identifier: GPL-2.0
 #
-# Trap on a stack of which a page is new. A kernel that cannot stand it dies: the
-# exception entry saves registers before it can handle another trap.
+# Trap on a stack with a new page. A broken kernel dies: the exception entry saves
+# registers before it can handle another trap.
 
 . "$(dirname "$0")/functions.sh"
 

@@ -1,9 +1,9 @@
 #!/bin/sh
 # SPDX-License-Identifier: GPL-2.0
 #
-# Make and touch new mappings at random, while processes and threads are made,
-# memory is scarce, and CPUs go offline and come back. The arguments are those of
-# the module; without seed= it is a new one each time.
+# Make and touch new mappings at random, while processes and threads start,
+# memory is scarce, and CPUs go offline and come back. Takes the arguments of
+# the module; without seed= the seed is new each time.
 
 . "$(dirname "$0")/functions.sh"
 
@@ -12,8 +12,8 @@ require_allow_crash
 cpus=/sys/devices/system/cpu
 temporary=
 
-# toggle_cpus SEED: take CPUs offline and online, two at once at times, in an order
-# that the seed decides, until told to end. Says how often in the file `toggled`.
+# toggle_cpus SEED: take CPUs offline and online, sometimes two at once, in an order
+# that the seed decides, until told to end. Writes how often to the file `toggled`.
 toggle_cpus()
 {
 	end=
@@ -41,7 +41,7 @@ stop()
 {
 	[ -z "$toggler" ] || kill -TERM "$toggler" 2> /dev/null
 	wait
-	# Whatever was wrong, no CPU stays offline because of it.
+	# Leave no CPU offline, whatever went wrong.
 	for cpu in "$cpus"/cpu[0-9]*/online; do
 		[ ! -e "$cpu" ] || echo 1 2> /dev/null > "$cpu"
 	done
@@ -55,7 +55,7 @@ set -- $(arguments_for lazy_map_torture "$@")
 [ -n "$(argument seconds "$@")" ] || set -- "$@" seconds=10
 [ -n "$(argument seed "$@")" ] ||
 	set -- "$@" "seed=$(od -A n -N 3 -t u4 /dev/urandom | tr -d ' ')"
-# Half of what is free, so that the rest is used again and again.
+# Half of the free memory, so that the rest is reused all the time.
 [ -n "$(argument memory "$@")" ] ||
 	set -- "$@" "memory=$(awk '/^MemAvailable:/ { print int($2 / 2048) }' /proc/meminfo)"
 seconds=$(argument seconds "$@")

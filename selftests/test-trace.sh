@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: GPL-2.0
 #
 # Touch new kernel mappings from tracepoints, as early as they exist. A kernel
-# that cannot stand it dies: the loop ends in a kernel stack overflow.
+# that cannot handle that dies: the loop ends in a kernel stack overflow.
 
 . "$(dirname "$0")/functions.sh"
 

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
- * What the test programs of this folder have in common. They are built with
- * nolibc, so that they also run where there is no C library, and so that nobody
- * but the test itself uses the registers that it tests.
+ * Shared by the test programs of this folder. They are built with nolibc, so that
+ * they also run without a C library, and so that only the test itself uses the
+ * registers that it tests.
  */
 #ifndef LAZY_MAP_USER_H
 #define LAZY_MAP_USER_H
@@ -79,7 +79,7 @@ static inline int run_on_cpu(unsigned int cpu)
  * usable_cpus() - list the CPUs that this process may run on
  * @cpus: where to store their numbers, in ascending order
  *
- * Return: how many there are, 1 to MAX_CPUS, or -1 with errno set.
+ * Return: their number, 1 to MAX_CPUS, or -1 with errno set.
  */
 static inline int usable_cpus(unsigned int cpus[MAX_CPUS])
 {
@@ -106,7 +106,7 @@ static inline long monotonic_seconds(void)
 	return now.tv_sec;
 }
 
-/* Memory that a process shares with the ones that it forks, NULL if there is none */
+/* Memory that a process shares with the ones that it forks, NULL if out of memory */
 static inline void *shared_memory(size_t size)
 {
 	void *memory = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
@@ -118,7 +118,7 @@ static inline void *shared_memory(size_t size)
  * wait_for_child() - wait until a child has ended
  * @pid: the child
  *
- * Ends the program with one line and KSFT_FAIL if there is no such child.
+ * Ends the program with one line and KSFT_FAIL if it is not a child.
  *
  * Return: its status, as of waitpid().
  */
@@ -149,7 +149,7 @@ static inline unsigned int wait_until_not(unsigned int *word, unsigned int value
 	return now;
 }
 
-/* Stores to a word of shared memory, and wakes whoever waits for that. */
+/* Stores to a word of shared memory, and wakes those who wait for that. */
 static inline void wake(unsigned int *word, unsigned int value)
 {
 	__atomic_store_n(word, value, __ATOMIC_RELEASE);
@@ -171,7 +171,7 @@ long clone_thread(unsigned long flags, void *stack, unsigned int *tid);
 
 asm(".pushsection .text\n"
 	"clone_thread:\n"
-	"	mv a4, a2\n"		/* where the child's number is, and is cleared */
+	"	mv a4, a2\n"		/* stores the child's number, clears it later */
 	"	li a3, 0\n"
 	"	li a7, 220\n"		/* __NR_clone */
 	"	ecall\n"
@@ -180,14 +180,14 @@ asm(".pushsection .text\n"
 	"	ld a0, 8(sp)\n"
 	"	jalr a1\n"
 	"	li a0, 0\n"
-	"	li a7, 93\n"		/* __NR_exit: of this thread alone */
+	"	li a7, 93\n"		/* __NR_exit: this thread only */
 	"	ecall\n"
 	"1:	ret\n"
 	".popsection\n");
 
 /**
  * start_thread() - run a function in a thread
- * @thread: what it needs, in use until end_of_thread()
+ * @thread: its state, in use until end_of_thread()
  * @function: what it calls; the thread ends when it returns
  * @argument: passed to @function
  *
@@ -222,13 +222,13 @@ static inline void end_of_thread(struct thread *thread)
 /**
  * parse_number() - read the value of an argument NAME=VALUE
  * @argument: what was given
- * @name: what is wanted in front of the equals sign
+ * @name: the name that must precede the equals sign
  * @low: smallest legal value
  * @high: largest legal value
  * @value: where to store it
  *
- * Ends the program with one line and KSFT_FAIL if the value is no number, or
- * not in the range.
+ * Ends the program with one line and KSFT_FAIL if the value is not a number
+ * or out of range.
  *
  * Return: true if the argument is the one called @name.
  */

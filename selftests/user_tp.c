@@ -1,16 +1,16 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * Trap into the kernel with an address of the kernel in tp.
+ * Trap into the kernel with a kernel address in tp.
  *
  * When a trap comes from user mode, tp holds what the process put there, and
  * sscratch the kernel's own. Entry code that takes one for the other lets a
  * process choose which memory the kernel uses as its thread_info: the kernel
  * stack and everything else would be the process's to choose.
  *
- * On each CPU a process loads tp with such an address and traps in every way that
- * it can. Its tp and its results have to be right, and what is at the address has
- * to stay as it was. The worst address is the one at which the kernel sees a page
- * of the process itself, for the process may write what the kernel is to find.
+ * On each CPU a process loads such an address into tp and traps in every way that
+ * it can. Its tp and its results must be right, and the memory at the address must
+ * not change. The worst address is that of a page of the process itself in the
+ * linear map, because the process may write what the kernel would find there.
  */
 
 #include <linux/elf.h>
@@ -18,7 +18,7 @@
 
 #include "user.h"
 
-/* On all CPUs together, if the rounds are not given, but some on each of them */
+/* Total for all CPUs, unless rounds are given; each CPU gets some */
 #define ALL_ROUNDS	200
 #define FEWEST_ROUNDS	5
 
@@ -39,14 +39,14 @@
 struct target {
 	const char *name;
 	unsigned long tp;
-	/* Why the address is not known, NULL if it is */
+	/* Why the address is unknown, NULL if it is known */
 	const char *unknown;
-	/* Can what is there be read, and is it nobody else's to change? */
+	/* Can it be read, and does nobody else change it? */
 	bool watched;
 	unsigned char before[WATCHED];
 };
 
-/* What the workers tell the process that started them: one per CPU, one for threads */
+/* Results of the workers: one per CPU, one for threads */
 struct report {
 	unsigned long traps;
 	/* Set if the CPU was, when the worker wanted to go there */
@@ -71,7 +71,7 @@ enum { OWN_PAGE = 4, OWN_PAGE_IN_KERNEL, KERNEL_TEXT, INIT_TASK, KERNEL_STACK };
 static int kcore = -1;
 static unsigned long rounds;
 
-/* Of a worker */
+/* A worker's state */
 static const struct target *target;
 static struct report *report;
 static struct {
@@ -123,7 +123,7 @@ static void __attribute__((format(printf, 1, 2), noreturn)) fail(const char *for
 	_exit(KSFT_FAIL);
 }
 
-/* Moves this thread; false if the CPU is offline, as others may take it there meanwhile. */
+/* Moves this thread; false if the CPU is offline: others may take it offline. */
 static bool go_to(unsigned int cpu)
 {
 	if (!run_on_cpu(cpu))
@@ -205,7 +205,7 @@ static void wait_for_alarms(void)
 	check_tp("an interrupt");
 }
 
-/* Puts an empty page in the place of the one that is there, if there is one. */
+/* Replaces the page there, if any, with an empty one. */
 static void renew(volatile char *page)
 {
 	if (mmap((char *)page, PAGE_SIZE, PROT_READ | PROT_WRITE,
@@ -220,7 +220,7 @@ static void work(unsigned int cpu)
 	const pid_t pid = getpid();
 	volatile char *page;
 
-	/* Before signals may come, because they are to find it */
+	/* Before signals may come, because they must find it */
 	asm volatile ("mv tp, %0" : : "r" (target->tp));
 
 	if (!go_to(cpu)) {
@@ -282,7 +282,7 @@ static void work_on_new_stack(void *cpu)
 {
 	const pid_t pid = getpid();
 
-	/* By the time that it is there, what the hart knows of the stack may be outdated. */
+	/* When it arrives, what the hart knows about the stack may be stale. */
 	go_to((unsigned long)cpu);
 	for (unsigned long round = 0; round < rounds; round++) {
 		if (getpid() != pid)
@@ -292,10 +292,10 @@ static void work_on_new_stack(void *cpu)
 }
 
 /*
- * A kernel stack of which the hart has a stale translation makes the first trap
- * from user mode fault once more while sscratch holds the process's tp. So there
- * are threads that use stacks for the first time on CPUs that the process has
- * been on before; see stack_reuse.c.
+ * If the hart has a stale translation for a kernel stack, the first trap from user
+ * mode faults once more while sscratch holds the process's tp. So use threads
+ * with new stacks on CPUs that the process has been on before; see
+ * stack_reuse.c.
  */
 static void __attribute__((noreturn)) work_in_threads(const unsigned int *cpus, int count)
 {
@@ -309,7 +309,7 @@ static void __attribute__((noreturn)) work_in_threads(const unsigned int *cpus, 
 	for (int i = count - 1; i >= 0; i--)
 		go_to(cpus[i]);
 	asm volatile ("mv tp, %0" : : "r" (target->tp));
-	/* These take the kernel stacks that are in store. */
+	/* These use up the cached kernel stacks. */
 	for (unsigned int i = 0; i < ARRAY_SIZE(sitting); i++) {
 		if (start_thread(&sitting[i], sit, NULL))
 			fail("cannot start a thread: errno %d", errno);
@@ -325,7 +325,7 @@ static void __attribute__((noreturn)) work_in_threads(const unsigned int *cpus, 
 	_exit(KSFT_PASS);
 }
 
-/* Reads segment @number of /proc/kcore; false if there is none. */
+/* Reads segment @number of /proc/kcore; false if it does not exist. */
 static bool kernel_segment(unsigned int number, struct elf64_phdr *segment)
 {
 	struct elf64_hdr header;
@@ -337,7 +337,7 @@ static bool kernel_segment(unsigned int number, struct elf64_phdr *segment)
 		       header.e_phoff + number * sizeof(*segment)) == sizeof(*segment);
 }
 
-/* Reads what the kernel has at an address of its own; false if that is not possible. */
+/* Reads kernel memory; false if that is not possible. */
 static bool read_kernel(unsigned long address, void *buffer, size_t size)
 {
 	struct elf64_phdr segment;
@@ -354,7 +354,7 @@ static bool read_kernel(unsigned long address, void *buffer, size_t size)
 	return false;
 }
 
-/* Where the linear map has a physical address, 0 if that is not told */
+/* The linear map's address of a physical address, 0 if unknown */
 static unsigned long linear_address(unsigned long physical)
 {
 	struct elf64_phdr segment;
@@ -375,7 +375,7 @@ static unsigned long linear_address(unsigned long physical)
 
 /*
  * Calls @wants for each line of a file, which starts with a hexadecimal number,
- * until it says yes. Returns that number, 0 if there is none. nolibc's fgets()
+ * until it returns true. Returns that number, or 0. nolibc's fgets()
  * does a system call for each character, and kallsyms has millions.
  */
 static unsigned long find_line(const char *path, bool (*wants)(const char *line, const char *what),
@@ -420,13 +420,13 @@ static bool is_stack(const char *line, const char *unused)
 	       strstr(line, "alloc_thread_stack");
 }
 
-/* The address of a symbol of the kernel, 0 if it is not told */
+/* The address of a kernel symbol, 0 if unknown */
 static unsigned long kernel_symbol(const char *name)
 {
 	return find_line("/proc/kallsyms", is_symbol, name);
 }
 
-/* The lowest address of a task's stack, 0 if it is not told */
+/* The lowest address of a task's stack, 0 if unknown */
 static unsigned long kernel_stack(void)
 {
 	const char *restriction = "/proc/sys/kernel/kptr_restrict";
@@ -434,7 +434,7 @@ static unsigned long kernel_stack(void)
 	char old;
 	int fd;
 
-	/* With 1 there are addresses for those who may see them, with 0 only hashes of them. */
+	/* With 1, privileged readers see addresses, with 0 only hashes. */
 	fd = open(restriction, O_RDWR);
 	if (fd < 0 || read(fd, &old, 1) != 1 || syscall(__NR_pwrite64, fd, "1", 1, 0) != 1)
 		return 0;
@@ -505,7 +505,7 @@ static void find_targets(void)
 		targets[KERNEL_STACK].unknown = "no address of a stack in /proc/vmallocinfo";
 }
 
-/* An address of this process is read as such, all others through the kernel. */
+/* Reads its own addresses directly, all others through the kernel. */
 static bool read_target(unsigned char *buffer)
 {
 	if (target == &targets[OWN_PAGE]) {
@@ -515,7 +515,7 @@ static bool read_target(unsigned char *buffer)
 	return read_kernel(target->tp, buffer, WATCHED);
 }
 
-/* Waits for a worker; says whether all is well with it. */
+/* Waits for a worker; returns whether it is well. */
 static bool ended(pid_t pid, const char *name, const struct report *from, unsigned long traps)
 {
 	int status = wait_for_child(pid);
@@ -533,7 +533,7 @@ static bool ended(pid_t pid, const char *name, const struct report *from, unsign
 	return true;
 }
 
-/* One case: all CPUs at once, so that they have the chance to mix up each other's */
+/* One case: all CPUs at once, so that they can mix up each other's */
 static bool run_target(struct report *reports, const unsigned int *cpus, int count)
 {
 	unsigned char after[WATCHED];
