@@ -2,13 +2,12 @@
 
 //! Bad accesses on every CPU.
 //!
-//! What is tested elsewhere is that a kernel survives faults for which there is no reason. Here it
-//! must not survive them by looking away: an access to an address at which nothing is mapped is
-//! reported, once, on each CPU, whatever its number, and right after something else was mapped as
-//! well as when nothing was.
+//! Other tests check that a kernel survives faults that the page tables do not justify. But it must
+//! not survive by ignoring faults: an access to an unmapped address must be reported, once, on each
+//! CPU, whatever its number, right after something else was mapped as well as when nothing was.
 //!
 //! All accesses are listed in the exception table, so a report is a fixup and not an oops. A fault
-//! that is retried for ever is ended by mapping the page.
+//! that is retried forever is ended by mapping the page.
 //!
 //! Loading the module runs the test, see `kernel::kselftest`.
 
@@ -90,7 +89,7 @@ unsafe fn touch(address: usize, kind: usize) -> bool {
     macro_rules! access {
         ($instruction:literal) => {{
             let mut made = 0usize;
-            // SAFETY: The exception table makes execution go on behind an access that cannot be
+            // SAFETY: The exception table makes execution continue behind an access that cannot be
             // made. The rest is the caller's.
             unsafe {
                 asm!(
@@ -118,7 +117,7 @@ unsafe fn touch(address: usize, kind: usize) -> bool {
     }
 }
 
-/// Counts the page faults in a range of addresses that the kernel handles, for each CPU.
+/// Counts the page faults that the kernel handles in a range of addresses, for each CPU.
 struct Faults {
     start: usize,
     size: usize,
@@ -169,7 +168,7 @@ fn map_something() -> Result {
     Ok(())
 }
 
-/// Not 0 when a bad access had to be ended, so that others would hang.
+/// Not 0 when a bad access had to be ended: others would hang as well.
 static STUCK: Atomic<i32> = Atomic::new(0);
 
 /// Skips a case that has no way to end a bad access.
@@ -180,7 +179,7 @@ fn not_stuck(test: &Test) -> kselftest::Result {
     }
 }
 
-/// Accesses that are stuck end when this has been called for as long as `patience` says.
+/// Ends stuck accesses once it has been called for as long as `patience` says.
 struct Watchdog<'a> {
     test: &'a Test,
     start: Instant<Monotonic>,
@@ -196,7 +195,7 @@ impl<'a> Watchdog<'a> {
         }
     }
 
-    /// Maps `page` of `area` if it is time, and says that it did.
+    /// Maps `page` of `area` if it is time, and returns whether it did.
     fn watch(&mut self, area: &SparseArea, page: usize, cpu: CpuId) {
         let limit = i64::from(module_parameters::patience.value());
         if !self.bitten && self.start.elapsed().as_millis() > limit * 1000 {
@@ -226,7 +225,7 @@ fn check_page(test: &Test, area: &SparseArea, page: usize) -> kselftest::Result 
         let mut dog = Watchdog::new(test);
         let access = |cpu| {
             for round in 0..rounds * KINDS {
-                // The first fault after an announcement, and one that no mapping can excuse.
+                // The first fault after an announcement, and one that no mapping explains.
                 if round % 2 == 0 && map_something().is_err() {
                     test.fail(fmt!("no memory for something new"));
                     return;
@@ -337,7 +336,7 @@ fn page_unmapped_again_reported(test: &Test) -> kselftest::Result {
     Ok(())
 }
 
-/// A read of the kernel's own that may fault: with and without something there.
+/// A read by the kernel itself that may fault, mapped and unmapped.
 fn exception_table_read_reported(test: &Test) -> kselftest::Result {
     not_stuck(test)?;
     let area = SparseArea::new(2, |word| pattern(0, word))?;
@@ -391,7 +390,7 @@ fn reported_in_interrupt(test: &Test) -> kselftest::Result {
     Ok(())
 }
 
-/// Each CPU makes a mapping of its own, so marks come at any time.
+/// Each CPU makes its own mapping, so marks come at any time.
 fn reported_while_others_map(test: &Test) -> kselftest::Result {
     not_stuck(test)?;
     let area = Arc::new(SparseArea::new(1, |word| pattern(0, word))?, GFP_KERNEL)?;

@@ -2,7 +2,7 @@
 
 //! Touches new kernel mappings from IPIs, while other CPUs make and remove more of them.
 //!
-//! Several workers allocate from vmalloc, fill what they got, have other CPUs read it back from an
+//! Several workers allocate from vmalloc, fill what they got, make other CPUs read it back in an
 //! IPI handler, and free it. They do so at the same time, so CPUs call each other in both
 //! directions at once. Then handlers call other CPUs themselves, as does code that runs with
 //! interrupts disabled, and all CPUs call all others at the same moment.
@@ -96,7 +96,7 @@ fn filled(words: usize, seed: u64) -> Result<VVec<u64>> {
 struct Shared {
     /// Words read in an IPI handler.
     touches: Atomic<u64>,
-    /// Handlers that ran on another CPU than the one that asked for it.
+    /// Handlers that ran on another CPU than the requester's.
     crossings: Atomic<u64>,
     corrupt: Atomic<u64>,
     errors: Atomic<u64>,
@@ -175,7 +175,7 @@ impl Worker {
             }),
             GFP_KERNEL,
         )?;
-        // A new work item is on no queue, so there is always room for it.
+        // A new work item is not on a queue, so queueing it always succeeds.
         let _ = workqueue::system_unbound().enqueue(worker.clone());
         Ok(worker)
     }
@@ -251,11 +251,11 @@ struct Pages {
     seed: u64,
     /// The page that has been mapped last.
     page: Atomic<usize>,
-    /// Words read, for each depth: 0 is who starts the first calls, the others are what is called.
+    /// Words read, for each depth: 0 is the starter of the first calls, the others are handlers.
     touches: [Atomic<u64>; DEPTH],
     /// Calls that were started.
     started: Atomic<u64>,
-    /// Calls that were not, although their CPU is online.
+    /// Calls that were not started, although their CPU is online.
     refused: Atomic<u64>,
     corrupt: Atomic<u64>,
 }
@@ -319,7 +319,7 @@ impl<F: Fn(CpuId) + Send + Sync + 'static> Calls<F> {
         call.as_ref().start(cpu)
     }
 
-    /// Starts that of the next CPU that is online; behind the last one that is the first.
+    /// Starts the call of the next online CPU; after the last one comes the first.
     fn start_after(&self, cpu: CpuId) -> Result {
         let behind = (1..=nr_cpu_ids()).map(|step| (cpu.as_u32() + step) % nr_cpu_ids());
         for next in behind.filter_map(CpuId::from_u32) {
@@ -336,7 +336,7 @@ impl<F: Fn(CpuId) + Send + Sync + 'static> Calls<F> {
     }
 }
 
-/// Runs `f` while no CPU comes or goes.
+/// Runs `f` while no CPU goes online or offline.
 fn with_all_cpus_kept(f: impl Fn() -> Result + Sync) -> Result {
     let error = Atomic::new(0i32);
     let run = |_: CpuId| {
@@ -437,7 +437,7 @@ fn report(test: &Test, pages: &Pages, depth: usize) {
     );
 }
 
-/// Waits until `count` others have come here as well, for the `round`th time.
+/// Waits until `count` threads have arrived here, for the `round`th time.
 fn meet(arrived: &Atomic<u64>, round: u32, count: u32) {
     arrived.fetch_add(1, Full);
     while arrived.load(Acquire) < u64::from(round + 1) * u64::from(count) {
@@ -451,11 +451,11 @@ fn touched_by_all_from_all(test: &Test) -> kselftest::Result {
     let arrived = Atomic::new(0u64);
     kthread::on_each_cpu_of_group(
         |member| {
-            // All spin until the last one is there.
+            // All spin until the last one arrives.
             for round in 0..module_parameters::rounds.value().div_ceil(4) {
                 let seed = u64::from(member.number) << 48 | u64::from(round) << 24;
                 let area = filled(words, seed);
-                // Also if there is no memory: the others wait.
+                // Even without memory: the others wait.
                 meet(&arrived, round, member.count);
                 let called = area.and_then(|area| {
                     smp::call_function(|here| shared.check(&area, seed, member.cpu, here))?;

@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Allocates from vmalloc, and reads what is new, where a CPU must not wait for others.
+//! Allocates from vmalloc, and reads new mappings, where a CPU must not wait for others.
 //!
-//! With `GFP_ATOMIC` it is allowed to allocate with interrupts disabled. A kernel that makes every
-//! CPU flush for a new mapping, and waits for it, deadlocks there as soon as two CPUs do it at
-//! once, and warns before. In a softirq it is not, see `__vmalloc_node_range()`: the locks of
-//! vmalloc are taken with softirqs enabled as well. What is there already can be read in one.
+//! `GFP_ATOMIC` allows allocations with interrupts disabled. A kernel that makes every CPU flush
+//! for a new mapping, and waits for it, deadlocks there as soon as two CPUs do it at once, and
+//! warns before. A softirq may not allocate, see `__vmalloc_node_range()`: the locks of vmalloc are
+//! also taken with softirqs enabled. But it may read what already exists.
 //!
 //! What one CPU has allocated is read on all others.
 //!
@@ -128,8 +128,8 @@ fn allocated_with_interrupts_disabled(test: &Test) -> kselftest::Result {
             let cpu = member.cpu;
             for round in 0..rounds {
                 let word = own_pattern(cpu, round);
-                // CPUs that are in the same round meet with interrupts enabled, so that they are
-                // without at the same time.
+                // CPUs in the same round meet with interrupts enabled, so that they disable
+                // them at the same time.
                 started.fetch_add(1, Full);
                 while started.load(Relaxed) < (round + 1) * member.count {
                     core::hint::spin_loop();
@@ -170,7 +170,7 @@ struct Softirq {
     /// Times that it was queued, and that it has run.
     queued: Atomic<u64>,
     ran: Atomic<u64>,
-    /// Not 0 if the context was not one in which a CPU must not wait.
+    /// Not 0 if it ran in a context in which a CPU may wait.
     may_wait: Atomic<i32>,
     #[pin]
     work: Work<Softirq>,
@@ -227,8 +227,8 @@ fn read_in_softirq(test: &Test) -> kselftest::Result {
         }
         let queue = |cpu: CpuId| {
             if let Some(item) = items.get(cpu.as_u32() as usize) {
-                // A new work item is on no queue, so there is always room for it. This queue runs
-                // it in a softirq of this CPU.
+                // A new work item is not on a queue, so queueing it always succeeds. This queue
+                // runs it in a softirq of this CPU.
                 item.queued.fetch_add(1, Relaxed);
                 let _ = workqueue::system_bh().enqueue(item.clone());
             }

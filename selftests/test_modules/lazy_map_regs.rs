@@ -3,13 +3,13 @@
 //! Registers around a spurious fault.
 //!
 //! An access to a new mapping may be interrupted by a fault that the kernel absorbs before it saves
-//! any register. Whatever the instruction was, it must be executed as if nothing had happened: with
-//! a pattern in all registers, the same is there afterwards, and memory and the destination have
+//! any register. Whatever the instruction was, it must be executed as if nothing had happened: if
+//! all registers contain a pattern, they contain it afterwards, and memory and the destination have
 //! what the instruction gives them.
 //!
-//! The pattern is in x1 to x31, sp and gp included, because nothing of the kernel is called and
-//! interrupts are disabled. Two registers have a value of their own: tp, by which the kernel finds
-//! the current task when it traps, and the one with the address. They are compared as well.
+//! The pattern is in x1 to x31, including sp and gp, because no kernel code is called and
+//! interrupts are disabled. Two registers have their own values: tp, by which the kernel finds the
+//! current task when it traps, and the one with the address. They are compared as well.
 //!
 //! On a hart that does not cache invalid translations nothing faults. Whether there was a trap can
 //! be told from sstatus: `sret` sets SPIE, which was cleared before. If one kind of access ever
@@ -79,7 +79,7 @@ kernel::kselftest! {
 /// sstatus.SPIE
 const SPIE: u64 = 1 << 5;
 
-// Page 0 of an area is in use; its last words, below the new page, hold the registers. Numbers of
+// Page 0 of an area is mapped; its last words, below the new page, hold the registers. Numbers of
 // words from the start of the area:
 const IN: usize = WORDS_PER_PAGE - 256;
 const OUT: usize = WORDS_PER_PAGE - 224;
@@ -107,11 +107,11 @@ const SHADOW: usize = if cfg!(CONFIG_SHADOW_CALL_STACK) {
 
 /// Declares a function that fills the registers, executes one instruction and saves the registers.
 ///
-/// All is addressed relative to the end of page 0, which is in x`$base`. The instruction finds its
-/// address in a5, or in sp if that is the base, and may use fs0.
+/// Everything is addressed relative to the end of page 0, which is in x`$base`. The instruction
+/// finds its address in a5, or in sp if that is the base, and may use fs0.
 ///
-/// One that is `absorbed` must not trap, except for what the kernel absorbs. One that is `handled`
-/// may be emulated by the kernel. One that is `reported` is skipped if it cannot be made.
+/// An `absorbed` access must not trap, except for what the kernel absorbs. A `handled` one
+/// may be emulated by the kernel. A `reported` one is skipped if it cannot be made.
 macro_rules! access {
     ($name:ident, absorbed, base $base:literal, $instruction:literal) => {
         access!($name, base $base, TP, TP, "0", $instruction);
@@ -135,7 +135,7 @@ macro_rules! access {
         /// `base` must be the end of a page that the caller owns. Interrupts must be disabled. The
         /// instruction may access what the words at [`IN`] make it access.
         unsafe fn $name(base: usize) {
-            // SAFETY: All registers are restored from the page, but for those that are declared as
+            // SAFETY: All registers are restored from the page, except those that are declared as
             // clobbered. The kernel's stack and the FP unit are not used in between. The rest is
             // the caller's.
             unsafe {
@@ -436,15 +436,15 @@ fn check_registers(
     Ok(())
 }
 
-/// Makes one access; returns whether there was a trap. What it executes is added to `texts`: to
-/// free it makes all CPUs forget their translations.
+/// Makes one access; returns whether it trapped. Adds what it executes to `texts`, because
+/// freeing it makes all CPUs forget their translations.
 fn attempt(test: &Test, kind: &Kind, cpu: CpuId, texts: &mut KVec<Text>) -> Result<bool> {
     let area = SparseArea::new(3, |word| pattern(0, word))?;
     let base = area.address(1).ok_or(EINVAL)?;
     let offset = PAGE_SIZE + kind.offset;
     let call = matches!(kind.effect, Effect::Call);
 
-    // This CPU looks at the surroundings, and may remember that nothing is mapped there.
+    // This CPU reads the surroundings, and may remember that nothing is mapped there.
     area.map(0)?;
     write(&area, FP_IN, pattern(0, FP_IN))?;
     for register in 1..32 {
@@ -465,7 +465,7 @@ fn attempt(test: &Test, kind: &Kind, cpu: CpuId, texts: &mut KVec<Text>) -> Resu
         texts.push(nearby, GFP_KERNEL)?;
     }
 
-    // Something new.
+    // Make the new mapping.
     if call {
         let target = text(kind.offset)?;
         let address = target.address() + kind.offset;
@@ -483,7 +483,7 @@ fn attempt(test: &Test, kind: &Kind, cpu: CpuId, texts: &mut KVec<Text>) -> Resu
     unsafe { (kind.access)(base) };
     drop(interrupts);
 
-    // What must have come of it.
+    // The expected registers.
     let before = at(offset, |index| Ok(pattern(0, index)))?;
     let mut registers = [0u64; 32];
     for (number, register) in registers.iter_mut().enumerate().skip(1) {
@@ -536,7 +536,7 @@ fn incomplete(traps: &[Atomic<u64>]) -> bool {
     (1..traps.len()).contains(&faulted.count())
 }
 
-/// So much code is kept on each CPU before any is freed.
+/// How much code each CPU keeps before freeing any.
 const TEXTS: usize = 256;
 
 /// Makes an access of each of `kinds` by `attempt` on all CPUs, while they all make new mappings.
@@ -556,7 +556,7 @@ fn attempt_all<K: Sync>(
     kthread::on_each_cpu_of_group(
         |member| {
             let cpu = member.cpu;
-            // New code interrupts all CPUs, and so takes the longer the more there are.
+            // New code interrupts all CPUs, so it takes longer the more there are.
             let rounds = u32::max(1, rounds.saturating_mul(4) / member.count.max(4));
             let mut texts = KVec::new();
             for round in 0..rounds + EXTRA {
@@ -630,7 +630,7 @@ const SPP: u64 = 1 << 8;
 const LOAD_PAGE_FAULT: u64 = 13;
 const STORE_PAGE_FAULT: u64 = 15;
 
-/// What the handler of a page fault was told on one CPU.
+/// What the handler of a page fault got on one CPU.
 struct Report {
     /// Faults at this address are reported.
     address: Atomic<usize>,
@@ -744,7 +744,7 @@ fn attempt_reported(test: &Test, kind: &Reported, report: &Report, cpu: CpuId) -
         drop(interrupts);
         report.address.store(0, Relaxed);
 
-        // It must not have changed anything.
+        // The access must not have changed anything.
         let mut registers = [0u64; 32];
         for (number, register) in registers.iter_mut().enumerate().skip(1) {
             *register = read(&area, IN + number)?;
@@ -833,7 +833,7 @@ use vector::vector_registers_kept;
 mod vector {
     use super::*;
 
-    // `asm/vector.h` is not among the headers that there are bindings for.
+    // There are no bindings for `asm/vector.h`.
     extern "C" {
         static riscv_v_vsize: usize;
         fn kernel_vector_begin();
@@ -852,7 +852,7 @@ mod vector {
     const DATA: usize = 8;
     const REGISTERS: usize = 32;
 
-    /// The right to use the vector registers.
+    /// Permission to use the vector registers.
     struct Unit(());
 
     impl Unit {
@@ -976,8 +976,8 @@ mod vector {
         reported: bool,
     }
 
-    /// In the middle of the elements there is a boundary between two pages, of which the second is
-    /// new: the instruction has done a part when it faults.
+    /// There is a page boundary in the middle of the elements, and the second page is new: when the
+    /// instruction faults, it has done a part.
     const ACROSS: usize = PAGE_SIZE - VL / 2;
 
     static KINDS: &[Kind] = &[
@@ -1045,7 +1045,7 @@ mod vector {
         let base = area.address(1).ok_or(EINVAL)?;
         let at = base + kind.offset;
 
-        // The surroundings, and then something new.
+        // Read the surroundings, then make the new mapping.
         area.map(0)?;
         read(&area, 0)?;
         if kind.offset != 0 {
@@ -1075,7 +1075,7 @@ mod vector {
             reported,
             fmt!("reports of {name} on CPU {cpu}"),
         );
-        // One that is not made is interrupted at its first element; one that is made has ended.
+        // An access that is not made is interrupted at its first element; others have ended.
         let vstart = if kind.reported { VSTART } else { 0 };
         test.expect_eq(
             control.vstart,
@@ -1170,10 +1170,10 @@ mod vector {
     }
 }
 
-/// Enough for what calls a module's tests.
+/// Enough for the callers of a module's tests.
 const DEPTH: usize = 64;
 
-/// `leaf()` and what it calls to take a trace, `stack_trace_save()` included.
+/// `leaf()` and the functions that it calls to take a trace, `stack_trace_save()` included.
 const INNERMOST: usize = 4;
 
 /// A stack trace.
@@ -1195,7 +1195,7 @@ impl Trace {
         self.count = stacktrace::save(&mut self.entries).len();
     }
 
-    /// All that is above the innermost `skip`.
+    /// Everything above the innermost `skip`.
     fn callers(&self, skip: usize) -> &[usize] {
         self.entries.get(skip..self.count).unwrap_or(&[])
     }

@@ -2,9 +2,8 @@
 
 //! Touches what each producer of kernel mappings makes.
 //!
-//! Each announces its mappings for itself, so each of them can forget it. What is mapped is written
-//! by the CPU that asked for it and read on all others at once, at its start, its end and in
-//! between.
+//! Each producer announces its own mappings, so each of them can forget to. A mapping is written by
+//! the CPU that asked for it and read on all others at once, at its start, its end and in between.
 //!
 //! Loading the module runs the test, see `kernel::kselftest`.
 
@@ -66,7 +65,7 @@ kernel::kselftest! {
     },
 }
 
-/// Sizes of mappings in pages: around those at which page tables and methods change.
+/// Sizes of mappings in pages: around those where page tables or methods change.
 const SIZES: &[usize] = &[
     1, 2, 3, 16, 31, 32, 33, 63, 64, 65, 511, 512, 513, 1024, 4096, 8192, 32768, 131072, 262144,
 ];
@@ -80,10 +79,10 @@ fn sizes(mib: u32) -> impl Iterator<Item = usize> {
         .filter(move |pages| pages * PAGE_SIZE <= limit)
 }
 
-/// So many pages of a mapping are touched.
+/// How many pages of a mapping are touched.
 const TOUCHED: usize = 64;
 
-/// The pages of a mapping that are touched: all, or so many and the last one.
+/// The pages of a mapping that are touched: all, or a few and the last one.
 fn touched(pages: usize) -> impl Iterator<Item = usize> {
     let step = usize::max(1, pages / TOUCHED);
     Iterator::chain((0..pages).step_by(step), [pages - 1])
@@ -113,10 +112,10 @@ fn check(
     smp::on_each_cpu(compare)
 }
 
-/// Pages behind the mappings of many.
+/// Distinct pages of a mapping.
 const DISTINCT: usize = 4;
 
-/// A mapping of pages that are mapped more than once.
+/// A mapping with pages that are mapped more than once.
 fn check_repeated(
     test: &Test,
     limit: u32,
@@ -200,7 +199,7 @@ fn vmalloc_huge(test: &Test) -> kselftest::Result {
 fn ioremap(test: &Test) -> kselftest::Result {
     let touches = Atomic::new(0u64);
     for _ in 0..module_parameters::rounds.value() {
-        // At once, so that they are at different addresses.
+        // Keep all of them, so that they have different addresses.
         let mut mappings = KVec::new();
         for number in 0..DISTINCT {
             mappings.push(
@@ -222,7 +221,7 @@ fn ioremap(test: &Test) -> kselftest::Result {
     Ok(())
 }
 
-/// Allocations of per-CPU memory; so many that there must be new chunks.
+/// Allocations of per-CPU memory: enough to need new chunks.
 const ALLOCATIONS: usize = 32;
 
 /// Pages of each.

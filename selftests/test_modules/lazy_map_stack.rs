@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Traps on a stack of which a page is new.
+//! Traps on a stack with a new page.
 //!
 //! The exception entry saves registers on the kernel stack at a time when it cannot handle another
 //! trap. So when a task first runs on a hart, its stack must be visible to that hart, not only once
@@ -54,8 +54,9 @@ kernel::kselftest! {
     },
 }
 
-/// The entry tells an overflow by an address bit, the one above those of an address within a stack.
-/// Stacks have 1 to 32 pages; this many above a multiple of twice as much all of these bits are 0.
+/// The entry detects an overflow by an address bit, the one above those of an address within a
+/// stack. Stacks have 1 to 32 pages; this many above a multiple of twice as much all of these bits
+/// are 0.
 const ALIGNMENT: usize = 64 * PAGE_SIZE;
 const AREA_PAGES: usize = ALIGNMENT / PAGE_SIZE + LOWER_PAGES + 2;
 
@@ -66,7 +67,7 @@ const LOWER_PAGES: usize = 3;
 /// Bytes between the page boundary and the stack pointer, less than what a trap saves.
 const ABOVE_BOUNDARY: usize = 128;
 
-/// Traps with the stack pointer at `stack`, and comes back with the one that it had.
+/// Traps with the stack pointer at `stack`, and returns with the old one.
 ///
 /// # Safety
 ///
@@ -75,7 +76,8 @@ const ABOVE_BOUNDARY: usize = 128;
 /// on a stack that is not its own.
 unsafe fn trap_on(stack: usize) {
     // SAFETY: The load from user address 0 faults, because the kernel does not allow itself such
-    // accesses, and the exception table makes execution go on behind it. The rest is the caller's.
+    // accesses, and the exception table makes execution continue behind it. The rest is the
+    // caller's.
     unsafe {
         asm!(
             "mv {old}, sp",
@@ -95,12 +97,12 @@ unsafe fn trap_on(stack: usize) {
     };
 }
 
-/// So often a round is tried: a CPU may go offline meanwhile.
+/// How often to try a round: a CPU may go offline in the meantime.
 const ATTEMPTS: u32 = 32;
 
 /// Uses one stack, made on CPU `there` and used on CPU `here`.
 ///
-/// Says whether the thread was where it should be. Otherwise there was no trap.
+/// Returns whether the thread was where it should be. Otherwise it did not trap.
 fn round(test: &Test, here: CpuId, there: CpuId) -> kselftest::Result<bool> {
     let area = SparseArea::new(AREA_PAGES, |word| pattern(0, word))?;
     let start = area.address(LOWER_PAGES).ok_or(EINVAL)?;

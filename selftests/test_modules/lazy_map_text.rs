@@ -2,9 +2,9 @@
 
 //! Executes new code on CPUs that have never seen its mapping.
 //!
-//! Code that one CPU makes is executed on all others at once: page faults of instruction fetches,
-//! also of an instruction of which one half is on another page. Each page returns a number of its
-//! own.
+//! Code that one CPU generates is executed on all others at once. This causes page faults of
+//! instruction fetches, also in the second half of an instruction that crosses a page boundary.
+//! Each page returns its own number.
 //!
 //! Loading the module runs the test, see `kernel::kselftest`.
 
@@ -55,8 +55,8 @@ kernel::kselftest! {
     },
 }
 
-/// Where function `number` is: two for each page but the last, one within, and one of which an
-/// instruction is on the next page as well.
+/// Where function `number` is: two for each page but the last, one within, and one with an
+/// instruction that continues on the next page.
 fn offset(number: usize) -> usize {
     match number % 2 {
         0 => number / 2 * PAGE_SIZE + 64,
@@ -87,12 +87,12 @@ fn make(round: u32) -> Result<Text> {
     unsafe { Text::new(&code) }
 }
 
-/// Calls all functions of the code at `address`, on each CPU another one first.
+/// Calls all functions of the code at `address`, starting with a different one on each CPU.
 fn execute(test: &Test, address: usize, round: u32, cpu: CpuId, touches: &Atomic<u64>) {
     for number in 0..functions() {
         let number = (number + cpu.as_u32() as usize) % functions();
         let found: u64;
-        // SAFETY: There is a function, and it changes nothing but a0 and the return address.
+        // SAFETY: There is such a function, and it changes only a0 and the return address.
         unsafe {
             asm!(
                 "jalr {address}",
@@ -110,10 +110,10 @@ fn execute(test: &Test, address: usize, round: u32, cpu: CpuId, touches: &Atomic
     }
 }
 
-/// Pieces of code that exist at once: to free one makes all CPUs forget their translations.
+/// Pieces of code that exist at once: freeing one makes all CPUs forget their translations.
 const KEPT: usize = 64;
 
-/// Keeps `text`, or frees all that has been kept.
+/// Keeps `text`, or frees everything that has been kept.
 fn keep(kept: &mut KVec<Text>, text: Text) -> Result {
     if kept.len() == KEPT {
         kept.clear();
@@ -157,7 +157,7 @@ fn executed_by_running_threads(test: &Test) -> kselftest::Result {
                         Err(error) => test.fail(fmt!("no code: {error:?}")),
                     }
                     address.store(text.as_ref().map_or(0, Text::address), Relaxed);
-                    // What a CPU learns of here has been announced to it.
+                    // What a CPU learns about here has been announced to it.
                     made.store(round + 1, Release);
                 }
                 while made.load(Acquire) <= round {

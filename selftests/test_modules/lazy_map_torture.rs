@@ -2,10 +2,10 @@
 
 //! Everything at random, for a given time.
 //!
-//! Threads move from CPU to CPU and make mappings in each way that the kernel has, on threads of
-//! their own, with interrupts disabled, and under the eyes of tracers. They touch them on all CPUs,
-//! keep some for later, and make bad accesses in between. CPUs may come and go meanwhile; the
-//! script sees to that.
+//! Threads move from CPU to CPU and make mappings in every way that the kernel has: in new threads,
+//! with interrupts disabled, and while tracers watch. They touch them on all CPUs, keep some for
+//! later, and make bad accesses in between. CPUs may go offline and come back in the meantime; the
+//! script takes care of that.
 //!
 //! What a thread does is drawn from the seed, its number and how much it has done, so the same seed
 //! makes the same choices; when they take effect is up to the machine.
@@ -116,9 +116,9 @@ type Action = fn(&mut Thread<'_>) -> Result;
 const KEPT_PAGES: usize = 256;
 /// Other areas are smaller than this, in pages.
 const MOST_PAGES: u64 = 48;
-/// An action that is refused so often, and never done, is broken.
+/// An action that is refused this often, and never done, is broken.
 const OFTEN: u64 = 64;
-/// Pages behind mappings of which a page is mapped more than once.
+/// Distinct pages of mappings that map a page more than once.
 const DISTINCT: usize = 4;
 
 /// A stream of numbers (SplitMix64).
@@ -206,7 +206,7 @@ impl Totals {
             .sum()
     }
 
-    /// Actions for which there was no memory, which is no failure.
+    /// Actions that ran out of memory, which is not a failure.
     fn refused(&self) -> u64 {
         self.actions
             .iter()
@@ -214,7 +214,7 @@ impl Totals {
             .sum()
     }
 
-    /// What is wrong, if anything is.
+    /// What is wrong, if anything.
     fn failure(&self) -> Option<(u64, &'static str)> {
         [
             (&self.corrupt, "words that are not what was written"),
@@ -238,7 +238,7 @@ struct Thread<'a> {
 }
 
 impl Thread<'_> {
-    /// Acts until the time is over.
+    /// Acts until the time is up.
     fn run(&mut self, number: u32, start: Instant<Monotonic>) {
         let limit = i64::from(module_parameters::seconds.value()) * 1000;
         let mut here = CpuId::current();
@@ -299,7 +299,7 @@ impl Thread<'_> {
         self.check_each(pages, |_, page| (read(page), pattern(seed, page)))
     }
 
-    /// Reads a word of each page on other CPUs; `read` also says what it should be.
+    /// Reads a word of each page on other CPUs; `read` also returns what it should be.
     fn check_each(
         &mut self,
         pages: usize,
@@ -370,7 +370,7 @@ fn vmalloc(thread: &mut Thread<'_>) -> Result {
     thread.check_area(&area, seed)
 }
 
-/// Puts an area aside, or takes one back, which others have not seen for a while.
+/// Puts an area aside, or takes one back that others have not seen for a while.
 fn vmalloc_kept(thread: &mut Thread<'_>) -> Result {
     let (put, place, seed) = (
         thread.random.below(2) == 0,
@@ -398,7 +398,7 @@ fn vmalloc_kept(thread: &mut Thread<'_>) -> Result {
 /// The size of an area that is kept.
 const KEPT_MIB: usize = (KEPT_PAGES * kernel::page::PAGE_SIZE) >> 20;
 
-/// With interrupts disabled, but for PREEMPT_RT: the locks of vmalloc sleep there.
+/// With interrupts disabled, except with PREEMPT_RT: the locks of vmalloc sleep there.
 fn vmalloc_atomic(thread: &mut Thread<'_>) -> Result {
     let (pages, seed) = (thread.random.pages(), thread.random.next());
     let interrupts = (!cfg!(CONFIG_PREEMPT_RT)).then(local_interrupt_disable);
@@ -462,7 +462,7 @@ fn new_code(thread: &mut Thread<'_>) -> Result {
     let text = unsafe { Text::new(&execmem::returning(number)) }?;
     thread.check_each(1, |_, _| {
         let found: u64;
-        // SAFETY: There is such a function, and it changes nothing but a0 and the return address.
+        // SAFETY: There is such a function, and it changes only a0 and the return address.
         unsafe {
             asm!(
                 "jalr {address}",
@@ -475,7 +475,7 @@ fn new_code(thread: &mut Thread<'_>) -> Result {
     })
 }
 
-/// New threads touch a new area, each on a stack of its own.
+/// New threads touch a new area, each on its own stack.
 fn new_stacks(thread: &mut Thread<'_>) -> Result {
     let (pages, seed) = (thread.random.pages(), thread.random.next());
     let area = thread.filled(pages, seed, GFP_KERNEL)?;
@@ -494,7 +494,7 @@ fn new_stacks(thread: &mut Thread<'_>) -> Result {
     }
 }
 
-/// A page at which nothing is mapped, next to one that is new.
+/// An unmapped page, next to a new one.
 fn bad_access(thread: &mut Thread<'_>) -> Result {
     let seed = thread.random.next();
     let area = SparseArea::new(2, |_| seed)?;
@@ -632,7 +632,7 @@ fn torture(test: &Test) -> kselftest::Result {
     test.report_some("touches", totals.touches.load(Relaxed));
     for ((name, _, _), (done, refused)) in ACTIONS.iter().zip(&totals.actions) {
         test.report(name, done.load(Relaxed));
-        // Memory is short at times, but not each time.
+        // Memory may be short at times, but not every time.
         test.expect(
             done.load(Relaxed) != 0 || refused.load(Relaxed) < OFTEN,
             fmt!("{name} was done, or tried less than {OFTEN} times"),

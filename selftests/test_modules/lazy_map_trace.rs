@@ -13,9 +13,9 @@
 //! page as soon as its PTE is valid, because their CPU is just being told; otherwise once the
 //! mapping has been made.
 //!
-//! The other cases trace what may not be interrupted by anything: interrupts, the scheduler, work
-//! items, and any instruction by means of a kprobe. Each CPU is made to pass that, once for each
-//! page. In the last one the buffer itself is replaced all the time.
+//! The other cases trace what nothing may interrupt: interrupts, the scheduler, work items, and any
+//! instruction by means of a kprobe. Each CPU is made to pass that, once for each page. In the last
+//! case the buffer itself is replaced all the time.
 //!
 //! Loading the module runs the test, see `kernel::kselftest`.
 
@@ -198,7 +198,7 @@ fn attach<T: Tracepoint, P: Probe<T>>(
     })
 }
 
-/// Maps page after page of new areas under the eyes of the tracers; returns the touches.
+/// Maps page after page of new areas while tracers watch; returns the number of touches.
 fn round(
     test: &Test,
     round: u32,
@@ -220,7 +220,7 @@ fn round(
             area.map(page)?;
             if target.calls.load(Relaxed) - calls >= others {
                 told += 1;
-                // Some calls have nothing to do with this. Many are no coincidence.
+                // Some calls have nothing to do with this. Many are not a coincidence.
                 target.early.store(i32::from(told >= ENOUGH), Relaxed);
             } else {
                 told = 0;
@@ -260,7 +260,7 @@ fn new_mapping_touched_from_tracepoint(test: &Test) -> kselftest::Result {
     Ok(())
 }
 
-/// So long a CPU may take to pass what is traced.
+/// How long a CPU may take to pass what is traced.
 const PATIENCE_MS: i64 = 10_000;
 
 /// An area that is mapped page by page, and what has been read there on each CPU.
@@ -402,7 +402,7 @@ fn touched_by<R>(
     Ok(())
 }
 
-/// Has the scheduler, a timer and its interrupt do something on this CPU.
+/// Makes the scheduler, a timer and its interrupt do something on this CPU.
 fn sleep_a_little() -> Result {
     fsleep(Delta::from_micros(100));
     Ok(())
@@ -412,7 +412,7 @@ fn touched_from_interrupts(test: &Test) -> kselftest::Result {
     touched_by(
         test,
         |toucher| attach::<IrqHandlerEntry, _>(test, toucher),
-        // The tick interrupts a CPU that has nobody else to do so.
+        // The tick interrupts a CPU that nobody else interrupts.
         || smp::call_function(|_| {}),
     )
 }
@@ -430,7 +430,7 @@ fn touched_from_scheduler(test: &Test) -> kselftest::Result {
     )
 }
 
-/// Work without any.
+/// Work that does nothing.
 #[pin_data]
 struct Nothing {
     #[pin]
@@ -447,7 +447,7 @@ impl WorkItem for Nothing {
     fn run(_this: Arc<Nothing>) {}
 }
 
-/// Has a worker of this CPU do something.
+/// Makes a worker of this CPU do something.
 fn work_a_little() -> Result {
     let nothing = Arc::pin_init(
         pin_init!(Nothing {
@@ -455,7 +455,7 @@ fn work_a_little() -> Result {
         }),
         GFP_KERNEL,
     )?;
-    // A new work item is on no queue, so there is always room for it.
+    // A new work item is not on a queue, so queueing it always succeeds.
     let _ = workqueue::system().enqueue(nothing.clone());
     nothing.work.flush();
     Ok(())
@@ -496,7 +496,7 @@ fn touched_from_function_tracer(test: &Test) -> kselftest::Result {
     Err(test.skip(fmt!("no CONFIG_DYNAMIC_FTRACE")))
 }
 
-/// The function tracer's hook, in which there must be no kprobe, is so long.
+/// Length of the function tracer's hook, which must not have a kprobe.
 #[cfg(CONFIG_KPROBES)]
 const HOOK: u32 = 8;
 
@@ -529,10 +529,10 @@ fn touched_from_kprobes(test: &Test) -> kselftest::Result {
     Err(test.skip(fmt!("no CONFIG_KPROBES")))
 }
 
-/// Buffers, of which one after the other is in use. The one before is freed.
+/// Buffers that are used one after the other. The previous one is freed.
 struct Buffers {
     buffers: KVec<SetOnce<Arc<Revocable<SparseArea>>>>,
-    /// How many there have been, the one in use included.
+    /// How many there have been, including the one in use.
     made: Atomic<usize>,
     touches: Atomic<u64>,
     /// Probes that came too late for the buffer that they had chosen.
@@ -564,7 +564,7 @@ impl Buffers {
         self.made.load(Relaxed) == self.buffers.len()
     }
 
-    /// Puts a new buffer in the place of the one in use, and frees that one.
+    /// Replaces the buffer in use with a new one, and frees it.
     fn replace(&self) -> Result {
         let number = self.made.load(Relaxed);
         let Some(next) = self.buffers.get(number) else {
@@ -638,7 +638,7 @@ fn buffer_replaced_while_traced(test: &Test) -> kselftest::Result {
         attach::<SchedSwitch, _>(test, Recorder(buffers.clone()))?,
     );
     let mut replaced = Ok(());
-    // Not 0 when the last buffer is in use, or there is none.
+    // Not 0 when the last buffer is in use, or none is left.
     let end = Atomic::new(0i32);
     kthread::on_each_cpu(
         |_| {
