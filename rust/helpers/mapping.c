@@ -13,7 +13,7 @@ __rust_helper void *rust_helper_vmap_kernel(struct page **pages, unsigned int co
 	return vmap(pages, count, VM_MAP, PAGE_KERNEL);
 }
 
-/* Other architectures do not let ioremap_prot() have memory that the kernel uses. */
+/* Other architectures refuse ioremap_prot() of memory that the kernel uses. */
 #if defined(CONFIG_HAS_IOMEM) && defined(CONFIG_RISCV)
 __rust_helper void __iomem *rust_helper_ioremap_page(struct page *page)
 {

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Memory for code that is made at run time.
+//! Memory for code that is generated at run time.
 //!
 //! Only for test modules: `execmem_alloc()` is deliberately not exported, because a module that can
-//! have executable memory can execute anything. So this exists in kernels with
-//! `CONFIG_RUST_KSELFTEST_SUPPORT` alone.
+//! have executable memory can execute anything. So this exists only in kernels with
+//! `CONFIG_RUST_KSELFTEST_SUPPORT`.
 //!
 //! C header: [`include/linux/execmem.h`](srctree/include/linux/execmem.h)
 
@@ -18,9 +18,9 @@ use core::ptr::NonNull;
 
 /// Pages of code that can be executed but not written.
 ///
-/// They are mapped executable from the start, like the ones in which kprobes keep their
-/// instructions; the code is written through another mapping. So no CPU is made to forget
-/// translations, and a CPU that executes the code may be the first to see its mapping.
+/// They are mapped executable from the start, like those in which kprobes keep their
+/// instructions; the code is written through another mapping. So no CPU has to flush its
+/// translations, and a CPU that executes the code may see its mapping for the first time.
 ///
 /// # Examples
 ///
@@ -43,19 +43,19 @@ pub struct Text {
 // SAFETY: Nothing of it belongs to the task that created it.
 unsafe impl Send for Text {}
 
-// SAFETY: A shared one can be asked for its address, and nothing else.
+// SAFETY: A shared one only gives out its address.
 unsafe impl Sync for Text {}
 
 impl Text {
-    /// Allocates pages and writes `code` to their start. The rest is zeroes, which are no
+    /// Allocates pages and writes `code` to their start. The rest is zeroes, which are not
     /// instructions.
     ///
     /// All CPUs fetch the code from memory afterwards, not what was at the same address before.
     ///
     /// # Safety
     ///
-    /// The code is executable as long as the object exists, for anybody who gets the kernel to jump
-    /// there. So `code` must not come from anybody who may not run code in the kernel. What it does
+    /// The code is executable as long as the object exists, for anybody who makes the kernel jump
+    /// there. So `code` must only come from somebody who may run code in the kernel. What it does
     /// must be sound in the contexts in which it is executed, and it must not be executed once the
     /// object is dropped.
     ///
@@ -65,12 +65,12 @@ impl Text {
     ///
     /// # Errors
     ///
-    /// [`EDEADLK`] when called from another context, [`EINVAL`] when there is no code, [`ENOMEM`]
+    /// [`EDEADLK`] when called from another context, [`EINVAL`] when `code` is empty, [`ENOMEM`]
     /// when memory or addresses are exhausted.
     // Not inlined: `execmem_alloc()` is not exported to modules.
     #[inline(never)]
     pub unsafe fn new(code: &[u8]) -> Result<Self> {
-        // All CPUs are waited for below.
+        // The code below waits for all CPUs.
         smp::may_wait()?;
         if code.is_empty() {
             return Err(EINVAL);

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Function tracing: code that runs whenever a function of the kernel is entered.
+//! Function tracing: code that runs whenever a kernel function is entered.
 //!
 //! C header: [`include/linux/ftrace.h`](srctree/include/linux/ftrace.h)
 
@@ -20,22 +20,22 @@ use crate::{
 
 /// Code to run when a traced function is entered.
 ///
-/// A tracer borrows nothing, because a [`Registration`] that is leaked stays registered.
+/// A tracer must be `'static`, because a leaked [`Registration`] stays registered.
 pub trait Tracer: Sync + 'static {
-    /// Called each time, on the CPU that enters the function. `ip` is in its beginning, `parent_ip`
+    /// Called each time, on the CPU that enters the function. `ip` is at its start, `parent_ip`
     /// is where it returns to.
     ///
     /// # Context
     ///
     /// That of the function, which may be a hard interrupt, with preemption disabled: it must not
-    /// sleep. Functions that are entered by what it does are not traced by it.
+    /// sleep. Functions that it causes to be entered are not traced.
     fn enter(&self, ip: usize, parent_ip: usize);
 }
 
-/// Functions that are traced as long as this object exists.
+/// Traces functions as long as it exists.
 ///
-/// Dropping it ends that and waits until the tracer runs nowhere any more. Dropping sleeps. A
-/// module must not leak a registration: its code would be gone while a CPU still calls it.
+/// Dropping it stops tracing and waits until no CPU runs the tracer any more, so it sleeps. A
+/// module must not leak a registration: CPUs would call code that is gone.
 ///
 /// # Examples
 ///
@@ -56,7 +56,7 @@ pub trait Tracer: Sync + 'static {
 ///     Registration::new(c"wake_up_process", Count(Atomic::new(0))),
 ///     GFP_KERNEL,
 /// )?;
-/// // Threads have to be woken.
+/// // Starting threads wakes them.
 /// kthread::on_any_cpu(2, |_number| {}, || {})?;
 /// assert!(counting.tracer().0.load(Relaxed) >= 2);
 /// # Ok::<(), Error>(())
@@ -91,9 +91,9 @@ impl<T: Tracer> Registration<T> {
     ///
     /// # Errors
     ///
-    /// [`ENOENT`] when no function matches that can be traced, [`EINVAL`] when there is a colon in
-    /// the pattern, [`ENODEV`] when tracing has been switched off for good, [`EBUSY`] when it is
-    /// switched off by the sysctl `ftrace_enabled`, [`EDEADLK`] when called with interrupts
+    /// [`ENOENT`] when no traceable function matches, [`EINVAL`] when there is a colon in
+    /// the pattern, [`ENODEV`] when tracing has been disabled permanently, [`EBUSY`] when it is
+    /// disabled by the sysctl `ftrace_enabled`, [`EDEADLK`] when called with interrupts
     /// disabled or from an interrupt, [`ENOMEM`] when out of memory.
     pub fn new(functions: &CStr, tracer: T) -> impl PinInit<Self, Error> + use<'_, T> {
         // INVARIANT: Registered as the last step, with the address that `ops` keeps because `Self`
@@ -123,8 +123,8 @@ impl<T: Tracer> Registration<T> {
 impl<T: Tracer> PinnedDrop for Registration<T> {
     fn drop(self: Pin<&mut Self>) {
         let ops = self.ops.get();
-        // SAFETY: By the type invariant it is registered. Waits until no CPU is in the tracer;
-        // nobody uses the filter any more then.
+        // SAFETY: By the type invariant it is registered. This waits until no CPU is in the tracer;
+        // then nobody uses the filter any more.
         unsafe {
             bindings::unregister_ftrace_function(ops);
             bindings::ftrace_free_filter(ops);
@@ -134,11 +134,11 @@ impl<T: Tracer> PinnedDrop for Registration<T> {
 
 /// # Safety
 ///
-/// `ops` must be pinned, and zero but for its function, which must be callable until it has been
+/// `ops` must be pinned, and zero except for its function, which must be callable until it has been
 /// unregistered.
 unsafe fn register(ops: *mut bindings::ftrace_ops, functions: &CStr) -> Result {
     smp::may_wait()?;
-    // Behind a colon there would be a command.
+    // A colon would start a command.
     if functions.to_bytes().contains(&b':') {
         return Err(EINVAL);
     }
@@ -153,7 +153,7 @@ unsafe fn register(ops: *mut bindings::ftrace_ops, functions: &CStr) -> Result {
     }
     // SAFETY: By the safety requirements. The filter is terminated, and copied.
     unsafe {
-        // A fault of the tracer's own must not be traced by it, nor what RCU does not know of.
+        // Trace neither faults of the tracer itself, nor code that RCU does not watch.
         (*ops).flags = (bindings::FTRACE_OPS_FL_RECURSION | bindings::FTRACE_OPS_FL_RCU) as c_ulong;
         let filtered = bindings::ftrace_set_filter(ops, filter.as_mut_ptr(), length, 0);
         let registered = match to_result(filtered) {
@@ -170,7 +170,7 @@ unsafe fn register(ops: *mut bindings::ftrace_ops, functions: &CStr) -> Result {
 
 /// # Safety
 ///
-/// `ops` must be that of a [`Registration<T>`] which exists until this returns, and of which
+/// `ops` must be that of a [`Registration<T>`] that exists until this returns, and whose
 /// `tracer` is initialised.
 unsafe extern "C" fn call<T: Tracer>(
     ip: c_ulong,

@@ -17,23 +17,22 @@ use crate::{
 
 /// Code to run before a probed instruction.
 ///
-/// A handler borrows nothing, because a [`Registration`] that is leaked stays registered.
+/// A handler must be `'static`, because a leaked [`Registration`] stays registered.
 pub trait Handler: Sync + 'static {
     /// Called each time, on the CPU that is about to execute the instruction at `address`.
     ///
     /// # Context
     ///
     /// That of the instruction, which may be a hard interrupt, and in addition that of a breakpoint
-    /// exception: it must not sleep. What it does must not need the probed function. Probes that
-    /// are hit meanwhile on the same CPU, this one included, are missed.
+    /// exception: it must not sleep. It must not depend on the probed function. Probes that
+    /// are hit on the same CPU in the meantime, including this one, are missed.
     fn pre(&self, address: usize);
 }
 
 /// A probe that is armed as long as this object exists.
 ///
-/// Dropping it disarms the probe and waits until its handler runs nowhere any more. Dropping
-/// sleeps. A module must not leak a registration: its code would be gone while a CPU still calls
-/// it.
+/// Dropping it disarms the probe and waits until no CPU runs its handler any more, so it sleeps. A
+/// module must not leak a registration: CPUs would call code that is gone.
 ///
 /// # Examples
 ///
@@ -92,7 +91,7 @@ impl<H: Handler> Registration<H> {
     ///
     /// # Errors
     ///
-    /// [`ENOENT`] when there is no function of that name. [`EINVAL`] or [`EILSEQ`] when the kernel
+    /// [`ENOENT`] when no function has that name. [`EINVAL`] or [`EILSEQ`] when the kernel
     /// does not allow a probe there: in the exception entry, in the code of kprobes itself, in the
     /// middle of an instruction or, depending on the architecture, where the function tracer has
     /// its hook. [`EDEADLK`] when called with interrupts disabled or from an interrupt, [`ENOMEM`]
@@ -105,7 +104,7 @@ impl<H: Handler> Registration<H> {
             kprobe <- Opaque::try_ffi_init(move |kprobe: *mut bindings::kprobe| {
                 smp::may_wait()?;
                 // SAFETY: `kprobe` is valid for writes, and zeroes are a valid `struct kprobe`. The
-                // name lives for ever. `handler` is initialised, so the probe may fire at once; it
+                // name lives forever. `handler` is initialised, so the probe may fire at once; it
                 // stays valid until `drop()` has waited for the last call.
                 to_result(unsafe {
                     kprobe.write_bytes(0, 1);
@@ -126,7 +125,8 @@ impl<H: Handler> Registration<H> {
     /// How often the instruction was executed without a call of the handler, because another probe
     /// was being handled on that CPU.
     pub fn missed(&self) -> usize {
-        // SAFETY: By the type invariant the struct is initialised. Other CPUs may count meanwhile.
+        // SAFETY: By the type invariant the struct is initialised. Other CPUs may count in the
+        // meantime.
         unsafe { (&raw const (*self.kprobe.get()).nmissed).read_volatile() }
     }
 }
@@ -134,14 +134,15 @@ impl<H: Handler> Registration<H> {
 #[pinned_drop]
 impl<H: Handler> PinnedDrop for Registration<H> {
     fn drop(self: Pin<&mut Self>) {
-        // SAFETY: By the type invariant it is registered. Waits until no CPU is in the handler.
+        // SAFETY: By the type invariant it is registered. This waits until no CPU is in the
+        // handler.
         unsafe { bindings::unregister_kprobe(self.kprobe.get()) };
     }
 }
 
 /// # Safety
 ///
-/// `kprobe` must be that of a [`Registration<H>`] which exists until this returns, and of which
+/// `kprobe` must be that of a [`Registration<H>`] that exists until this returns, and whose
 /// `handler` is initialised.
 unsafe extern "C" fn pre_handler<H: Handler>(
     kprobe: *mut bindings::kprobe,
@@ -155,7 +156,7 @@ unsafe extern "C" fn pre_handler<H: Handler>(
         (&(*registration).handler, (*kprobe).addr as usize)
     };
     handler.pre(address);
-    // The instruction is to be executed.
+    // Execute the instruction.
     0
 }
 
@@ -202,7 +203,7 @@ mod tests {
 
     impl Handler for Count {
         fn pre(&self, address: usize) {
-            // What is found in case of a wrong address is no number of calls.
+            // A wrong address results in an impossible number of calls.
             let right = address == rust_kprobe_kunit_target as *const () as usize;
             self.0.fetch_add(if right { 1 } else { 1 << 32 }, Relaxed);
         }

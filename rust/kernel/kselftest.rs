@@ -2,9 +2,9 @@
 
 //! Tests that run when a module is loaded.
 //!
-//! [`kselftest!`](crate::kselftest!) makes a module of a list of functions. Loading it runs them in
-//! the order of the list. It loads only if at least one of them passes and none fails, so a script
-//! gets the verdict from the exit status of `insmod`. The log has the details in KTAP:
+//! [`kselftest!`](crate::kselftest!) makes a module from a list of functions. Loading it runs them
+//! in the order of the list. It loads only if at least one of them passes and none fails, so a
+//! script gets the verdict from the exit status of `insmod`. The log has the details in KTAP:
 //!
 //! ```text
 //! example: KTAP version 1
@@ -36,18 +36,18 @@ use crate::{
 };
 use core::panic::Location;
 
-/// So many failures of a case are printed. A handler that fails on every CPU must not flood the
+/// How many failures of a case are printed. A handler that fails on every CPU must not flood the
 /// log, from which the results are read.
 const SHOWN: u32 = 16;
 
-/// What ended a case before the end of its function.
+/// Why a case ended before the end of its function.
 #[derive(Debug)]
 pub enum End {
     /// A [`Test::require()`] was not met. It has been printed.
     Failed,
     /// The case cannot run here. The reason has been printed.
     Skipped,
-    /// Something failed that the case needs; the case fails with it.
+    /// Something that the case needs failed, so the case fails.
     Error(Error),
 }
 
@@ -71,7 +71,7 @@ pub type Case = (&'static str, fn(&Test) -> Result);
 
 /// A test case while it runs.
 ///
-/// It can be shared with other CPUs, and all of its methods may be called in any context in which
+/// It can be shared with other CPUs, and its methods may be called in any context in which
 /// `printk()` may.
 pub struct Test {
     module: &'static CStr,
@@ -92,7 +92,7 @@ impl Test {
 
     /// Prints a number that the test has counted, and fails if it is 0.
     ///
-    /// For what shows that the test was not idle. The name for accesses to new mappings is
+    /// For numbers that show that the test was not idle. The name for accesses to new mappings is
     /// `touches`.
     #[track_caller]
     pub fn report_some(&self, what: &str, number: u64) {
@@ -102,7 +102,7 @@ impl Test {
         }
     }
 
-    /// Fails, but goes on.
+    /// Fails, but continues.
     #[track_caller]
     pub fn fail(&self, why: fmt::Arguments<'_>) {
         let place = Location::caller();
@@ -117,7 +117,7 @@ impl Test {
         }
     }
 
-    /// Fails if `condition` is false, but goes on; returns `condition`.
+    /// Fails if `condition` is false, but continues; returns `condition`.
     #[track_caller]
     pub fn expect(&self, condition: bool, what: fmt::Arguments<'_>) -> bool {
         if !condition {
@@ -126,7 +126,7 @@ impl Test {
         condition
     }
 
-    /// Fails if `left` and `right` differ, but goes on; returns whether they are equal.
+    /// Fails if `left` and `right` differ, but continues; returns whether they are equal.
     #[track_caller]
     pub fn expect_eq<L, R>(&self, left: L, right: R, what: fmt::Arguments<'_>) -> bool
     where
@@ -172,23 +172,23 @@ impl Test {
         }
     }
 
-    /// Says why the case cannot run here; to be returned as the error.
+    /// Skips the case, and prints why it cannot run here. Return the result as the error.
     ///
-    /// A case that has failed already fails.
+    /// A case that has already failed still fails.
     pub fn skip(&self, reason: fmt::Arguments<'_>) -> End {
         self.note(fmt!("{}: skipped: {reason}", self.name));
         End::Skipped
     }
 
-    /// Whether an expectation has not been met so far.
+    /// Whether an expectation was not met so far.
     pub fn has_failed(&self) -> bool {
         self.failures.load(Relaxed) != 0
     }
 }
 
-/// The word at `index` of memory that is filled with `seed`, to be recognised when it is read back.
+/// The word at `index` of memory that is filled with `seed`, to recognise it when it is read back.
 ///
-/// It is never 0, and differs from that at another small index or seed but by rare accident.
+/// It is never 0, and almost always differs from that at another small index or seed.
 ///
 /// # Context
 ///
@@ -218,7 +218,7 @@ pub const fn pattern(seed: u64, index: usize) -> u64 {
 ///
 /// # Errors
 ///
-/// That of the first case that failed with one, [`EIO`] if a case failed without, and
+/// The error of the first case that returned one, [`EIO`] if a case failed without one, and
 /// [`EOPNOTSUPP`] if all cases were skipped.
 ///
 /// # Examples
@@ -401,7 +401,7 @@ mod tests {
         Ok(())
     }
 
-    /// Number of times that a case has gone on where it must not.
+    /// Number of times that a case wrongly continued.
     static WENT_ON: Atomic<u32> = Atomic::new(0);
 
     fn requires(test: &Test) -> super::Result {

@@ -33,14 +33,14 @@ use crate::{
 };
 use core::ptr::NonNull;
 
-/// Time between two calls of `watch`, and resolution of the wait.
+/// Time between two calls of `watch`, and the resolution of the wait.
 const POLL: Delta = Delta::from_millis(1);
 
 /// Runs `f` once on every online CPU, each time in a new thread that is bound to it, and waits.
 ///
-/// The threads run at the same time, each on a kernel stack of its own, and may sleep. While they
-/// run, the caller calls `watch` about once a millisecond. Waiting cannot be interrupted: if `f`
-/// may not return, it is for `watch` to see to it. CPUs do not come or go in the meantime.
+/// The threads run at the same time, each on its own kernel stack, and may sleep. While they run,
+/// the caller calls `watch` about once a millisecond. Waiting cannot be interrupted: if `f` might
+/// not return, `watch` must make it return. CPUs do not go online or offline in the meantime.
 ///
 /// # Context
 ///
@@ -82,7 +82,7 @@ pub struct Member {
     pub count: u32,
 }
 
-/// Does what [`on_each_cpu()`] does, and tells each thread how many there are.
+/// Does what [`on_each_cpu()`] does, and tells each thread how many threads there are.
 ///
 /// For threads that wait for each other. All of them have been created when the first one runs.
 ///
@@ -130,7 +130,8 @@ pub fn on_each_cpu_of_group<F: Fn(Member) + Sync>(f: F, watch: impl FnMut()) -> 
 
 /// Runs `f` once with each number below `count`, each time in a new thread, and waits.
 ///
-/// The threads are bound to no CPU, and CPUs may come and go. Otherwise see [`on_each_cpu()`].
+/// The threads are not bound to CPUs, and CPUs may go online and offline. Otherwise see
+/// [`on_each_cpu()`].
 ///
 /// # Context
 ///
@@ -199,18 +200,18 @@ pub fn on_cpu<F: Fn(CpuId) + Sync>(cpu: CpuId, f: F, watch: impl FnMut()) -> Res
 
 /// Moves the calling kernel thread to `cpu`.
 ///
-/// It stays there until it is moved again, or until the CPU goes offline: then it goes on
+/// It stays there until it is moved again, or until the CPU goes offline: then it continues
 /// elsewhere.
 ///
 /// # Context
 ///
-/// A kernel thread that is bound to no CPU, such as one of [`on_any_cpu()`]. Sleeps. Nobody who
-/// waits for the thread keeps CPUs from coming and going, as [`on_each_cpu()`] does: this does so
-/// itself.
+/// A kernel thread that is not bound to a CPU, such as one of [`on_any_cpu()`]. Sleeps. Nobody who
+/// waits for the thread may keep CPUs from going online or offline, as [`on_each_cpu()`] does: this
+/// function does that itself.
 ///
 /// # Errors
 ///
-/// [`EPERM`] when the calling task is no kernel thread, [`EINVAL`] when it is bound to a CPU or
+/// [`EPERM`] when the calling task is not a kernel thread, [`EINVAL`] when it is bound to a CPU or
 /// when `cpu` is offline, [`ENOMEM`] when there is no memory for a mask.
 ///
 /// # Examples
@@ -230,7 +231,7 @@ pub fn on_cpu<F: Fn(CpuId) + Sync>(cpu: CpuId, f: F, watch: impl FnMut()) -> Res
 /// # Ok::<(), Error>(())
 /// ```
 pub fn migrate_to(cpu: CpuId) -> Result {
-    // SAFETY: The current task is valid, and these flags of it change no more once it runs.
+    // SAFETY: The current task is valid, and these flags do not change once it runs.
     let (task, flags) = unsafe {
         let task = bindings::get_current();
         (task, (*task).flags)
@@ -238,7 +239,7 @@ pub fn migrate_to(cpu: CpuId) -> Result {
     if flags & bindings::PF_KTHREAD == 0 {
         return Err(EPERM);
     }
-    // The C function would move it all the same.
+    // The C function would move it anyway.
     if flags & bindings::PF_NO_SETAFFINITY != 0 {
         return Err(EINVAL);
     }
@@ -247,11 +248,11 @@ pub fn migrate_to(cpu: CpuId) -> Result {
     // A CPU that starts to go offline meanwhile would be refused only after its mask was set: the
     // thread would run where it is not allowed to.
     let _cpus = CpusReadLock::new();
-    // SAFETY: The task is valid, and the mask not used any more after this returns.
+    // SAFETY: The task is valid, and the mask is not used after this returns.
     to_result(unsafe { bindings::set_cpus_allowed_ptr(task, mask.as_raw()) })
 }
 
-/// Runs `f` in a thread for each of `items`: what it gets, and the CPU that the thread is bound to,
+/// Runs `f` in a thread for each of `items`: its argument, and the CPU that the thread is bound to,
 /// which must stay online.
 fn run<T: Copy + Sync, F: Fn(T) + Sync>(
     items: &[(T, Option<CpuId>)],
@@ -271,7 +272,7 @@ fn run<T: Copy + Sync, F: Fn(T) + Sync>(
     }
     let mut threads = KVec::with_capacity(count, GFP_KERNEL)?;
     for call in &calls {
-        // A thread that is dropped before it was started does not call `f` any more.
+        // A thread that is dropped before it was started does not call `f`.
         threads.push(Thread::new(call)?, GFP_KERNEL)?;
     }
 
@@ -285,7 +286,7 @@ fn run<T: Copy + Sync, F: Fn(T) + Sync>(
     Ok(())
 }
 
-/// What a thread gets to know.
+/// What a thread is told.
 struct Call<'a, T, F> {
     f: &'a F,
     item: T,
@@ -298,7 +299,7 @@ struct Call<'a, T, F> {
 ///
 /// # Invariants
 ///
-/// `task` is a kernel thread that was created for `call::<T, F>()`, of which we own a reference.
+/// `task` is a kernel thread that was created for `call::<T, F>()`, and we own a reference to it.
 struct Thread<'a, T: Copy + Sync, F: Fn(T) + Sync> {
     task: NonNull<bindings::task_struct>,
     _call: &'a Call<'a, T, F>,
@@ -308,7 +309,7 @@ impl<'a, T: Copy + Sync, F: Fn(T) + Sync> Thread<'a, T, F> {
     fn new(call_data: &'a Call<'a, T, F>) -> Result<Self> {
         // SAFETY: `call::<T, F>()` may be run with the pointer until the thread has been stopped,
         // which `drop()` does within the lifetime of the borrow. This type is private and never
-        // leaked. The name is no format.
+        // leaked. The name is not a format.
         let task = from_err_ptr(unsafe {
             bindings::kthread_create_on_node(
                 Some(call::<T, F>),
@@ -317,7 +318,7 @@ impl<'a, T: Copy + Sync, F: Fn(T) + Sync> Thread<'a, T, F> {
                 c"rust-call".as_char_ptr(),
             )
         })?;
-        // SAFETY: The thread was created and does not run yet, so it is there, and can be bound.
+        // SAFETY: The thread was created and does not run yet, so it exists and can be bound.
         unsafe {
             bindings::get_task_struct(task);
             if let Some(cpu) = call_data.cpu {
@@ -339,7 +340,7 @@ impl<'a, T: Copy + Sync, F: Fn(T) + Sync> Thread<'a, T, F> {
 
 impl<T: Copy + Sync, F: Fn(T) + Sync> Drop for Thread<'_, T, F> {
     fn drop(&mut self) {
-        // SAFETY: By the type invariant. Waits until the thread has exited, or keeps it from
+        // SAFETY: By the type invariant. This waits until the thread has exited, or keeps it from
         // calling its function if it has not been started.
         unsafe { bindings::kthread_stop_put(self.task.as_ptr()) };
     }
@@ -356,7 +357,7 @@ unsafe extern "C" fn call<T: Copy + Sync, F: Fn(T) + Sync>(data: *mut c_void) ->
     0
 }
 
-/// Keeps CPUs from coming and going.
+/// Keeps CPUs from going online or offline.
 struct CpusReadLock;
 
 impl CpusReadLock {
@@ -374,10 +375,10 @@ impl Drop for CpusReadLock {
     }
 }
 
-/// Calls `attach` and drops what it returned, several times, while another thread calls `pass` all
-/// the time.
+/// Calls `attach` and drops its result, several times, while another thread keeps calling
+/// `pass`.
 ///
-/// For the KUnit suites of what is attached to code that runs.
+/// For KUnit suites of things that are attached to running code.
 ///
 /// # Context
 ///
@@ -533,7 +534,7 @@ mod tests {
 
     #[test]
     fn migrates() -> Result {
-        // A thread of KUnit's is a kernel thread as well, but not ours to move.
+        // KUnit's thread is a kernel thread as well, but not ours to move.
         let wrong = Atomic::new(0u32);
         on_any_cpu(
             1,

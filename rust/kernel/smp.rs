@@ -3,8 +3,8 @@
 //! Calling a function on other CPUs.
 //!
 //! The functions wait until the call has finished everywhere, so closures may borrow from the
-//! caller and nothing is allocated. Where a CPU must not wait for others they refuse. An
-//! [`AsyncCall`] does not wait, and can be started there as well.
+//! caller and nothing is allocated. They refuse to run where a CPU must not wait for others. An
+//! [`AsyncCall`] does not wait, and can be started even there.
 //!
 //! C header: [`include/linux/smp.h`](srctree/include/linux/smp.h)
 
@@ -27,7 +27,7 @@ use crate::{
 };
 use core::ptr;
 
-/// The number of CPUs that are online, which changes when one comes or goes.
+/// The number of online CPUs, which changes when one goes online or offline.
 ///
 /// # Context
 ///
@@ -45,7 +45,7 @@ pub fn num_online_cpus() -> u32 {
     online_mask().weight()
 }
 
-/// Runs `f` once on every online CPU, the calling one included, and waits for all of them.
+/// Runs `f` once on every online CPU, including the calling one, and waits for all of them.
 ///
 /// `f` gets the CPU that it runs on. On the other CPUs it runs in a hard interrupt, on the calling
 /// one with interrupts disabled: it must be short and must not sleep.
@@ -53,11 +53,11 @@ pub fn num_online_cpus() -> u32 {
 /// # Context
 ///
 /// Process context with interrupts enabled. A caller that waits with interrupts disabled deadlocks
-/// with a second one that waits for it.
+/// with another one that waits for it.
 ///
 /// # Errors
 ///
-/// [`EDEADLK`] when called from another context; `f` has not run then.
+/// [`EDEADLK`] when called from another context; then `f` has not run.
 ///
 /// # Examples
 ///
@@ -113,7 +113,7 @@ pub fn on_each_cpu_mask<F: Fn(CpuId) + Sync>(mask: &Cpumask, f: F) -> Result {
 
 /// Runs `f` once on every online CPU, waits for all of them, and collects what it returns.
 ///
-/// What `f` has returned on a CPU is in `results` at the number of that CPU; the rest is [`None`].
+/// The result of each CPU is in `results` at the number of that CPU; the rest is [`None`].
 /// See [`on_each_cpu()`].
 ///
 /// # Context
@@ -123,7 +123,7 @@ pub fn on_each_cpu_mask<F: Fn(CpuId) + Sync>(mask: &Cpumask, f: F) -> Result {
 /// # Errors
 ///
 /// [`EINVAL`] when `results` has less than [`nr_cpu_ids()`] elements, and those of
-/// [`on_each_cpu()`]; `f` has not run then, and `results` is what it was.
+/// [`on_each_cpu()`]; then `f` has not run, and `results` is unchanged.
 ///
 /// # Examples
 ///
@@ -159,15 +159,15 @@ pub fn collect_on_each_cpu<T: Send, F: Fn(CpuId) -> T + Sync>(
     results.fill_with(|| None);
     let slots = Slots(results.as_mut_ptr());
     on_each_cpu(|cpu| {
-        // SAFETY: There is a slot for each CPU. This one is in a mutable borrow of ours, is not
-        // used by any other CPU, and by this one only once.
+        // SAFETY: There is a slot for each CPU. This slot is in a mutable borrow of ours, is not
+        // used by any other CPU, and used by this one only once.
         unsafe { *slots.of(cpu) = Some(f(cpu)) };
     })
 }
 
-/// Runs `f` once on every online CPU but the calling one, and waits for all of them.
+/// Runs `f` once on every online CPU except the calling one, and waits for all of them.
 ///
-/// Which CPU is the calling one is decided inside. `f` runs in a hard interrupt.
+/// `call_function()` itself determines the calling CPU. `f` runs in a hard interrupt.
 ///
 /// # Context
 ///
@@ -203,7 +203,7 @@ pub fn call_function<F: Fn(CpuId) + Sync>(f: F) -> Result {
 ///
 /// # Errors
 ///
-/// [`ENXIO`] when `cpu` is offline, and those of [`on_each_cpu()`]; `f` has not run then.
+/// [`ENXIO`] when `cpu` is offline, and those of [`on_each_cpu()`]; then `f` has not run.
 ///
 /// # Examples
 ///
@@ -227,11 +227,11 @@ pub fn call_function_single<F: Fn(CpuId) + Sync>(cpu: CpuId, f: F) -> Result {
     })
 }
 
-/// A function that runs on another CPU while its caller goes on.
+/// A function that runs on another CPU while its caller continues.
 ///
 /// Dropping it waits until the call that was started last has finished, so it must not be dropped
-/// where a CPU must not wait for others. A module must not leak one: its code would be gone while
-/// the CPU runs it.
+/// where a CPU must not wait for others. A module must not leak one: the CPU would run
+/// code that is gone.
 ///
 /// # Examples
 ///
@@ -275,15 +275,15 @@ const STARTED: i32 = 1;
 // SAFETY: It can be started, waited for and dropped by any task.
 unsafe impl<F: Fn(CpuId) + Sync + Send + 'static> Send for AsyncCall<F> {}
 
-// SAFETY: `csd` belongs to the one who changed `state`, and a shared `f` may be called.
+// SAFETY: `csd` belongs to the task that changed `state`, and a shared `f` may be called.
 unsafe impl<F: Fn(CpuId) + Sync + 'static> Sync for AsyncCall<F> {}
 
 impl<F: Fn(CpuId) + Sync + 'static> AsyncCall<F> {
     /// Makes a call of `f` that has not been started.
     ///
-    /// A closure that borrows nothing, because a call that is leaked may still run.
+    /// The closure must be `'static`, because a leaked call may still run.
     pub fn new(f: F) -> impl PinInit<Self> {
-        // INVARIANT: Nobody knows it yet.
+        // INVARIANT: Nobody else has it yet.
         pin_init!(Self {
             f,
             state: Atomic::new(IDLE),
@@ -291,17 +291,17 @@ impl<F: Fn(CpuId) + Sync + 'static> AsyncCall<F> {
         })
     }
 
-    /// Has `f` run on `cpu`, in a hard interrupt, and does not wait for it. On the calling CPU it
+    /// Makes `f` run on `cpu`, in a hard interrupt, without waiting. On the calling CPU it
     /// is a plain call with interrupts disabled.
     ///
     /// # Context
     ///
-    /// Any but that of a non-maskable interrupt.
+    /// Any except non-maskable interrupts.
     ///
     /// # Errors
     ///
     /// [`EBUSY`] when the call has been started and has not finished, [`ENXIO`] when `cpu` is
-    /// offline; `f` does not run then.
+    /// offline; then `f` does not run.
     pub fn start(self: Pin<&Self>, cpu: CpuId) -> Result {
         if self.state.cmpxchg(IDLE, STARTED, Acquire).is_err() {
             return Err(EBUSY);
@@ -315,7 +315,7 @@ impl<F: Fn(CpuId) + Sync + 'static> AsyncCall<F> {
             bindings::smp_call_function_single_async(cpu.into(), csd)
         });
         if result.is_err() {
-            // INVARIANT: It has not been given away.
+            // INVARIANT: It was not given away.
             self.state.store(IDLE, Release);
         }
         result
@@ -361,8 +361,8 @@ impl<F: Fn(CpuId) + Sync + 'static> PinnedDrop for AsyncCall<F> {
 
 /// # Safety
 ///
-/// `info` must point to an [`AsyncCall<F>`] in the state [`STARTED`], of which nothing but this
-/// function ends the state.
+/// `info` must point to an [`AsyncCall<F>`] in the state [`STARTED`], and nothing but this
+/// function may end that state.
 unsafe extern "C" fn finish<F: Fn(CpuId) + Sync + 'static>(info: *mut c_void) {
     // SAFETY: By the safety requirements: as long as it is in this state it is not dropped.
     let call = unsafe { &*info.cast_const().cast::<AsyncCall<F>>() };
@@ -372,7 +372,7 @@ unsafe extern "C" fn finish<F: Fn(CpuId) + Sync + 'static>(info: *mut c_void) {
     call.state.store(IDLE, Release);
 }
 
-/// The CPUs that are online. They change when one comes or goes.
+/// The online CPUs, which change when one goes online or offline.
 pub(crate) fn online_mask() -> &'static Cpumask {
     // SAFETY: The mask is valid at all times.
     unsafe { Cpumask::from_raw(&raw const bindings::__cpu_online_mask) }
@@ -575,7 +575,7 @@ mod tests {
             GFP_KERNEL,
         )?;
         let (mut first, mut second) = (Err(ENXIO), Ok(()));
-        // This task may be moved to that CPU in between; then it is a plain call, which must end.
+        // This task may have moved to that CPU by now; then it is a plain call, which must end.
         let interrupts = local_interrupt_disable();
         if CpuId::current() != other {
             first = call.as_ref().start(other);

@@ -23,7 +23,7 @@ use crate::bindings;
 /// ```
 pub fn save(entries: &mut [usize]) -> &[usize] {
     let size = u32::try_from(entries.len()).unwrap_or(u32::MAX);
-    // SAFETY: `entries` has room for so many.
+    // SAFETY: `entries` has room for that many.
     let count = unsafe { bindings::stack_trace_save(entries.as_mut_ptr(), size, 0) };
     entries.get(..count as usize).unwrap_or(&[])
 }

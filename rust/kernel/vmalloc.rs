@@ -2,11 +2,11 @@
 
 //! Areas of kernel virtual addresses.
 //!
-//! For memory that is simply allocated from there use [`VVec`](crate::alloc::VVec) and
+//! To simply allocate memory from there, use [`VVec`](crate::alloc::VVec) and
 //! [`VBox`](crate::alloc::VBox).
 //!
 //! Only for test modules: `get_vm_area()` and `vm_area_map_pages()` are deliberately not exported.
-//! So this exists in kernels with `CONFIG_RUST_KSELFTEST_SUPPORT` alone.
+//! So this exists only in kernels with `CONFIG_RUST_KSELFTEST_SUPPORT`.
 //!
 //! C header: [`include/linux/vmalloc.h`](srctree/include/linux/vmalloc.h)
 
@@ -37,10 +37,10 @@ pub const WORDS_PER_PAGE: usize = PAGE_SIZE / size_of::<u64>();
 
 /// A range of addresses whose pages are mapped one at a time, in any order.
 ///
-/// All addresses are known before anything is mapped there. What is mapped stays mapped until it is
+/// All addresses are known before anything is mapped there. A page stays mapped until it is
 /// unmapped or the area is dropped, which both need exclusive access: that is why a word, once
-/// found, can be used without a lock. Behind the last page there is one at which nothing is ever
-/// mapped. Dropping may sleep.
+/// found, can be used without a lock. Behind the last page there is one that is never mapped.
+/// Dropping may sleep.
 ///
 /// # Examples
 ///
@@ -111,7 +111,7 @@ impl SparseArea {
             let page = Page::alloc_page(GFP_KERNEL | __GFP_ZERO)?;
             for word in 0..WORDS_PER_PAGE {
                 let value = fill(index * WORDS_PER_PAGE + word);
-                // SAFETY: `value` is valid for reads, and nobody else knows the page yet.
+                // SAFETY: `value` is valid for reads, and nobody else has the page yet.
                 unsafe {
                     page.write_raw(
                         (&raw const value).cast(),
@@ -155,7 +155,7 @@ impl SparseArea {
     /// # Errors
     ///
     /// [`EINVAL`] when the area has no such page, [`EBUSY`] when the page has been mapped before,
-    /// [`ENOMEM`] when there is no memory for a page table; the page stays unmapped for good then.
+    /// [`ENOMEM`] when there is no memory for a page table; then the page can never be mapped.
     // Not inlined: `vm_area_map_pages()` is not exported to modules.
     #[inline(never)]
     pub fn map(&self, index: usize) -> Result {
@@ -197,15 +197,15 @@ impl SparseArea {
 
     /// Reads word `index` of the area, or [`None`] if the page table has no valid entry for it.
     ///
-    /// This is earlier than an access is allowed: as long as [`Self::map()`] has not returned, the
+    /// This is earlier than an access is allowed: until [`Self::map()`] has returned, the
     /// new mapping may not have been announced to the calling CPU. It exists for tests of exactly
     /// that.
     ///
     /// # Safety
     ///
     /// If [`Self::map()`] may not have returned for the page and the CPU caches invalid
-    /// translations, the access may fault, and nothing makes the kernel go on behind it. The caller
-    /// must know that the kernel can retry the access in this context, or that it may die.
+    /// translations, the access may fault, and nothing makes the kernel continue behind it. The
+    /// caller must know that the kernel can retry the access in this context, or that it may die.
     ///
     /// # Context
     ///
@@ -232,7 +232,7 @@ impl SparseArea {
     /// Reads word `index` of the area, whether it is mapped or not.
     ///
     /// The access is made. If it faults and the fault is not just an effect of a stale translation,
-    /// the kernel goes on behind it by means of the exception table.
+    /// the kernel continues behind it by means of the exception table.
     ///
     /// # Context
     ///
@@ -240,7 +240,7 @@ impl SparseArea {
     ///
     /// # Errors
     ///
-    /// [`EINVAL`] when the area has no such word, [`ERANGE`] when the kernel does not allow itself
+    /// [`EINVAL`] when the area has no such word, [`ERANGE`] when the kernel may not make
     /// such accesses, [`EFAULT`] when nothing is mapped there.
     pub fn read_nofault(&self, index: usize) -> Result<u64> {
         if index / WORDS_PER_PAGE >= self.pages.len() {
@@ -288,7 +288,8 @@ impl SparseArea {
         Ok(())
     }
 
-    /// The address at which page `index` is, or will be, mapped; [`None`] if there is no such page.
+    /// The address at which page `index` is, or will be, mapped; [`None`] if the area has no such
+    /// page.
     pub fn address(&self, index: usize) -> Option<usize> {
         (index < self.pages.len()).then(|| self.start() as usize + index * PAGE_SIZE)
     }

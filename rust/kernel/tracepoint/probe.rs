@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Probes: code that runs whenever a tracepoint of the kernel is passed.
+//! Probes: code that runs whenever a kernel tracepoint is passed.
 //!
 //! C header: [`include/linux/tracepoint.h`](srctree/include/linux/tracepoint.h)
 
@@ -50,7 +50,7 @@ pub unsafe trait Tracepoint: Sized {
 
 /// Code to run when the tracepoint `T` is passed.
 ///
-/// A probe borrows nothing, because a [`Registration`] that is leaked stays registered.
+/// A probe must be `'static`, because a leaked [`Registration`] stays registered.
 pub trait Probe<T: Tracepoint>: Sync + 'static {
     /// Called each time, on the CPU that passes the tracepoint.
     ///
@@ -64,14 +64,14 @@ pub trait Probe<T: Tracepoint>: Sync + 'static {
 
 /// A probe that is attached to the tracepoint `T` as long as this object exists.
 ///
-/// Dropping it detaches the probe and waits until it runs nowhere any more, so neither the probe
-/// nor its code can go away under a CPU that is inside of it. Dropping may sleep. A module must not
-/// leak a registration: its code would be gone while the tracepoint still calls it.
+/// Dropping it detaches the probe and waits until no CPU runs it any more, so neither the probe
+/// nor its code can go away under a CPU that is inside it. Dropping may sleep. A module must not
+/// leak a registration: the tracepoint would call code that is gone.
 ///
 /// # Examples
 ///
 /// ```
-/// # #[cfg(CONFIG_SMP)] // Only then there is such a tracepoint.
+/// # #[cfg(CONFIG_SMP)] // The tracepoint exists only with SMP.
 /// # {
 /// use kernel::sync::atomic::{Atomic, Relaxed};
 /// use kernel::tracepoint::probe::{CsdFunctionEntry, Probe, Registration, Tracepoint};
@@ -108,7 +108,7 @@ pub struct Registration<T: Tracepoint, P: Probe<T>> {
     _pin: PhantomPinned,
 }
 
-// SAFETY: A tracepoint can be unregistered from any task, and is never freed while it belongs to
+// SAFETY: A tracepoint can be unregistered from any task, and is never freed, because it belongs to
 // the kernel image.
 unsafe impl<T: Tracepoint, P: Probe<T> + Send> Send for Registration<T, P> {}
 
@@ -124,7 +124,7 @@ impl<T: Tracepoint, P: Probe<T>> Registration<T, P> {
     ///
     /// # Errors
     ///
-    /// [`ENOENT`] when the kernel image has no tracepoint of that name: only those are searched,
+    /// [`ENOENT`] when the kernel image has no tracepoint with that name: only those are searched,
     /// because one that belongs to a module could vanish with it. [`EDEADLK`] when called with
     /// interrupts disabled or from an interrupt, [`ENOMEM`] when out of memory.
     pub fn new(probe: P) -> impl PinInit<Self, Error> {
@@ -160,7 +160,7 @@ impl<T: Tracepoint, P: Probe<T>> Registration<T, P> {
 impl<T: Tracepoint, P: Probe<T>> PinnedDrop for Registration<T, P> {
     fn drop(self: Pin<&mut Self>) {
         // SAFETY: By the type invariant this very combination is registered. Afterwards no CPU
-        // starts the probe, and after the synchronisation none is inside of it.
+        // starts the probe, and after the synchronisation none is inside it.
         unsafe {
             bindings::tracepoint_probe_unregister(
                 self.tracepoint.as_ptr(),
@@ -204,7 +204,7 @@ fn find(name: &CStr) -> Option<NonNull<bindings::tracepoint>> {
 /// Declares tracepoints of the kernel image that probes can be attached to.
 ///
 /// The arguments are those of the tracepoint's `TP_PROTO()`. Each declaration is compared with the
-/// C prototype when it is compiled, so the header with the `TRACE_EVENT()` has to be part of
+/// C prototype when it is compiled, so the header with the `TRACE_EVENT()` must be part of
 /// `rust/bindings/bindings_helper.h`.
 ///
 /// # Examples
@@ -325,10 +325,10 @@ mod tests {
         }, //
     };
 
-    /// A tracepoint that there is not.
+    /// A tracepoint that does not exist.
     enum Missing {}
 
-    // SAFETY: There is no tracepoint of this name.
+    // SAFETY: No tracepoint has this name.
     unsafe impl Tracepoint for Missing {
         const NAME: &'static CStr = c"lazy_map_no_such_tracepoint";
 

@@ -2,8 +2,8 @@
 
 //! Words at new addresses, mapped in each of the ways that the kernel has.
 //!
-//! What a driver needs has better interfaces: [`VVec`](crate::alloc::VVec),
-//! [`IoMem`](crate::io::mem::IoMem). These here are for tests of the mappings themselves.
+//! Drivers have better interfaces: [`VVec`](crate::alloc::VVec),
+//! [`IoMem`](crate::io::mem::IoMem). This module is for tests of the mappings themselves.
 //!
 //! C headers: [`include/linux/vmalloc.h`](srctree/include/linux/vmalloc.h),
 //! [`include/linux/percpu.h`](srctree/include/linux/percpu.h)
@@ -23,7 +23,7 @@ use core::ptr::NonNull;
 
 use super::WORDS_PER_PAGE;
 
-/// Words at addresses of their own.
+/// Words at their own addresses.
 ///
 /// # Examples
 ///
@@ -31,7 +31,7 @@ use super::WORDS_PER_PAGE;
 /// use kernel::sync::atomic::Relaxed;
 /// use kernel::vmalloc::{mapping::Mapping, WORDS_PER_PAGE};
 ///
-/// // Two pages, each of which is mapped twice.
+/// // Two pages, each mapped twice.
 /// let mapping = Mapping::vmap(2, 4, |word| word as u64)?;
 /// let word = mapping.word(2 * WORDS_PER_PAGE + 5).ok_or(EINVAL)?;
 /// assert_eq!(word.load(Relaxed), 5);
@@ -40,7 +40,7 @@ use super::WORDS_PER_PAGE;
 ///
 /// # Invariants
 ///
-/// `words` initialised words are mapped at `start` until `drop()` undoes it in the way of `by`.
+/// `words` initialised words are mapped at `start` until `drop()` unmaps them as `by` requires.
 pub struct Mapping {
     start: NonNull<u64>,
     words: usize,
@@ -85,7 +85,7 @@ impl Mapping {
         })
     }
 
-    /// Maps `count` pages with `vm_map_ram()`, which has a faster way for few of them.
+    /// Maps `count` pages with `vm_map_ram()`, which has a fast path for few pages.
     ///
     /// See [`Self::vmap()`].
     ///
@@ -133,7 +133,7 @@ impl Mapping {
         })
     }
 
-    /// Maps a page of memory in the way in which registers of devices are mapped.
+    /// Maps a page of memory like device registers.
     ///
     /// Other architectures refuse this for memory that the kernel uses, with a warning.
     ///
@@ -155,7 +155,7 @@ impl Mapping {
         })
     }
 
-    /// Has `count` pages mapped by `map`.
+    /// Maps `count` pages with `map`.
     fn map(
         pages: KVec<Page>,
         count: usize,
@@ -185,7 +185,7 @@ impl Mapping {
         self.words
     }
 
-    /// Word `index`, or [`None`] if there are not so many.
+    /// Word `index`, or [`None`] if there are fewer words.
     ///
     /// # Context
     ///
@@ -203,7 +203,7 @@ impl Mapping {
 impl Drop for Mapping {
     fn drop(&mut self) {
         let start: *mut c_void = self.start.as_ptr().cast();
-        // SAFETY: By the type invariant. Nobody can have a word of it any more.
+        // SAFETY: By the type invariant. Nobody can hold a reference to a word any more.
         unsafe {
             match self.by {
                 Producer::Vmap => bindings::vunmap(start),
@@ -218,7 +218,7 @@ impl Drop for Mapping {
     }
 }
 
-/// Allocates pages of which word `i` is `fill(i)`.
+/// Allocates pages and sets word `i` to `fill(i)`.
 fn allocate(count: usize, fill: impl Fn(usize) -> u64) -> Result<KVec<Page>> {
     if count == 0 {
         return Err(EINVAL);
@@ -228,7 +228,7 @@ fn allocate(count: usize, fill: impl Fn(usize) -> u64) -> Result<KVec<Page>> {
         let page = Page::alloc_page(GFP_KERNEL)?;
         for word in 0..WORDS_PER_PAGE {
             let value = fill(index * WORDS_PER_PAGE + word);
-            // SAFETY: `value` is valid for reads, and nobody else knows the page yet.
+            // SAFETY: `value` is valid for reads, and nobody else has the page yet.
             unsafe {
                 page.write_raw(
                     (&raw const value).cast(),
@@ -242,7 +242,7 @@ fn allocate(count: usize, fill: impl Fn(usize) -> u64) -> Result<KVec<Page>> {
     Ok(pages)
 }
 
-/// Words of which each possible CPU has its own.
+/// Per-CPU words, for each possible CPU.
 ///
 /// # Examples
 ///
@@ -298,7 +298,7 @@ impl PerCpuWords {
         })
     }
 
-    /// Word `index` of `cpu`, or [`None`] if there is no such CPU, or not so many words.
+    /// Word `index` of `cpu`, or [`None`] if there is no such CPU, or there are fewer words.
     ///
     /// # Context
     ///
@@ -320,7 +320,7 @@ impl PerCpuWords {
 
 impl Drop for PerCpuWords {
     fn drop(&mut self) {
-        // SAFETY: By the type invariant. Nobody can have a word of it any more.
+        // SAFETY: By the type invariant. Nobody can hold a reference to a word any more.
         unsafe { bindings::free_percpu(self.start.as_ptr()) };
     }
 }
@@ -342,7 +342,7 @@ mod tests {
         mapping.word(word).map(|word| word.load(Relaxed))
     }
 
-    /// Checks a mapping of four pages which are really two.
+    /// Checks a mapping of four pages that are really two.
     fn check(mapping: &Mapping) {
         assert_eq!(mapping.words(), 4 * WORDS_PER_PAGE);
         for word in [
@@ -374,7 +374,7 @@ mod tests {
     #[test]
     fn vm_map_ram() -> Result {
         check(&Mapping::vm_map_ram(2, 4, fill)?);
-        // Above what has the faster way.
+        // More than the fast path takes.
         let many = Mapping::vm_map_ram(1, 100, fill)?;
         assert_eq!(at(&many, 99 * WORDS_PER_PAGE + 5), Some(fill(5)));
         assert_eq!(Mapping::vm_map_ram(0, 4, fill).err(), Some(EINVAL));
