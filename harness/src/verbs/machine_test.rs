@@ -1259,8 +1259,8 @@ x-cache-invalid: total harts=2 stale_hits=5 fences=7 remembered=4 coexisting=2 c
             (log.replace("stale_end", "stale_ending"), "0 ended"),
             (log.replace("by=1", "by=0"), "not every hart"),
             (but(&log, "hit=1 ", ""), "has no number hit"),
-            (but(&log, "hit=1 ", "hit=one "), "no event"),
-            (format!("{log}qemu: something else\n"), "no event"),
+            (but(&log, "hit=1 ", "hit=one "), "not an event"),
+            (format!("{log}qemu: something else\n"), "not an event"),
             (String::new(), "0 hits of 16"),
         ] {
             let problems = stories(&said, &log).unwrap_err();
