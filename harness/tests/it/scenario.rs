@@ -240,7 +240,7 @@ fn a_file_may_have_a_scenario_for_each_of_several_machines() {
     let few = scenario::choose(&few.repo(), &Which::Named(vec!["x".into()])).unwrap();
     assert_eq!(names(&few), ["x-stale-2"]);
     write(&lab.repo().join("harness/scenarios/x-plain-1.toml"), DEFAULT);
-    run(&lab, &["--list"]).fails(64, &["x.toml", "another scenario `x-plain-1`"]);
+    run(&lab, &["--list"]).fails(64, &["x.toml", "another scenario is called `x-plain-1`"]);
 }
 
 #[test]
