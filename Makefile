@@ -43,7 +43,7 @@ help:
 	@echo 'make hunt          find where a kernel relies on a missing fence: HUNT="--tree base --scenario kasan-vmalloc"'
 	@echo 'make cost          count the instructions that the series costs and compare them with harness/cost.toml'
 	@echo 'make series        regenerate patches/ from the sources and the commits in the work tree'
-	@echo 'make series-check  check patches/: up to date, applies, style; BUILD=1 also boots each patch'
+	@echo 'make series-check  check patches/: up to date, topics, style; BASE=all; BUILD=1 also boots each patch and topic'
 	@echo 'make litmus        run the litmus tests of the protocol with herd7'
 	@echo 'make kernels       build only the two kernels and their test modules'
 	@echo 'make qemu          build only the machine model'
@@ -54,7 +54,7 @@ help:
 	@echo
 	@echo 'KSRC=path   use that kernel tree (git clone or unpacked tarball); never written to'
 	@echo 'OUT=path    folder for everything generated [out]'
-	@echo 'BASE=7.2    kernel version, one of those in base.toml [7.3; make series: each]'
+	@echo 'BASE=7.2    kernel version, one of those in base.toml [7.3; make series: each]; all: for series, series-check'
 	@echo
 	@echo 'make returns 2 for every failure and names the exit code of the tool in its last line.'
 	@echo 'To get that code, call the tool itself: harness/lazymap demo'

@@ -18,6 +18,7 @@ use crate::ground::error::{Error, Exit, Result};
 use crate::ground::{cmd, lock};
 use crate::options::Options;
 use crate::options::base::Base;
+use crate::series::check::Checked;
 use crate::source::host;
 use crate::trial::control;
 use crate::trial::report::Row;
@@ -53,7 +54,8 @@ struct Global {
     /// A kernel tree to use instead of the distribution's; never written to
     #[arg(long, global = true, value_name = "DIR", value_parser = path(), env = "KSRC", hide_env_values = true)]
     ksrc: Option<PathBuf>,
-    /// The kernel version to work with, one of those in base.toml [default: the first]
+    /// The kernel version to work with, one of those in base.toml [default: the first]; `all` for
+    /// series and series-check
     #[arg(long, global = true, value_name = "VERSION", env = "BASE", hide_env_values = true)]
     base: Option<String>,
     /// Parallel jobs of a build [default: one per CPU]
@@ -113,9 +115,10 @@ enum Verb {
     /// Writes the patches from the sources and the commits in the work tree, for each base or the
     /// selected one
     Series,
-    /// Checks that the patches are up to date, apply and have no style problems
+    /// Checks that the patches are up to date, apply as a whole and in topics, and follow the rules;
+    /// prints a table of the topics
     SeriesCheck {
-        /// Also builds the kernel at every patch
+        /// Also builds and boots the kernel at every patch, and each topic on what it needs
         #[arg(long)]
         build: bool,
     },
@@ -168,7 +171,7 @@ fn end_on_closed_pipe() {
 pub fn main() -> ExitCode {
     end_on_closed_pipe();
     let exit = match parse() {
-        Ok(Some((options, verb, every_base))) => dispatch(&options, verb, every_base),
+        Ok(Some((options, verb, named))) => dispatch(&options, verb, named),
         Ok(None) => Ok(Exit::Pass as u8),
         Err(error) => Err(error),
     };
@@ -183,7 +186,21 @@ pub fn main() -> ExitCode {
     }))
 }
 
-fn parse() -> Result<Option<(Options, Verb, bool)>> {
+/// What `--base` names.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Named {
+    /// Nothing: the first kernel, and each where a verb is about the patches alone.
+    Nothing,
+    /// One kernel.
+    One,
+    /// Each kernel.
+    All,
+}
+
+/// The word for each kernel.
+const ALL: &str = "all";
+
+fn parse() -> Result<Option<(Options, Verb, Named)>> {
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(e) if matches!(e.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion) => {
@@ -228,20 +245,24 @@ fn parse() -> Result<Option<(Options, Verb, bool)>> {
         )));
     }
     let base = Base::load(&root)?;
-    let named = cli.global.base.filter(|b| !b.is_empty());
-    // Without a version, verbs about the patches alone handle every base.
-    let every_base = named.is_none();
-    let base = match named {
-        Some(version) => base.choose(&version)?,
-        None => base,
-    };
     let ksrc = given(cli.global.ksrc).map(|p| absolute(&p)).transpose()?;
+    let (base, named) = match cli.global.base.filter(|b| !b.is_empty()).as_deref() {
+        None => (base, Named::Nothing),
+        Some(ALL) if !matches!(cli.verb, Verb::Series | Verb::SeriesCheck { .. }) => {
+            return Err(Error::usage("BASE=all is for series and series-check; name one kernel or leave BASE out"));
+        }
+        Some(ALL) if ksrc.is_some() => {
+            return Err(Error::usage("KSRC is a tree of one version; leave it out, or name that version with BASE="));
+        }
+        Some(ALL) => (base, Named::All),
+        Some(version) => (base.choose(version)?, Named::One),
+    };
     let jobs = cli.global.jobs.map_or_else(cpus, usize::from);
     let limits = LimitsGiven::from_env()?;
-    Ok(Some((Options { root, out, ksrc, base, jobs, limits }, cli.verb, every_base)))
+    Ok(Some((Options { root, out, ksrc, base, jobs, limits }, cli.verb, named)))
 }
 
-fn dispatch(options: &Options, verb: Verb, every_base: bool) -> Result<u8> {
+fn dispatch(options: &Options, verb: Verb, named: Named) -> Result<u8> {
     // Verbs that only look need neither the lock nor anything in the folder. A wrong name is
     // reported before anything is downloaded.
     match verb {
@@ -264,7 +285,7 @@ fn dispatch(options: &Options, verb: Verb, every_base: bool) -> Result<u8> {
         }
         _ => {}
     }
-    let work = prepared(options, verb, every_base)?;
+    let work = prepared(options, verb, named)?;
     cmd::end_on_signals()?;
     let _lock = lock::take(&options.out)?;
     work().map(|exit| exit as u8)
@@ -273,7 +294,7 @@ fn dispatch(options: &Options, verb: Verb, every_base: bool) -> Result<u8> {
 /// Runs a verb with the lock held; everything that needs no lock has been checked.
 type Work<'a> = Box<dyn FnOnce() -> Result<Exit> + 'a>;
 
-fn prepared(options: &Options, verb: Verb, every_base: bool) -> Result<Work<'_>> {
+fn prepared(options: &Options, verb: Verb, named: Named) -> Result<Work<'_>> {
     Ok(match verb {
         Verb::Demo => Box::new(move || {
             let mut lab = Lab::open(options)?;
@@ -312,15 +333,27 @@ fn prepared(options: &Options, verb: Verb, every_base: bool) -> Result<Work<'_>>
             Box::new(move || hunt::run(options, &plan))
         }
         Verb::Series => Box::new(move || {
-            let bases = if every_base { options.every_base() } else { vec![options.clone()] };
+            let bases = if named == Named::One { vec![options.clone()] } else { options.every_base() };
             bases.iter().try_for_each(series::write::write)?;
             Ok(Exit::Pass)
         }),
         Verb::SeriesCheck { build } => Box::new(move || {
-            let results = series::check::check(options, build)?;
-            series::check::print(&results);
-            let failed = results.iter().filter(|r| !r.ok).count();
-            println!("{} passed, {failed} failed, 0 skipped", results.len() - failed);
+            let bases = if named == Named::All { options.every_base() } else { vec![options.clone()] };
+            let mut all = Checked::default();
+            let ended: Result<()> = bases.iter().try_for_each(|options| {
+                let checked = series::check::check(options, build)?;
+                series::check::print(&checked.results);
+                all.results.extend(checked.results);
+                all.topics.extend(checked.topics);
+                Ok(())
+            });
+            // Also if a later kernel cannot be had.
+            if !all.topics.is_empty() {
+                println!("\n{}", series::topics::table(&all.topics));
+            }
+            ended?;
+            let failed = all.results.iter().filter(|r| !r.ok).count();
+            println!("{} passed, {failed} failed, 0 skipped", all.results.len() - failed);
             Ok(if failed == 0 { Exit::Pass } else { Exit::Failed })
         }),
         Verb::Kernels => Box::new(move || {

@@ -16,6 +16,11 @@ pub struct Base {
     pub linux: Linux,
     /// All kernels that there are patches for; the first is the default.
     pub all: Vec<Linux>,
+    /// The topics of the series, in order; the same for each kernel.
+    pub topics: Vec<Topic>,
+    /// Subject of the patch from which on spurious faults are absorbed the new way.
+    pub switch: String,
+    /// The emulator.
     pub qemu: Qemu,
     /// Programs that run inside the guest.
     pub guest: Guest,
@@ -27,10 +32,12 @@ pub struct Base {
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct File {
+    switch: String,
     linux: Vec<Linux>,
     qemu: Qemu,
     guest: Guest,
     host: Host,
+    topic: Vec<Topic>,
 }
 
 /// A kernel that `patches/linux-*` are for.
@@ -53,6 +60,23 @@ pub struct Linux {
     pub min_rustc: String,
     /// Oldest bindgen that builds this kernel.
     pub min_bindgen: String,
+}
+
+/// A contiguous part of the series that can be taken alone, with the topics that it needs.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Topic {
+    /// Its name, as the cover letter has it.
+    pub name: String,
+    /// Subject of its first patch. Where kernels differ, the first of these that the series has.
+    pub first: Vec<String>,
+    /// How the subjects of its patches begin.
+    pub subjects: Vec<String>,
+    /// Names of the topics that it needs, which come before it.
+    pub on: Vec<String>,
+    /// It goes to stable kernels, so each of its patches says what it fixes.
+    #[serde(default)]
+    pub stable: bool,
 }
 
 /// The QEMU that `patches/qemu-*` are for.
@@ -176,6 +200,30 @@ impl Base {
         let Some(linux) = file.linux.first().cloned() else {
             return Err(Error::could_not(format!("{}has no [[linux]]; correct the file", path.display())));
         };
-        Ok(Self { linux, all: file.linux, qemu: file.qemu, guest: file.guest, host: file.host })
+        check_topics(&file.topic)
+            .map_err(|why| Error::could_not(format!("{}: {why}; correct the file", path.display())))?;
+        Ok(Self {
+            linux,
+            all: file.linux,
+            topics: file.topic,
+            switch: file.switch,
+            qemu: file.qemu,
+            guest: file.guest,
+            host: file.host,
+        })
     }
+}
+
+/// Each topic has a name of its own, and needs topics before it alone.
+fn check_topics(topics: &[Topic]) -> Result<(), String> {
+    for (at, topic) in topics.iter().enumerate() {
+        let before = |name: &str| topics[..at].iter().any(|other| other.name == name);
+        if before(&topic.name) {
+            return Err(format!("there are two topics called {}", topic.name));
+        }
+        if let Some(other) = topic.on.iter().find(|name| !before(name)) {
+            return Err(format!("the topic {} needs {other}, which is no topic before it", topic.name));
+        }
+    }
+    Ok(())
 }

@@ -1,14 +1,16 @@
 // SPDX-License-Identifier: GPL-2.0-only
-//! Checks the series: up to date, applies, style, no sign-off.
+//! Checks the series: up to date, applies as a whole and in topics, style, tags, no sign-off.
 
 use std::collections::BTreeSet;
 use std::fs;
 use std::io::Write;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use super::each::each;
-use super::write::{series_files, write_mails};
+use super::rules;
+use super::topics::{self, Applied, Outcome, Row};
+use super::write::{COVER, series_files, write_mails};
 use crate::ground::error::{Error, Result};
 use crate::ground::files;
 use crate::ground::progress::Step;
@@ -31,12 +33,21 @@ pub struct CheckResult {
     pub detail: String,
 }
 
-/// Checks the series: up to date, applies, checkpatch, rustfmt, no sign-off; if `options` say so, every
-/// patch builds and boots.
+/// What the checks of a series gave.
+#[derive(Clone, Debug, Default)]
+pub struct Checked {
+    /// All checks.
+    pub results: Vec<CheckResult>,
+    /// Each topic, and all together.
+    pub topics: Vec<Row>,
+}
+
+/// Checks the series: up to date, applies as a whole and in topics, checkpatch, rustfmt, kernel-doc,
+/// tags; if `build` says so, every patch and every topic builds and boots.
 ///
 /// # Errors
 /// When a check could not be made at all.
-pub fn check(options: &Options, build: bool) -> Result<Vec<CheckResult>> {
+pub fn check(options: &Options, build: bool) -> Result<Checked> {
     let base = &options.base;
     let source = Source::find(options)?;
     let rustfmt = host::for_series(options)?;
@@ -68,20 +79,102 @@ pub fn check(options: &Options, build: bool) -> Result<Vec<CheckResult>> {
     let ignored = ignored(&options.root.join(IGNORED))?;
     let step = Step::start("checkpatch");
     for mail in &mails {
-        let name = mail.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+        let name = stem(mail);
         step.detail(&name);
         result(format!("{name} checkpatch"), checkpatch(&tree, mail, &ignored)?);
         result(format!("{name} is not signed off"), not_signed(mail)?);
     }
     step.finish("done");
+    result("each Fixes: has digits and subject".to_owned(), rules::fixes_are_whole(&mails)?);
+    let (mut rows, tips) = in_topics(&tree, applied.as_deref().ok(), &folder, &mails, options, &mut result)?;
     if let Ok(tip) = &applied {
         result("rustfmt".to_owned(), formatted(&tree, tip, &rustfmt)?);
+        result("kernel-doc".to_owned(), rules::kernel_doc(&tree, tip)?);
+        result("MAINTAINERS gets no orphans".to_owned(), rules::no_orphans(&tree, tip)?);
+        let lean = rules::switch_is_lean(&tree, tip, &base.switch)?;
+        result("the switch touches no header that every file includes".to_owned(), lean);
         if build {
             drop(tree);
-            each(options, tip, &mails, &mut result)?;
+            let wanted: Vec<_> = tips.iter().flatten().cloned().collect();
+            let outcomes = each(options, tip, &mails, &wanted, &mut result)?;
+            let built = rows.iter_mut().zip(&tips).filter(|(_, tip)| tip.is_some()).map(|(row, _)| row);
+            built.zip(outcomes).for_each(|(row, outcome)| row.outcome = outcome);
         }
     }
-    Ok(results)
+    Ok(Checked { results, topics: rows })
+}
+
+/// Checks the topics of the series whose tip is `tip`, if it applies. Gives their rows in the table with
+/// one for the whole series, and for each what to build if it applied.
+fn in_topics(
+    tree: &Tree,
+    tip: Option<&str>,
+    folder: &Path,
+    mails: &[PathBuf],
+    options: &Options,
+    result: &mut dyn FnMut(String, Result<String, String>),
+) -> Result<(Vec<Row>, Vec<Option<Applied>>)> {
+    let row = |topic: &str, patches: String, on: &str, applies: Option<bool>| Row {
+        base: tree.used.version.clone(),
+        topic: topic.to_owned(),
+        patches,
+        on: on.to_owned(),
+        applies,
+        outcome: Outcome::default(),
+    };
+    let all = topics::numbers(&(0..mails.len()));
+    let all = row("all", all, "-", Some(tip.is_some()));
+    // One that is not found was not tried.
+    let unknown = |all: Row| -> Vec<Row> {
+        let topics = options.base.topics.iter().map(|topic| row(&topic.name, "-".to_owned(), "-", None));
+        topics.chain([all]).collect()
+    };
+    let Some(tip) = tip else { return Ok((unknown(all), Vec::new())) };
+    let commits = tree.commits(tip)?;
+    let subjects =
+        commits.iter().map(|commit| tree.repo.run(["log", "-1", "--format=%s", commit])).collect::<Result<Vec<_>>>()?;
+    let whole = Applied { name: all.topic.clone(), commit: tip.to_owned(), fixed: true };
+    let cut = topics::cut(&options.base.topics, &subjects);
+    let names = || options.base.topics.iter().map(|topic| topic.name.as_str()).collect::<Vec<_>>().join(", ");
+    result("topics are contiguous and in order".to_owned(), cut.as_ref().map(|_| names()).map_err(Clone::clone));
+    let Ok(parts) = cut else {
+        let rows = unknown(all);
+        let tips = rows.iter().map(|row| (row.topic == whole.name).then(|| whole.clone())).collect();
+        return Ok((rows, tips));
+    };
+    let cover = folder.join(COVER);
+    let named = match fs::read_to_string(&cover) {
+        // It is one text for all kernels, with the numbers of the first.
+        Ok(text) => topics::in_cover_letter(&text, &parts, options.base.suffix().is_empty())?,
+        Err(error) => Err(Error::io("read", &cover, error).message),
+    };
+    result("the cover letter names each topic".to_owned(), named);
+    let (mut rows, mut tips) = (Vec::new(), Vec::new());
+    let step = Step::start("git am of each topic");
+    for (at, part) in parts.iter().enumerate() {
+        let name = &part.topic.name;
+        step.detail(name);
+        let applied = topics::apply(&tree.repo, &tree.base, &parts, at, mails, &commits);
+        let ground = topics::ground(&parts, part);
+        result(
+            format!("topic {name} applies to {ground}"),
+            applied.as_ref().map(|_| String::new()).map_err(|e| e.message.clone()),
+        );
+        for mail in mails[part.patches.clone()].iter().filter(|_| part.topic.stable) {
+            result(format!("{} is for stable kernels", stem(mail)), rules::for_stable(&rules::message(mail)?));
+        }
+        rows.push(row(name, topics::numbers(&part.patches), &ground, Some(applied.is_ok())));
+        tips.push(applied.ok());
+    }
+    step.finish("done");
+    rows.push(all);
+    tips.push(Some(whole));
+    Ok((rows, tips))
+}
+
+/// Name of a mail without its ending.
+fn stem(mail: &Path) -> String {
+    mail.file_stem().unwrap_or_default().to_string_lossy().into_owned()
 }
 
 /// Prints one line per check.

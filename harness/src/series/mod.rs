@@ -3,4 +3,6 @@
 
 pub mod check;
 pub mod each;
+pub mod rules;
+pub mod topics;
 pub mod write;

@@ -26,6 +26,8 @@ pub struct Done {
     pub report: Option<String>,
     /// The message that ended the boot.
     pub headline: Option<String>,
+    /// Whether the guest got as far as running tests.
+    pub ready: bool,
 }
 
 /// Runs a trial of `kernel`. The console goes to `FOLDER/NAME.log`, see [`Trial::name`], with
@@ -40,7 +42,7 @@ pub fn run(bench: &Workbench, trial: &Trial, kernel: Result<&Kernel>, folder: &P
     let rows = judge::judge(trial, &seen);
     let bad = rows.iter().any(|row| row.verdict != Verdict::Pass);
     let report = bad.then(|| report::explain(&bench.options.root, &console, &rows, booted.as_ref().ok()));
-    Done { rows, report, headline: seen.headline }
+    Done { rows, report, headline: seen.headline, ready: seen.ready }
 }
 
 /// Boots `kernel` for a trial with the console in the file `console`.

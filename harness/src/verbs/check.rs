@@ -340,8 +340,8 @@ fn finish(options: &Options, plan: &Plan, phases: &[Phase], count: Count) -> Res
 /// The checks of the patches for one base.
 fn checks_of_series(options: &Options, tally: &mut Tally) {
     match series::check::check(options, false) {
-        Ok(results) if results.is_empty() => tally.error("series", "nothing was checked"),
-        Ok(results) => results.iter().for_each(|r| match r.ok {
+        Ok(checked) if checked.results.is_empty() => tally.error("series", "nothing was checked"),
+        Ok(checked) => checked.results.iter().for_each(|r| match r.ok {
             true => tally.ok(&r.name),
             false => tally.not_ok(&r.name, &r.detail),
         }),

@@ -18,5 +18,6 @@ mod rows;
 mod scenario;
 mod series;
 mod tidy;
+mod topics;
 mod trial;
 mod usage;

@@ -83,15 +83,14 @@ impl Rows {
         git(&linux, &["add", "-A", "-f"]);
         git(&linux, &["commit", "-q", "-m", "what a build needs"]);
         // A third patch brings a test, whose sources are in the repository.
-        let (repo, work) = (lab.repo(), lab.dir.path().join("work"));
+        let (repo, work) = (lab.repo(), lab.work());
         for name in ["Makefile", "test-trace.sh"] {
             write(&repo.join("selftests").join(name), "#\n");
             write(&work.join("tools/testing/selftests/riscv/lazy_map").join(name), "#\n");
         }
         git(&work, &["add", "-A", "-f"]);
         git(&work, &["commit", "-q", "-m", "selftests: third"]);
-        let how = ["format-patch", "-q", "--zero-commit", "--no-signature", "--start-number=3", "-o"];
-        git(&work, &[&how[..], &[lab.patches().to_str().unwrap(), "HEAD~1"]].concat());
+        lab.write_patches(3);
         // The control breaks the entry code of the second patch.
         git(&work, &["checkout", "-q", "-b", "control", "HEAD~1"]);
         edit(&work.join("arch/riscv/kernel/entry.S"), "line 30\n", "broken\n");
@@ -218,4 +217,83 @@ fn a_control_is_built_caught_and_put_away() {
     let result = rows.run(&["controls"]);
     assert_eq!((result.code, rows.head().as_str()), (Some(2), "selftests: third"));
     assert!(result.out.contains("broken.patch does not apply"), "{result:?}");
+}
+
+/// A machine on which a kernel without the first patch dies if its harts remember, and on which one with
+/// the second dies everywhere if `second` is there.
+const FRAGILE: &str = r#"
+case "$*" in
+--version | *help* | *stdio*-S* | *-S*stdio*) exec "${0%/*}/qemu" "$@" ;;
+esac
+for word; do
+	case $word in */Image) image=$word ;; esac
+done
+case "$*" in
+*x-cache-invalid=on*)
+	echo 'x-cache-invalid: total harts=4 stale_hits=40 fences=50' >&2
+	stale=y ;;
+esac
+case "$*" in
+*lazymap.tests=test-pass.sh*) test=test-pass.sh ;;
+*) test=test-trace.sh ;;
+esac
+if { [ -n "$stale" ] && ! grep -q 'line ten' $image; } ||
+	{ [ -e "${0%/*}/second" ] && grep -q 'line twenty' $image; }; then
+	sed "s/test-trace.sh/$test/" $logs/stack-overflow.log
+else
+	sed "s/test-trace.sh/$test/" $logs/finished.log
+fi
+"#;
+
+#[test]
+fn each_patch_and_each_topic_is_built_and_booted() {
+    let rows = Rows::new();
+    let lab = &rows.0;
+    lab.link("sed");
+    let logs = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/console");
+    lab.script("fragile", &format!("logs={logs}\n{FRAGILE}"));
+    write(&lab.repo().join("harness/tests/fixtures/guest/test-pass.sh"), "#\n");
+    let base = lab.repo().join("base.toml");
+    let topic =
+        "[[topic]]\nname = \"selftests\"\nfirst = [\"selftests: third\"]\nsubjects = [\"selftests: \"]\non = []\n";
+    write(&base, &format!("{}\n{topic}", fs::read_to_string(&base).unwrap()));
+    edit(&lab.repo().join("docs/cover-letter.md"), "map, patch 2.", "map, patch 2.\n3. Selftests, patch 3.");
+    git(&lab.work(), &["checkout", "-q", "main"]);
+    lab.write_patches(3);
+    let check = || {
+        let qemu = lab.bin().join("fragile");
+        said(lab.tool().env("KSRC", lab.linux()).env("LAZYMAP_QEMU", qemu).args(["series-check", "--build"]))
+    };
+    let row = |said: &Said, topic: &str| {
+        let words = |line: &str| line.split_whitespace().collect::<Vec<_>>().join(" ");
+        said.out.lines().map(words).find(|l| l.starts_with(&format!("7.3.4 {topic} "))).unwrap()
+    };
+    let good = check();
+    good.passes();
+    assert_eq!(row(&good, "fixes"), "7.3.4 fixes 1-1 the bare base yes yes yes yes");
+    assert_eq!(row(&good, "lazy-map"), "7.3.4 lazy-map 2-2 fixes yes yes yes yes");
+    assert_eq!(row(&good, "selftests"), "7.3.4 selftests 3-3 the bare base yes yes yes yes");
+    assert_eq!(row(&good, "all"), "7.3.4 all 1-3 - yes yes yes yes");
+    // Three patches and the one topic that is no beginning of the series, which has none of the others.
+    assert_eq!(rows.built(), 4);
+    let image = fs::read_to_string(lab.out().join("kernel/topic-selftests/Image")).unwrap();
+    assert!(image.contains("line 10\n") && image.contains("line 20\n"), "{image}");
+    let stale = good.out.lines().find(|l| l.starts_with("ok     series: topic selftests boots on stale")).unwrap();
+    assert!(stale.contains("without the fixes test-trace.sh: stack overflow"), "{stale}");
+    assert_eq!(rows.head(), "selftests: third", "the series is checked out again");
+    // On the fixes it has to survive, and does.
+    edit(&base, "subjects = [\"selftests: \"]\non = []", "subjects = [\"selftests: \"]\non = [\"fixes\"]");
+    let good = check();
+    good.passes();
+    assert_eq!(row(&good, "selftests"), "7.3.4 selftests 3-3 fixes yes yes yes yes");
+    assert!(good.out.contains("topic selftests boots on stale: test-trace.sh\n"), "{good:?}");
+    // A kernel that dies of the second patch is one of the topics with it, and of the whole.
+    write(&lab.bin().join("second"), "");
+    let bad = check();
+    assert_eq!(bad.code, Some(1), "{bad:?}");
+    assert_eq!(row(&bad, "fixes"), "7.3.4 fixes 1-1 the bare base yes yes yes yes");
+    assert_eq!(row(&bad, "lazy-map"), "7.3.4 lazy-map 2-2 fixes yes yes yes NO");
+    assert_eq!(row(&bad, "selftests"), "7.3.4 selftests 3-3 fixes yes yes yes yes");
+    assert_eq!(row(&bad, "all"), "7.3.4 all 1-3 - yes yes yes NO");
+    assert!(bad.out.contains("FAILED series: 0002-riscv-switch boots on plain: "), "{bad:?}");
 }

@@ -177,3 +177,33 @@ fn the_demo_takes_edited_sources_without_writing_patches() {
     tool(&lab, &mirror, "kernels").fails(2, &["`make", "failed"]);
     assert!(fs::read_to_string(tree.join("arch/riscv/Kconfig")).unwrap().contains("RISCV"));
 }
+
+#[test]
+fn each_base_has_its_lines_in_the_table() {
+    let (lab, mirror, _) = settled();
+    let base = lab.repo().join("base.toml");
+    let text = fs::read_to_string(&base).unwrap();
+    let first = &text[text.find("[[linux]]").unwrap()..text.find("[qemu]").unwrap()];
+    // Another version as far as the tool can tell, from the same package.
+    let second = first.replace("\"7.3\"", "\"7.3.4\"").replace("patches/linux-7.3", "patches/linux-7.3.4");
+    write(&base, &text.replace("[qemu]", &format!("{second}[qemu]")));
+    let other = lab.repo().join("patches/linux-7.3.4");
+    patches(&lab).iter().for_each(|(name, text)| write(&other.join(name), text));
+    let check = |base: &str| {
+        let mut tool = lab.tool();
+        said(tool.env("LAZYMAP_MIRROR", &mirror.address).args(["series-check", "--base", base]))
+    };
+    let rows = |said: &Said| said.out.lines().filter(|l| l.starts_with("7.3.4  ")).count();
+    let all = check("all");
+    all.passes();
+    assert_eq!(rows(&all), 6, "{all:?}");
+    assert!(all.out.contains("ok     series: git am") && all.out.contains("ok     series 7.3.4: git am"), "{all:?}");
+    let one = check("7.3.4");
+    one.passes();
+    assert_eq!(rows(&one), 3, "{one:?}");
+    // What was found out is printed even if the next kernel cannot be had.
+    fs::remove_dir_all(other).unwrap();
+    let half = check("all");
+    half.fails(2, &["patches/linux-7.3.4 has no patches"]);
+    assert_eq!(rows(&half), 3, "{half:?}");
+}

@@ -19,6 +19,25 @@ pub mod mirror;
 /// Subject of the last patch in [`Lab`].
 pub const SWITCH: &str = "riscv: switch";
 
+/// Text of the cover letter of [`Lab`], behind its subject.
+const COVER: &str = "Its text.\n\n1. Fixes, patch 1.\n2. Lazy map, patch 2.";
+
+/// The topics of [`Lab`].
+const TOPICS: &str = r#"
+[[topic]]
+name = "fixes"
+first = ["riscv: first"]
+subjects = ["riscv: "]
+on = []
+stable = true
+
+[[topic]]
+name = "lazy-map"
+first = ["riscv: switch"]
+subjects = ["riscv: "]
+on = ["fixes"]
+"#;
+
 /// A folder with a small repository in `repo`, a small kernel tree in `linux` and tools in `bin`.
 pub struct Lab {
     pub dir: TempDir,
@@ -36,11 +55,14 @@ impl Lab {
         if let Some(second) = base[first..].find("[[linux]]") {
             base.replace_range(first + second..base.find("[qemu]").unwrap(), "");
         }
+        base.truncate(base.find("[[topic]]").unwrap());
+        let switch = base.lines().find(|l| l.starts_with("switch = ")).unwrap().to_owned();
+        let base = base.replace(&switch, &format!("switch = \"{SWITCH}\"")) + TOPICS;
         write(&root.join("base.toml"), &base);
         for file in ["harness/checkpatch.ignore", "harness/kernel.config"] {
             write(&root.join(file), &fs::read_to_string(real.join(file)).unwrap());
         }
-        write(&root.join("docs/cover-letter.md"), "A series\n\nIts text.\n");
+        write(&root.join("docs/cover-letter.md"), &format!("A series\n\n{COVER}\n"));
         write(&root.join("arch-riscv/mm/lazy_map.c"), "int lazy;\nint second;\n");
         lab.kernel_tree();
         lab.make_patches();
@@ -67,6 +89,11 @@ impl Lab {
 
     pub fn bin(&self) -> PathBuf {
         self.dir.path().join("bin")
+    }
+
+    /// A clone of the kernel tree with the series on top, for patches that are made anew.
+    pub fn work(&self) -> PathBuf {
+        self.dir.path().join("work")
     }
 
     /// The patches' folder.
@@ -155,6 +182,18 @@ impl Lab {
         let checkpatch = "my $bad = 0;\nmy $file = $ARGV[-1];\nopen(my $f, '<', $file) or die;\nwhile (<$f>) {\n\
                           die \"broken\\n\" if /CRASH/;\nif (/BADSTYLE/) { print \"$file:$.: WARNING:SOME_TYPE: bad\\n\"; $bad = 1; }\n}\nexit $bad;\n";
         write(&dir.join("scripts/checkpatch.pl"), checkpatch);
+        // Complains on stderr, with the file's name, and exits with 3.
+        let kernel_doc = dir.join("scripts/kernel-doc");
+        write(
+            &kernel_doc,
+            "#!/bin/sh\n[ \"$1 $2\" = '-none -Werror' ] || exit 64\n/bin/grep -q CRASH \"$3\" && { echo broken >&2; exit 1; }\n\
+             /bin/grep -q BADDOC \"$3\" || exit 0\necho \"Warning: $3:1 not described\" >&2\nexit 3\n",
+        );
+        fs::set_permissions(&kernel_doc, fs::Permissions::from_mode(0o755)).unwrap();
+        write(&dir.join("MAINTAINERS"), "RISC-V\nS:\tSupported\nF:\tarch/riscv/\n");
+        for header in ["kfence.h", "processor.h"] {
+            write(&dir.join("arch/riscv/include/asm").join(header), "#define X 1\n");
+        }
         git(&dir, &["init", "-q", "-b", "main", "."]);
         git(&dir, &["add", "-A", "-f"]);
         git(&dir, &["commit", "-q", "-m", "Linux 7.3.4"]);
@@ -162,34 +201,35 @@ impl Lab {
 
     /// Two patches: one births a file and edits one, the other, the switch, goes on with both.
     fn make_patches(&self) {
-        let work = self.dir.path().join("work");
+        let work = self.work();
         git(self.dir.path(), &["clone", "-q", "linux", "work"]);
         write(&work.join("arch/riscv/mm/lazy_map.c"), "int lazy;\n");
         edit(&work.join("arch/riscv/kernel/entry.S"), "line 10\n", "line ten\n");
         git(&work, &["add", "-A"]);
-        git(&work, &["commit", "-q", "-m", "riscv: first"]);
+        let tags = "Fixes: 0123456789ab (\"riscv: old\")\nCc: stable@vger.kernel.org";
+        git(&work, &["commit", "-q", "-m", "riscv: first", "-m", tags]);
         write(&work.join("arch/riscv/mm/lazy_map.c"), "int lazy;\nint second;\n");
         edit(&work.join("arch/riscv/kernel/entry.S"), "line 20\n", "line twenty\n");
         edit(&work.join("arch/riscv/kernel/entry.S"), "line 50\n", "line fifty\n");
         git(&work, &["commit", "-q", "-a", "-m", SWITCH]);
-        let patches = self.patches();
-        fs::create_dir_all(&patches).unwrap();
-        let patches = patches.to_str().unwrap().to_owned();
-        let how = [
-            "format-patch",
-            "-q",
-            "--zero-commit",
-            "--no-signature",
-            "--cover-letter",
-            "--base=HEAD~2",
-            "-o",
-            &patches,
-        ];
-        git(&work, &[&how[..], &["HEAD~2"]].concat());
+        self.write_patches(2);
+    }
+
+    /// Puts the last `count` commits of [`Self::work`] in place of the patches that there are.
+    pub fn write_patches(&self, count: usize) {
+        let _ = fs::remove_dir_all(self.patches());
+        fs::create_dir_all(self.patches()).unwrap();
+        let patches = self.patches().to_str().unwrap().to_owned();
+        let from = format!("HEAD~{count}");
+        let base = format!("--base={from}");
+        let how = ["format-patch", "-q", "--zero-commit", "--no-signature", "--cover-letter", &base, "-o", &patches];
+        git(&self.work(), &[&how[..], &[from.as_str()]].concat());
         // The cover letter as the tool writes it: filled in, and without who and when.
         let made = self.patches().join("0000-cover-letter.patch");
         let cover = fs::read_to_string(&made).unwrap();
-        let cover = cover.replace("*** SUBJECT HERE ***", "A series").replace("*** BLURB HERE ***", "Its text.");
+        let text = fs::read_to_string(self.repo().join("docs/cover-letter.md")).unwrap();
+        let (subject, text) = text.split_once('\n').unwrap();
+        let cover = cover.replace("*** SUBJECT HERE ***", subject).replace("*** BLURB HERE ***", text.trim());
         let kept = cover.lines().filter(|l| !l.starts_with("From: ") && !l.starts_with("Date: "));
         write(&self.patches().join("0000-cover-letter.txt"), &kept.map(|l| format!("{l}\n")).collect::<String>());
         fs::remove_file(made).unwrap();

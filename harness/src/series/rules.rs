@@ -1,0 +1,168 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//! Rules for the contents of the series that checkpatch does not know.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use regex_lite::Regex;
+
+use crate::ground::error::{Error, Result};
+use crate::ground::files;
+use crate::source::tree::Tree;
+
+/// The script that checks kernel-doc comments: up to 7.3, and where it has moved to.
+const KERNEL_DOC: [&str; 2] = ["scripts/kernel-doc", "tools/docs/kernel-doc"];
+
+/// Headers that the switch commit may touch, because hardly any file includes them. A kernel with the
+/// commit and one without share almost all objects then.
+const RARE_HEADERS: [&str; 2] = ["arch/riscv/include/asm/kfence.h", "arch/riscv/include/asm/lazy_map.h"];
+
+/// What a patch that fixes nothing old says in place of its tag, followed by the reason.
+const NO_FIXES: &str = "No Fixes tag: ";
+
+/// The message of a mail, up to the line that ends it.
+pub fn message(mail: &Path) -> Result<String> {
+    let text = fs::read(mail).map_err(|e| Error::io("read", mail, e))?;
+    let text = String::from_utf8_lossy(&text);
+    Ok(text.lines().take_while(|l| *l != "---" && !l.starts_with("diff --git ")).map(|l| format!("{l}\n")).collect())
+}
+
+/// Whether a patch for stable kernels says what it fixes, and that it is for them.
+pub fn for_stable(message: &str) -> Result<String, String> {
+    let has = |start: &str| message.lines().any(|l| l.strip_prefix(start).is_some_and(|rest| !rest.trim().is_empty()));
+    if !has("Fixes: ") && !has(NO_FIXES) {
+        return Err(format!("it has no Fixes: tag; add one, or a line \"{NO_FIXES}\" with the reason"));
+    }
+    let to = |l: &str| l.starts_with("Cc: ") && l.contains("stable@vger.kernel.org");
+    if !message.lines().any(to) {
+        return Err("it has no \"Cc: stable@vger.kernel.org\"; add it".to_owned());
+    }
+    Ok(String::new())
+}
+
+/// Whether each `Fixes:` of these mails has 12 or more digits of a commit, and its subject.
+pub fn fixes_are_whole(mails: &[PathBuf]) -> Result<Result<String, String>> {
+    let whole = Regex::new(r#"^Fixes: [0-9a-f]{12,40} \(".+"\)$"#).map_err(|e| Error::could_not(e.to_string()))?;
+    let mut tags = 0;
+    for mail in mails {
+        let message = message(mail)?;
+        for line in message.lines().filter(|l| l.to_ascii_lowercase().starts_with("fixes:")) {
+            if !whole.is_match(line) {
+                let name = mail.file_name().unwrap_or_default().to_string_lossy();
+                return Ok(Err(format!(
+                    "{name}: \"{line}\" is not Fixes: and 12 or more digits of the commit, followed by (\"SUBJECT\")"
+                )));
+            }
+            tags += 1;
+        }
+    }
+    Ok(Ok(format!("{tags} tags")))
+}
+
+/// Nobody takes files that nobody looks after.
+pub fn no_orphans(tree: &Tree, tip: &str) -> Result<Result<String, String>> {
+    let diff = tree.repo.run(["diff", "--unified=0", &tree.base, tip, "--", "MAINTAINERS"])?;
+    let orphan = |l: &&str| l.strip_prefix("+S:").is_some_and(|status| status.trim().eq_ignore_ascii_case("orphan"));
+    Ok(match diff.lines().find(orphan) {
+        Some(line) => Err(format!("it adds \"{}\"; put the files under the entry of their folder", &line[1..])),
+        None => Ok(String::new()),
+    })
+}
+
+/// Runs the kernel's check of kernel-doc comments over the C files and headers that the series adds.
+pub fn kernel_doc(tree: &Tree, tip: &str) -> Result<Result<String, String>> {
+    let Some(script) = KERNEL_DOC.iter().map(|path| tree.repo.dir().join(path)).find(|path| path.exists()) else {
+        return Err(Error::could_not(format!(
+            "{} has no {}; check out all of the kernel",
+            tree.repo.dir().display(),
+            KERNEL_DOC[0]
+        )));
+    };
+    let added = tree.repo.run(["diff", "--name-only", "--no-renames", "--diff-filter=A", &tree.base, tip])?;
+    let added: Vec<&str> = added.lines().filter(|path| path.ends_with(".c") || path.ends_with(".h")).collect();
+    let dir = tempfile::tempdir().map_err(|e| Error::could_not(format!("no temporary folder: {e}")))?;
+    for path in added.iter().copied() {
+        files::write_whole(&dir.path().join(path), tree.repo.object("blob", &format!("{tip}:{path}"))?)?;
+        let mut command = Command::new(&script);
+        // A script in Python leaves what it compiles beside itself.
+        command
+            .args(["-none", "-Werror", path])
+            .current_dir(&dir)
+            .env("LC_ALL", "C")
+            .env("PYTHONDONTWRITEBYTECODE", "1");
+        let done = command
+            .output()
+            .map_err(|e| Error::could_not(format!("cannot run {}: {e}; is python3 installed?", script.display())))?;
+        if done.status.success() {
+            continue;
+        }
+        let said = [done.stderr, done.stdout].concat();
+        let said = String::from_utf8_lossy(&said);
+        let named = said.lines().find(|line| line.contains(path));
+        let Some(line) = named else {
+            // It must not count as a complaint that it could not be run.
+            return Err(Error::could_not(format!(
+                "{} failed without a complaint about {path} ({}): {}",
+                script.display(),
+                done.status,
+                said.lines().next_back().unwrap_or("no message")
+            )));
+        };
+        return Ok(Err(line.trim().to_owned()));
+    }
+    Ok(Ok(format!("{} files", added.len())))
+}
+
+/// All layout is in patches before the switch commit: a kernel with it and one without are built from
+/// almost the same objects.
+pub fn switch_is_lean(tree: &Tree, tip: &str, subject: &str) -> Result<Result<String, String>> {
+    let Some(commit) = tree.by_subject(tip, subject)? else {
+        return Ok(Err(format!("no patch has the subject \"{subject}\", which base.toml gives as switch")));
+    };
+    let touched = tree.changed(&format!("{commit}^"), &commit)?;
+    let common = |path: &&String| path.ends_with(".h") && !RARE_HEADERS.contains(&path.as_str());
+    Ok(match touched.iter().find(common) {
+        Some(path) => Err(format!("it touches {path}; do that in a patch before it")),
+        None => Ok(String::new()),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_fix_says_what_it_fixes() {
+        let good = "Subject: x\n\nText.\n\nFixes: 0123456789ab (\"y\")\nCc: stable@vger.kernel.org\n";
+        assert!(for_stable(good).is_ok());
+        assert!(for_stable(&good.replace("Fixes: 0123456789ab (\"y\")", "No Fixes tag: as old as the port")).is_ok());
+        assert!(for_stable(&good.replace("Fixes: 0123456789ab (\"y\")", "No Fixes tag: ")).is_err());
+        assert!(for_stable(&good.replace("Fixes: 0123456789ab", "Fixes 0123456789ab")).unwrap_err().contains("Fixes:"));
+        assert!(for_stable(&good.replace("Cc: stable@", "Cc: linux-riscv@")).unwrap_err().contains("stable@"));
+    }
+
+    #[test]
+    fn a_tag_has_digits_and_subject() {
+        let dir = tempfile::tempdir().unwrap();
+        let mail = dir.path().join("0001-x.patch");
+        let ask = |tag: &str| {
+            fs::write(&mail, format!("Subject: x\n\nText.\n\n{tag}\n---\nFixes: what is behind does not count\n"))
+                .unwrap();
+            fixes_are_whole(std::slice::from_ref(&mail)).unwrap()
+        };
+        assert_eq!(ask("Fixes: 0123456789ab (\"riscv: a \\\"b\\\"\")").unwrap(), "1 tags");
+        assert_eq!(ask("No tag").unwrap(), "0 tags");
+        for wrong in [
+            "Fixes: 0123456789a (\"x\")",
+            "Fixes: 0123456789ab",
+            "Fixes: 0123456789ab (x)",
+            "Fixes: 0123456789ab (\"x",
+            "Fixes: 0123456789AB (\"x\")",
+            "Fixes: commit 0123456789ab (\"x\")",
+            "fixes: 0123456789ab (\"x\")",
+        ] {
+            assert!(ask(wrong).unwrap_err().contains("0001-x.patch"), "{wrong}");
+        }
+    }
+}
