@@ -170,7 +170,7 @@ fn kernel_doc_is_checked_in_what_the_series_adds() {
     amend(&lab, LAZY_MAP, "/** BADDOC */\nint lazy;\n", 2);
     fails(&lab, "kernel-doc", &["Warning: arch/riscv/mm/lazy_map.c:1 not described"]);
     // A script that does not run finds nothing.
-    amend(&lab, LAZY_MAP, "/** CRASH */\nint lazy;\n", 2);
+    amend(&lab, LAZY_MAP, "/** NODOC */\nint lazy;\n", 2);
     lab.with_ksrc(&["series-check"]).fails(2, &["kernel-doc failed without a complaint", "broken"]);
     // Where it has moved to, and where it is gone.
     let lab = Lab::new();
