@@ -67,6 +67,9 @@ pub struct Machine {
     /// Whether executed instructions drive the clock, 1 ns each. Then the harts take turns in one
     /// thread of the host: slower, but no lack of the host's CPUs makes them wait for each other.
     pub icount: bool,
+    /// The source of all random numbers, with a fixed date. With `icount`, a boot then replays to the
+    /// instruction.
+    pub seed: Option<u32>,
 }
 
 impl Machine {
@@ -77,7 +80,7 @@ impl Machine {
 
     /// A machine of this model with IMSICs, 4 harts, 1 GiB and the host's clock.
     pub fn new(model: Model) -> Self {
-        Self { model, irq: Irq::Imsic, harts: Self::HARTS, memory_mib: Self::MEMORY_MIB, icount: false }
+        Self { model, irq: Irq::Imsic, harts: Self::HARTS, memory_mib: Self::MEMORY_MIB, icount: false, seed: None }
     }
 
     /// Its name in tables and file names: the model's, with `-sbi` if the SBI interrupts harts.
@@ -101,10 +104,14 @@ impl Machine {
         };
         let cpu = self.cpu();
         let (harts, memory) = (self.harts.to_string(), format!("{}M", self.memory_mib));
+        let seed = self.seed.map(|seed| seed.to_string());
         let mut all = vec!["-M", machine, "-cpu", &cpu, "-smp", &harts, "-m", &memory];
         if self.icount {
             // When all harts are idle, skip to the next timer.
             all.extend(["-icount", "shift=0,sleep=off"]);
+        }
+        if let Some(seed) = &seed {
+            all.extend(["-rtc", "base=2026-01-01,clock=vm", "-seed", seed]);
         }
         all.into_iter().map(str::to_owned).collect()
     }
@@ -230,6 +237,17 @@ pub struct Counters {
     pub fences: u64,
 }
 
+/// What the machine counted on one hart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct HartCounters {
+    /// Its number.
+    pub hart: u64,
+    /// Accesses that faulted although the PTE was already valid.
+    pub stale_hits: u64,
+    /// Fences that made it forget.
+    pub fences: u64,
+}
+
 /// The result of a run.
 #[derive(Clone, Debug)]
 pub struct Run {
@@ -241,6 +259,8 @@ pub struct Run {
     pub ending: Ending,
     /// The counters: `None` if the machine is not stale, an error if they are missing or wrong.
     pub counters: Result<Option<Counters>, String>,
+    /// The counters of each hart, in order: empty if the machine is not stale.
+    pub harts: Result<Vec<HartCounters>, String>,
 }
 
 impl Boot<'_> {
@@ -328,7 +348,8 @@ impl Boot<'_> {
         let stderr = String::from_utf8_lossy(&stderr);
         let reading = end::read(&log, &ending, &stderr);
         let counters = self.count(&stderr);
-        Ok(Run { log, reading, ending, counters })
+        let harts = parse_harts(&stderr, self.property);
+        Ok(Run { log, reading, ending, counters, harts })
     }
 
     /// The counters, which a stale machine must have and no other may have.
@@ -351,16 +372,38 @@ impl Boot<'_> {
 /// When there are several, or one lacks a counter.
 pub fn parse_counters(stderr: &str, property: &str) -> Result<Option<Counters>, String> {
     let start = format!("{property}: total ");
-    let mut totals = stderr.lines().filter_map(|l| l.trim().strip_prefix(&start));
+    let mut totals = stderr.lines().map(str::trim).filter(|line| line.starts_with(&start));
     let Some(total) = totals.next() else { return Ok(None) };
     if totals.next().is_some() {
         return Err(format!("QEMU printed `{start}` more than once"));
     }
-    let field = |name: &str| {
-        let mut values = total.split_whitespace().filter_map(|w| w.strip_prefix(name)?.strip_prefix('='));
-        values.next().and_then(|v| v.parse().ok()).ok_or_else(|| format!("no {name} in QEMU's line `{start}{total}`"))
-    };
+    let field = |name: &str| counter(total, name);
     Ok(Some(Counters { harts: field("harts")?, stale_hits: field("stale_hits")?, fences: field("fences")? }))
+}
+
+/// Reads the lines `PROPERTY: hart=N stale_hits=N fences=N …` in QEMU's stderr.
+///
+/// # Errors
+/// When a hart has several, or one lacks a counter.
+pub fn parse_harts(stderr: &str, property: &str) -> Result<Vec<HartCounters>, String> {
+    let start = format!("{property}: hart=");
+    let mut harts: Vec<HartCounters> = Vec::new();
+    for line in stderr.lines().map(str::trim).filter(|line| line.starts_with(&start)) {
+        let field = |name: &str| counter(line, name);
+        let counted = HartCounters { hart: field("hart")?, stale_hits: field("stale_hits")?, fences: field("fences")? };
+        if harts.iter().any(|other| other.hart == counted.hart) {
+            return Err(format!("QEMU printed `{start}{}` more than once", counted.hart));
+        }
+        harts.push(counted);
+    }
+    harts.sort_by_key(|counted| counted.hart);
+    Ok(harts)
+}
+
+/// The counter called `name` in a line of QEMU's.
+fn counter(line: &str, name: &str) -> Result<u64, String> {
+    let mut values = line.split_whitespace().filter_map(|w| w.strip_prefix(name)?.strip_prefix('='));
+    values.next().and_then(|v| v.parse().ok()).ok_or_else(|| format!("no {name} in QEMU's line `{line}`"))
 }
 
 /// The console as it arrives.

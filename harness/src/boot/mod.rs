@@ -4,3 +4,4 @@
 pub mod initramfs;
 pub mod machine;
 pub mod models;
+pub mod program;

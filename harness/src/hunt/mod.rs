@@ -29,11 +29,11 @@ use self::trace::{Story, Trace};
 use self::verdict::{Guest, Outcome};
 use crate::boot::initramfs;
 use crate::boot::machine::{Boot, Limits, Machine, Run};
+use crate::boot::program;
 use crate::build::kernel::{BASE, Config, SERIES};
 use crate::build::workbench::{self, Lab, Workbench};
 use crate::console::ktap;
 use crate::console::log::Log;
-use crate::ground::cmd;
 use crate::ground::error::{Error, Exit, Result};
 use crate::ground::files;
 use crate::ground::progress::Step;
@@ -55,9 +55,6 @@ const WORKLOAD: &[(&str, &str)] = &[
 ];
 /// A program of the workload in C. Without a compiler for it, the script that needs it is skipped.
 const BPF: &str = include_str!("../boot/guest/hunt/bpf.c");
-/// Its compiler flags: the guest has no C library.
-const CFLAGS: &str = "--target=riscv64-unknown-elf -march=rv64imac -mabi=lp64 -mno-relax -nostdlib -ffreestanding \
--static -O1 -fuse-ld=lld";
 /// On every kernel's command line: addresses on the console must be those of the vmlinux and of the
 /// trace.
 const ALWAYS: &str = "nokaslr no_hash_pointers";
@@ -322,7 +319,7 @@ fn workload(plan: &Plan, clang: Option<&str>, folder: &Path, modules: Option<&Pa
         fs::set_permissions(&file, runs).map_err(|e| Error::io("change", &file, e))?;
     }
     if let Some(clang) = clang {
-        compile(clang, &all)?;
+        program::compile(clang, BPF, &all, "bpf")?;
     }
     if let Some(from) = modules {
         let to = all.join("modules");
@@ -334,15 +331,6 @@ fn workload(plan: &Plan, clang: Option<&str>, folder: &Path, modules: Option<&Pa
         }
     }
     Ok(Workload::Scripts(all, WORKLOAD.iter().map(|(name, _)| (*name).to_owned()).collect()))
-}
-
-/// Compiles the C part of the workload in `folder`.
-fn compile(clang: &str, folder: &Path) -> Result<()> {
-    let source = folder.join("bpf.c");
-    fs::write(&source, BPF).map_err(|e| Error::io("write", &source, e))?;
-    let mut command = cmd::plain(clang);
-    command.args(CFLAGS.split_whitespace()).arg("-o").arg(folder.join("bpf")).arg(&source);
-    cmd::output(&mut command).map(drop)
 }
 
 /// Boots a kernel with tracing, and reports the result. Console, command line and trace go to

@@ -33,6 +33,11 @@ pub struct Done {
 /// Runs a trial of `kernel`. The console goes to `FOLDER/NAME.log`, see [`Trial::name`], with
 /// `.qemu.log` and `.cmd` beside it. Errors become rows.
 pub fn run(bench: &Workbench, trial: &Trial, kernel: Result<&Kernel>, folder: &Path) -> Done {
+    kept(bench, trial, kernel, folder).0
+}
+
+/// Like [`run`], and returns the boot as well if there was one, for callers that read more of it.
+pub fn kept(bench: &Workbench, trial: &Trial, kernel: Result<&Kernel>, folder: &Path) -> (Done, Option<Booted>) {
     let console = folder.join(format!("{}.log", trial.name));
     let booted = kernel.and_then(|kernel| boot(bench, kernel, trial, &console));
     let seen = match &booted {
@@ -42,7 +47,8 @@ pub fn run(bench: &Workbench, trial: &Trial, kernel: Result<&Kernel>, folder: &P
     let rows = judge::judge(trial, &seen);
     let bad = rows.iter().any(|row| row.verdict != Verdict::Pass);
     let report = bad.then(|| report::explain(&bench.options.root, &console, &rows, booted.as_ref().ok()));
-    Done { rows, report, headline: seen.headline, ready: seen.ready }
+    let (headline, ready) = (seen.headline, seen.ready);
+    (Done { rows, report, headline, ready }, booted.ok())
 }
 
 /// Boots `kernel` for a trial with the console in the file `console`.

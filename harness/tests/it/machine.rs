@@ -10,7 +10,7 @@ use std::process::{Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use lazymap::boot::machine::{self, Boot, Counters, Irq, Limits, Machine, Model, Run};
+use lazymap::boot::machine::{self, Boot, Counters, HartCounters, Irq, Limits, Machine, Model, Run};
 use lazymap::console::end::{End, Ending};
 use lazymap::ground::error::{Error, Exit};
 use tempfile::TempDir;
@@ -21,6 +21,7 @@ const PLAIN: Machine = Machine {
     harts: 4,
     memory_mib: 1024,
     icount: false,
+    seed: None,
 };
 const STALE: Machine = Machine {
     model: Model { name: Cow::Borrowed("stale"), cpu: Cow::Borrowed("x-cache-invalid=on"), stale: true },
@@ -28,6 +29,7 @@ const STALE: Machine = Machine {
     harts: 2,
     memory_mib: 512,
     icount: false,
+    seed: None,
 };
 const COUNTERS: &str =
     "x-cache-invalid: hart=0 stale_hits=1 fences=2 remembered=3 coexisting=1 chosen_invalid=1 evictions=0
@@ -156,6 +158,8 @@ fn a_stale_machine_gets_the_property_and_must_count() {
     let run = fake.run(STALE, PATIENT);
     assert_eq!(fake.text("arguments"), "-M virt -cpu rv64,x-cache-invalid=on\n");
     assert_eq!(run.counters, Ok(Some(Counters { harts: 2, stale_hits: 40, fences: 12345 })));
+    let hart = |hart, stale_hits, fences| HartCounters { hart, stale_hits, fences };
+    assert_eq!(run.harts, Ok(vec![hart(0, 1, 2), hart(1, 39, 3)]));
 
     let run = fake.run(Machine { harts: 4, ..STALE }, PATIENT);
     assert_eq!(run.counters, Err("QEMU counted 2 harts of 4".to_owned()));
@@ -176,6 +180,27 @@ fn counters_that_do_not_say_what_they_should() {
     }
     let more = "x-cache-invalid: total harts=1 new=7 stale_hits=1 fences=2\r\n";
     assert_eq!(read(more), Ok(Some(Counters { harts: 1, stale_hits: 1, fences: 2 })));
+}
+
+#[test]
+fn counters_of_each_hart() {
+    let read = |text: &str| machine::parse_harts(text, "x-cache-invalid");
+    let harts = |text: &str| read(text).unwrap().iter().map(|h| (h.hart, h.fences)).collect::<Vec<_>>();
+    assert_eq!(harts(COUNTERS), [(0, 2), (1, 3)]);
+    assert_eq!(harts(&COUNTERS.replace("hart=0", "hart=10")), [(1, 3), (10, 2)]);
+    assert_eq!(read("qemu: warning\n"), Ok(Vec::new()));
+    for (from, to) in [("hart=1", "hart=0"), ("hart=1", "hart=b"), ("fences=2", ""), ("stale_hits=39", "stale_hits=-1")]
+    {
+        assert!(read(&COUNTERS.replace(from, to)).is_err(), "{to}");
+    }
+}
+
+#[test]
+fn a_seed_fixes_all_that_is_random() {
+    let seeded = Machine { icount: true, seed: Some(7), ..PLAIN };
+    let all = seeded.arguments().join(" ");
+    assert!(all.ends_with("-icount shift=0,sleep=off -rtc base=2026-01-01,clock=vm -seed 7"), "{all}");
+    assert!(!PLAIN.arguments().contains(&"-seed".to_owned()));
 }
 
 #[test]

@@ -1,0 +1,24 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//! Compiles C programs for the guest.
+
+use std::fs;
+use std::path::Path;
+
+use crate::ground::cmd;
+use crate::ground::error::{Error, Result};
+
+/// The compiler's flags: the guest has no C library.
+const CFLAGS: &str = "--target=riscv64-unknown-elf -march=rv64imac -mabi=lp64 -mno-relax -nostdlib -ffreestanding \
+-static -O1 -fuse-ld=lld";
+
+/// Compiles the C in `text` to `FOLDER/NAME`, and leaves the source beside it.
+///
+/// # Errors
+/// When the folder cannot be written, or the compiler reports an error.
+pub fn compile(clang: &str, text: &str, folder: &Path, name: &str) -> Result<()> {
+    let source = folder.join(format!("{name}.c"));
+    fs::write(&source, text).map_err(|e| Error::io("write", &source, e))?;
+    let mut command = cmd::plain(clang);
+    command.args(CFLAGS.split_whitespace()).arg("-o").arg(folder.join(name)).arg(&source);
+    cmd::output(&mut command).map(drop)
+}
