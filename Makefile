@@ -14,6 +14,7 @@ KSRC ?=
 BASE ?=
 BUILD ?=
 FULL ?=
+RUNS ?=
 
 # What `make hunt` hunts: the options of `harness/lazymap hunt`.
 HUNT ?= --tree base
@@ -32,7 +33,7 @@ LAZYMAP := harness/lazymap
 PREFIX ?=
 DESTDIR ?=
 
-.PHONY: help demo check cost run controls hunt series series-check kernels qemu qemu-install litmus shell clean distclean
+.PHONY: help demo check bench cost run controls hunt series series-check kernels qemu qemu-install litmus shell clean distclean
 
 help:
 	@echo 'make demo          boot both kernels on both machines and print the results'
@@ -41,6 +42,7 @@ help:
 	@echo 'make run           run scenarios: SCENARIO="sv39 lockdep", or all; harness/lazymap run --list'
 	@echo 'make controls      run kernels broken on purpose; each must be caught: CONTROL="..."'
 	@echo 'make hunt          find where a kernel relies on a missing fence: HUNT="--tree base --scenario kasan-vmalloc"'
+	@echo 'make bench         count the fences that new mappings of one hart cause on others: RUNS=5 for a median'
 	@echo 'make cost          count the instructions that the series costs and compare them with harness/cost.toml'
 	@echo 'make series        regenerate patches/ from the sources and the commits in the work tree'
 	@echo 'make series-check  check patches/: up to date, topics, style; BASE=all; BUILD=1 also boots each patch and topic'
@@ -74,6 +76,9 @@ qemu-install:
 	@$(LAZYMAP) qemu
 	install -D -m 755 '$(LAZYMAP_OUT)/qemu/bin/qemu-system-riscv64' '$(DESTDIR)$(PREFIX)/bin/qemu-system-riscv64-lazymap'
 	install -D -m 644 docs/machine.md '$(DESTDIR)$(PREFIX)/share/doc/qemu-system-riscv64-lazymap/machine.md'
+
+bench:
+	@$(LAZYMAP) $@ $(if $(RUNS),--runs $(RUNS))
 
 cost:
 	@$(LAZYMAP) $@ $(if $(filter-out 0,$(FULL)),--full)

@@ -27,7 +27,7 @@ use crate::trial::tally::Tally;
 use crate::trial::verdict::Count;
 use crate::verbs::check::{Part, Plan, Shard};
 use crate::verbs::demo::{self, Kernels};
-use crate::verbs::{check, clean, controls, cost, litmus, run, shell};
+use crate::verbs::{bench, check, clean, controls, cost, litmus, run, shell};
 use crate::{hunt, series};
 
 /// Exit codes as `--help` shows them.
@@ -90,6 +90,12 @@ enum Verb {
         /// Prints what would be done, with QEMU's command line
         #[arg(long)]
         dry_run: bool,
+    },
+    /// Counts the fences that new mappings of one hart cause on others, and compares kernels
+    Bench {
+        /// Runs of each kernel, each with other random numbers; the table has the median
+        #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=99))]
+        runs: u32,
     },
     /// Counts the instructions that the series costs, and compares them with harness/cost.toml
     Cost {
@@ -317,6 +323,14 @@ fn prepared(options: &Options, verb: Verb, named: Named) -> Result<Work<'_>> {
             let chosen = control::choose(&options.root, &Which::Named(control))?;
             Box::new(move || Ok(printed(&controls::run(&mut Lab::open(options)?, &chosen)?).exit()))
         }
+        Verb::Bench { runs } => Box::new(move || {
+            let mut lab = Lab::open(options)?;
+            let kernels = Kernels::build(&mut lab)?;
+            let mut count = Count::default();
+            bench::run(&mut lab, &kernels, runs)?.iter().for_each(|check| count.count(check.verdict));
+            println!("{count}");
+            Ok(count.exit())
+        }),
         Verb::Cost { full } => {
             cost::Budget::load(&options.root)?;
             Box::new(move || {

@@ -40,14 +40,15 @@ pub fn run(bench: &Workbench, trial: &Trial, kernel: Result<&Kernel>, folder: &P
 pub fn kept(bench: &Workbench, trial: &Trial, kernel: Result<&Kernel>, folder: &Path) -> (Done, Option<Booted>) {
     let console = folder.join(format!("{}.log", trial.name));
     let booted = kernel.and_then(|kernel| boot(bench, kernel, trial, &console));
-    let seen = match &booted {
-        Ok(booted) => BootSeen::of(booted, trial),
-        Err(error) => BootSeen::of_error(error, trial),
+    let (rows, headline, ready) = {
+        let seen = match &booted {
+            Ok(booted) => BootSeen::of(booted, trial),
+            Err(error) => BootSeen::of_error(error, trial),
+        };
+        (judge::judge(trial, &seen), seen.headline, seen.ready)
     };
-    let rows = judge::judge(trial, &seen);
     let bad = rows.iter().any(|row| row.verdict != Verdict::Pass);
     let report = bad.then(|| report::explain(&bench.options.root, &console, &rows, booted.as_ref().ok()));
-    let (headline, ready) = (seen.headline, seen.ready);
     (Done { rows, report, headline, ready }, booted.ok())
 }
 

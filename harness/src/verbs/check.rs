@@ -26,7 +26,7 @@ use crate::trial::scenario::{self, Scenario, Tier, Which};
 use crate::trial::tally::Tally;
 use crate::trial::verdict::{Count, Verdict};
 use crate::verbs::demo::{self, Kernels};
-use crate::verbs::{controls, cost, guest_check, hunt_check, litmus, machine_test, run as scenarios};
+use crate::verbs::{bench, controls, cost, guest_check, hunt_check, litmus, machine_test, run as scenarios};
 
 /// Warn if the tier `ci` takes longer, in seconds.
 const CI_BUDGET: f64 = 50.0 * 60.0;
@@ -48,6 +48,8 @@ pub enum Part {
     Demo,
     /// The instructions that the series costs.
     Cost,
+    /// The fences of harts that map nothing.
+    Bench,
     /// Scenarios.
     Run,
     /// Kernels that are broken on purpose.
@@ -58,7 +60,7 @@ pub enum Part {
 
 impl Part {
     /// All parts, in the order in which they run.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::Harness,
         Self::Litmus,
         Self::Series,
@@ -66,6 +68,7 @@ impl Part {
         Self::Guest,
         Self::Demo,
         Self::Cost,
+        Self::Bench,
         Self::Run,
         Self::Controls,
         Self::Hunt,
@@ -80,6 +83,7 @@ impl Part {
             Self::Guest => "guest",
             Self::Demo => "demo",
             Self::Cost => "cost",
+            Self::Bench => "bench",
             Self::Run => "run",
             Self::Controls => "controls",
             Self::Hunt => "hunt",
@@ -176,7 +180,13 @@ impl Plan {
             left_out.insert("cost", vec!["NR_CPUS=512".to_owned()]);
         }
         left_out.retain(|_, names| !names.is_empty());
-        let asked: Vec<Part> = Part::ALL.into_iter().filter(|p| only.is_empty() || only.contains(p)).collect();
+        // Asked for by name it runs in any tier.
+        let early = |part: Part| part == Part::Bench && tier < Tier::Ci;
+        if only.is_empty() && early(Part::Bench) {
+            left_out.insert("bench", vec!["fences of harts that map nothing".to_owned()]);
+        }
+        let wanted = |part: Part| if only.is_empty() { !early(part) } else { only.contains(&part) };
+        let asked: Vec<Part> = Part::ALL.into_iter().filter(|part| wanted(*part)).collect();
         let single: Vec<Part> =
             shard.share(asked.iter().copied().filter(|p| !matches!(p, Part::Run | Part::Controls)).collect());
         let mut parts = asked;
@@ -290,6 +300,7 @@ impl Checker<'_> {
             Part::Guest => guest_check::run(&lab.bench, &kernels.series, tally),
             Part::Demo => rows(tally, "demo", demo::run(&lab.bench, kernels)),
             Part::Cost => costs(tally, cost::run(lab, kernels, plan.tier == Tier::Full)),
+            Part::Bench => compared(tally, bench::run(lab, kernels, 1)),
             Part::Run if plan.scenarios.is_empty() => {}
             Part::Run => rows(tally, "run", scenarios::run(lab, &plan.scenarios)),
             Part::Controls if plan.controls.is_empty() => {}
@@ -397,6 +408,16 @@ fn costs(tally: &mut Tally, rows: Result<Vec<cost::Row>>) {
             judged(tally, &format!("cost: {}", row.path), row.verdict, &row.problem());
         }),
         Err(error) => tally.error("cost", &error.message),
+    }
+}
+
+/// Records what the bench compared.
+fn compared(tally: &mut Tally, checks: Result<Vec<bench::judge::Check>>) {
+    match checks {
+        Ok(checks) => checks.iter().for_each(|check| {
+            judged(tally, &format!("bench: {}", check.name), check.verdict, &check.why);
+        }),
+        Err(error) => tally.error("bench", &error.message),
     }
 }
 

@@ -16,6 +16,7 @@ const PER_BASE: &[&str] = &[
     "kernel",
     "demo",
     "cost",
+    "bench",
     "run",
     "controls",
     "hunt",

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only
 //! What a user asks for: one module per verb of the command line.
 
+pub mod bench;
 pub mod check;
 pub mod clean;
 pub mod controls;
