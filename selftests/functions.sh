@@ -40,7 +40,7 @@ require_module()
 {
 	[ "$(id -u)" -eq 0 ] || skip_test "must be run as root"
 	[ -e "$DIR/test_modules/$1.ko" ] ||
-		skip_test "$1.ko is missing: set KDIR= to a kernel with CONFIG_RUST_KSELFTEST_SUPPORT"
+		skip_test "$1.ko is missing: KDIR= must have CONFIG_RUST_KSELFTEST_SUPPORT"
 }
 
 # arguments_for MODULE [PARAMETER=VALUE...]: these, plus what the kernel's command

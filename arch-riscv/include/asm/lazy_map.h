@@ -8,7 +8,7 @@
 #include <linux/cpumask.h>
 #include <linux/sched.h>
 #include <linux/smp.h>
-#include <asm/cacheflush.h>
+#include <linux/cacheflush.h>
 
 #ifdef CONFIG_RISCV_LAZY_MAP
 
