@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only
 //! What everything else is built on: errors, files, processes, git.
 
+pub mod batch;
 pub mod cargo;
 pub mod cmd;
 pub mod error;

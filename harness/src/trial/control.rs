@@ -14,7 +14,7 @@ use serde::Deserialize;
 use super::expect::{Expect, Observation, Sign};
 use super::plan::Trial;
 use super::scenario::{self, Kind, MachineFile, Scenario, Tier, Which};
-use crate::boot::machine::Machine;
+use crate::boot::machine::{LimitsGiven, Machine};
 use crate::build::kernel::{Config, Kernel};
 use crate::build::workbench::Lab;
 use crate::ground::error::{Error, Result};
@@ -67,6 +67,8 @@ struct RunFile {
     text: Option<String>,
     #[serde(default)]
     append: String,
+    /// Seconds without output after which the boot is given up, for a control that has to hang.
+    silence: Option<u32>,
     #[serde(default)]
     tier: Tier,
 }
@@ -204,6 +206,9 @@ impl RunFile {
         if self.test.is_some() && signs == [Sign::BootDeath] {
             return Err("boot-death comes before any test; leave test out".to_owned());
         }
+        if self.silence == Some(0) {
+            return Err("silence is a positive number of seconds".to_owned());
+        }
         if self.test.is_none() && (has(Sign::Hang) || has(Sign::TestFailure)) {
             return Err("hang and test-failure need a test".to_owned());
         }
@@ -225,7 +230,7 @@ impl RunFile {
             scenario: Some(scenario.to_owned()),
             append,
             at_boot,
-            limits: of.limits,
+            limits: LimitsGiven { silence: self.silence.or(of.limits.silence), ..of.limits },
             ..Trial::new(control, machine, tests)
         };
         Ok(ControlRun { config: config.clone(), tier: self.tier, trial })

@@ -2,6 +2,7 @@
 //! Runs a trial: boots its kernel, reads what was printed, and compares it with what is expected.
 
 use std::path::{Path, PathBuf};
+use std::thread;
 
 use super::judge;
 use super::plan::Trial;
@@ -14,7 +15,8 @@ use crate::build::kernel::Kernel;
 use crate::build::workbench::Workbench;
 use crate::console::end::End;
 use crate::console::ktap;
-use crate::ground::error::Result;
+use crate::ground::batch;
+use crate::ground::error::{Error, Result};
 use crate::ground::progress::Step;
 
 /// The result of a trial.
@@ -34,6 +36,17 @@ pub struct Done {
 /// `.qemu.log` and `.cmd` beside it. Errors become rows.
 pub fn run(bench: &Workbench, trial: &Trial, kernel: Result<&Kernel>, folder: &Path) -> Done {
     kept(bench, trial, kernel, folder).0
+}
+
+/// Runs trials of one kernel, side by side where the host has the CPUs for it.
+pub fn all(bench: &Workbench, trials: &[&Trial], kernel: &Result<Kernel>, folder: &Path) -> Vec<Done> {
+    let cpus = thread::available_parallelism().map_or(1, usize::from);
+    // With icount all harts take turns in one thread.
+    let need = |trial: &&Trial| if trial.machine.icount { 1 } else { trial.machine.harts as usize };
+    batch::packed(trials, cpus, need, |trial| {
+        let kernel = kernel.as_ref().map_err(|e| Error::could_not(e.message.clone()));
+        run(bench, trial, kernel, folder)
+    })
 }
 
 /// Like [`run`], and returns the boot as well if there was one, for callers that read more of it.

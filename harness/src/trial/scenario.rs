@@ -367,6 +367,14 @@ impl Scenario {
         matches!(self.kind, Kind::Boot(_))
     }
 
+    /// What boots, if anything does.
+    pub fn trial(&self) -> Option<&Trial> {
+        match &self.kind {
+            Kind::Boot(trial) => Some(trial),
+            Kind::Compile { .. } => None,
+        }
+    }
+
     /// Whether `name` is its name, or that of its file.
     pub fn is_called(&self, name: &str) -> bool {
         [&self.name, &self.family].iter().any(|own| *own == name)

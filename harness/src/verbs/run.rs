@@ -4,10 +4,11 @@
 use std::path::Path;
 use std::time::Instant;
 
-use crate::build::kernel::{self, Compiled, Compiler, Kernel, SERIES};
+use crate::build::kernel::{self, Compiled, Compiler, SERIES};
 use crate::build::workbench::{Lab, Workbench};
 use crate::ground::error::{Error, Result};
 use crate::options::Options;
+use crate::trial::plan::Trial;
 use crate::trial::report::{self, Row, shown};
 use crate::trial::run;
 use crate::trial::scenario::{self, FOLDER, Kind, Scenario, Which, choose};
@@ -72,29 +73,22 @@ pub fn run(lab: &mut Lab, scenarios: &[Scenario]) -> Result<Vec<Row>> {
     report::start(&folder)?;
     let mut rows = Vec::new();
     let mut reports = Vec::new();
-    let mut built: Option<(String, Result<Kernel>)> = None;
-    for scenario in scenarios {
-        let trial = match &scenario.kind {
-            Kind::Boot(trial) => trial,
-            Kind::Compile { folders, compiler } => {
-                let row = compile(lab, scenario, folders, *compiler);
-                reports.extend(report_of(&row));
-                rows.push(row);
-                continue;
-            }
-        };
-        let key = &scenario.config.name;
-        if built.as_ref().is_none_or(|(name, _)| name != key) {
-            built = Some((key.clone(), lab.kernel(&scenario.config)));
+    // Those that share a kernel stand together.
+    for group in scenarios.chunk_by(|a, b| a.boots() && b.boots() && a.config.name == b.config.name) {
+        if let [scenario] = group
+            && let Kind::Compile { folders, compiler } = &scenario.kind
+        {
+            let row = compile(lab, scenario, folders, *compiler);
+            reports.extend(report_of(&row));
+            rows.push(row);
+            continue;
         }
-        let kernel = match &built {
-            Some((_, Ok(kernel))) => Ok(kernel),
-            Some((_, Err(error))) => Err(Error::could_not(error.message.clone())),
-            None => Err(Error::could_not("no kernel")),
-        };
-        let done = run::run(&lab.bench, trial, kernel, &folder);
-        reports.extend(done.report);
-        rows.extend(done.rows);
+        let kernel = lab.kernel(&group[0].config);
+        let trials: Vec<&Trial> = group.iter().filter_map(Scenario::trial).collect();
+        for done in run::all(&lab.bench, &trials, &kernel, &folder) {
+            reports.extend(done.report);
+            rows.extend(done.rows);
+        }
     }
     report::finish(&lab.bench, &folder, &rows, &reports)?;
     println!("Consoles and results: {}", shown(&lab.options.root, &folder));

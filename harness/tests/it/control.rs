@@ -22,7 +22,7 @@ const SCENARIO: &str = "description = \"d\"\n[machine]\nmodel = \"stale\"\n";
 
 /// A repository with two scenarios, and `text` as its `controls.toml`; there is a patch `a`.
 fn lab(text: &str) -> Lab {
-    let lab = Lab::new();
+    let lab = Lab::without_kernel();
     let at = |name: &str| lab.repo().join(name);
     for test in ["ipi", "a", "b", "c", "d"] {
         write(&at(&format!("selftests/test-{test}.sh")), "");
@@ -105,6 +105,7 @@ fn a_wrong_file_is_one_line_and_64() {
         (one("machine = { model = \"stale\", speed = 1 }\nobserve = \"boot-death\"\n"), "speed"),
         (one("machine = 1\nobserve = \"boot-death\"\n"), "machine"),
         (one("observe = []\n"), "observe is empty"),
+        (one("silence = 0\nobserve = \"boot-death\"\n"), "positive number of seconds"),
         (one("observe = \"pass\"\n"), "pass needs a test"),
         (one(&format!("{test}observe = \"pass\"\ntext = \"a\"\n")), "neither symbol nor text"),
         (one(&format!("{test}observe = [\"pass\"]\n")), "\"pass\" is not one of"),

@@ -17,7 +17,7 @@ const DEFAULT: &str = "description = \"d\"\ntier = \"quick\"\n[machine]\nmodel =
 
 /// A repository with the scenario `default`, and `text` as the scenario `x`.
 fn lab(text: &str) -> Lab {
-    let lab = Lab::new();
+    let lab = Lab::without_kernel();
     for test in ["test-ipi.sh", "test-trace.sh"] {
         write(&lab.repo().join("selftests").join(test), "");
     }

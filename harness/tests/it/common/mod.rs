@@ -46,6 +46,20 @@ pub struct Lab {
 impl Lab {
     /// A repository with two patches that apply to the kernel tree, and sources for what they add.
     pub fn new() -> Self {
+        let lab = Self::without_kernel();
+        lab.kernel_tree();
+        lab.make_patches();
+        for name in
+            ["git", "perl", "tar", "xz", "dpkg", "dpkg-deb", "apt-get", "apt-cache", "cp", "chmod", "uname", "env"]
+        {
+            lab.link(name);
+        }
+        lab.good_tools();
+        lab
+    }
+
+    /// A repository alone, for what neither builds nor looks at a kernel tree.
+    pub fn without_kernel() -> Self {
         let lab = Self { dir: tempfile::tempdir().unwrap() };
         let root = lab.repo();
         let real = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
@@ -64,14 +78,6 @@ impl Lab {
         }
         write(&root.join("docs/cover-letter.md"), &format!("A series\n\n{COVER}\n"));
         write(&root.join("arch-riscv/mm/lazy_map.c"), "int lazy;\nint second;\n");
-        lab.kernel_tree();
-        lab.make_patches();
-        for name in
-            ["git", "perl", "tar", "xz", "dpkg", "dpkg-deb", "apt-get", "apt-cache", "cp", "chmod", "uname", "env"]
-        {
-            lab.link(name);
-        }
-        lab.good_tools();
         lab
     }
 

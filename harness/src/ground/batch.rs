@@ -1,0 +1,101 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//! Work side by side, packed by the CPUs that each part needs.
+
+use std::sync::{Condvar, Mutex, PoisonError};
+use std::thread;
+
+/// Hosts with fewer CPUs do one thing at a time: QEMU has a thread for each hart, and harts that wait for
+/// each other make no progress.
+const LEAST_CPUS: usize = 8;
+
+/// CPUs that are free.
+struct Slots {
+    free: Mutex<usize>,
+    freed: Condvar,
+}
+
+impl Slots {
+    fn take(&self, number: usize) {
+        let mut free = self.free.lock().unwrap_or_else(PoisonError::into_inner);
+        while *free < number {
+            free = self.freed.wait(free).unwrap_or_else(PoisonError::into_inner);
+        }
+        *free -= number;
+    }
+
+    fn give(&self, number: usize) {
+        *self.free.lock().unwrap_or_else(PoisonError::into_inner) += number;
+        self.freed.notify_all();
+    }
+}
+
+/// Does `work` for each of `items` on a host with `cpus` CPUs, of which each item occupies as many as `need`
+/// says. Items start in their order, and the results have it, too.
+pub fn packed<T: Sync, R: Send>(
+    items: &[T],
+    cpus: usize,
+    need: impl Fn(&T) -> usize,
+    work: impl Fn(&T) -> R + Sync,
+) -> Vec<R> {
+    if cpus < LEAST_CPUS {
+        return items.iter().map(work).collect();
+    }
+    let slots = Slots { free: Mutex::new(cpus), freed: Condvar::new() };
+    let (slots, work) = (&slots, &work);
+    thread::scope(|scope| {
+        let start = |item| {
+            let number = need(item).clamp(1, cpus);
+            slots.take(number);
+            scope.spawn(move || {
+                let result = work(item);
+                slots.give(number);
+                result
+            })
+        };
+        let threads: Vec<_> = items.iter().map(start).collect();
+        // A panic of one of them is one of all.
+        threads.into_iter().map(|t| t.join().unwrap_or_else(|e| std::panic::resume_unwind(e))).collect()
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::time::Duration;
+
+    use super::*;
+
+    /// The most that ran at the same time, in CPUs.
+    fn most(cpus: usize, needs: &[usize]) -> usize {
+        let (now, most) = (AtomicUsize::new(0), AtomicUsize::new(0));
+        let results = packed(
+            needs,
+            cpus,
+            |need| *need,
+            |need| {
+                let number = need.clamp(&1, &cpus);
+                most.fetch_max(now.fetch_add(*number, Ordering::SeqCst) + number, Ordering::SeqCst);
+                thread::sleep(Duration::from_millis(30));
+                now.fetch_sub(*number, Ordering::SeqCst);
+                *need
+            },
+        );
+        assert_eq!(results, needs);
+        most.into_inner()
+    }
+
+    #[test]
+    fn a_small_host_does_one_thing_at_a_time() {
+        assert_eq!(most(4, &[1, 2, 1, 4]), 4);
+        assert_eq!(most(7, &[1, 1, 1]), 1);
+    }
+
+    #[test]
+    fn a_large_host_is_filled_and_not_overfilled() {
+        assert_eq!(most(8, &[4, 4, 4, 4]), 8);
+        assert_eq!(most(9, &[4, 4, 4]), 8);
+        // More than there are: alone, then.
+        assert_eq!(most(8, &[4, 72, 4]), 8);
+        assert_eq!(most(8, &[0, 0]), 2);
+    }
+}
