@@ -171,7 +171,7 @@ impl Plan {
         let mut rest = runs(&control::choose(root, &Which::Tier(Tier::Full))?);
         rest.retain(|name| !here.contains(name));
         left_out.insert("controls", rest);
-        if tier < Tier::Ci {
+        if tier < Tier::Full {
             left_out.insert("hunts", vec!["series and mainline with KASAN".to_owned()]);
         }
         if tier < Tier::Full {

@@ -31,7 +31,7 @@ const WINDOW: (&str, &str) = ("window-1", "handle_exception");
 /// A result: name, verdict, and why if it is not a pass.
 pub type Checked = (String, Verdict, String);
 
-/// Hunts in kernels with the default configuration, and, from the tier `ci` on, in kernels with KASAN.
+/// Hunts in kernels with the default configuration, and, in the tier `full`, in kernels with KASAN.
 /// What cannot be built or booted is a result as well.
 ///
 /// # Errors
@@ -46,7 +46,7 @@ pub fn run(lab: &mut Lab, tier: Tier) -> Result<Vec<Checked>> {
     let plain = Config::default();
     let mut all = of_series("series", hunted(lab, SERIES, &plain, &stale, ""));
     all.extend(of_window(hunted(lab, CONTROL, &plain, &window, "")));
-    if tier >= Tier::Ci {
+    if tier >= Tier::Full {
         let config = found.first().map(|s| s.config.clone()).unwrap_or_default();
         all.extend(of_series("series with KASAN", hunted(lab, SERIES, &config, &stale, &place.append)));
         all.extend(of_mainline(hunted(lab, CONTROL, &config, &stale, &place.append)));
