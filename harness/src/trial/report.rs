@@ -146,7 +146,8 @@ pub fn explain(root: &Path, console: &Path, rows: &[Row], booted: Option<&Booted
         text.push_str(&format!("    line {}: {}\n", found.line, found.text));
     }
     text.push_str(&format!("    the last lines of {}:\n", shown(root, console)));
-    booted.run.reading.tail.iter().for_each(|l| text.push_str(&format!("      {l}\n")));
+    // The bar keeps results of the guest from being read as results of whoever prints this.
+    booted.run.reading.tail.iter().for_each(|l| text.push_str(&format!("      | {l}\n")));
     text.push_str(&format!("    to repeat this boot: sh {}\n", shown(root, &console.with_extension("cmd"))));
     text
 }
