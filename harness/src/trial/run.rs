@@ -81,6 +81,7 @@ pub fn boot(bench: &Workbench, kernel: &Kernel, trial: &Trial, console: &Path) -
     Ok(Booted { run, report, console: console.to_path_buf() })
 }
 
+/// The boot of `kernel` for a trial, with what tells the guest its tests in `append`.
 pub fn qemu<'a>(
     bench: &'a Workbench,
     trial: &'a Trial,

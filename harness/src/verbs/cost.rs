@@ -38,7 +38,7 @@ const FILE: &str = "harness/cost.toml";
 const PLUGIN: (&str, &str) = ("lazymap-cost-plugin", "liblazymap_cost.so");
 /// Functions through which a hart disturbs others: one sends an IPI, the other calls the SBI.
 const SENDS: [&str; 2] = ["imsic_ipi_send", "__sbi_ecall"];
-/// The tool's own test: the kernel before the switch commit does not have the one that uses kprobes.
+/// A test of the tool's own, which only causes breakpoints in kernel mode.
 const BREAKPOINTS: (&str, &str) = ("test-breakpoint.sh", include_str!("../boot/guest/breakpoint.sh"));
 /// The bitmap of marks.
 const MARKS: &str = "lazy_map_synced";
@@ -142,7 +142,7 @@ impl Counts {
 
 /// The counts of the kernels to compare.
 struct Pair<'a> {
-    /// The kernel before the switch commit.
+    /// The kernel that flushes every hart.
     before: &'a Counts,
     /// The kernel with the series.
     after: &'a Counts,
@@ -235,8 +235,8 @@ impl Pair<'_> {
         most.map(|(stores, _)| *stores).ok_or_else(|| format!("never seen with the kernel {SERIES}"))
     }
 
-    /// The most times that an announcement disturbed other harts. The kernel before the switch commit must
-    /// do that, or the wrong functions are being watched.
+    /// The most times that an announcement disturbed other harts. The kernel that flushes
+    /// every hart must do that, or the wrong functions are being watched.
     fn disturbed(&self) -> Result<i64, String> {
         let most = |counts: &Counts| counts.announces.iter().map(|a| a.sends).max();
         match (most(self.before), most(self.after)) {
