@@ -11,6 +11,7 @@ use crate::ground::progress::Step;
 use crate::options::Options;
 use crate::source::tree::{BASE_TAG, Tree};
 use crate::source::{host, mailbox, weave};
+use crate::trial::coverage;
 
 /// Subject (first line) and text of the cover letter.
 const COVER_TEXT: &str = "docs/cover-letter.md";
@@ -39,6 +40,7 @@ pub fn write(options: &Options) -> Result<()> {
             tree.repo.dir().display()
         )));
     }
+    coverage::update(&options.root)?;
     let tip = weave::weave(&mut tree, options)?;
     let folder = options.root.join(&base.linux.patches);
     let step = Step::start("write the patches");
