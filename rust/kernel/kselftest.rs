@@ -28,9 +28,9 @@
 //! loaded for good then, and the cases that remain are skipped. A signal for `insmod` asks the
 //! threads to stop, see [`should_stop()`](crate::kthread::should_stop).
 //!
-//! The C form of this are `tools/testing/selftests/kselftest_module.h`, whose modules count checks
-//! and have no cases, and `tools/testing/selftests/kselftest/module.sh`. Like there, the module says
-//! `test: Y` in its information, and loading it taints the kernel with `TAINT_TEST`.
+//! The C form of this is `tools/testing/selftests/kselftest_module.h` with `kselftest/module.sh`
+//! beside it, whose modules count checks and have no cases. As there, the module says `test: Y` in
+//! its information, and loading it taints the kernel with `TAINT_TEST`.
 //!
 //! Reference: <https://docs.kernel.org/dev-tools/ktap.html>
 

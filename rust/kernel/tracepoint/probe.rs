@@ -110,7 +110,9 @@ impl<T: Tracepoint, P: Probe<T>> Probe<T> for &P {
 /// ```
 pub fn attached<T: Tracepoint, P: Probe<T>, R>(probe: &P, scope: impl FnOnce() -> R) -> Result<R> {
     // SAFETY: It is dropped when this function returns.
-    pin_init::stack_try_pin_init!(let _registration =? unsafe { Registration::<T, &P>::new(probe) });
+    pin_init::stack_try_pin_init!(let _registration =? unsafe {
+        Registration::<T, &P>::new(probe)
+    });
     Ok(scope())
 }
 
