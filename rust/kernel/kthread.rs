@@ -311,6 +311,7 @@ pub fn on_cpu<R: Send, F: FnOnce(CpuId) -> R + Send>(
 ///
 /// ```
 /// use kernel::kthread;
+/// use kernel::str::CString;
 ///
 /// let text = kthread::in_thread(|_thread| CString::try_from_fmt(fmt!("{}", 5)), || {})??;
 /// assert_eq!(text.to_bytes(), b"5");
@@ -351,9 +352,25 @@ pub fn should_stop() -> bool {
     }
 }
 
-/// How many threads of this module have died since the kernel was booted.
-#[cfg(CONFIG_RUST_KSELFTEST_SUPPORT)]
-pub(crate) fn deaths() -> u32 {
+/// How many threads that a function of this module has made have died since the kernel was booted.
+///
+/// If it grows while a module uses these functions, that module must not be unloaded.
+///
+/// # Context
+///
+/// Any.
+///
+/// # Examples
+///
+/// ```
+/// use kernel::kthread;
+///
+/// let before = kthread::deaths();
+/// kthread::on_any_cpu(2, |_thread| {}, || {})?;
+/// assert_eq!(kthread::deaths(), before);
+/// # Ok::<(), Error>(())
+/// ```
+pub fn deaths() -> u32 {
     DEATHS.load(Relaxed)
 }
 

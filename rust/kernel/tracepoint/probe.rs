@@ -61,8 +61,8 @@ pub trait Probe<T: Tracepoint>: Sync {
     /// entered again on the same CPU while it runs, by an interrupt, or if what it does passes the
     /// tracepoint: a lock that it takes must be one that interrupts are disabled for.
     ///
-    /// The tracepoint may be passed with locks held, as [`SchedSwitch`] is with that of the
-    /// runqueue. There it can neither wake anybody nor print.
+    /// The tracepoint may be passed with locks held, as `sched_switch` is with that of the runqueue.
+    /// There it can neither wake anybody nor print.
     fn fire(&self, args: &T::Args);
 }
 
