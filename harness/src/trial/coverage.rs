@@ -112,7 +112,11 @@ fn seen(module: &str, name: &str, controls: &[Control]) -> Vec<String> {
 fn with_table(readme: &str, table: &str) -> Result<String> {
     let parts = readme.split_once(BEGIN).and_then(|(before, rest)| Some((before, rest.split_once(END)?.1)));
     let (before, after) = parts.ok_or_else(|| {
-        Error::could_not(format!("{README} has no place for the table; put back `{}` and `{}`", BEGIN.trim(), END.trim()))
+        Error::could_not(format!(
+            "{README} has no place for the table; put back `{}` and `{}`",
+            BEGIN.trim(),
+            END.trim()
+        ))
     })?;
     Ok(format!("{before}{BEGIN}{table}{END}{after}"))
 }
