@@ -20,7 +20,10 @@ use core::arch::asm;
 use kernel::{
     bindings,
     cpu::CpuId,
-    interrupt::local_interrupt_disable,
+    interrupt::{
+        local_interrupt_disable,
+        LocalInterruptDisabled, //
+    },
     kselftest::{
         self,
         Test, //
@@ -70,11 +73,19 @@ const PLACES: [&str; 8] = [
     "kprobes",
 ];
 
+/// Disables interrupts, unless they are. The handler of a kprobe runs like one of a non-maskable
+/// interrupt, where nobody may ask for that.
+fn interrupts_off() -> Option<LocalInterruptDisabled> {
+    // SAFETY: This only reads the state of the calling CPU.
+    let off = unsafe { bindings::irqs_disabled() };
+    (!off).then(local_interrupt_disable)
+}
+
 /// Executes one instruction; returns what it leaves in a0, and whether it trapped.
 macro_rules! access {
     ($instruction:literal, $address:expr) => {{
         let (value, status): (u64, usize);
-        let interrupts = local_interrupt_disable();
+        let interrupts = interrupts_off();
         // SAFETY: SPIE is of no use to anybody while interrupts are disabled. The rest is up to the
         // user of this macro.
         unsafe {
@@ -253,7 +264,7 @@ fn in_vain(address: usize) {
 /// the access trapped.
 fn try_read(address: usize) -> (Option<u64>, bool) {
     let (value, missing, status): (u64, usize, usize);
-    let interrupts = local_interrupt_disable();
+    let interrupts = interrupts_off();
     // SAFETY: The exception table makes execution continue behind an access that cannot be made.
     // What is read is not used by others in a way that a read can disturb: it is memory, if it is
     // anything. SPIE is of no use to anybody while interrupts are disabled.

@@ -40,6 +40,9 @@ const PASS: &str = "pass";
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct File {
+    /// Cases, as `MODULE.CASE`, that no control fails yet.
+    #[serde(default)]
+    uncovered: Vec<String>,
     #[serde(default)]
     control: Vec<ControlFile>,
 }
@@ -149,6 +152,18 @@ pub fn load(root: &Path) -> Result<Vec<Control>> {
         return Err(wrong(format!(": there is no {}.patch", control.name)));
     }
     Ok(controls)
+}
+
+/// The test cases, as `MODULE.CASE`, that the file admits that no control fails yet.
+///
+/// # Errors
+/// When the file cannot be read (exit code 2), or is wrong (64).
+pub fn uncovered(root: &Path) -> Result<BTreeSet<String>> {
+    let path = root.join(FOLDER).join(FILE);
+    let text = fs::read_to_string(&path).map_err(|e| Error::io("read", &path, e))?;
+    let file: File =
+        toml_file::parse(&text).map_err(|why| Error::usage(format!("{FOLDER}/{FILE}{why}; correct the file")))?;
+    Ok(file.uncovered.into_iter().collect())
 }
 
 /// Reads the file; the error is `:LINE: WHY` or `: WHY`.
