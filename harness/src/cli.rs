@@ -263,6 +263,12 @@ fn parse() -> Result<Option<(Options, Verb, Named)>> {
         Some(ALL) => (base, Named::All),
         Some(version) => (base.choose(version)?, Named::One),
     };
+    if !base.linux.is_whole() && !matches!(cli.verb, Verb::Series | Verb::SeriesCheck { .. }) {
+        return Err(Error::usage(format!(
+            "BASE={}: it has a part of the series, which only series and series-check take; name another kernel",
+            base.linux.version
+        )));
+    }
     let jobs = cli.global.jobs.map_or_else(cpus, usize::from);
     let limits = LimitsGiven::from_env()?;
     Ok(Some((Options { root, out, ksrc, base, jobs, limits }, cli.verb, named)))
