@@ -370,7 +370,8 @@ impl<'a> Build<'a> {
         for (tool, version) in self.host.versions() {
             key = key.text(tool, version);
         }
-        if !self.options.base.topics.iter().any(|topic| topic.name == RUST) {
+        let base = &self.options.base;
+        if !base.linux.is_whole() && !base.topics.iter().any(|topic| topic.name == RUST) {
             // The fragment is written for kernels that have it, and so can be built with Rust.
             for fragment in fragments.iter_mut().filter(|path| !path.starts_with(&self.tree_dir)) {
                 let text = fs::read_to_string(&*fragment).map_err(|e| Error::io("read", fragment, e))?;
