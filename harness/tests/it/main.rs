@@ -14,6 +14,7 @@ mod ktap;
 mod machine;
 mod patches;
 mod qemu;
+mod reports;
 mod rows;
 mod scenario;
 mod series;
