@@ -9,6 +9,7 @@ mod download;
 mod host;
 mod hunt;
 mod initramfs;
+mod judge;
 mod ksrc;
 mod ktap;
 mod machine;
