@@ -153,6 +153,13 @@ fn skipped_is_not_failed() {
 }
 
 #[test]
+fn tests_may_be_named_in_any_order() {
+    let court = Court::new();
+    let order = ["--test", "test-trace.sh", "--test", "test-ipi.sh", "--test", "test-stack.sh"];
+    ends(&court.text(&board(), &order), 0, &["ok 2 test-trace.sh\n", "ok 4 test-stack.sh\n", "4 passed"]);
+}
+
+#[test]
 fn a_trace_says_whether_a_hit_killed() {
     let court = Court::new();
     let trace = |name: &str| fixture(&format!("hunt/{name}.trace")).to_str().unwrap().to_owned();
