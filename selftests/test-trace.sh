@@ -12,5 +12,5 @@ require_module lazy_map_trace
 require_tracepoint csd csd_function_entry
 require_tracepoint exceptions page_fault_kernel
 ktap_set_plan 1
-run_module new_mapping_touched_from_tracepoint lazy_map_trace "$@"
+run_module lazy_map_trace lazy_map_trace "$@"
 ktap_finished
