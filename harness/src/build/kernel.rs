@@ -303,11 +303,6 @@ impl<'a> Build<'a> {
         let mut make = cmd::plain("make");
         make.arg("--no-print-directory").arg("-C").arg(dir);
         self.environment(&mut make);
-        let variable = |name: &str, value: &Path| {
-            let mut word = std::ffi::OsString::from(format!("{name}="));
-            word.push(value);
-            word
-        };
         let cached = |name: &str| if host.ccache { format!("ccache {name}") } else { name.to_owned() };
         make.arg(format!("-j{}", self.options.jobs)).arg("ARCH=riscv");
         if self.compiler == Compiler::Gcc {
@@ -315,13 +310,8 @@ impl<'a> Build<'a> {
             make.arg(format!("CC={}", cached(&format!("{}gcc", host::GCC_PREFIX))));
             return make;
         }
-        make.args([format!("LLVM={}", host.llvm), format!("CC={}", cached(&host.clang))])
-            .arg(variable("RUSTC", &host.rustc))
-            .arg(variable("RUSTDOC", &host.rustdoc))
-            .arg(variable("HOSTRUSTC", &host.rustc))
-            .arg(variable("RUSTFMT", &host.rustfmt))
-            .arg(variable("BINDGEN", &host.bindgen))
-            .arg(variable("RUST_LIB_SRC", &host.rust_lib_src));
+        make.arg(format!("CC={}", cached(&host.clang)));
+        make.args(host.variables().into_iter().map(|(name, value)| format!("{name}={value}")));
         make
     }
 
@@ -355,9 +345,10 @@ impl<'a> Build<'a> {
         step.detail("configure");
         let mut fragments = Vec::new();
         if !self.config.standalone {
-            fragments.push(self.options.root.join(FRAGMENT));
+            // First, so that the other may take back what is for larger configurations only.
             let tests = self.tree_dir.join("tools/testing/selftests").join(TARGET).join("config");
             fragments.extend(tests.exists().then_some(tests));
+            fragments.push(self.options.root.join(FRAGMENT));
         }
         let mut key = Key::default()
             .text("recipe", RECIPE)
