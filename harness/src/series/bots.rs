@@ -31,7 +31,8 @@ pub fn check(
     options: &Options,
     result: &mut dyn FnMut(String, Result<String, String>),
 ) -> Result<()> {
-    if tree.repo.find(&format!("{tip}:{FOLDER}/Makefile"))?.is_none() {
+    // Each test script needs it.
+    if tree.repo.find(&format!("{tip}:{FOLDER}/functions.sh"))?.is_none() {
         return Ok(());
     }
     let host = host::prepare(options, true)?;
