@@ -70,11 +70,15 @@ check:
 shell:
 	@$(LAZYMAP) $@ $(SCENARIO)
 
+BIOS := share/qemu/opensbi-riscv64-generic-fw_dynamic.bin
+
 # Under its own name, so that the system's QEMU is not replaced.
 qemu-install:
 	@$(if $(PREFIX),,echo 'lazymap: name the folder to install to, as in make qemu-install PREFIX=/usr/local' >&2; exit 64)
 	@$(LAZYMAP) qemu
 	install -D -m 755 '$(LAZYMAP_OUT)/qemu/bin/qemu-system-riscv64' '$(DESTDIR)$(PREFIX)/bin/qemu-system-riscv64-lazymap'
+	@# -bios default looks there; a firmware of another QEMU stays.
+	[ -e '$(DESTDIR)$(PREFIX)/$(BIOS)' ] || install -D -m 644 '$(LAZYMAP_OUT)/qemu/$(BIOS)' '$(DESTDIR)$(PREFIX)/$(BIOS)'
 	install -D -m 644 docs/machine.md '$(DESTDIR)$(PREFIX)/share/doc/qemu-system-riscv64-lazymap/machine.md'
 
 bench:

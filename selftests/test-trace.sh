@@ -10,5 +10,5 @@ require_allow_crash
 ktap_print_header
 require_module lazy_map_trace
 ktap_set_plan 1
-run_module new_mapping_touched_from_tracepoint lazy_map_trace "$@"
+run_module lazy_map_trace lazy_map_trace "$@"
 ktap_finished

@@ -12,8 +12,7 @@ use clap::error::ErrorKind;
 use clap::{Args, CommandFactory, Parser, Subcommand};
 
 use crate::boot::machine::LimitsGiven;
-use crate::build::qemu;
-use crate::build::workbench::Lab;
+use crate::build::workbench::{self, Lab};
 use crate::ground::error::{Error, Exit, Result};
 use crate::ground::{cmd, lock};
 use crate::options::Options;
@@ -27,7 +26,7 @@ use crate::trial::tally::Tally;
 use crate::trial::verdict::Count;
 use crate::verbs::check::{Part, Plan, Shard};
 use crate::verbs::demo::{self, Kernels};
-use crate::verbs::{bench, check, clean, controls, cost, judge, litmus, run, shell};
+use crate::verbs::{bench, board, bundle, check, clean, controls, cost, judge, litmus, run, shell};
 use crate::{hunt, series};
 
 /// Exit codes as `--help` shows them.
@@ -135,6 +134,21 @@ enum Verb {
     Kernels,
     /// Builds only the machine model
     Qemu,
+    /// Packs machine, kernel and tests into one archive that runs on other hosts of this architecture
+    Bundle {
+        /// Where it goes [default: out/bundle/lazymap-bundle.tar.xz]
+        #[arg(long, value_name = "FILE")]
+        output: Option<PathBuf>,
+    },
+    /// Packs the tests for a board
+    Board {
+        /// The folder in which its kernel was built [default: for the kernel that `kernels` builds]
+        #[arg(long, value_name = "DIR")]
+        build: Option<PathBuf>,
+        /// Where they go [default: out/board/kselftest.tar.gz]
+        #[arg(long, value_name = "FILE")]
+        output: Option<PathBuf>,
+    },
     /// Runs the litmus files of the protocol with herd7, which is downloaded if missing
     Litmus,
     /// Boots a guest with the terminal as its console; Ctrl-A X ends it
@@ -155,7 +169,7 @@ enum Verb {
     },
     /// Prints the man page
     Man,
-    /// Checks what the host must have, and prints what was found
+    /// Checks what the host must have; prints what was found, and commands to build kernel and tests with it
     Host {
         /// Installs nothing, not even as root
         #[arg(long)]
@@ -388,8 +402,17 @@ fn prepared(options: &Options, verb: Verb, named: Named) -> Result<Work<'_>> {
             Ok(Exit::Pass)
         }),
         Verb::Qemu => Box::new(move || {
-            let built = qemu::build(options)?;
+            let built = workbench::machine(options)?;
             println!("{}\t{}", built.binary.display(), built.version);
+            Ok(Exit::Pass)
+        }),
+        Verb::Bundle { output } => Box::new(move || {
+            println!("{}", bundle::run(options, output.as_deref())?.display());
+            Ok(Exit::Pass)
+        }),
+        Verb::Board { build, output } => Box::new(move || {
+            println!("{}", board::run(options, build.as_deref(), output.as_deref())?.display());
+            println!("on the board, as root: tar -xf kselftest.tar.gz && ALLOW_CRASH=1 kselftest/run_kselftest.sh");
             Ok(Exit::Pass)
         }),
         Verb::Litmus => Box::new(move || {
@@ -412,6 +435,8 @@ fn prepared(options: &Options, verb: Verb, named: Named) -> Result<Work<'_>> {
             for (tool, version) in host.versions() {
                 println!("{tool}\t{version}");
             }
+            println!("\nIn a kernel tree with the series, for hardware or another machine (BUILD is a folder):\n");
+            print!("{}", host.commands());
             Ok(Exit::Pass)
         }),
         // Already handled.

@@ -28,6 +28,7 @@ use self::symbols::Symbols;
 use self::trace::{Story, Trace};
 use self::verdict::{Guest, Outcome};
 use crate::boot::initramfs;
+use crate::boot::kernel_file;
 use crate::boot::machine::{Boot, Counters, Limits, Machine, Run};
 use crate::boot::program;
 use crate::build::kernel::{BASE, Config, SERIES};
@@ -71,10 +72,11 @@ built or booted, or the result is uncertain; 64 wrong usage; 130 interrupted";
 /// What follows the verb.
 #[derive(clap::Args, Clone, Debug)]
 pub struct Args {
-    /// A kernel built elsewhere: its arch/riscv/boot/Image
+    /// A kernel built elsewhere: its Image, Image.gz, vmlinuz.efi or vmlinux
     #[arg(long, value_name = "IMAGE", conflicts_with = "tree")]
     kernel: Option<PathBuf>,
     /// The vmlinux of that kernel, for names of functions; with debug information also for lines
+    /// [default: the kernel itself, if it is a vmlinux]
     #[arg(long, value_name = "ELF", requires = "kernel")]
     vmlinux: Option<PathBuf>,
     /// An initramfs to boot, which switches the machine off at its end [default: the tool's own
@@ -165,9 +167,12 @@ impl Plan {
         let (from, name) = match (&args.kernel, &args.tree) {
             (None, None) => return Err(usage("no kernel given: --kernel IMAGE or --tree base".to_owned())),
             (Some(image), _) => {
+                // Before anything is downloaded or built.
+                let elf = kernel_file::kind(image)? == kernel_file::Kind::Elf;
+                let vmlinux = args.vmlinux.clone().or_else(|| elf.then(|| image.clone()));
                 let files = KernelFrom::Files {
                     image: image.clone(),
-                    vmlinux: args.vmlinux.clone(),
+                    vmlinux,
                     initrd: args.initrd.clone(),
                     modules: args.modules.clone(),
                 };
@@ -254,7 +259,8 @@ pub fn run(options: &Options, plan: &Plan) -> Result<Exit> {
                 None => workload(plan, host::clang(&options.base).as_deref(), &folder, modules.as_deref())?,
             };
             let kernel = image.file_name().unwrap_or_default().to_string_lossy().into_owned();
-            (bench, plan.target(kernel, image.clone(), vmlinux.clone(), guest))
+            let image = kernel_file::image(image, &folder.join(format!("{}.Image", plan.name)))?;
+            (bench, plan.target(kernel, image, vmlinux.clone(), guest))
         }
         KernelFrom::Tree { name, config } => {
             let mut lab = Lab::open(options)?;

@@ -21,6 +21,9 @@ const PER_BASE: &[&str] = &[
     "controls",
     "hunt",
     "each",
+    "board",
+    "bots",
+    "bundle",
     "check",
     "guest-check",
     "shell",
@@ -28,7 +31,7 @@ const PER_BASE: &[&str] = &[
     "scenarios-ksrc",
 ];
 /// Folders that are built or measured for all versions.
-const BUILT: &[&str] = &["qemu", "machine", "log", "guest"];
+const BUILT: &[&str] = &["qemu", "machine", "log", "guest", "mail"];
 /// Folders that are downloaded or slow to build again.
 const KEPT: &[&str] = &["linux-ksrc", "dl", "apt", "herd", "tools", "ccache", "harness"];
 
