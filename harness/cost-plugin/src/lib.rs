@@ -38,6 +38,6 @@ pub mod count;
 pub mod phases;
 // A test program is not a plugin: QEMU's functions are not available there.
 #[cfg(not(test))]
-pub mod plugin;
-#[cfg(not(test))]
 pub mod phases_plugin;
+#[cfg(not(test))]
+pub mod plugin;
