@@ -255,32 +255,6 @@ pub fn compile_folders(
     Ok(Compiled::Yes)
 }
 
-/// Builds a module of the kernel's from `source`, its only file in the tree of `commit`, in `folder`, which
-/// is emptied first. The kernel must have been built in the default configuration.
-///
-/// # Errors
-/// When the file is not there, or does not compile.
-pub fn module(on: Builder<'_>, commit: &str, source: &str, folder: &Path) -> Result<PathBuf> {
-    let Builder { tree, host, options } = on;
-    let step = Step::start(format!("build module {source}"));
-    let config = Config::default();
-    let build = Build::new(tree, &config, host, options);
-    tree.check_out(commit)?;
-    let from = build.tree_dir.join(source);
-    let to = folder.join(from.file_name().unwrap_or_default());
-    files::remove(folder)?;
-    fs::create_dir_all(folder).map_err(|e| Error::io("create", folder, e))?;
-    fs::copy(&from, &to).map_err(|e| Error::io("copy", &from, e))?;
-    let object = to.with_extension("o");
-    let name = object.file_name().unwrap_or_default().to_string_lossy().into_owned();
-    files::write_whole(&folder.join("Makefile"), format!("obj-m := {name}\n"))?;
-    let mut outside = std::ffi::OsString::from("M=");
-    outside.push(folder);
-    cmd::logged(build.kbuild().arg(outside).arg("modules"), &build.log(&format!("module-{name}")), &step)?;
-    step.finish("built");
-    Ok(to.with_extension("ko"))
-}
-
 /// The `O=` folder: one per configuration, and separate ones for a user's tree, or each switch would
 /// rebuild everything.
 pub fn o_folder(options: &Options, config: &Config) -> PathBuf {

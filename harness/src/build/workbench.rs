@@ -169,15 +169,6 @@ impl Lab {
         Ok((kernel, names))
     }
 
-    /// Builds a module of the kernel's from a file of the series in an own `folder`.
-    ///
-    /// # Errors
-    /// When it cannot be built.
-    pub fn module(&mut self, source: &str, folder: &Path) -> Result<PathBuf> {
-        let tip = self.tip.clone();
-        kernel::module(self.builder(), &tip, source, folder)
-    }
-
     /// Compiles a few folders of the series.
     ///
     /// # Errors

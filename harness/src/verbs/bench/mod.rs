@@ -15,7 +15,7 @@ pub mod table;
 use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use serde::Serialize;
 
@@ -61,7 +61,7 @@ const SHORT_HARTS: [u32; 1] = [4];
 /// The workloads: a script for the guest's init, a program, and a module of the kernel's.
 const SCRIPT: (&str, &str) = ("test-bench.sh", include_str!("../../boot/guest/bench/test-bench.sh"));
 const PROGRAM: (&str, &str) = ("workloads", include_str!("../../boot/guest/bench/workloads.c"));
-const MODULE: &str = "lib/test_vmalloc.c";
+const MODULE: &str = "test_vmalloc.ko";
 /// The guest is silent while a workload runs: minutes with many harts.
 const LIMITS: LimitsGiven = LimitsGiven { silence: Some(600), total: Some(1800) };
 
@@ -152,7 +152,7 @@ pub fn run(lab: &mut Lab, kernels: &Kernels, plan: &Plan) -> Result<Vec<Check>> 
     report::start(&folder)?;
     let plugin = cost::build_plugin(&lab.options)?;
     let tests = folder.join("tests");
-    workload(lab, &tests, &folder.join("module"))?;
+    workload(lab.clang(), &kernels.series.selftests.join("modules"), &tests)?;
     let built = KERNELS.map(|name| (name, build(lab, kernels, name)));
     let tip = lab.tip.clone();
     lab.tree.check_out(&tip)?;
@@ -179,16 +179,16 @@ fn build(lab: &mut Lab, kernels: &Kernels, name: &str) -> Result<Kernel> {
     }
 }
 
-/// Makes the folder with what runs in the guest.
-fn workload(lab: &mut Lab, folder: &Path, module: &Path) -> Result<()> {
+/// Makes the folder with what runs in the guest; `modules` are those of the series, which fit all its
+/// controls.
+fn workload(clang: &str, modules: &Path, folder: &Path) -> Result<()> {
     files::remove(folder)?;
     let script = folder.join(SCRIPT.0);
     files::write_whole(&script, SCRIPT.1)?;
     fs::set_permissions(&script, fs::Permissions::from_mode(0o755)).map_err(|e| Error::io("change", &script, e))?;
-    program::compile(lab.clang(), PROGRAM.1, folder, PROGRAM.0)?;
-    let built = lab.module(MODULE, module)?;
-    let to = folder.join(built.file_name().unwrap_or_default());
-    fs::copy(&built, &to).map_err(|e| Error::io("copy", &built, e))?;
+    program::compile(clang, PROGRAM.1, folder, PROGRAM.0)?;
+    let module = modules.join(MODULE);
+    fs::copy(&module, folder.join(MODULE)).map_err(|e| Error::io("copy", &module, e))?;
     Ok(())
 }
 
