@@ -99,7 +99,7 @@ pub fn judge(budget: &Budget, places: &[Place]) -> Vec<Check> {
             let judged = both(place, [ANY_SWITCH, SERIES], VICTIMS[0]).map(|(any, series)| apart(budget, any, series));
             check(format!("victims of {ANY_SWITCH} in {}", VICTIMS[0]), judged);
         }
-        let here = |workload: &&str| super::counts::workloads(place.harts).any(|(_, name, _)| name == *workload);
+        let here = |workload: &&&str| super::counts::workloads(place.harts).any(|(_, name, _)| name == **workload);
         for workload in VMALLOC.iter().filter(here) {
             let judged = both(place, [SERIES, BASE], workload).and_then(|(series, base)| vmalloc(budget, series, base));
             check(format!("{SERIES} in {workload}"), judged);

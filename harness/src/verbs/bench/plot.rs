@@ -83,7 +83,7 @@ pub fn svg(title: &str, places: &[Place], kernels: &[&str], workloads: &[&str], 
         let (left, top) = (LEFT + across * (at % columns) as f64, LEGEND + TOP + down * (at / columns) as f64);
         let all: Vec<f64> = kernels
             .iter()
-            .flat_map(|kernel| machines.iter().flat_map(|m| points(places, m, kernel, workload, value)))
+            .flat_map(|kernel| machines.iter().flat_map(move |m| points(places, m, kernel, workload, value)))
             .map(|(_, value)| value)
             .collect();
         let scale = Scale::new(&all);
