@@ -233,7 +233,7 @@ impl Rig<'_> {
         let name = machine(harts, irq, 1)?.name();
         let mut measured = Vec::new();
         let mut base: Option<Vec<Counts>> = None;
-        let here = |name: &str, irq| name != ANY_SWITCH || (harts == APART_HARTS && irq == Irq::Imsic);
+        let here = |name: &str, irq: Irq| name != ANY_SWITCH || (harts == APART_HARTS && irq == Irq::Imsic);
         for (kernel, built) in kernels.iter().filter(|(name, _)| here(name, irq)) {
             let boots: Result<Vec<Counts>, String> = match built {
                 Ok(built) => (1..=runs).map(|seed| self.boot(kernel, built, harts, irq, seed)).collect(),
@@ -311,7 +311,7 @@ fn write(
 ) -> Result<()> {
     let machine = machine(1, Irq::Imsic, 1)?;
     let entries = places.iter().flat_map(|place| {
-        place.kernels.iter().map(|measured| Entry {
+        place.kernels.iter().map(move |measured| Entry {
             harts: place.harts,
             machine: &place.machine,
             kernel: measured.kernel,

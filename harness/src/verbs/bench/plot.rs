@@ -21,6 +21,8 @@ const COLUMNS: usize = 3;
 const LEGEND: f64 = 30.0;
 /// A colour for each kernel, in their order: colours that differ in print and for most eyes.
 const COLOURS: [&str; 6] = ["#1f6f8b", "#d1495b", "#e0a100", "#5b3f8c", "#4f9d69", "#777777"];
+/// Text is readable on a light and on a dark page.
+const STYLE: &str = "<style>svg { color: #222 } @media (prefers-color-scheme: dark) { svg { color: #ddd } }</style>\n";
 /// What is 0 is drawn as if it were this: a logarithm of 0 has no place.
 const FLOOR: f64 = 0.01;
 
@@ -68,7 +70,7 @@ pub fn svg(title: &str, places: &[Place], kernels: &[&str], workloads: &[&str], 
     let (width, height) = (across * columns as f64, LEGEND + down * workloads.len().div_ceil(columns) as f64);
     let mut svg = format!(
         "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {width:.0} {height:.0}\" role=\"img\" \
-         aria-label=\"{title}\" font-family=\"sans-serif\" font-size=\"12\" fill=\"currentColor\">\n"
+         aria-label=\"{title}\" font-family=\"sans-serif\" font-size=\"12\" fill=\"currentColor\">\n{STYLE}"
     );
     for (at, kernel) in kernels.iter().enumerate() {
         let x = LEFT + 150.0 * at as f64;
