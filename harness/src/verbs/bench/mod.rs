@@ -243,7 +243,7 @@ impl Rig<'_> {
                 base = boots.as_ref().ok().cloned();
             }
             let figures = boots.and_then(|boots| figures::figures(&boots, base.as_deref()));
-            measured.push(Measured { kernel: *kernel, figures });
+            measured.push(Measured { kernel, figures });
         }
         Ok(Place { harts, machine: name, kernels: measured })
     }

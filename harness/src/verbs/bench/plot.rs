@@ -207,6 +207,6 @@ pub mod tests {
         };
         let at: Vec<(f64, f64)> = svg.split("<circle ").skip(1).map(|c| (number(c, "cx"), number(c, "cy"))).collect();
         assert!(at[0].0 < at[1].0 && at[1].1 < at[0].1 && at[0].1 < at[2].1, "{at:?}");
-        assert!(at.iter().all(|(x, y)| (LEFT..=LEFT + WIDTH).contains(x) && (TOP..TOP + LEGEND + HEIGHT).contains(y)));
+        assert!(at.iter().all(|(x, y)| (LEFT..=LEFT + WIDTH).contains(x) && (TOP..=TOP + LEGEND + HEIGHT).contains(y)));
     }
 }
