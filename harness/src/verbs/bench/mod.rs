@@ -67,7 +67,7 @@ const LIMITS: LimitsGiven = LimitsGiven { silence: Some(600), total: Some(1800) 
 
 /// What is plotted: file, title, value.
 const PLOTS: [(&str, &str, plot::Value); 3] = [
-    ("fences.svg", "Fences of harts that do not map, for each new mapping", Figures::per_announcement),
+    ("fences.svg", "Fences for each new mapping, of harts that neither map nor touch it", Figures::per_announcement),
     ("time.svg", "Time, as a multiple of mainline's", |figures| Some(figures.time_ratio?.median)),
     ("instructions.svg", "Instructions, as a multiple of mainline's", |figures| {
         Some(figures.instructions_ratio?.median)
