@@ -263,7 +263,7 @@ impl Rig<'_> {
             return Err(format!("{}: {}", row.test, row.observed));
         }
         let booted = booted.ok_or("it was not booted")?;
-        let notes = booted.report.find(SCRIPT.0).map(|case| case.all_notes()).unwrap_or_default();
+        let notes = booted.report.find(SCRIPT.0).ok().flatten().map(|case| case.all_notes()).unwrap_or_default();
         let file = fs::read_to_string(&out).map_err(|e| Error::io("read", &out, e).message)?;
         let console = booted.run.log.lines.iter().map(|line| line.text.as_str());
         let counts = Counts::read(&file, &notes, console, harts)?;
