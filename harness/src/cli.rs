@@ -90,11 +90,14 @@ enum Verb {
         #[arg(long)]
         dry_run: bool,
     },
-    /// Counts the fences that new mappings of one hart cause on others, and compares kernels
+    /// Measures what new mappings cost in several workloads, and compares kernels
     Bench {
-        /// Runs of each kernel, each with other random numbers; the table has the median
-        #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=99))]
+        /// Runs of each kernel on each machine, each with other random numbers; the tables have the median
+        #[arg(long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=99))]
         runs: u32,
+        /// Numbers of harts, separated by commas [default: all]
+        #[arg(long, value_name = "N,...", value_delimiter = ',', value_parser = bench::parse_harts)]
+        harts: Vec<u32>,
     },
     /// Counts the instructions that the series costs, and compares them with harness/cost.toml
     Cost {
@@ -347,11 +350,12 @@ fn prepared(options: &Options, verb: Verb, named: Named) -> Result<Work<'_>> {
             let chosen = control::choose(&options.root, &Which::Named(control))?;
             Box::new(move || Ok(printed(&controls::run(&mut Lab::open(options)?, &chosen)?).exit()))
         }
-        Verb::Bench { runs } => Box::new(move || {
+        Verb::Bench { runs, harts } => Box::new(move || {
             let mut lab = Lab::open(options)?;
             let kernels = Kernels::build(&mut lab)?;
             let mut count = Count::default();
-            bench::run(&mut lab, &kernels, runs)?.iter().for_each(|check| count.count(check.verdict));
+            let plan = bench::Plan { runs, harts };
+            bench::run(&mut lab, &kernels, &plan)?.iter().for_each(|check| count.count(check.verdict));
             println!("{count}");
             Ok(count.exit())
         }),
