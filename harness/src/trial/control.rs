@@ -50,6 +50,7 @@ struct ControlFile {
     name: String,
     what: String,
     on: String,
+    hunt: Option<String>,
     #[serde(default)]
     run: Vec<RunFile>,
 }
@@ -108,6 +109,8 @@ pub struct Control {
     pub what: String,
     /// Subject of the commit that it applies to, or `tip`.
     pub on: String,
+    /// The machine on which a hunt must find it, in the full tier.
+    pub hunt: Option<Machine>,
     /// The boots in which it must be caught.
     pub runs: Vec<ControlRun>,
 }
@@ -162,9 +165,10 @@ fn parse(text: &str, scenarios: &BTreeMap<String, Scenario>) -> Result<Vec<Contr
         if control.what.trim().is_empty() || control.what.contains('\n') {
             return Err(say("what must be one line".to_owned()));
         }
-        if control.run.is_empty() {
-            return Err(say("it has no run, so nothing could catch it".to_owned()));
+        if control.run.is_empty() && control.hunt.is_none() {
+            return Err(say("it has neither run nor hunt, so nothing could catch it".to_owned()));
         }
+        let hunt = control.hunt.map(|name| MachineFile::named(&name).machine()).transpose().map_err(say)?;
         let mut runs: Vec<ControlRun> = Vec::new();
         for run in control.run {
             let run = run.control_run(&name, scenarios).map_err(say)?;
@@ -173,7 +177,7 @@ fn parse(text: &str, scenarios: &BTreeMap<String, Scenario>) -> Result<Vec<Contr
             }
             runs.push(run);
         }
-        controls.push(Control { name, what: control.what, on: control.on, runs });
+        controls.push(Control { name, what: control.what, on: control.on, hunt, runs });
     }
     Ok(controls)
 }

@@ -150,6 +150,55 @@ fn a_death_that_no_hit_explains_is_no_finding() {
 }
 
 #[test]
+fn an_oops_is_not_put_down_to_a_hit_that_was_absorbed_long_before() {
+    let whole = fixture("shadow.trace");
+    // Without the hit that is open, memset() has only hits that were absorbed.
+    let at = whole.find("riscv_invalid_cache_stale_hit hart=1 hit=54 ").unwrap();
+    let absorbed = &whole[..at];
+    let memset = trace::read(absorbed).unwrap().hits.iter().rposition(|h| h.pc == 0xffff_ffff_8056_bed4).unwrap();
+    let log = fixture("shadow.log").replace("ffebfffefffe5000", "0000000000000008");
+    let report = hunted(&log, absorbed, &Ending::Exited(0), Guest::Own);
+    assert!(matches!(&report.result, Outcome::Uncertain { .. }), "hit {memset}: {:?}", report.result);
+    // Nor is the same instruction at an address that fits, if the hart has had other hits since.
+    let hit = |hart: u32, number: u64, time: u64, pc: &str, addr: &str, end: Option<u64>| {
+        let end = end.map(|end| {
+            format!("riscv_invalid_cache_stale_end hart={hart} hit={number} time={end} pc={pc} fences=1 reason=fence\n")
+        });
+        format!(
+            "riscv_invalid_cache_stale_hit hart={hart} hit={number} time={time} mode=1 access=load addr={addr} \
+             pc={pc} ra=0x0 asid=0 fences=3\n{}",
+            end.unwrap_or_default()
+        )
+    };
+    let (pc, other) = ("0xffffffff8056bed4", "0xffffffff8056b000");
+    let (here, there) = ("0xff20000000001000", "0xff20000000002000");
+    let oops = |cpu: u32| {
+        format!(
+            "Booting Linux on hartid 1\nLinux version 7\nOops [#1]\nCPU: {cpu} UID: 0 PID: 1\n\
+             epc : ffffffff8056bed4 ra : ffffffff8056b000 sp : ff20000000003000\n\
+             status: 0 badaddr: ff20000000001000 cause: 000000000000000d\n"
+        )
+    };
+    let judged = |log: &str, trace: String| hunted(log, &trace, &Ending::Exited(0), Guest::Own).result;
+    let first = hit(1, 1, 10, pc, here, Some(20));
+    assert!(matches!(judged(&oops(0), first.clone()), Outcome::Killed { hit: 0, .. }));
+    assert!(matches!(
+        judged(&oops(0), first.clone() + &hit(1, 2, 30, other, there, Some(40))),
+        Outcome::Uncertain { .. }
+    ));
+    // CPU 1 is hart 0: it has had no hit at all.
+    assert!(matches!(judged(&oops(1), first.clone()), Outcome::Uncertain { .. }));
+    // The last event of the trace is three seconds later.
+    let later = first + &hit(0, 1, 3_000_000_000, other, there, Some(3_000_000_010));
+    assert!(matches!(judged(&oops(0), later), Outcome::Uncertain { .. }));
+    // An access that faulted a thousand times, and was absorbed before others of the hart.
+    let many: String = (1..=1000).map(|n| hit(2, n, n, pc, here, (n == 1000).then_some(2000))).collect();
+    let oops = "Linux version 7\nOops [#1]\n";
+    assert!(matches!(judged(oops, many.clone()), Outcome::Killed { .. }));
+    assert!(matches!(judged(oops, many + &hit(2, 1001, 3000, other, there, Some(3001))), Outcome::Uncertain { .. }));
+}
+
+#[test]
 fn a_hit_that_ended_may_kill_at_the_return_from_it() {
     let report = hunted(&fixture("window-3.log"), &fixture("window-3.trace"), &Ending::Exited(0), Guest::Own);
     assert!(
