@@ -50,6 +50,7 @@ typedef unsigned char u8;
 #define PARAM_FEW	(1 << 26)	/* x-cache-valid-size=4 */
 #define PARAM_SVADE	(1 << 27)	/* svade=on, svadu=off */
 #define PARAM_LINE	(1 << 28)	/* scope=line */
+#define PARAM_LATE_STORE	(1 << 30)	/* x-late-store=on, if PARAM_MODEL is set, too */
 #define PARAM_EVICT_IN	(1 << 29)	/* evict-in=0x201000-0x202000 */
 /* one bit for each word of evict-at */
 #define PARAM_TRAP_S		(1ul << 48)
@@ -105,6 +106,8 @@ static struct counters *kept;
 static struct { u64 fences, unmapped, remapped, restricted, upgraded, tables; } kept_valid[MAX_HARTS];
 static u64 tests, failures, model;
 static u64 satp_mode, va_top;
+/* walks that miss a store, on each hart */
+static u64 kept_missed[MAX_HARTS];
 
 /* the other harts run one visit at a time for hart 0 */
 static volatile struct { u64 go, satp; struct visit v; } mails[MAX_HARTS];
@@ -1804,6 +1807,110 @@ static void tests_of_held(u64 mode)
 	sees(page(ra, 1), 2, "a fence in M-mode");
 }
 
+/*
+ * Stores to page tables that walks see late
+ */
+
+/* an access whose walk misses a store */
+static void missed(void (*stub)(void), u64 va, u64 cause, const char *what)
+{
+	faults(stub, va, model ? cause : ECALL_S, what);
+	kept_missed[0] += model;
+}
+
+/* what hart h does, which is told by stores that nothing orders */
+static u64 visit_unordered(u64 h, void (*stub)(void), u64 a0)
+{
+	mails[h].satp = satp(1);
+	mails[h].v.pc = (u64)stub;
+	mails[h].v.a0 = a0;
+	mails[h].v.a1 = 0;
+	mails[h].v.mpp = 1;
+	mails[h].go = 1;
+	while (mails[h].go)
+		;
+	return mails[h].v.cause;
+}
+
+static void tests_of_late_store(u64 mode)
+{
+	u64 ra = map_all(mode), rb = ra + 0x200000;
+	volatile u64 *l0 = l0_a;
+
+	asm volatile("sfence.vma" ::: "memory");
+	*(u32 *)pages[1] = 0x73;
+	for (int i = 0; i < 512; i++)
+		set_pte(l0_a, i, 0);
+	visit(fence_all, 0, 0, 1);
+
+	spec("SFENCE.VMA is used to synchronize updates to in-memory memory-management data structures with current "
+	     "execution. Instruction execution causes implicit reads and writes to these data structures; however, these "
+	     "implicit references are ordinarily not ordered with respect to explicit loads and stores.");
+	for (int i = 0; i < 16; i++)
+		set_pte(l0_a, i, pte(pages[1], RWX));
+	missed(stub_load, page(ra, 0), LOAD, "the first walk misses an older store");
+	faults(stub_load, page(ra, 0), ECALL_S, "the second one does not");
+	missed(stub_store, page(ra, 1), STORE, "a store");
+	missed(stub_amo, page(ra, 2), STORE, "amo");
+	missed(stub_fetch, page(ra, 3), FETCH, "a fetch");
+	visit(stub_fencei, 0, 0, 1);
+	missed(stub_load, page(ra, 8), LOAD, "fence and fence.i do not matter");
+	empty_tlb();
+	missed(stub_load, page(ra, 9), LOAD, "nor does satp");
+	visit(fence_va, page(ra, 10), 0, 1);
+	faults(stub_load, page(ra, 10), ECALL_S, "after a fence no walk misses it");
+	set_pte(l0_a, 11, pte(pages[2], RWX));
+	faults(stub_load, page(ra, 11), ECALL_S, "what was valid before is not late");
+	set_pte(l0_a, 12, 0);
+	faults(stub_load, page(ra, 12), LOAD, "nor is what becomes invalid");
+
+	/* tables, too */
+	clear(l0_b);
+	set_pte(l0_b, 1, pte(pages[1], RWX));
+	set_pte(l1_of(ra), 1, pte(l0_b, V));
+	missed(stub_load, page(rb, 1), LOAD, "a page table");
+	missed(stub_load, page(rb, 1), LOAD, "the PTE in it");
+	faults(stub_load, page(rb, 1), ECALL_S, "both");
+	set_pte(l1_of(ra), 1, 0);
+	visit(fence_all, 0, 0, 1);
+
+	/* The clock of other runs does not stop for a busy host. */
+	for (u64 h = 1; h < harts && PARAMS & PARAM_VIRTUAL; h++) {
+		check(visit_on(h, fence_all, 0) == ECALL_S, "another hart", 0);
+		l0[20] = pte(pages[1], RWX);
+		check(visit_unordered(h, stub_load, page(ra, 20)) == (model ? LOAD : ECALL_S),
+		      "another hart sees the younger store first", 0);
+		kept_missed[h] += model;
+		check(visit_unordered(h, stub_load, page(ra, 20)) == (model ? LOAD : ECALL_S),
+		      "and again", 0);
+		kept_missed[h] += model;
+		spec("A FENCE instruction orders all of the memory accesses in its predecessor set before those in its successor "
+		     "set.");
+		l0[20] = 0;
+		l0[21] = pte(pages[1], RWX);
+		asm volatile("fence w, w" ::: "memory");
+		check(visit_unordered(h, stub_load, page(ra, 21)) == ECALL_S, "not after fence w, w", 0);
+		l0[22] = pte(pages[1], RWX);
+		asm volatile("fence r, rw" ::: "memory");
+		check(visit_unordered(h, stub_load, page(ra, 22)) == (model ? LOAD : ECALL_S),
+		      "fence r, rw orders no stores", 0);
+		kept_missed[h] += model;
+		u64 word = 0;
+		asm volatile("amoor.d.rl zero, zero, (%0)" :: "r"(&word) : "memory");
+		check(visit_unordered(h, stub_load, page(ra, 22)) == ECALL_S, "not after an AMO that releases", 0);
+		l0[23] = pte(pages[1], RWX);
+		asm volatile("amoor.d.aq zero, zero, (%0)" :: "r"(&word) : "memory");
+		check(visit_unordered(h, stub_load, page(ra, 23)) == (model ? LOAD : ECALL_S),
+		      "one that acquires orders none", 0);
+		kept_missed[h] += model;
+		visit(fence_all, 0, 0, 1);
+		check(visit_unordered(h, stub_load, page(ra, 23)) == ECALL_S, "not after sfence.vma", 0);
+		for (int i = 20; i < 24; i++)
+			set_pte(l0_a, i, 0);
+		visit(fence_all, 0, 0, 1);
+	}
+}
+
 static void stage_of_reset(void)
 {
 	int used = 0;
@@ -1881,10 +1988,15 @@ static void finish(void)
 	for (u64 h = 0; h < harts; h++) {
 		if (!model)
 			kept[h] = (struct counters){ 0 };
-		if (PARAMS & PARAM_HELD)
+		if (PARAMS & PARAM_HELD) {
 			expect_valid(h);
-		else
+		} else if (PARAMS & PARAM_LATE_STORE) {
+			say("expect hart="); say_dec(h);
+			say(" missed="); say_dec(kept_missed[h]);
+			say("\n");
+		} else {
 			expect(h);
+		}
 	}
 	*TEST_DEVICE = failures ? 1 << 16 | 0x3333 : 0x5555;
 	for (;;)
@@ -1961,6 +2073,11 @@ void guest_main(u64 hart)
 	/* what follows a reset is part of what was begun before it */
 	if (!STAGE)
 		say("KTAP version 1\n");
+	if (PARAMS & PARAM_LATE_STORE) {
+		for (u64 mode = 8; mode <= 10; mode++)
+			tests_of_late_store(mode);
+		finish();
+	}
 	if (PARAMS & PARAM_HELD) {
 		for (u64 mode = 8; mode <= 10; mode++)
 			tests_of_held(mode);

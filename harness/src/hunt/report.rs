@@ -523,10 +523,6 @@ impl Report {
 fn killer(hit: &HitReport) -> Vec<String> {
     let before = |then: i64| ago(hit.touch.time - then);
     let line = |place: &Place| place.line.as_ref().map(|l| format!(" ({l})")).unwrap_or_default();
-    let at = |place: &Place| match place.at.starts_with(place.by.as_str()) {
-        true => place.at.clone(),
-        false => format!("{} called by {}", place.at, place.by),
-    };
     let mut lines = vec![
         format!("  victim      {}{}", at(&hit.touch), line(&hit.touch)),
         format!(
@@ -586,9 +582,8 @@ fn exposed(of: &UseReport) -> Vec<String> {
     ];
     lines.push(match &of.store {
         Some(store) => format!(
-            "  changed     by {} called by {}{}, on hart {}, {} before",
-            store.at,
-            store.by,
+            "  changed     by {}{}, on hart {}, {} before",
+            at(store),
             line(store),
             store.hart.unwrap_or_default(),
             before(store.time)
@@ -619,6 +614,14 @@ fn exposed(of: &UseReport) -> Vec<String> {
         _ => "  ended       never".to_owned(),
     });
     lines
+}
+
+/// A place, and the caller if that says more.
+fn at(place: &Place) -> String {
+    match place.at.starts_with(place.by.as_str()) {
+        true => place.at.clone(),
+        false => format!("{} called by {}", place.at, place.by),
+    }
 }
 
 /// A time span for humans.

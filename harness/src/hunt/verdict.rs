@@ -271,7 +271,7 @@ pub fn exposure(uses: &[Use]) -> Option<(usize, String)> {
     if let Some(at) = uses.iter().position(|of| remapped(of) && of.mode == 0).or_else(|| uses.iter().position(remapped))
     {
         let again = uses.iter().filter(|of| remapped(of)).count();
-        return Some((at, format!("a page that the page tables no longer map there, {again} times")));
+        return Some((at, format!("the page tables have another page there; {again} in all")));
     }
     let latest = uses.iter().map(|of| of.end.as_ref().map_or(of.last, |end| end.time)).max()?;
     let late = |of: &Use| {

@@ -48,6 +48,8 @@ const FLAGS: [&str; 11] = [
 const PROPERTY: &str = "x-cache-invalid";
 /// The same for what harts hold of valid translations.
 const HELD: &str = "x-cache-valid";
+/// The same for stores that walks see late.
+const LATE_STORE: &str = "x-late-store";
 /// Default number of harts of a run.
 const HARTS: u32 = 2;
 /// How long a guest may take, on a host that may be busy.
@@ -89,7 +91,7 @@ const STORM_CPU: &str = "rv64,x-cache-invalid=on,x-cache-invalid-scope=all,x-cac
 const STORM_HARTS: u32 = 4;
 
 /// CPUs that QEMU must refuse with an accelerator, and what it must say.
-const REFUSALS: [(&str, &str, &str); 27] = [
+const REFUSALS: [(&str, &str, &str); 29] = [
     ("rv32,x-cache-invalid=on", "tcg", "'x-cache-invalid' requires a 64-bit CPU"),
     (
         "rv64,x-cache-invalid=on,x-cache-invalid-coexist=some",
@@ -156,6 +158,8 @@ const REFUSALS: [(&str, &str, &str); 27] = [
         "'x-cache-valid-denied' has unknown value 'never', not one of fault, walk",
     ),
     ("rv64,x-cache-valid=on,x-cache-valid-size=2000000", "tcg", "'x-cache-valid-size' must not exceed 1048576"),
+    ("rv32,x-late-store=on", "tcg", "'x-late-store' requires a 64-bit CPU"),
+    ("rv64,x-late-store=on", "qtest", "'x-late-store' requires TCG acceleration"),
     ("rv32,x-cip-453=on", "tcg", "'x-cip-453' requires a 64-bit CPU"),
     ("rv64,x-cip-453=on", "qtest", "'x-cip-453' requires TCG acceleration"),
 ];
@@ -307,6 +311,15 @@ impl Run {
         self.params.contains(&param)
     }
 
+    /// What its counters begin with.
+    fn property(&self) -> &'static str {
+        match (self.has("HELD"), self.has("LATE_STORE")) {
+            (true, _) => HELD,
+            (false, true) => LATE_STORE,
+            (false, false) => PROPERTY,
+        }
+    }
+
     fn name(&self) -> String {
         let harts = if self.harts == HARTS { String::new() } else { format!(" -smp {}", self.harts) };
         let extra: String = self.extra.iter().map(|word| format!(" {word}")).collect();
@@ -378,6 +391,9 @@ fn runs() -> Vec<Run> {
         Run::holding(",x-cache-valid-size=4", &["FEW"]),
         Run::holding(",x-cache-invalid-evict-at=sscratch", &["SSCRATCH"]),
         Run::holding("", &[]).extra(&["-accel", "tcg,thread=single"]),
+        Run::new("rv64", &["SVVPTC", "LATE_STORE", "VIRTUAL"]).extra(ONE),
+        Run::new("rv64,x-late-store=on", &["MODEL", "LATE_STORE"]),
+        Run::new("rv64,x-late-store=on", &["MODEL", "LATE_STORE", "VIRTUAL"]).harts(4).extra(ONE),
     ]);
     all
 }
@@ -669,7 +685,7 @@ fn judge(run: &Run, said: &Said) -> Verdict {
     problems.extend(wrong_results(&report));
     let mut note = format!("{} checks", report.totals().passed);
     if run.has("MODEL") {
-        let property = if run.has("HELD") { HELD } else { PROPERTY };
+        let property = run.property();
         problems.extend(wrong_counters(property, &said.stdout, &said.stderr));
         if let Some(last) = said.stderr.lines().rfind(|line| line.starts_with(property)) {
             note.push_str(&format!(", {last}"));
@@ -1144,13 +1160,14 @@ x-cache-invalid: total harts=2 stale_hits=5 fences=7 remembered=4 coexisting=2 c
     #[test]
     fn machines_and_their_names() {
         let runs = runs();
-        assert_eq!(runs.len(), 54);
+        assert_eq!(runs.len(), 57);
         let mut names: BTreeSet<String> = runs.iter().map(Run::name).collect();
         names.extend(REFUSALS.iter().map(|(cpu, accelerator, _)| format!("{cpu} {accelerator}")));
         assert_eq!(names.len(), runs.len() + REFUSALS.len());
         for run in &runs {
             // The parameters must tell the guest what its machine does.
-            let models = ["x-cache-invalid", "x-late-pte", "x-cache-valid"].iter().any(|p| run.cpu.contains(p));
+            let models =
+                ["x-cache-invalid", "x-late-pte", "x-cache-valid", "x-late-store"].iter().any(|p| run.cpu.contains(p));
             assert_eq!(run.has("MODEL"), models, "{}", run.name());
             assert_eq!(run.has("CIP_453"), run.cpu.contains("x-cip-453"), "{}", run.name());
             assert_eq!(run.has("LATE"), run.cpu.contains("x-late-pte"), "{}", run.name());
