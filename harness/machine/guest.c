@@ -50,7 +50,7 @@ typedef unsigned char u8;
 #define PARAM_FEW	(1 << 26)	/* x-cache-valid-size=4 */
 #define PARAM_SVADE	(1 << 27)	/* svade=on, svadu=off */
 #define PARAM_LINE	(1 << 28)	/* scope=line */
-#define PARAM_LATE_STORE	(1 << 30)	/* x-late-store=on, if PARAM_MODEL is set, too */
+#define PARAM_LATE_STORE	(1 << 30)	/* x-late-store=all, if PARAM_MODEL is set, too */
 #define PARAM_EVICT_IN	(1 << 29)	/* evict-in=0x201000-0x202000 */
 /* one bit for each word of evict-at */
 #define PARAM_TRAP_S		(1ul << 48)
@@ -1850,8 +1850,8 @@ static void tests_of_late_store(u64 mode)
 		set_pte(l0_a, i, pte(pages[1], RWX));
 	missed(stub_load, page(ra, 0), LOAD, "the first walk misses an older store");
 	faults(stub_load, page(ra, 0), ECALL_S, "the second one does not");
-	missed(stub_store, page(ra, 1), STORE, "a store");
-	missed(stub_amo, page(ra, 2), STORE, "amo");
+	missed(stub_store, page(ra, 1) + 16, STORE, "a store");
+	missed(stub_amo, page(ra, 2) + 16, STORE, "amo");
 	missed(stub_fetch, page(ra, 3), FETCH, "a fetch");
 	visit(stub_fencei, 0, 0, 1);
 	missed(stub_load, page(ra, 8), LOAD, "fence and fence.i do not matter");

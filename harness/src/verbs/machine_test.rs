@@ -91,7 +91,7 @@ const STORM_CPU: &str = "rv64,x-cache-invalid=on,x-cache-invalid-scope=all,x-cac
 const STORM_HARTS: u32 = 4;
 
 /// CPUs that QEMU must refuse with an accelerator, and what it must say.
-const REFUSALS: [(&str, &str, &str); 29] = [
+const REFUSALS: [(&str, &str, &str); 30] = [
     ("rv32,x-cache-invalid=on", "tcg", "'x-cache-invalid' requires a 64-bit CPU"),
     (
         "rv64,x-cache-invalid=on,x-cache-invalid-coexist=some",
@@ -158,8 +158,9 @@ const REFUSALS: [(&str, &str, &str); 29] = [
         "'x-cache-valid-denied' has unknown value 'never', not one of fault, walk",
     ),
     ("rv64,x-cache-valid=on,x-cache-valid-size=2000000", "tcg", "'x-cache-valid-size' must not exceed 1048576"),
-    ("rv32,x-late-store=on", "tcg", "'x-late-store' requires a 64-bit CPU"),
-    ("rv64,x-late-store=on", "qtest", "'x-late-store' requires TCG acceleration"),
+    ("rv32,x-late-store=all", "tcg", "'x-late-store' requires a 64-bit CPU"),
+    ("rv64,x-late-store=on", "tcg", "'x-late-store' has unknown value 'on', not one of own, others, all"),
+    ("rv64,x-late-store=all", "qtest", "'x-late-store' requires TCG acceleration"),
     ("rv32,x-cip-453=on", "tcg", "'x-cip-453' requires a 64-bit CPU"),
     ("rv64,x-cip-453=on", "qtest", "'x-cip-453' requires TCG acceleration"),
 ];
@@ -392,8 +393,8 @@ fn runs() -> Vec<Run> {
         Run::holding(",x-cache-invalid-evict-at=sscratch", &["SSCRATCH"]),
         Run::holding("", &[]).extra(&["-accel", "tcg,thread=single"]),
         Run::new("rv64", &["SVVPTC", "LATE_STORE", "VIRTUAL"]).extra(ONE),
-        Run::new("rv64,x-late-store=on", &["MODEL", "LATE_STORE"]),
-        Run::new("rv64,x-late-store=on", &["MODEL", "LATE_STORE", "VIRTUAL"]).harts(4).extra(ONE),
+        Run::new("rv64,x-late-store=all", &["MODEL", "LATE_STORE"]),
+        Run::new("rv64,x-late-store=all", &["MODEL", "LATE_STORE", "VIRTUAL"]).harts(4).extra(ONE),
     ]);
     all
 }
