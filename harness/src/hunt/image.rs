@@ -101,8 +101,10 @@ mod tests {
 
     /// A little ELF file with nothing but a section and `linux_banner` in it.
     fn vmlinux(banner: &str) -> Vec<u8> {
-        let text = format!("..{banner}\n\0");
-        let names = b"\0.rodata\0.symtab\0.strtab\0linux_banner\0";
+        // What follows them is aligned.
+        let mut text = format!("..{banner}\n\0");
+        text.extend(std::iter::repeat_n('\0', text.len().next_multiple_of(8) - text.len()));
+        let names = b"\0.rodata\0.symtab\0.strtab\0linux_banner\0\0\0";
         let mut elf = Vec::new();
         elf.extend_from_slice(b"\x7fELF\x02\x01\x01\0\0\0\0\0\0\0\0\0");
         let half = |v: u16| v.to_le_bytes();
