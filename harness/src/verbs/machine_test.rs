@@ -82,6 +82,8 @@ const EVENTS: [(&str, &str); 9] = [
 ];
 /// One instruction takes 1 ns, and the harts take turns.
 const ONE: &[&str] = &["-icount", "shift=0"];
+/// One takes 32 ns: a hart that waits for others has fewer of them in its turn.
+const SLOW: &[&str] = &["-icount", "shift=5,sleep=off"];
 /// On one host thread, with virtual time, a run depends on nothing but the seeds: what each hart sees, and when.
 const REPLAY: &[&str] = &["-icount", "shift=1,sleep=off", "-rtc", "base=2026-01-01,clock=vm", "-seed", "1"];
 /// A CPU on which everything can happen.
@@ -347,7 +349,7 @@ fn runs() -> Vec<Run> {
         Run::new(format!("{thead},svvptc=off"), &["MODEL", "THEAD", "QUICK"]),
         Run::new("max,x-cache-invalid=on", FULL).and(&["QUICK"]),
         quick().extra(&["-accel", "tcg,thread=single"]),
-        Run::new(FULL_CPU, FULL).and(&["VIRTUAL"]).extra(&["-icount", "shift=5,sleep=off"]),
+        Run::new(FULL_CPU, FULL).and(&["VIRTUAL"]).extra(SLOW),
         quick().extra(&["-accel", "tcg,one-insn-per-tb=on"]),
         quick().harts(1),
         quick().harts(4),
@@ -392,9 +394,9 @@ fn runs() -> Vec<Run> {
         Run::holding(",x-cache-valid-size=4", &["FEW"]),
         Run::holding(",x-cache-invalid-evict-at=sscratch", &["SSCRATCH"]),
         Run::holding("", &[]).extra(&["-accel", "tcg,thread=single"]),
-        Run::new("rv64", &["SVVPTC", "LATE_STORE", "VIRTUAL"]).extra(ONE),
+        Run::new("rv64", &["SVVPTC", "LATE_STORE", "VIRTUAL"]).extra(SLOW),
         Run::new("rv64,x-late-store=all", &["MODEL", "LATE_STORE"]),
-        Run::new("rv64,x-late-store=all", &["MODEL", "LATE_STORE", "VIRTUAL"]).harts(4).extra(ONE),
+        Run::new("rv64,x-late-store=all", &["MODEL", "LATE_STORE", "VIRTUAL"]).harts(4).extra(SLOW),
     ]);
     all
 }
