@@ -166,7 +166,7 @@ fn parse(text: &str, scenarios: &BTreeMap<String, Scenario>) -> Result<Vec<Contr
             return Err(say("what must be one line".to_owned()));
         }
         if control.run.is_empty() && control.hunt.is_none() {
-            return Err(say("it has neither run nor hunt, so nothing could catch it".to_owned()));
+            return Err(say("it has no run and no hunt, so nothing could catch it".to_owned()));
         }
         let hunt = control.hunt.map(|name| MachineFile::named(&name).machine()).transpose().map_err(say)?;
         let mut runs: Vec<ControlRun> = Vec::new();
