@@ -105,6 +105,8 @@ pub struct HitReport {
     pub end: Option<Place>,
     /// Fences of the hart from the hit until then.
     pub fences_after: Option<u64>,
+    /// What ended it: `fence`, or `expired`, `evicted`, `chosen` or `late`, which the kernel has no part in.
+    pub reason: Option<String>,
 }
 
 /// Hits with the same mapping function, touching function and region.
@@ -419,6 +421,7 @@ fn tell(index: usize, hit: &Hit, fate: Fate, symbols: &Symbols, layout: &Layout)
         fence_for: hit.fence.as_ref().map(fence_for),
         end: hit.end.as_ref().map(|e| own(e.time, e.pc)),
         fences_after: hit.end.as_ref().map(|e| e.fences),
+        reason: reason(hit).map(str::to_owned),
     }
 }
 
