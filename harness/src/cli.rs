@@ -27,7 +27,7 @@ use crate::trial::tally::Tally;
 use crate::trial::verdict::Count;
 use crate::verbs::check::{Part, Plan, Shard};
 use crate::verbs::demo::{self, Kernels};
-use crate::verbs::{bench, check, clean, controls, cost, litmus, run, shell};
+use crate::verbs::{bench, check, clean, controls, cost, judge, litmus, run, shell};
 use crate::{hunt, series};
 
 /// Exit codes as `--help` shows them.
@@ -118,6 +118,9 @@ enum Verb {
     /// fault that results: who mapped, who touched, and whether the kernel survived it
     #[command(after_help = hunt::EXIT_CODES)]
     Hunt(Box<hunt::Args>),
+    /// Gives the verdict on the console of a run elsewhere: on a board, in LAVA, in a bug report
+    #[command(after_help = judge::EXIT_CODES)]
+    Judge(Box<judge::Args>),
     /// Writes the patches from the sources and the commits in the work tree, for each base or the
     /// selected one
     Series,
@@ -263,6 +266,12 @@ fn parse() -> Result<Option<(Options, Verb, Named)>> {
         Some(ALL) => (base, Named::All),
         Some(version) => (base.choose(version)?, Named::One),
     };
+    if !base.linux.is_whole() && !matches!(cli.verb, Verb::Series | Verb::SeriesCheck { .. }) {
+        return Err(Error::usage(format!(
+            "BASE={}: it has a part of the series, which only series and series-check take; name another kernel",
+            base.linux.version
+        )));
+    }
     let jobs = cli.global.jobs.map_or_else(cpus, usize::from);
     let limits = LimitsGiven::from_env()?;
     Ok(Some((Options { root, out, ksrc, base, jobs, limits }, cli.verb, named)))
@@ -280,6 +289,7 @@ fn dispatch(options: &Options, verb: Verb, named: Named) -> Result<u8> {
         Verb::Controls { control, dry_run: true, .. } => {
             return controls::dry_run(options, &Which::Named(control)).map(|()| Exit::Pass as u8);
         }
+        Verb::Judge(args) => return judge::run(options, &args).map(|exit| exit as u8),
         Verb::Completions { shell } => {
             clap_complete::generate(shell, &mut Cli::command(), "lazymap", &mut io::stdout());
             return Ok(Exit::Pass as u8);
@@ -405,7 +415,7 @@ fn prepared(options: &Options, verb: Verb, named: Named) -> Result<Work<'_>> {
             Ok(Exit::Pass)
         }),
         // Already handled.
-        Verb::Completions { .. } | Verb::Man => Box::new(|| Ok(Exit::Pass)),
+        Verb::Completions { .. } | Verb::Man | Verb::Judge(_) => Box::new(|| Ok(Exit::Pass)),
     })
 }
 

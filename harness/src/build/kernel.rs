@@ -34,6 +34,8 @@ const FRAGMENT: &str = "harness/kernel.config";
 const TARGET: &str = "riscv/lazy_map";
 /// Lines that a full build prints, for the progress bar.
 const FULL_BUILD_LINES: u64 = 1400;
+/// The topic without which a kernel is built without Rust.
+const RUST: &str = "rust";
 /// Bump this when this file builds something else from the same inputs.
 const RECIPE: &str = "3";
 
@@ -367,6 +369,16 @@ impl<'a> Build<'a> {
         }
         for (tool, version) in self.host.versions() {
             key = key.text(tool, version);
+        }
+        let base = &self.options.base;
+        if !base.linux.is_whole() && !base.topics.iter().any(|topic| topic.name == RUST) {
+            // The fragment is written for kernels that have it, and so can be built with Rust.
+            for fragment in fragments.iter_mut().filter(|path| !path.starts_with(&self.tree_dir)) {
+                let text = fs::read_to_string(&*fragment).map_err(|e| Error::io("read", fragment, e))?;
+                let kept: String = text.lines().filter(|l| !l.contains("RUST")).map(|l| format!("{l}\n")).collect();
+                *fragment = self.o.join("without-rust.config");
+                files::write_whole(fragment, kept)?;
+            }
         }
         if !self.config.lines.is_empty() {
             let own = self.o.join("lazymap.config");

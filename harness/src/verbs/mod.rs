@@ -9,6 +9,7 @@ pub mod cost;
 pub mod demo;
 pub mod guest_check;
 pub mod hunt_check;
+pub mod judge;
 pub mod litmus;
 pub mod machine_test;
 pub mod run;
