@@ -196,7 +196,9 @@ fn hinted(reading: &Reading, why: &str) -> String {
 /// Whether the kernel reported a hit as if it died of it, fenced and went on, as vendors' kernels do: the hart used the
 /// page later, and the guest ran to its end.
 pub fn went_on(story: &Story, reading: &Reading, death: Option<&Death>) -> bool {
-    let hit = death.and_then(|death| culprit(&story.hits, death)).map(|(hit, _)| &story.hits[hit]);
+    // The kernel has had other hits since.
+    let any = vec![true; story.hits.len()];
+    let hit = death.and_then(|death| reported(&story.hits, death, &any)).map(|(hit, _)| &story.hits[hit]);
     reading.went_on && hit.is_some_and(|hit| hit.end.is_some() && hit.repeats < ENDLESS)
 }
 
@@ -220,7 +222,11 @@ fn suspects(hits: &[Hit], hart: Option<u32>) -> Vec<bool> {
 /// The hit that a report is about, and how we know. A hit that was absorbed long before is none of its
 /// business, even if it was at the same instruction: memset() has hits in every run.
 fn culprit(hits: &[Hit], death: &Death) -> Option<(usize, String)> {
-    let suspects = suspects(hits, death.hart);
+    reported(hits, death, &suspects(hits, death.hart))
+}
+
+/// The last of the suspects that a report can be about, and how we know.
+fn reported(hits: &[Hit], death: &Death, suspects: &[bool]) -> Option<(usize, String)> {
     let last = |matches: &dyn Fn(&Hit) -> bool| (0..hits.len()).rev().find(|&at| suspects[at] && matches(&hits[at]));
     let page = |address: u64| address >> 12;
     if let (Some(epc), Some(badaddr)) = (death.epc, death.badaddr) {
