@@ -11,6 +11,7 @@ use crate::ground::progress::Step;
 use crate::options::Options;
 use crate::source::tree::{BASE_TAG, Tree};
 use crate::source::{host, mailbox, weave};
+use crate::trial::coverage;
 
 /// Name of the cover letter beside the patches. It must not match `*.patch`: `git am` stops at a mail
 /// without a patch, and `git am patches/linux-*/*.patch` must work.
@@ -37,6 +38,7 @@ pub fn write(options: &Options) -> Result<()> {
             tree.repo.dir().display()
         )));
     }
+    coverage::update(&options.root)?;
     let tip = weave::weave(&mut tree, options)?;
     let folder = options.root.join(&base.linux.patches);
     let step = Step::start("write the patches");
