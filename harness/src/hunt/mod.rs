@@ -7,6 +7,7 @@
 //! killed it, and [`report`] and [`html`] show it.
 
 pub mod html;
+pub mod image;
 pub mod layout;
 pub mod report;
 pub mod symbols;
@@ -54,9 +55,11 @@ const WORKLOAD: &[(&str, &str)] = &[
     ("hotplug.sh", include_str!("../boot/guest/hunt/hotplug.sh")),
     ("bpf.sh", include_str!("../boot/guest/hunt/bpf.sh")),
     ("percpu.sh", include_str!("../boot/guest/hunt/percpu.sh")),
+    ("tlb.sh", include_str!("../boot/guest/hunt/tlb.sh")),
 ];
-/// A program of the workload in C. Without a compiler for it, the script that needs it is skipped.
-const BPF: &str = include_str!("../boot/guest/hunt/bpf.c");
+/// Programs of the workload in C. Without a compiler for them, the scripts that need them are skipped.
+const PROGRAMS: &[(&str, &str)] =
+    &[("bpf", include_str!("../boot/guest/hunt/bpf.c")), ("tlb", include_str!("../boot/guest/hunt/tlb.c"))];
 /// On every kernel's command line: addresses on the console must be those of the vmlinux and of the
 /// trace.
 const ALWAYS: &str = "nokaslr no_hash_pointers";
@@ -253,6 +256,7 @@ pub fn run(options: &Options, plan: &Plan) -> Result<Exit> {
     fs::create_dir_all(&folder).map_err(|e| Error::io("create", &folder, e))?;
     let (bench, target) = match &plan.from {
         KernelFrom::Files { image, vmlinux, initrd, modules } => {
+            image::check(image, vmlinux.as_deref())?;
             let bench = workbench::without_kernels(options)?;
             let guest = match initrd {
                 Some(initrd) => Workload::Initrd(initrd.clone()),
@@ -291,7 +295,7 @@ pub fn run(options: &Options, plan: &Plan) -> Result<Exit> {
 pub fn exit(report: &Report) -> Exit {
     match report.result {
         Outcome::Survived => Exit::Pass,
-        Outcome::Killed { .. } => Exit::Failed,
+        Outcome::Killed { .. } | Outcome::Exposed { .. } => Exit::Failed,
         Outcome::Uncertain { .. } => Exit::CouldNot,
     }
 }
@@ -316,18 +320,7 @@ fn workload(plan: &Plan, clang: Option<&str>, folder: &Path, modules: Option<&Pa
         }
         return Ok(Workload::Scripts(given.clone(), names));
     }
-    let all = folder.join("workload");
-    files::remove(&all)?;
-    fs::create_dir_all(&all).map_err(|e| Error::io("create", &all, e))?;
-    for (name, text) in WORKLOAD {
-        let file = all.join(name);
-        fs::write(&file, text).map_err(|e| Error::io("write", &file, e))?;
-        let runs = fs::Permissions::from_mode(0o755);
-        fs::set_permissions(&file, runs).map_err(|e| Error::io("change", &file, e))?;
-    }
-    if let Some(clang) = clang {
-        program::compile(clang, BPF, &all, "bpf")?;
-    }
+    let all = scripts(folder, clang)?;
     if let Some(from) = modules {
         let to = all.join("modules");
         fs::create_dir_all(&to).map_err(|e| Error::io("create", &to, e))?;
@@ -338,6 +331,28 @@ fn workload(plan: &Plan, clang: Option<&str>, folder: &Path, modules: Option<&Pa
         }
     }
     Ok(Workload::Scripts(all, WORKLOAD.iter().map(|(name, _)| (*name).to_owned()).collect()))
+}
+
+/// Writes the tool's workload to a folder in `folder`; without `clang`, leaves out what is in C.
+///
+/// # Errors
+/// When the folder cannot be written, or a program cannot be compiled.
+pub fn scripts(folder: &Path, clang: Option<&str>) -> Result<PathBuf> {
+    let all = folder.join("workload");
+    files::remove(&all)?;
+    fs::create_dir_all(&all).map_err(|e| Error::io("create", &all, e))?;
+    for (name, text) in WORKLOAD {
+        let file = all.join(name);
+        fs::write(&file, text).map_err(|e| Error::io("write", &file, e))?;
+        let runs = fs::Permissions::from_mode(0o755);
+        fs::set_permissions(&file, runs).map_err(|e| Error::io("change", &file, e))?;
+    }
+    if let Some(clang) = clang {
+        for (name, text) in PROGRAMS {
+            program::compile(clang, text, &all, name)?;
+        }
+    }
+    Ok(all)
 }
 
 /// Boots a kernel with tracing, and reports the result. Console, command line and trace go to
@@ -420,6 +435,11 @@ fn told_of(
         note = death.as_ref().map(|_| "the kernel reported a stale hit on the console, and went on".to_owned());
         let doubt = counted(counters, story).or_else(|| doubts(reading, &subject));
         outcome = doubt.map_or(outcome, |why| Outcome::Uncertain { why });
+    }
+    if !matches!(outcome, Outcome::Killed { .. })
+        && let Some((of, how)) = verdict::exposure(&story.uses)
+    {
+        outcome = Outcome::Exposed { of, how };
     }
     let used = story.hits.iter().flat_map(|hit| [hit.addr, hit.pc, hit.read.as_ref().map_or(hit.addr, |r| r.addr)]);
     let layout = Layout::new(log, used, symbols.image());

@@ -53,6 +53,7 @@ struct ControlFile {
     name: String,
     what: String,
     on: String,
+    hunt: Option<String>,
     #[serde(default)]
     run: Vec<RunFile>,
 }
@@ -114,6 +115,8 @@ pub struct Control {
     pub what: String,
     /// Subject of the commit that it applies to, or `tip`.
     pub on: String,
+    /// The machine on which a hunt must find it, in the full tier.
+    pub hunt: Option<Machine>,
     /// The boots in which it must be caught.
     pub runs: Vec<ControlRun>,
 }
@@ -182,9 +185,10 @@ fn parse(text: &str, scenarios: &BTreeMap<String, Scenario>) -> Result<Vec<Contr
         if control.what.trim().is_empty() || control.what.contains('\n') {
             return Err(say("what must be one line".to_owned()));
         }
-        if control.run.is_empty() {
-            return Err(say("it has no run, so nothing could catch it".to_owned()));
+        if control.run.is_empty() && control.hunt.is_none() {
+            return Err(say("it has no run and no hunt, so nothing could catch it".to_owned()));
         }
+        let hunt = control.hunt.map(|name| MachineFile::named(&name).machine()).transpose().map_err(say)?;
         let mut runs: Vec<ControlRun> = Vec::new();
         for run in control.run {
             for run in run.control_runs(&name, scenarios).map_err(say)? {
@@ -194,7 +198,7 @@ fn parse(text: &str, scenarios: &BTreeMap<String, Scenario>) -> Result<Vec<Contr
                 runs.push(run);
             }
         }
-        controls.push(Control { name, what: control.what, on: control.on, runs });
+        controls.push(Control { name, what: control.what, on: control.on, hunt, runs });
     }
     Ok(controls)
 }
