@@ -14,6 +14,7 @@ pub mod boot;
 pub mod build;
 pub mod cli;
 pub mod console;
+pub mod exhaust;
 pub mod ground;
 pub mod hunt;
 pub mod options;
