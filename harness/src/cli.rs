@@ -27,7 +27,7 @@ use crate::trial::tally::Tally;
 use crate::trial::verdict::Count;
 use crate::verbs::check::{Part, Plan, Shard};
 use crate::verbs::demo::{self, Kernels};
-use crate::verbs::{bench, check, clean, controls, cost, litmus, run, shell};
+use crate::verbs::{bench, check, clean, controls, cost, exhaust, litmus, mutants, run, shell};
 use crate::{hunt, series};
 
 /// Exit codes as `--help` shows them.
@@ -118,6 +118,11 @@ enum Verb {
     /// fault that results: who mapped, who touched, and whether the kernel survived it
     #[command(after_help = hunt::EXIT_CODES)]
     Hunt(Box<hunt::Args>),
+    /// Interprets the exception entry of built kernels, instruction by instruction, through every fault,
+    /// interrupt and switch that may happen, and reports what goes wrong
+    Exhaust(exhaust::Args),
+    /// Changes each instruction of the scheme in each likely way, and reports which changes `exhaust` finds
+    Mutants(mutants::Args),
     /// Writes the patches from the sources and the commits in the work tree, for each base or the
     /// selected one
     Series,
@@ -280,6 +285,8 @@ fn dispatch(options: &Options, verb: Verb, named: Named) -> Result<u8> {
         Verb::Controls { control, dry_run: true, .. } => {
             return controls::dry_run(options, &Which::Named(control)).map(|()| Exit::Pass as u8);
         }
+        Verb::Exhaust(args) => return exhaust::run(options, &args).map(|exit| exit as u8),
+        Verb::Mutants(args) => return mutants::run(options, &args).map(|exit| exit as u8),
         Verb::Completions { shell } => {
             clap_complete::generate(shell, &mut Cli::command(), "lazymap", &mut io::stdout());
             return Ok(Exit::Pass as u8);
@@ -405,7 +412,7 @@ fn prepared(options: &Options, verb: Verb, named: Named) -> Result<Work<'_>> {
             Ok(Exit::Pass)
         }),
         // Already handled.
-        Verb::Completions { .. } | Verb::Man => Box::new(|| Ok(Exit::Pass)),
+        Verb::Completions { .. } | Verb::Man | Verb::Exhaust(_) | Verb::Mutants(_) => Box::new(|| Ok(Exit::Pass)),
     })
 }
 

@@ -363,8 +363,8 @@ pub fn execute(
         }};
     }
     match instruction {
-        I::LUI { rd, imm } => alu(rd, Val::of(wide(imm))),
-        I::AUIPC { rd, imm } => alu(rd, Val::of(pc.wrapping_add(wide(imm)))),
+        I::LUI { rd, imm } => alu(rd, Val::of(wide(imm << 12))),
+        I::AUIPC { rd, imm } => alu(rd, Val::of(pc.wrapping_add(wide(imm << 12)))),
         I::JAL { rd, offset } => {
             regs.set(rd, Val::of(after));
             Ok(Next::Jump(Val::of(pc.wrapping_add_signed(i64::from(offset)))))

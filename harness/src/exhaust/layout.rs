@@ -15,6 +15,8 @@ pub struct Layout {
     /// Functions of the entry that are interpreted: start, end.
     pub entry: Vec<(u64, u64)>,
     pub vector: u64,
+    /// Where handle_exception saves the registers: the end of what it does before.
+    pub saves: u64,
     pub exception_return: u64,
     pub switch_to: (u64, u64),
     /// Where a new task that returns to user mode starts, and a kernel thread.
@@ -162,6 +164,7 @@ impl Layout {
         let (saved, saved_sum) = saved(image, switch_to)?;
         let mut layout = Self {
             vector: vector.0,
+            saves: save,
             exception_return: needed("ret_from_exception")?.0,
             fork: ["ret_from_fork_user_asm", "ret_from_fork_kernel_asm", "ret_from_fork"]
                 .iter()
@@ -386,7 +389,7 @@ impl Graph {
             let to = |by: i32| pc.wrapping_add_signed(i64::from(by));
             let leads = match instruction {
                 I::AUIPC { rd, imm } => {
-                    pages.insert(rd, pc.wrapping_add_signed(i64::from(imm as i32)));
+                    pages.insert(rd, pc.wrapping_add_signed(i64::from((imm << 12) as i32)));
                     vec![after]
                 }
                 I::JAL { rd: 0, offset } => vec![to(offset)],

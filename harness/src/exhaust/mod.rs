@@ -4,6 +4,8 @@
 pub mod cpu;
 pub mod image;
 pub mod layout;
+pub mod mutate;
+pub mod report;
 pub mod search;
 pub mod world;
 

@@ -656,8 +656,13 @@ impl<'a> World<'a> {
 
     /// Whether the two harts share what the instruction accesses.
     fn shared(&self, instruction: I, touch: Option<Touch>) -> bool {
-        matches!(instruction, I::SFENCE_VMA { .. })
-            || touch.is_some_and(|t| t.address.known && self.image.is_writable(t.address.bits))
+        matches!(instruction, I::SFENCE_VMA { .. }) || self.is_mark(touch)
+    }
+
+    /// Whether an access is to the bitmap.
+    fn is_mark(&self, touch: Option<Touch>) -> bool {
+        let Some((start, size)) = self.layout.marks else { return false };
+        touch.is_some_and(|t| t.address.known && within(t.address.bits, start, size.max(8)))
     }
 
     fn choices_at(&self, state: &State, instruction: I, touch: Option<Touch>) -> Result<Vec<Choice>, Stop> {
@@ -941,6 +946,7 @@ impl<'a> World<'a> {
             return Some(self.broken(state, "control", "__switch_to returns, but nobody has called it"));
         }
         state.task = new;
+        self.forget_tasks(state);
         if state.regs.get(cpu::TP) != Val::of(TASKS[new]) {
             return Some(self.broken(state, "tp is the task", "__switch_to returns, and tp is not the new task"));
         }
@@ -969,6 +975,21 @@ impl<'a> World<'a> {
             return Some(self.broken(state, "registers", "a new task starts with a wrong sp"));
         }
         None
+    }
+
+    /// Drops what the scheduler stores in task_structs and the entry does not look at.
+    fn forget_tasks(&self, state: &mut State) {
+        let layout = self.layout;
+        let known = |offset: u64| {
+            layout.scratch.contains(&offset)
+                || [Some(layout.cpu), layout.word, layout.saved_sum].contains(&Some(offset))
+                || layout.saved.values().any(|o| *o == offset)
+                || layout.switch.as_ref().and_then(|s| s.prev_cpu).is_some_and(|o| o & !7 == offset)
+                || offset == layout.cpu & !7
+        };
+        state.memory.retain(|address, _| {
+            TASKS.iter().all(|task| !within(*address, *task, TASK_SIZE) || known(address - task))
+        });
     }
 
     /// Makes the registers what they are in the middle of a C function.
@@ -1121,7 +1142,8 @@ impl<'a> World<'a> {
         let words = |at: u64| self.word(&state.memory, frame.bits.wrapping_add(at));
         for register in 1..32 {
             let found = words(u64::from(register) * 8);
-            if found != Some(trap.regs.get(register)) {
+            // On a stack overflow the kernel does not know tp.
+            if found != Some(trap.regs.get(register)) && !(overflow && register == cpu::TP) {
                 return Some(self.broken(state, "pt_regs", format!("pt_regs have a wrong {}", cpu::NAMES[register as usize])));
             }
         }
@@ -1378,6 +1400,7 @@ impl<'a> World<'a> {
                 self.say(pc, || "the other hart has announced the mapping, and passes its address on".to_owned());
                 state.known |= pages;
                 state.retries = 0;
+                state.memory.retain(|address, _| !within(*address, OTHER_STACK, OTHER_SIZE));
                 return None;
             }
             if pc == OTHER_MARKS {
@@ -1408,8 +1431,7 @@ impl<'a> World<'a> {
                 Ok(other) => return Some(Stop::Unknown(format!("{}: {other:?} on the other hart", self.image.place(pc)))),
                 Err(why) => return Some(Stop::Unknown(format!("{}: {why}", self.image.place(pc)))),
             };
-            let shared = touch.is_some_and(|t| t.address.known && self.layout.marks.is_some_and(|(s, n)| within(t.address.bits, s, n.max(8))));
-            if shared {
+            if self.is_mark(touch) {
                 self.say(pc, || format!("the other hart: {instruction}"));
                 state.other = Some(other);
                 return None;
