@@ -96,7 +96,12 @@ fn listing(image: &Image, (start, end): (u64, u64)) -> Code {
                 code.insert(pc, (instruction, len));
                 pc += u64::from(len);
             }
-            None => pc += 2,
+            // Vectors, and what else only C code executes.
+            None => {
+                let len = image.bytes(pc, 2).map_or(2, |b| if b[0] & 3 == 3 { 4 } else { 2 });
+                code.insert(pc, (I::UNIMP, len));
+                pc += u64::from(len);
+            }
         }
     }
     code
@@ -377,12 +382,14 @@ struct Graph {
     next: BTreeMap<u64, Vec<u64>>,
     /// Targets of direct calls.
     calls: BTreeMap<u64, u64>,
+    /// What the kernel does not go on after: BUG() and panic().
+    ends: BTreeSet<u64>,
 }
 
 impl Graph {
     fn of(image: &Image, range: (u64, u64)) -> Self {
         let code = listing(image, range);
-        let (mut next, mut calls) = (BTreeMap::new(), BTreeMap::new());
+        let (mut next, mut calls, mut ends) = (BTreeMap::<u64, Vec<u64>>::new(), BTreeMap::new(), BTreeSet::new());
         let mut pages: BTreeMap<u32, u64> = BTreeMap::new();
         for (&pc, &(instruction, len)) in &code {
             let after = pc + u64::from(len);
@@ -399,10 +406,19 @@ impl Graph {
                 }
                 I::JALR { rd: 0, .. } => vec![],
                 I::JALR { rs1, offset, .. } => {
-                    if let Some(page) = pages.get(&rs1) {
-                        calls.insert(pc, page.wrapping_add_signed(i64::from(offset)));
+                    let target = pages.get(&rs1).map(|page| page.wrapping_add_signed(i64::from(offset)));
+                    calls.extend(target.map(|target| (pc, target)));
+                    if target.is_some_and(|t| image.name_at(t) == Some("panic")) {
+                        ends.insert(pc);
+                        vec![]
+                    } else {
+                        vec![after]
                     }
-                    vec![after]
+                }
+                // BUG() ends here; WARN() is not expected to happen.
+                I::EBREAK => {
+                    ends.insert(pc);
+                    vec![]
                 }
                 I::BEQ { offset, .. }
                 | I::BNE { offset, .. }
@@ -414,7 +430,23 @@ impl Graph {
             };
             next.insert(pc, leads);
         }
-        Self { code, entry: range.0, next, calls }
+        // Jumps that the kernel makes of other instructions, or the reverse, at boot.
+        for alternative in image.alternatives(range.0, range.1) {
+            let patched = image.patched(alternative.old, &alternative.new);
+            let mut pc = alternative.old;
+            while pc < alternative.old + alternative.new.len() as u64 {
+                let Some((instruction, len)) = patched.decode(pc) else { break };
+                let after = pc + u64::from(len);
+                let leads = next.entry(pc).or_default();
+                if let I::JAL { rd: 0, offset } = instruction {
+                    leads.push(pc.wrapping_add_signed(i64::from(offset)));
+                } else if !leads.contains(&after) {
+                    leads.push(after);
+                }
+                pc = after;
+            }
+        }
+        Self { code, entry: range.0, next, calls, ends }
     }
 
     fn reachable(&self, from: u64, without: Option<u64>) -> BTreeSet<u64> {
@@ -435,7 +467,10 @@ impl Graph {
         loop {
             let before = always.len();
             let now = always.clone();
-            always.retain(|pc| *pc == call || !self.next[pc].is_empty() && self.next[pc].iter().all(|n| now.contains(n)));
+            always.retain(|pc| {
+                let next = &self.next[pc];
+                *pc == call || self.ends.contains(pc) || !next.is_empty() && next.iter().all(|n| now.contains(n))
+            });
             if always.len() == before {
                 break;
             }

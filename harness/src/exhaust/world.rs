@@ -531,7 +531,8 @@ impl<'a> World<'a> {
     }
 
     fn broken(&self, state: &State, property: &'static str, what: impl Into<String>) -> Stop {
-        let window = state.begun[state.task].iter().rev().find_map(|b| match b {
+        // The first that was met: what follows is its consequence.
+        let window = state.begun[state.task].iter().find_map(|b| match b {
             Begun::Trap(trap) if trap.window > 0 => Some(trap.window),
             _ => None,
         });
@@ -576,6 +577,9 @@ impl<'a> World<'a> {
             return self.called(state, pc);
         }
         let Some((instruction, len)) = self.image.decode(pc) else {
+            if !self.layout.in_entry(pc) && self.opaque(state) {
+                return None;
+            }
             return Some(Stop::Unknown(format!("{}: an instruction that the decoder does not know", self.image.place(pc))));
         };
         let touch = cpu::touch(instruction, &state.regs);
@@ -600,7 +604,8 @@ impl<'a> World<'a> {
         match next {
             Err(why) => return Some(self.refused(state, instruction, touch, why)),
             Ok(Next::On | Next::Wfi) => state.pc = after,
-            Ok(Next::Ebreak) if in_switch => state.pc = after,
+            // BUG() or WARN() in the scheduler.
+            Ok(Next::Ebreak) if in_switch => return Some(Stop::End),
             Ok(Next::Ebreak) => return Some(self.broken(state, "no trap by itself", "the entry executes ebreak")),
             Ok(Next::Jump(to)) if !to.known => {
                 return Some(self.broken(state, "control", "a jump through a register that the kernel does not control"));
@@ -631,6 +636,21 @@ impl<'a> World<'a> {
             }
         }
         None
+    }
+
+    /// Vector and FP instructions of C code: what they compute is not known.
+    fn opaque(&self, state: &mut State) -> bool {
+        /// OP-V, LOAD-FP, STORE-FP, OP-FP.
+        const OPCODES: [u8; 4] = [0x57, 0x07, 0x27, 0x53];
+        let Some(bytes) = self.image.bytes(state.pc, 4).filter(|b| OPCODES.contains(&(b[0] & 0x7f))) else {
+            return false;
+        };
+        if matches!(bytes[0] & 0x7f, 0x57 | 0x53) {
+            let rd = u32::from(bytes[1] & 15) << 1 | u32::from(bytes[0] >> 7);
+            state.regs.set(rd, Val::named(state.pc));
+        }
+        state.pc += 4;
+        true
     }
 
     fn wrote(&self, state: &mut State, csr: u32, instruction: I) {
@@ -739,9 +759,11 @@ impl<'a> World<'a> {
         if state.task == 1 && body.descended < 2 && !on_irq_stack {
             choices.push(Choice::Descend);
         }
-        let other_ready = state.task == 1 || state.known & 1 != 0;
-        let handler = body.frame.is_some() || self.layout.fork.contains(&self.function_of(body.back));
-        if other_ready && handler && !on_irq_stack && self.layout.switch.is_some() {
+        // What else a sleeping task has begun makes no difference to the entry, so one place is enough.
+        let forked = self.layout.fork.contains(&self.function_of(body.back));
+        let sleeps = body.frame.is_some() && self.nested(state) == 1 && body.descended == 0 || forked;
+        let ready = state.task == 1 || state.known & 1 != 0 && !enabled;
+        if ready && sleeps && !on_irq_stack && self.layout.switch.is_some() {
             choices.push(Choice::Switch);
         }
         if Some(body.function) == self.layout.irq && !on_irq_stack && self.layout.irq_stack_call.is_some() {
@@ -944,6 +966,15 @@ impl<'a> World<'a> {
         let new = 1 - state.task;
         if !matches!(state.begun[state.task].last(), Some(Begun::Switched(Some(_), _))) {
             return Some(self.broken(state, "control", "__switch_to returns, but nobody has called it"));
+        }
+        // The scheduler's own frames are gone from the stack when the task goes on.
+        let (own, size) = (STACKS[state.task], self.stack_size());
+        let sp = state.begun[state.task].iter().rev().find_map(|b| match b {
+            Begun::Body(body) => Some(body.sp),
+            _ => None,
+        });
+        if let Some(sp) = sp.filter(|sp| within(*sp, own, size)) {
+            state.memory.retain(|address, _| !within(*address, own, size) || *address >= sp);
         }
         state.task = new;
         self.forget_tasks(state);

@@ -14,7 +14,7 @@ use crate::exhaust::layout::Layout;
 use crate::exhaust::mutate::{self, Mutant};
 use crate::exhaust::search::Limit;
 use crate::exhaust::world::Bounds;
-use crate::exhaust::{Plan, judge};
+use crate::exhaust::{Plan, Verdict, judge};
 use crate::ground::error::{Error, Exit, Result};
 use crate::ground::files;
 use crate::ground::table::{self, Align, Cell};
@@ -92,8 +92,7 @@ pub fn run(options: &Options, args: &Args) -> Result<Exit> {
     let layout = Layout::of(&image)
         .map_err(|why| Error::could_not(format!("{}: the entry is not understood: {why}", vmlinux.display())))?;
     let known = known(&options.root)?;
-    let plan = plan();
-    let original = judge(&image, &layout, &plan);
+    let original = searched(&image, &layout);
     if !original.is_clean() {
         let vmlinux = vmlinux.display();
         return Err(Error::could_not(format!("{vmlinux}: the kernel itself is not clean; see `lazymap exhaust`")));
@@ -101,7 +100,7 @@ pub fn run(options: &Options, args: &Args) -> Result<Exit> {
     let all: Vec<Mutant> = ranges(&image, &layout).into_iter().flat_map(|range| mutate::mutants(&image, range)).collect();
     let all: Vec<Mutant> = all.into_iter().step_by(args.every as usize).collect();
     let mine = args.shard.share(all);
-    let mut rows = judged(&image, &layout, &plan, &mine, options.jobs);
+    let mut rows = judged(&image, &layout, &mine, options.jobs);
     if rows.len() != mine.len() {
         return Err(Error::could_not(format!("{} of {} mutants have no verdict; report this", mine.len() - rows.len(), mine.len())));
     }
@@ -124,13 +123,27 @@ pub fn run(options: &Options, args: &Args) -> Result<Exit> {
     Ok(if rows.is_empty() || unexplained > 0 { Exit::Failed } else { Exit::Pass })
 }
 
-/// A search that is quick, and deep enough for what one instruction can do.
-fn plan() -> Plan {
-    Plan {
-        bounds: Bounds { depth: 2, mappings: 1 },
-        cpus: vec![1, 33],
-        limit: Limit { states: 100_000, first: true },
+/// Searches from the quickest on; the first one that finds something ends it. CPU 33 has its bit in the upper
+/// half of a word.
+fn plans() -> [Plan; 3] {
+    let plan = |depth, cpus| Plan {
+        bounds: Bounds { depth, mappings: 1 },
+        cpus,
+        limit: Limit { states: 500_000, first: true },
+    };
+    [plan(1, vec![33]), plan(2, vec![33]), plan(2, vec![1])]
+}
+
+/// What the searches say of a kernel.
+fn searched(image: &Image, layout: &Layout) -> Verdict {
+    let mut last = Verdict::default();
+    for plan in plans() {
+        last = judge(image, layout, &plan);
+        if !last.is_clean() {
+            break;
+        }
     }
+    last
 }
 
 /// The scheme's code: the head of handle_exception(), what fences at a switch, what announces.
@@ -149,13 +162,13 @@ fn known(root: &Path) -> Result<Known> {
     toml_file::parse(&text).map_err(|why| Error::usage(format!("harness/mutants.toml{why}; correct the file")))
 }
 
-fn judged(image: &Image, layout: &Layout, plan: &Plan, mutants: &[Mutant], jobs: usize) -> Vec<Row> {
+fn judged(image: &Image, layout: &Layout, mutants: &[Mutant], jobs: usize) -> Vec<Row> {
     let next = AtomicUsize::new(0);
     let worker = |image: Image| {
         let mut rows = Vec::new();
         while let Some((at, mutant)) = Some(next.fetch_add(1, Ordering::Relaxed)).and_then(|at| Some((at, mutants.get(at)?))) {
             let started = Instant::now();
-            let verdict = judge(&image.patched(mutant.address, &mutant.bytes), layout, plan);
+            let verdict = searched(&image.patched(mutant.address, &mutant.bytes), layout);
             let killed = verdict.findings.first().map(|f| f.violation.property.to_owned());
             rows.push((at, Row {
                 place: image.place(mutant.address),
@@ -182,12 +195,12 @@ fn print(rows: &[Row]) {
     let mut by: BTreeMap<(&str, &str), usize> = BTreeMap::new();
     for row in rows {
         let end = match (&row.killed, &row.why, &row.uncertain) {
-            (Some(property), ..) => property,
+            (Some(property), ..) => property.as_str(),
             (None, Some(_), _) => "explained",
             (None, None, Some(_)) => "not certain",
             (None, None, None) => "survives",
         };
-        *by.entry((&row.kind, end)).or_default() += 1;
+        *by.entry((row.kind.as_str(), end)).or_default() += 1;
     }
     let mut lines: Vec<Vec<Cell>> = vec![["mutation", "ends in", "mutants"].map(Cell::from).into()];
     lines.extend(by.into_iter().map(|((kind, end), n)| vec![kind.into(), end.into(), n.to_string().into()]));
