@@ -7,6 +7,7 @@ use std::path::Path;
 
 use lazymap::exhaust::image::Image;
 use lazymap::exhaust::layout::Layout;
+use lazymap::exhaust::mutate::{Kind, mutants};
 use lazymap::exhaust::search::Limit;
 use lazymap::exhaust::world::Bounds;
 use lazymap::exhaust::{Plan, Verdict, judge};
@@ -137,4 +138,43 @@ fn what_is_not_understood_is_an_error() {
     let (start, _) = image.code("handle_exception").unwrap();
     let error = Layout::of(&image.patched(start + 4, &NOP)).unwrap_err();
     assert!(error.contains("sscratch"), "{error}");
+}
+
+#[test]
+fn compressed_instructions_are_decoded() {
+    // c.and s0, s1; c.slli a0, 40; c.srli s0, 40; a reserved one.
+    let bytes = [0x65, 0x8c, 0x22, 0x15, 0x21, 0x90, 0x65, 0x9c];
+    let image = Image::from_parts(&[(0x1000, &bytes)], &[], &[]);
+    let decoded = |pc| image.decode(pc).map(|(instruction, len)| (instruction.to_string(), len));
+    assert_eq!(decoded(0x1000), Some(("and x8, x8, x9".to_owned(), 2)));
+    assert_eq!(decoded(0x1002), Some(("slli x10, x10, 40".to_owned(), 2)));
+    assert_eq!(decoded(0x1004), Some(("srli x8, x8, 40".to_owned(), 2)));
+    assert_eq!(decoded(0x1006), None);
+}
+
+#[test]
+fn each_kind_of_mutant_is_made() {
+    let image = kernel();
+    let layout = Layout::of(&image).unwrap();
+    let all = mutants(&image, (layout.vector, layout.saves));
+    assert!(all.len() >= 120, "{}", all.len());
+    for kind in [
+        Kind::Deleted,
+        Kind::Exchanged,
+        Kind::Register,
+        Kind::Swapped,
+        Kind::Sense,
+        Kind::Operation,
+        Kind::Width,
+        Kind::Number,
+        Kind::Csr,
+        Kind::Order,
+        Kind::Fence,
+    ] {
+        assert!(all.iter().any(|m| m.kind == kind), "{kind}");
+    }
+    for mutant in &all {
+        let old = image.bytes(mutant.address, mutant.bytes.len()).unwrap();
+        assert_ne!(old, mutant.bytes, "{mutant:?}");
+    }
 }
