@@ -42,9 +42,7 @@ fn compressed(half: u16) -> Option<Instruction> {
     match (half & 3, half >> 13, half >> 10 & 3) {
         (1, 4, 0) => Some(Instruction::SRLI { rd, rs1: rd, shamt }),
         (1, 4, 1) => Some(Instruction::SRAI { rd, rs1: rd, shamt }),
-        (1, 4, 3) if half >> 12 & 1 == 0 && half >> 5 & 3 == 3 => {
-            Some(Instruction::AND { rd, rs1: rd, rs2: near(2) })
-        }
+        (1, 4, 3) if half >> 12 & 1 == 0 && half >> 5 & 3 == 3 => Some(Instruction::AND { rd, rs1: rd, rs2: near(2) }),
         // Reserved with bit 12 set; riscv-isa takes one of them for c.and.
         (1, 4, 3) if half >> 12 & 1 == 1 && half >> 6 & 1 == 1 => Some(Instruction::UNIMP),
         (2, 0, _) => {

@@ -279,12 +279,9 @@ impl Layout {
         for register in 1..32 {
             regs.set(register, Val::named(u64::from(register)));
         }
-        for (register, value) in [
-            (cpu::SP, Probe::STACK),
-            (cpu::TP, Probe::PREV),
-            (switch.prev, Probe::PREV),
-            (switch.next, Probe::NEXT),
-        ] {
+        for (register, value) in
+            [(cpu::SP, Probe::STACK), (cpu::TP, Probe::PREV), (switch.prev, Probe::PREV), (switch.next, Probe::NEXT)]
+        {
             regs.set(register, Val::of(value));
         }
         let mut probe = Probe::default();
@@ -314,8 +311,7 @@ fn saved(image: &Image, (start, end): (u64, u64)) -> Result<Saved, String> {
     let mut probe = Probe::default();
     let (mut loads, mut pc) = (Vec::new(), start);
     while pc < end {
-        let (instruction, len) =
-            image.decode(pc).ok_or_else(|| format!("{}: unknown instruction", image.place(pc)))?;
+        let (instruction, len) = image.decode(pc).ok_or_else(|| format!("{}: unknown instruction", image.place(pc)))?;
         if let (I::LD { rd, .. }, Some(touch)) = (instruction, cpu::touch(instruction, &regs)) {
             loads.extend(touch.address.bits.checked_sub(Probe::NEXT).filter(|o| *o < Probe::SIZE).map(|o| (rd, o)));
         }
@@ -339,7 +335,11 @@ fn saved(image: &Image, (start, end): (u64, u64)) -> Result<Saved, String> {
 fn handlers(image: &Image) -> Vec<u64> {
     let Some((start, _)) = image.symbol("excp_vect_table") else { return Vec::new() };
     let end = image.symbol("excp_vect_table_end").map_or(start + 20 * 8, |s| s.0);
-    (start..end).step_by(8).map_while(|at| image.word(at)).take_while(|handler| image.name_at(*handler).is_some()).collect()
+    (start..end)
+        .step_by(8)
+        .map_while(|at| image.word(at))
+        .take_while(|handler| image.name_at(*handler).is_some())
+        .collect()
 }
 
 fn no_csrs() -> Csrs {

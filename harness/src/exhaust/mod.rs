@@ -69,8 +69,12 @@ impl Verdict {
 
 /// Sets of alternatives: none, and for each extension that has some in the interpreted code, those.
 pub fn variants(image: &Image, layout: &Layout) -> Vec<(Vec<u32>, Image)> {
-    let here: Vec<Alternative> =
-        layout.ranges().iter().flat_map(|(start, end)| image.alternatives(*start, *end)).filter(|a| a.vendor == 0).collect();
+    let here: Vec<Alternative> = layout
+        .ranges()
+        .iter()
+        .flat_map(|(start, end)| image.alternatives(*start, *end))
+        .filter(|a| a.vendor == 0)
+        .collect();
     let mut by: BTreeMap<u32, Vec<&Alternative>> = BTreeMap::new();
     here.iter().for_each(|a| by.entry(a.id).or_default().push(a));
     let mut variants = vec![(Vec::new(), image.clone())];

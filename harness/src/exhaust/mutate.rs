@@ -181,7 +181,7 @@ fn of_word(word: u32) -> Vec<(Kind, u32)> {
         // Operations with a constant
         0x13 => {
             registers(&[7, 15]);
-            all.extend([4, 6, 7].filter(|_| funct3 >= 4).map(|f| (Kind::Operation, with(word, 12, 3, f))));
+            all.extend([4, 6, 7].into_iter().filter(|_| funct3 >= 4).map(|f| (Kind::Operation, with(word, 12, 3, f))));
             let number = field(word, 20, 12);
             all.extend([number << 1, number >> 1, 0].map(|n| (Kind::Number, with(word, 20, 12, n))));
         }

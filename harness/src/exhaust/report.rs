@@ -63,7 +63,14 @@ pub struct Report {
 }
 
 /// Tells what `verdict` holds.
-pub fn report(kernel: &str, image: &Image, layout: &Layout, symbols: &Symbols, plan: &Plan, verdict: &Verdict) -> Report {
+pub fn report(
+    kernel: &str,
+    image: &Image,
+    layout: &Layout,
+    symbols: &Symbols,
+    plan: &Plan,
+    verdict: &Verdict,
+) -> Report {
     Report {
         kernel: kernel.to_owned(),
         clean: verdict.is_clean(),
@@ -105,12 +112,9 @@ fn told(image: &Image, layout: &Layout, symbols: &Symbols, plan: &Plan, finding:
     }
     let setting = setting(&events, finding.violation.window, root.cpu);
     let steps = events.into_iter().filter_map(|event| match event {
-        Event::Said(pc, text) => Some(Step {
-            address: format!("{pc:#x}"),
-            place: image.place(pc),
-            line: symbols.line(pc),
-            text,
-        }),
+        Event::Said(pc, text) => {
+            Some(Step { address: format!("{pc:#x}"), place: image.place(pc), line: symbols.line(pc), text })
+        }
         _ => None,
     });
     Told {
@@ -134,9 +138,11 @@ fn setting(events: &[Event], window: u8, cpu: u32) -> Setting {
     let Some(at) = fault else { return of("plain") };
     let Event::Fault(page, _) = events[at] else { return of("plain") };
     // The first of a row of faults.
-    let first = events[..at].iter().rposition(|e| matches!(e, Event::Used(p) if *p == page) || matches!(e, Event::Fence));
+    let first =
+        events[..at].iter().rposition(|e| matches!(e, Event::Used(p) if *p == page) || matches!(e, Event::Fence));
     let Some(used) = first.filter(|u| matches!(events[*u], Event::Used(_))) else { return of("stale") };
-    let until = events[used..].iter().position(|e| matches!(e, Event::Fault(p, _) if *p == page)).map_or(at, |n| used + n);
+    let until =
+        events[used..].iter().position(|e| matches!(e, Event::Fault(p, _) if *p == page)).map_or(at, |n| used + n);
     let loses = events[used..until].iter().rev().find_map(|event| match event {
         Event::Trap { user: false } => Some("trap-s"),
         Event::Trap { user: true } => Some("trap-u"),

@@ -49,7 +49,13 @@ pub fn search(world: &World<'_>, root: Root, limit: Limit) -> Found {
     // Parent and choice of each state, to find the way back.
     let mut steps: Vec<(u32, Choice)> = Vec::new();
     let mut queue: VecDeque<(u32, State, Vec<Choice>)> = VecDeque::new();
-    let mut arrive = |mut state: State, parent: u32, choice: Choice, found: &mut Found, queue: &mut VecDeque<_>, steps: &mut Vec<_>, stop: Option<Stop>| {
+    let mut arrive = |mut state: State,
+                      parent: u32,
+                      choice: Choice,
+                      found: &mut Found,
+                      queue: &mut VecDeque<_>,
+                      steps: &mut Vec<_>,
+                      stop: Option<Stop>| {
         let stop = stop.unwrap_or_else(|| world.run(&mut state));
         match stop {
             Stop::Choose(choices) => {

@@ -240,7 +240,9 @@ pub enum Stop {
 pub enum Event {
     /// A step in words, with the address of the instruction.
     Said(u64, String),
-    Trap { user: bool },
+    Trap {
+        user: bool,
+    },
     Wrote(u32),
     Used(u8),
     Fault(u8, Window),
@@ -580,7 +582,10 @@ impl<'a> World<'a> {
             if !self.layout.in_entry(pc) && self.opaque(state) {
                 return None;
             }
-            return Some(Stop::Unknown(format!("{}: an instruction that the decoder does not know", self.image.place(pc))));
+            return Some(Stop::Unknown(format!(
+                "{}: an instruction that the decoder does not know",
+                self.image.place(pc)
+            )));
         };
         let touch = cpu::touch(instruction, &state.regs);
         if !state.granted {
@@ -608,7 +613,11 @@ impl<'a> World<'a> {
             Ok(Next::Ebreak) if in_switch => return Some(Stop::End),
             Ok(Next::Ebreak) => return Some(self.broken(state, "no trap by itself", "the entry executes ebreak")),
             Ok(Next::Jump(to)) if !to.known => {
-                return Some(self.broken(state, "control", "a jump through a register that the kernel does not control"));
+                return Some(self.broken(
+                    state,
+                    "control",
+                    "a jump through a register that the kernel does not control",
+                ));
             }
             Ok(Next::Jump(to)) => {
                 state.pc = to.bits;
@@ -833,11 +842,7 @@ impl<'a> World<'a> {
             | I::BGEU { offset, .. } => offset,
             _ => 0,
         };
-        state.pc = if taken {
-            state.pc.wrapping_add_signed(i64::from(offset))
-        } else {
-            state.pc + u64::from(len)
-        };
+        state.pc = if taken { state.pc.wrapping_add_signed(i64::from(offset)) } else { state.pc + u64::from(len) };
     }
 
     fn sc(&self, state: &mut State, well: bool) {
@@ -924,7 +929,11 @@ impl<'a> World<'a> {
         begun.push(Begun::Trap(Box::new(trap)));
         let open = begun.iter().rev().take_while(|b| matches!(b, Begun::Trap(t) if !t.handled)).count();
         if open > 3 {
-            return Some(self.broken(state, "ends", "the entry traps again and again before it has saved the registers"));
+            return Some(self.broken(
+                state,
+                "ends",
+                "the entry traps again and again before it has saved the registers",
+            ));
         }
         None
     }
@@ -987,7 +996,11 @@ impl<'a> World<'a> {
             };
             for register in (1..32).filter(|r| cpu::is_saved(*r) && *r != cpu::TP && *r != cpu::GP) {
                 if state.regs.get(register) != saved.get(register) {
-                    return Some(self.broken(state, "registers", format!("__switch_to changes {}", cpu::NAMES[register as usize])));
+                    return Some(self.broken(
+                        state,
+                        "registers",
+                        format!("__switch_to changes {}", cpu::NAMES[register as usize]),
+                    ));
                 }
             }
             if state.pc != saved.get(cpu::RA).bits {
@@ -1018,9 +1031,9 @@ impl<'a> World<'a> {
                 || layout.switch.as_ref().and_then(|s| s.prev_cpu).is_some_and(|o| o & !7 == offset)
                 || offset == layout.cpu & !7
         };
-        state.memory.retain(|address, _| {
-            TASKS.iter().all(|task| !within(*address, *task, TASK_SIZE) || known(address - task))
-        });
+        state
+            .memory
+            .retain(|address, _| TASKS.iter().all(|task| !within(*address, *task, TASK_SIZE) || known(address - task)));
     }
 
     /// Makes the registers what they are in the middle of a C function.
@@ -1063,7 +1076,8 @@ impl<'a> World<'a> {
         };
         let irq_limit = if irq { sp.unwrap_or(IRQ_STACK) } else { IRQ_STACK + size };
         state.memory.retain(|address, _| {
-            !(within(*address, own, size) && *address < limit || within(*address, IRQ_STACK, size) && *address < irq_limit)
+            !(within(*address, own, size) && *address < limit
+                || within(*address, IRQ_STACK, size) && *address < irq_limit)
         });
         for offset in &self.layout.scratch {
             if sp.is_some() || *offset != self.layout.kernel_sp {
@@ -1094,14 +1108,28 @@ impl<'a> World<'a> {
         if target != ON_IRQ_STACK && !self.image.contains(target) {
             return Some(self.broken(state, "control", format!("a jump to {target:#x}, where no code is")));
         }
-        self.say(target, || format!("calls {}", if target == ON_IRQ_STACK { "a function on the IRQ stack".to_owned() } else { self.image.place(target) }));
+        self.say(target, || {
+            format!(
+                "calls {}",
+                if target == ON_IRQ_STACK {
+                    "a function on the IRQ stack".to_owned()
+                } else {
+                    self.image.place(target)
+                }
+            )
+        });
         let layout = self.layout;
-        let is_handler = Some(target) == layout.irq || layout.handlers.contains(&target) || Some(target) == layout.bad_stack;
+        let is_handler =
+            Some(target) == layout.irq || layout.handlers.contains(&target) || Some(target) == layout.bad_stack;
         let open = matches!(state.begun[state.task].last(), Some(Begun::Trap(t)) if !t.handled);
         let mut frame = None;
         if is_handler {
             if !open {
-                return Some(self.broken(state, "control", format!("{} is called without a trap", self.image.place(target))));
+                return Some(self.broken(
+                    state,
+                    "control",
+                    format!("{} is called without a trap", self.image.place(target)),
+                ));
             }
             if let Some(stop) = self.handler(state, target) {
                 return Some(stop);
@@ -1156,7 +1184,11 @@ impl<'a> World<'a> {
             return Some(self.broken(state, "spurious faults are absorbed", what));
         }
         let overflow = !trap.user && {
-            let stack = if within(trap.regs.get(cpu::SP).bits, IRQ_STACK, self.stack_size()) { IRQ_STACK } else { STACKS[state.task] };
+            let stack = if within(trap.regs.get(cpu::SP).bits, IRQ_STACK, self.stack_size()) {
+                IRQ_STACK
+            } else {
+                STACKS[state.task]
+            };
             layout.shift.is_some() && trap.regs.get(cpu::SP).bits < stack + layout.frame
         };
         if Some(target) == layout.bad_stack {
@@ -1175,7 +1207,11 @@ impl<'a> World<'a> {
             let found = words(u64::from(register) * 8);
             // On a stack overflow the kernel does not know tp.
             if found != Some(trap.regs.get(register)) && !(overflow && register == cpu::TP) {
-                return Some(self.broken(state, "pt_regs", format!("pt_regs have a wrong {}", cpu::NAMES[register as usize])));
+                return Some(self.broken(
+                    state,
+                    "pt_regs",
+                    format!("pt_regs have a wrong {}", cpu::NAMES[register as usize]),
+                ));
             }
         }
         for (offset, value, name) in [
@@ -1196,7 +1232,11 @@ impl<'a> World<'a> {
             _ => layout.irq,
         };
         if right != Some(target) {
-            return Some(self.broken(state, "control", format!("cause {:#x} is handled by {}", trap.cause, self.image.place(target))));
+            return Some(self.broken(
+                state,
+                "control",
+                format!("cause {:#x} is handled by {}", trap.cause, self.image.place(target)),
+            ));
         }
         if state.csrs.scratch != Val::of(0) {
             return Some(self.broken(state, "sscratch is 0 in the kernel", "C code is called, and sscratch is not 0"));
@@ -1285,14 +1325,30 @@ impl<'a> World<'a> {
         let pc = state.pc;
         let mode = |user: bool| if user { "user" } else { "supervisor" };
         if user != trap.user {
-            return Some(self.broken(state, "mode", format!("sret returns to {} mode, the trap came from {} mode", mode(user), mode(trap.user))));
+            return Some(self.broken(
+                state,
+                "mode",
+                format!("sret returns to {} mode, the trap came from {} mode", mode(user), mode(trap.user)),
+            ));
         }
         if epc != Val::of(trap.pc) {
-            return Some(self.broken(state, "control", format!("sret returns to {}, the trap came from {}", self.image.place(epc.bits), self.image.place(trap.pc))));
+            return Some(self.broken(
+                state,
+                "control",
+                format!(
+                    "sret returns to {}, the trap came from {}",
+                    self.image.place(epc.bits),
+                    self.image.place(trap.pc)
+                ),
+            ));
         }
         for register in 1..32 {
             if state.regs.get(register) != trap.regs.get(register) {
-                return Some(self.broken(state, "registers", format!("sret returns with a wrong {}", cpu::NAMES[register as usize])));
+                return Some(self.broken(
+                    state,
+                    "registers",
+                    format!("sret returns with a wrong {}", cpu::NAMES[register as usize]),
+                ));
             }
         }
         let mut after = status & !(cpu::SIE | cpu::SPP) | cpu::SPIE;
@@ -1301,7 +1357,11 @@ impl<'a> World<'a> {
         // In user mode interrupts are enabled whatever SIE says.
         let kept = if user { kept & !cpu::SIE } else { kept };
         if (after ^ trap.status.0) & kept != 0 {
-            return Some(self.broken(state, "sstatus", format!("sret returns with sstatus {after:#x} in place of {:#x}", trap.status.0)));
+            return Some(self.broken(
+                state,
+                "sstatus",
+                format!("sret returns with sstatus {after:#x} in place of {:#x}", trap.status.0),
+            ));
         }
         let scratch = if trap.handled { Val::of(if user { TASKS[task] } else { 0 }) } else { trap.scratch };
         if state.csrs.scratch != scratch {
@@ -1310,7 +1370,11 @@ impl<'a> World<'a> {
         if user {
             let top = self.word(&state.memory, TASKS[task] + self.layout.kernel_sp);
             if top != Some(Val::of(self.top(task))) {
-                return Some(self.broken(state, "thread_info", "kernel_sp is not the top of the stack on return to user mode"));
+                return Some(self.broken(
+                    state,
+                    "thread_info",
+                    "kernel_sp is not the top of the stack on return to user mode",
+                ));
             }
         }
         if !trap.handled {
@@ -1384,7 +1448,11 @@ impl<'a> World<'a> {
         };
         for register in (1..32).filter(|r| cpu::is_saved(*r)) {
             if state.regs.get(register) != regs.get(register) {
-                return Some(self.broken(state, "registers", format!("call_on_irq_stack() changes {}", cpu::NAMES[register as usize])));
+                return Some(self.broken(
+                    state,
+                    "registers",
+                    format!("call_on_irq_stack() changes {}", cpu::NAMES[register as usize]),
+                ));
             }
         }
         self.body(state, false);
@@ -1448,7 +1516,10 @@ impl<'a> World<'a> {
                 return self.other_calls(state, other);
             }
             let Some((instruction, len)) = self.image.decode(pc) else {
-                return Some(Stop::Unknown(format!("{}: an instruction that the decoder does not know", self.image.place(pc))));
+                return Some(Stop::Unknown(format!(
+                    "{}: an instruction that the decoder does not know",
+                    self.image.place(pc)
+                )));
             };
             let touch = cpu::touch(instruction, &other.regs);
             let mut csrs = state.csrs;
@@ -1459,7 +1530,9 @@ impl<'a> World<'a> {
                 // No value is unknown that matters here; go the way that does more.
                 Ok(Next::Either(_)) => pc + u64::from(len),
                 Ok(Next::Fence(_) | Next::On | Next::Wrote(_)) => pc + u64::from(len),
-                Ok(other) => return Some(Stop::Unknown(format!("{}: {other:?} on the other hart", self.image.place(pc)))),
+                Ok(other) => {
+                    return Some(Stop::Unknown(format!("{}: {other:?} on the other hart", self.image.place(pc))));
+                }
                 Err(why) => return Some(Stop::Unknown(format!("{}: {why}", self.image.place(pc)))),
             };
             if self.is_mark(touch) {
@@ -1477,7 +1550,9 @@ impl<'a> World<'a> {
         let pages = Self::pages_of(other.mapping);
         let name = self.image.name_at(other.pc).unwrap_or_default().to_owned();
         if state.known & pages != pages & !ON_STACK && other.mapping != 0 {
-            self.say(other.pc, || format!("the other hart calls {name}(), which can be traced: a tracer passes the address on"));
+            self.say(other.pc, || {
+                format!("the other hart calls {name}(), which can be traced: a tracer passes the address on")
+            });
             state.known |= pages;
             state.other = Some(other);
             return None;

@@ -97,12 +97,17 @@ pub fn run(options: &Options, args: &Args) -> Result<Exit> {
         let vmlinux = vmlinux.display();
         return Err(Error::could_not(format!("{vmlinux}: the kernel itself is not clean; see `lazymap exhaust`")));
     }
-    let all: Vec<Mutant> = ranges(&image, &layout).into_iter().flat_map(|range| mutate::mutants(&image, range)).collect();
+    let all: Vec<Mutant> =
+        ranges(&image, &layout).into_iter().flat_map(|range| mutate::mutants(&image, range)).collect();
     let all: Vec<Mutant> = all.into_iter().step_by(args.every as usize).collect();
     let mine = args.shard.share(all);
     let mut rows = judged(&image, &layout, &mine, options.jobs);
     if rows.len() != mine.len() {
-        return Err(Error::could_not(format!("{} of {} mutants have no verdict; report this", mine.len() - rows.len(), mine.len())));
+        return Err(Error::could_not(format!(
+            "{} of {} mutants have no verdict; report this",
+            mine.len() - rows.len(),
+            mine.len()
+        )));
     }
     for row in &mut rows {
         let found = known.survivor.iter().find(|s| s.place == row.place && s.new == row.new);
@@ -119,7 +124,11 @@ pub fn run(options: &Options, args: &Args) -> Result<Exit> {
     files::write_whole(&options.place("mutants").join("results.json"), json + "\n")?;
     let unexplained = rows.iter().filter(|r| r.killed.is_none() && r.why.is_none()).count();
     let killed = rows.iter().filter(|r| r.killed.is_some()).count();
-    println!("{} mutants: {killed} killed, {} explained, {unexplained} unexplained", rows.len(), rows.len() - killed - unexplained);
+    println!(
+        "{} mutants: {killed} killed, {} explained, {unexplained} unexplained",
+        rows.len(),
+        rows.len() - killed - unexplained
+    );
     Ok(if rows.is_empty() || unexplained > 0 { Exit::Failed } else { Exit::Pass })
 }
 
@@ -166,25 +175,35 @@ fn judged(image: &Image, layout: &Layout, mutants: &[Mutant], jobs: usize) -> Ve
     let next = AtomicUsize::new(0);
     let worker = |image: Image| {
         let mut rows = Vec::new();
-        while let Some((at, mutant)) = Some(next.fetch_add(1, Ordering::Relaxed)).and_then(|at| Some((at, mutants.get(at)?))) {
+        while let Some((at, mutant)) =
+            Some(next.fetch_add(1, Ordering::Relaxed)).and_then(|at| Some((at, mutants.get(at)?)))
+        {
             let started = Instant::now();
             let verdict = searched(&image.patched(mutant.address, &mutant.bytes), layout);
             let killed = verdict.findings.first().map(|f| f.violation.property.to_owned());
-            rows.push((at, Row {
-                place: image.place(mutant.address),
-                kind: mutant.kind.to_string(),
-                old: mutant.old.clone(),
-                new: mutant.new.clone(),
-                uncertain: verdict.unknown.filter(|_| killed.is_none()),
-                killed,
-                why: None,
-                milliseconds: started.elapsed().as_millis() as u64,
-            }));
+            rows.push((
+                at,
+                Row {
+                    place: image.place(mutant.address),
+                    kind: mutant.kind.to_string(),
+                    old: mutant.old.clone(),
+                    new: mutant.new.clone(),
+                    uncertain: verdict.unknown.filter(|_| killed.is_none()),
+                    killed,
+                    why: None,
+                    milliseconds: started.elapsed().as_millis() as u64,
+                },
+            ));
         }
         rows
     };
     let mut rows: Vec<(usize, Row)> = thread::scope(|scope| {
-        let threads: Vec<_> = (0..jobs.max(1)).map(|_| { let image = image.clone(); scope.spawn(move || worker(image)) }).collect();
+        let threads: Vec<_> = (0..jobs.max(1))
+            .map(|_| {
+                let image = image.clone();
+                scope.spawn(move || worker(image))
+            })
+            .collect();
         threads.into_iter().flat_map(|thread| thread.join().unwrap_or_default()).collect()
     });
     rows.sort_by_key(|(at, _)| *at);

@@ -42,11 +42,7 @@ fn kernel() -> Image {
 
 /// A small search.
 fn plan(cpu: u32) -> Plan {
-    Plan {
-        bounds: Bounds { depth: 2, mappings: 1 },
-        cpus: vec![cpu],
-        limit: Limit { states: 200_000, first: false },
-    }
+    Plan { bounds: Bounds { depth: 2, mappings: 1 }, cpus: vec![cpu], limit: Limit { states: 200_000, first: false } }
 }
 
 /// The kernel with one instruction in place of another of the same length; `nth` counts from 0 in the
