@@ -33,6 +33,27 @@ fn target() -> Target {
     }
 }
 
+/// Applies the relocations of a kernel that can run anywhere (CONFIG_RELOCATABLE), for where it is linked to.
+fn relocate(file: &object::File<'_>, segments: &mut [(u64, Vec<u8>)]) {
+    /// Size of Elf64_Rela: where, what, addend; R_RISCV_RELATIVE (psABI).
+    const ENTRY: usize = 24;
+    const RELATIVE: u64 = 3;
+    let data = file.section_by_name(".rela.dyn").and_then(|s| s.data().ok()).unwrap_or_default();
+    for entry in data.chunks_exact(ENTRY) {
+        let word = |at: usize| entry[at..at + 8].try_into().map_or(0, u64::from_le_bytes);
+        let (place, kind, addend) = (word(0), word(8), word(16));
+        if kind != RELATIVE {
+            continue;
+        }
+        for (start, bytes) in segments.iter_mut() {
+            let at = place.checked_sub(*start).and_then(|at| usize::try_from(at).ok());
+            if let Some(to) = at.and_then(|at| bytes.get_mut(at..at + 8)) {
+                to.copy_from_slice(&addend.to_le_bytes());
+            }
+        }
+    }
+}
+
 /// Compressed instructions that riscv-isa 0.3.1 decodes wrongly: c.and, and shifts by 32 and more.
 /// (Instruction Set Manual, Volume I, "RVC Instruction Set Listings".)
 fn compressed(half: u16) -> Option<Instruction> {
@@ -143,6 +164,7 @@ impl Image {
         places.sort_by(|a, b| (a.0, b.1, a.2.len(), &a.2).cmp(&(b.0, a.1, b.2.len(), &b.2)));
         places.dedup_by_key(|p| p.0);
         let places = places.into_iter().map(|(address, _, name)| (address, name)).collect();
+        relocate(&file, &mut segments);
         let mut parsed = File { segments, bounds, writable, names, places, alternatives: Vec::new() };
         parsed.alternatives = parsed.read_alternatives(&file)?;
         Ok(Self::of(parsed))

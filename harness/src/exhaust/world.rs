@@ -1079,8 +1079,10 @@ impl<'a> World<'a> {
             !(within(*address, own, size) && *address < limit
                 || within(*address, IRQ_STACK, size) && *address < irq_limit)
         });
+        // While sscratch holds the task, the return to user mode still needs its slot.
+        let free = state.csrs.scratch == Val::of(0);
         for offset in &self.layout.scratch {
-            if sp.is_some() || *offset != self.layout.kernel_sp {
+            if free || *offset != self.layout.kernel_sp {
                 state.memory.insert(TASKS[state.task] + offset, Val::named(0x5c0 + offset));
             }
         }
