@@ -35,12 +35,13 @@ require_allow_crash()
 	skip_test "it can crash the machine: set ALLOW_CRASH=1 in the environment if that may be"
 }
 
-# require_module NAME: skip unless NAME.ko was built and may be loaded
+# require_module NAME [KIND]: skip unless NAME.ko was built and may be loaded. KIND is
+# what KDIR= has to be for that, if not a kernel with the abstractions for Rust.
 require_module()
 {
 	[ "$(id -u)" -eq 0 ] || skip_test "must be run as root"
 	[ -e "$DIR/test_modules/$1.ko" ] ||
-		skip_test "$1.ko is missing: KDIR= must have CONFIG_RUST_KSELFTEST_SUPPORT"
+		skip_test "$1.ko is missing: KDIR= must ${2:-have CONFIG_RUST_KSELFTEST_SUPPORT}"
 }
 
 # arguments_for MODULE [PARAMETER=VALUE...]: these, plus what the kernel's command

@@ -27,7 +27,7 @@ use crate::trial::tally::Tally;
 use crate::trial::verdict::Count;
 use crate::verbs::check::{Part, Plan, Shard};
 use crate::verbs::demo::{self, Kernels};
-use crate::verbs::{bench, check, clean, controls, cost, exhaust, litmus, mutants, run, shell};
+use crate::verbs::{bench, check, clean, controls, cost, exhaust, judge, litmus, mutants, run, shell};
 use crate::{hunt, series};
 
 /// Exit codes as `--help` shows them.
@@ -123,6 +123,9 @@ enum Verb {
     Exhaust(exhaust::Args),
     /// Changes each instruction of the scheme in each likely way, and reports which changes `exhaust` finds
     Mutants(mutants::Args),
+    /// Gives the verdict on the console of a run elsewhere: on a board, in LAVA, in a bug report
+    #[command(after_help = judge::EXIT_CODES)]
+    Judge(Box<judge::Args>),
     /// Writes the patches from the sources and the commits in the work tree, for each base or the
     /// selected one
     Series,
@@ -268,6 +271,12 @@ fn parse() -> Result<Option<(Options, Verb, Named)>> {
         Some(ALL) => (base, Named::All),
         Some(version) => (base.choose(version)?, Named::One),
     };
+    if !base.linux.is_whole() && !matches!(cli.verb, Verb::Series | Verb::SeriesCheck { .. }) {
+        return Err(Error::usage(format!(
+            "BASE={}: it has a part of the series, which only series and series-check take; name another kernel",
+            base.linux.version
+        )));
+    }
     let jobs = cli.global.jobs.map_or_else(cpus, usize::from);
     let limits = LimitsGiven::from_env()?;
     Ok(Some((Options { root, out, ksrc, base, jobs, limits }, cli.verb, named)))
@@ -287,6 +296,7 @@ fn dispatch(options: &Options, verb: Verb, named: Named) -> Result<u8> {
         }
         Verb::Exhaust(args) => return exhaust::run(options, &args).map(|exit| exit as u8),
         Verb::Mutants(args) => return mutants::run(options, &args).map(|exit| exit as u8),
+        Verb::Judge(args) => return judge::run(options, &args).map(|exit| exit as u8),
         Verb::Completions { shell } => {
             clap_complete::generate(shell, &mut Cli::command(), "lazymap", &mut io::stdout());
             return Ok(Exit::Pass as u8);
@@ -412,7 +422,9 @@ fn prepared(options: &Options, verb: Verb, named: Named) -> Result<Work<'_>> {
             Ok(Exit::Pass)
         }),
         // Already handled.
-        Verb::Completions { .. } | Verb::Man | Verb::Exhaust(_) | Verb::Mutants(_) => Box::new(|| Ok(Exit::Pass)),
+        Verb::Completions { .. } | Verb::Man | Verb::Exhaust(_) | Verb::Mutants(_) | Verb::Judge(_) => {
+            Box::new(|| Ok(Exit::Pass))
+        }
     })
 }
 

@@ -28,10 +28,11 @@ use self::symbols::Symbols;
 use self::trace::{Story, Trace};
 use self::verdict::{Guest, Outcome};
 use crate::boot::initramfs;
-use crate::boot::machine::{Boot, Limits, Machine, Run};
+use crate::boot::machine::{Boot, Counters, Limits, Machine, Run};
 use crate::boot::program;
 use crate::build::kernel::{BASE, Config, SERIES};
 use crate::build::workbench::{self, Lab, Workbench};
+use crate::console::end::{self, Reading};
 use crate::console::ktap;
 use crate::console::log::Log;
 use crate::ground::error::{Error, Exit, Result};
@@ -392,29 +393,80 @@ pub fn boot(bench: &Workbench, target: &Target, folder: &Path) -> Result<Report>
 
 /// The report on a finished run.
 fn told(subject: Subject, run: &Run, story: &Story, symbols: &Symbols, guest: Guest) -> Report {
-    let death = verdict::death(&run.log, &run.reading);
-    let (mut outcome, fates) = verdict::judge(story, &run.reading, death.as_ref(), guest, &run.log);
-    if outcome == Outcome::Survived {
-        outcome = doubts(run, story, &subject).map_or(outcome, |why| Outcome::Uncertain { why });
-    }
-    let used = story.hits.iter().flat_map(|hit| [hit.addr, hit.pc, hit.read.as_ref().map_or(hit.addr, |r| r.addr)]);
-    let layout = Layout::new(&run.log, used, symbols.image());
-    report::report(subject, story, (outcome, fates), death, symbols, &layout)
+    let counters = run.counters.as_ref().map(|counters| counters.as_ref()).map_err(String::as_str);
+    told_of(subject, &run.log, &run.reading, counters, story, symbols, guest)
 }
 
-/// Why a run that looks clean may not have been.
-fn doubts(run: &Run, story: &Story, subject: &Subject) -> Option<String> {
-    match &run.counters {
-        Err(why) => return Some(why.clone()),
-        Ok(None) => return Some("QEMU did not count stale hits".to_owned()),
-        Ok(Some(counters)) if counters.stale_hits != story.total => {
-            return Some(format!("QEMU counted {} stale hits and traced {}", counters.stale_hits, story.total));
-        }
-        Ok(Some(counters)) if counters.fences == 0 => return Some("no hart ever fenced".to_owned()),
-        _ => {}
+/// The report on a console and a trace; `counters` are QEMU's.
+fn told_of(
+    subject: Subject,
+    log: &Log,
+    reading: &Reading,
+    counters: Result<Option<&Counters>, &str>,
+    story: &Story,
+    symbols: &Symbols,
+    guest: Guest,
+) -> Report {
+    let death = verdict::death(log, reading);
+    let (mut outcome, fates) = verdict::judge(story, reading, death.as_ref(), guest, log);
+    let mut note = None;
+    if outcome == Outcome::Survived {
+        note = death.as_ref().map(|_| "the kernel reported a stale hit on the console, and went on".to_owned());
+        let doubt = counted(counters, story).or_else(|| doubts(reading, &subject));
+        outcome = doubt.map_or(outcome, |why| Outcome::Uncertain { why });
     }
-    if let Some(bad) = run.reading.forbidden.first() {
-        return Some(format!("the console has `{}`", bad.text));
+    let used = story.hits.iter().flat_map(|hit| [hit.addr, hit.pc, hit.read.as_ref().map_or(hit.addr, |r| r.addr)]);
+    let layout = Layout::new(log, used, symbols.image());
+    Report { note, ..report::report(subject, story, (outcome, fates), death, symbols, &layout) }
+}
+
+/// The report on a console and a trace from elsewhere; what QEMU counted is optional.
+///
+/// # Errors
+/// When the trace makes no sense (exit code 2).
+pub fn of_files(
+    name: &str,
+    log: &Log,
+    reading: &Reading,
+    counters: Option<Counters>,
+    trace: &str,
+    symbols: &Symbols,
+) -> Result<Report> {
+    let story = trace::read(trace).map_err(Error::could_not)?;
+    let own = log.lines.iter().any(|line| line.text == end::READY);
+    let guest = if own { Guest::Own } else { Guest::Foreign };
+    let found = Counters { harts: 0, stale_hits: story.total, fences: 1 };
+    let subject = Subject {
+        kernel: name.to_owned(),
+        version: version(log),
+        machine: "elsewhere".to_owned(),
+        end: reading.end.to_string(),
+        workload: ktap::parse(log).cases.iter().map(result).collect(),
+        ..Subject::default()
+    };
+    Ok(told_of(subject, log, reading, Ok(Some(&counters.unwrap_or(found))), &story, symbols, guest))
+}
+
+/// Why the trace may not be whole.
+fn counted(counters: Result<Option<&Counters>, &str>, story: &Story) -> Option<String> {
+    match counters {
+        Err(why) => Some(why.to_owned()),
+        Ok(None) => Some("QEMU did not count stale hits".to_owned()),
+        Ok(Some(counters)) if counters.stale_hits != story.total => {
+            Some(format!("QEMU counted {} stale hits and traced {}", counters.stale_hits, story.total))
+        }
+        Ok(Some(counters)) if counters.fences == 0 => Some("no hart ever fenced".to_owned()),
+        Ok(Some(_)) => None,
+    }
+}
+
+/// Why a console that looks clean may not be.
+fn doubts(reading: &Reading, subject: &Subject) -> Option<String> {
+    if let Some(bad) = reading.forbidden.first() {
+        return Some(format!("the console has `{}` ({})", bad.text, bad.kind));
+    }
+    if let Some(odd) = reading.unknown.first() {
+        return Some(format!("line {} of the console is an unknown kind of report: `{}`", odd.line, odd.text));
     }
     let (name, what) = subject.workload.iter().find(|(_, what)| what != "pass" && !what.starts_with("skip"))?;
     Some(format!("the workload {name} ended in {what}"))

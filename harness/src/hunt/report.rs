@@ -158,6 +158,9 @@ pub struct Report {
     pub subject: Subject,
     /// The result.
     pub result: Outcome,
+    /// What else has to be said about it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub note: Option<String>,
     /// The kernel's own report, if it died.
     pub death: Option<Death>,
     /// `sv39`, `sv48` or `sv57`.
@@ -197,6 +200,7 @@ pub fn report(
         schema: SCHEMA,
         subject,
         result,
+        note: None,
         death,
         translation: layout.mode().name(),
         layout: layout.source(),
@@ -318,6 +322,9 @@ impl Report {
         }
         if let Some(death) = &self.death {
             say(format!("  {}", death.headline));
+        }
+        if let Some(note) = &self.note {
+            say(format!("  {note}"));
         }
         if let Some(hit) = self.killer() {
             say(String::new());

@@ -112,7 +112,8 @@ pub fn death(log: &Log, reading: &Reading) -> Option<Death> {
     let calls = lines.iter().filter_map(call);
     Some(Death {
         headline: headline.text.clone(),
-        epc: find(r"^\s*epc : ([0-9a-f]{16}) ra :"),
+        // Kernels before 5.11 print `epc: `.
+        epc: find(r"^\s*epc ?: ([0-9a-f]{16}) ra :"),
         badaddr: find(r"\bbadaddr: ([0-9a-f]{16})\b"),
         calls: calls.collect(),
         lines,
@@ -133,6 +134,7 @@ pub fn judge(story: &Story, reading: &Reading, death: Option<&Death>, guest: Gue
 fn outcome(story: &Story, reading: &Reading, death: Option<&Death>, guest: Guest, log: &Log) -> Outcome {
     let uncertain = |why: String| Outcome::Uncertain { why };
     match &reading.end {
+        End::Oops { .. } if went_on(story, reading, death) => Outcome::Survived,
         End::Oops { headline } | End::Panic { headline } | End::StackOverflow { headline } => {
             match death.and_then(|death| culprit(&story.hits, death)) {
                 Some((hit, how)) => Outcome::Killed { hit, how },
@@ -144,13 +146,25 @@ fn outcome(story: &Story, reading: &Reading, death: Option<&Death>, guest: Guest
                 let how = format!("the access faulted {} times, up to the end of the run", story.hits[hit].repeats);
                 Outcome::Killed { hit, how }
             }
-            None => uncertain(format!("{}, but no stale hit explains it", reading.end)),
+            None => uncertain(hinted(reading, &format!("{}, but no stale hit explains it", reading.end))),
         },
         End::Finished => Outcome::Survived,
         // It was switched off; only the marks of the tool's own init are missing.
-        End::Incomplete { .. } if guest == Guest::Foreign && started_init(log) => Outcome::Survived,
-        other => uncertain(other.to_string()),
+        End::Incomplete { .. } if guest == Guest::Foreign && reading.off && started_init(log) => Outcome::Survived,
+        other => uncertain(hinted(reading, &other.to_string())),
     }
+}
+
+/// A reason with what may help.
+fn hinted(reading: &Reading, why: &str) -> String {
+    reading.hint.map_or_else(|| why.to_owned(), |hint| format!("{why}; {hint}"))
+}
+
+/// Whether the kernel reported a hit as if it died of it, fenced and went on, as vendors' kernels do: the hart used the
+/// page later, and the guest ran to its end.
+pub fn went_on(story: &Story, reading: &Reading, death: Option<&Death>) -> bool {
+    let hit = death.and_then(|death| culprit(&story.hits, death)).map(|(hit, _)| &story.hits[hit]);
+    reading.went_on && hit.is_some_and(|hit| hit.end.is_some() && hit.repeats < ENDLESS)
 }
 
 /// Whether the kernel got as far as starting a program.

@@ -86,13 +86,16 @@ pub fn check(options: &Options, build: bool) -> Result<Checked> {
     }
     step.finish("done");
     result("each Fixes: has digits and subject".to_owned(), rules::fixes_are_whole(&mails)?);
+    result("nothing that the linux-riscv bot refuses".to_owned(), rules::bot_takes(&mails)?);
     let (mut rows, tips) = in_topics(&tree, applied.as_deref().ok(), &folder, &mails, options, &mut result)?;
     if let Ok(tip) = &applied {
         result("rustfmt".to_owned(), formatted(&tree, tip, &rustfmt)?);
         result("kernel-doc".to_owned(), rules::kernel_doc(&tree, tip)?);
         result("MAINTAINERS gets no orphans".to_owned(), rules::no_orphans(&tree, tip)?);
-        let lean = rules::switch_is_lean(&tree, tip, &base.switch)?;
-        result("the switch touches no header that every file includes".to_owned(), lean);
+        if base.linux.is_whole() {
+            let lean = rules::switch_is_lean(&tree, tip, &base.switch)?;
+            result("the switch touches no header that every file includes".to_owned(), lean);
+        }
         if build {
             drop(tree);
             let wanted: Vec<_> = tips.iter().flatten().cloned().collect();
@@ -144,8 +147,12 @@ fn in_topics(
     };
     let cover = folder.join(COVER);
     let named = match fs::read_to_string(&cover) {
-        // It is one text for all kernels, with the numbers of the first.
-        Ok(text) => topics::in_cover_letter(&text, &parts, options.base.suffix().is_empty())?,
+        // One text serves several kernels, with the numbers of the first.
+        Ok(text) => {
+            let own = options.base.all.iter().find(|linux| linux.cover == options.base.linux.cover);
+            let own = own.is_some_and(|first| first.version == options.base.linux.version);
+            topics::in_cover_letter(&text, &parts, own)?
+        }
         Err(error) => Err(Error::io("read", &cover, error).message),
     };
     result("the cover letter names each topic".to_owned(), named);
@@ -162,6 +169,10 @@ fn in_topics(
         );
         for mail in mails[part.patches.clone()].iter().filter(|_| part.topic.stable) {
             result(format!("{} is for stable kernels", stem(mail)), rules::for_stable(&rules::message(mail)?));
+        }
+        if let Some(list) = &part.topic.list {
+            let goes = rules::goes_to(tree, list, &mails[part.patches.clone()])?;
+            result(format!("topic {name} goes to its list"), goes);
         }
         rows.push(row(name, topics::numbers(&part.patches), &ground, Some(applied.is_ok())));
         tips.push(applied.ok());

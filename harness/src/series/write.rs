@@ -12,8 +12,6 @@ use crate::options::Options;
 use crate::source::tree::{BASE_TAG, Tree};
 use crate::source::{host, mailbox, weave};
 
-/// Subject (first line) and text of the cover letter.
-const COVER_TEXT: &str = "docs/cover-letter.md";
 /// Name of the cover letter beside the patches. It must not match `*.patch`: `git am` stops at a mail
 /// without a patch, and `git am patches/linux-*/*.patch` must work.
 pub const COVER: &str = "0000-cover-letter.txt";
@@ -94,7 +92,7 @@ fn publish(from: &Path, to: &Path) -> Result<usize> {
 
 /// Formats the commits up to `tip` as mails, reproducibly.
 pub fn write_mails(tree: &Tree, tip: &str, options: &Options) -> Result<tempfile::TempDir> {
-    let text_path = options.root.join(COVER_TEXT);
+    let text_path = options.root.join(&options.base.linux.cover);
     let text = fs::read_to_string(&text_path).map_err(|e| {
         Error::could_not(format!(
             "cannot read {}: {e}; its first line is the cover letter's subject",

@@ -391,6 +391,7 @@ fn judged(tally: &mut Tally, name: &str, verdict: Verdict, why: &str) {
         Verdict::Pass => tally.ok(name),
         Verdict::Fail => tally.not_ok(name, why),
         Verdict::Error => tally.error(name, why),
+        Verdict::Miss => tally.miss(name, why),
         Verdict::Skip => tally.skip(name, why),
     }
 }

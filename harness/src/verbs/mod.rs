@@ -10,6 +10,7 @@ pub mod demo;
 pub mod exhaust;
 pub mod guest_check;
 pub mod hunt_check;
+pub mod judge;
 pub mod litmus;
 pub mod machine_test;
 pub mod mutants;

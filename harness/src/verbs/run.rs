@@ -66,7 +66,7 @@ pub fn run(lab: &mut Lab, scenarios: &[Scenario]) -> Result<Vec<Row>> {
         if let Kind::Boot(trial) = &scenario.kind {
             lab.bench
                 .takes(&trial.machine)
-                .map_err(|why| Error::usage(format!("{FOLDER}/{}.toml: {why}; correct the file", scenario.name)))?;
+                .map_err(|why| Error::usage(format!("{FOLDER}/{}.toml: {why}; correct the file", scenario.family)))?;
         }
     }
     let folder = lab.bench.options.place("run");

@@ -174,6 +174,7 @@ fn during(end: End) -> BootSeen<'static> {
         tests: vec![TestSeen::default()],
         counters: Ok(Some(Counters { harts: 4, stale_hits: 7, fences: 100 })),
         headline: None,
+        hint: None,
         report: &[],
         boot: &[],
         lacking: vec![],

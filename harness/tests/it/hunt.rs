@@ -161,6 +161,31 @@ fn a_hit_that_ended_may_kill_at_the_return_from_it() {
 }
 
 #[test]
+fn registers_of_old_kernels_name_the_culprit() {
+    let report = hunted(&fixture("old-epc.log"), &fixture("old-epc.trace"), &Ending::Exited(0), Guest::Own);
+    assert!(
+        matches!(&report.result, Outcome::Killed { hit: 0, how } if how.contains("this very access")),
+        "{:?}",
+        report.result
+    );
+}
+
+#[test]
+fn a_kernel_that_reports_a_hit_and_goes_on_has_survived() {
+    let (log, trace) = (fixture("went-on.log"), fixture("went-on.trace"));
+    let report = hunted(&log, &trace, &Ending::Exited(0), Guest::Own);
+    assert_eq!((report.result, report.counts.absorbed, report.counts.killed), (Outcome::Survived, 1, 0));
+    // Not without a sign that it went on, nor if the hart never used the page.
+    let cut = &log[..log.find("[    1.900000]").unwrap()];
+    let killed = |log: &str, trace: &str| hunted(log, trace, &Ending::Exited(0), Guest::Own).counts.killed;
+    assert_eq!(killed(cut, &trace), 1);
+    let open: String = trace.lines().filter(|l| !l.contains("stale_end")).map(|l| format!("{l}\n")).collect();
+    assert_eq!(killed(&log, &open), 1);
+    let panic = log.replace("reboot: Power down", "Kernel panic - not syncing: Fatal exception");
+    assert_eq!(killed(&panic, &trace), 1);
+}
+
+#[test]
 fn a_run_without_its_marks_is_not_survived() {
     let trace = fixture("shadow.trace");
     let done = "[    0.1] x\nLinux version 7\nRun /init as init process\nlazymap: guest ready\nTAP version 13\n1..0\nlazymap: guest done\n";

@@ -186,7 +186,7 @@ impl Rig<'_> {
             return Err(format!("{}: {}", row.test, row.observed));
         }
         let booted = booted.ok_or("it was not booted")?;
-        let notes = booted.report.find(SCRIPT.0).map(|case| case.all_notes()).unwrap_or_default();
+        let notes = booted.report.find(SCRIPT.0).ok().flatten().map(|case| case.all_notes()).unwrap_or_default();
         let total = booted.run.counters?.ok_or("QEMU counted nothing")?;
         let counts = Counts::new(&notes, booted.run.harts?, total)?;
         match counts.announcements == u64::from(maps) {
