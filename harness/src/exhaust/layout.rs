@@ -287,14 +287,13 @@ impl Layout {
         let mut probe = Probe::default();
         probe.words.insert(Probe::PREV + (self.cpu & !7), Val::of(Probe::CPU << ((self.cpu & 7) * 8)));
         graph.walk(image, switch.start, call, regs, &mut probe).ok()?;
-        let found = probe.stored.iter().find_map(|(word, value)| {
+        probe.stored.iter().find_map(|(word, value)| {
             let offset = word.checked_sub(Probe::PREV).filter(|o| *o < Probe::SIZE)?;
             if value.bits >> 32 == Probe::CPU {
                 return Some(offset + 4);
             }
             (value.bits & u64::from(u32::MAX) == Probe::CPU).then_some(offset)
-        });
-        found
+        })
     }
 }
 

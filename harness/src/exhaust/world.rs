@@ -1284,7 +1284,7 @@ impl<'a> World<'a> {
         if let Some(Begun::Body(body)) = state.begun[state.task].last_mut() {
             body.descended += 1;
             // So far that the next frame crosses the boundary; then all the way.
-            let new = if body.descended == 1 { boundary + frame / 2 & !15 } else { boundary - 0x40 };
+            let new = if body.descended == 1 { (boundary + frame / 2) & !15 } else { boundary - 0x40 };
             body.sp = new.min(body.sp);
         }
         self.body(state, enabled);

@@ -26,10 +26,10 @@ pub struct Args {
     #[arg(value_name = "VMLINUX")]
     pub vmlinux: Vec<PathBuf>,
     /// Traps that may be nested because C code takes them
-    #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u8).range(1..=5))]
+    #[arg(long, value_name = "N", default_value_t = 2, value_parser = clap::value_parser!(u8).range(1..=5))]
     pub depth: u8,
     /// Mappings that another hart makes meanwhile
-    #[arg(long, value_name = "N", default_value_t = 2, value_parser = clap::value_parser!(u8).range(1..=3))]
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=3))]
     pub mappings: u8,
     /// Prints the steps to each finding
     #[arg(long)]
@@ -129,7 +129,7 @@ pub type Checked = (String, Verdict, String);
 /// # Errors
 /// When the series cannot be checked out again.
 pub fn check(lab: &mut Lab, kernels: &Kernels) -> Result<Vec<Checked>> {
-    let plan = Plan::full();
+    let plan = Plan::quick();
     let mut reports = Vec::new();
     let mut all = vec![of_series(search("series", &kernels.series.vmlinux, &plan), &mut reports)];
     for known in KNOWN {
