@@ -23,6 +23,8 @@ pub struct Plan {
     pub bounds: Bounds,
     /// Numbers of the hart's CPU; each is a search of its own.
     pub cpus: Vec<u32>,
+    /// How many starts for each CPU, at most: a new task first, then a kernel thread, then one that migrates.
+    pub starts: usize,
     pub limit: Limit,
 }
 
@@ -30,7 +32,7 @@ impl Plan {
     /// What `make check` does: under a minute.
     pub fn quick() -> Self {
         let bounds = Bounds { depth: 1, mappings: 1 };
-        Self { bounds, cpus: vec![33], limit: Limit { states: 1_000_000, first: false } }
+        Self { bounds, cpus: vec![33], starts: usize::MAX, limit: Limit { states: 1_000_000, first: false } }
     }
 
     /// Everything within the usual bounds.
@@ -38,6 +40,7 @@ impl Plan {
         Self {
             bounds: Bounds { depth: 2, mappings: 1 },
             cpus: vec![1, 33],
+            starts: usize::MAX,
             limit: Limit { states: 8_000_000, first: false },
         }
     }
@@ -138,9 +141,8 @@ pub fn roots(layout: &Layout, plan: &Plan) -> Vec<Root> {
     newcomers.push(Newcomer::Migrated);
     let mut roots = Vec::new();
     for &cpu in &plan.cpus {
-        for &newcomer in &newcomers {
-            roots.extend([false, true].map(|marked| Root { cpu, marked, newcomer }));
-        }
+        let all = newcomers.iter().flat_map(|n| [false, true].map(|marked| Root { cpu, marked, newcomer: *n }));
+        roots.extend(all.take(plan.starts));
     }
     roots
 }

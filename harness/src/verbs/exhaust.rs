@@ -134,7 +134,7 @@ pub fn check(lab: &mut Lab, kernels: &Kernels) -> Result<Vec<Checked>> {
     let mut all = vec![of_series(search("series", &kernels.series.vmlinux, &plan), &mut reports)];
     for known in KNOWN {
         let searched = control::kernel(lab, known.control, &Config::default())
-            .and_then(|kernel| search(&kernel.name, &kernel.vmlinux, &plan));
+            .and_then(|kernel| search(&kernel.name, &kernel.vmlinux, &Plan { starts: 1, ..plan.clone() }));
         all.push(of_control(known, searched, &mut reports));
     }
     let tip = lab.tip.clone();

@@ -138,6 +138,7 @@ fn plans() -> [Plan; 3] {
     let plan = |depth, cpus| Plan {
         bounds: Bounds { depth, mappings: 1 },
         cpus,
+        starts: usize::MAX,
         limit: Limit { states: 500_000, first: true },
     };
     [plan(1, vec![33]), plan(2, vec![33]), plan(2, vec![1])]
