@@ -83,7 +83,9 @@ pub fn search(world: &World<'_>, root: Root, limit: Limit) -> Found {
             let stop = world.choose(&mut next, choice);
             arrive(next, at, choice, &mut found, &mut queue, &mut steps, stop);
         }
-        if limit.first && !found.broken.is_empty() || found.unknown.is_some() {
+        // A kernel in which all four windows are open has nothing more to show.
+        let all = (1..=4).all(|window| found.broken.keys().any(|v| v.window == window));
+        if all || limit.first && !found.broken.is_empty() || found.unknown.is_some() {
             break;
         }
     }

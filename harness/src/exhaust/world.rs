@@ -928,7 +928,7 @@ impl<'a> World<'a> {
         let begun = &mut state.begun[state.task];
         begun.push(Begun::Trap(Box::new(trap)));
         let open = begun.iter().rev().take_while(|b| matches!(b, Begun::Trap(t) if !t.handled)).count();
-        if open > 3 {
+        if open > 2 {
             return Some(self.broken(
                 state,
                 "ends",

@@ -42,7 +42,11 @@ fn kernel() -> Image {
 
 /// A small search.
 fn plan(cpu: u32) -> Plan {
-    Plan { bounds: Bounds { depth: 1, mappings: 1 }, cpus: vec![cpu], limit: Limit { states: 1_000_000, first: false } }
+    Plan {
+        bounds: Bounds { depth: 1, mappings: 1 },
+        cpus: vec![cpu],
+        starts: 1,
+        limit: Limit { states: 1_000_000, first: false } }
 }
 
 /// The same, until something is found.
