@@ -26,7 +26,7 @@ use crate::trial::tally::Tally;
 use crate::trial::verdict::Count;
 use crate::verbs::check::{Part, Plan, Shard};
 use crate::verbs::demo::{self, Kernels};
-use crate::verbs::{bench, board, bundle, check, clean, controls, cost, judge, litmus, run, shell};
+use crate::verbs::{bench, board, bundle, check, clean, controls, cost, exhaust, judge, litmus, mutants, run, shell};
 use crate::{hunt, series};
 
 /// Exit codes as `--help` shows them.
@@ -120,6 +120,11 @@ enum Verb {
     /// fault that results: who mapped, who touched, and whether the kernel survived it
     #[command(after_help = hunt::EXIT_CODES)]
     Hunt(Box<hunt::Args>),
+    /// Interprets the exception entry of built kernels, instruction by instruction, through every fault,
+    /// interrupt and switch that may happen, and reports what goes wrong
+    Exhaust(exhaust::Args),
+    /// Changes each instruction of the scheme in each likely way, and reports which changes `exhaust` finds
+    Mutants(mutants::Args),
     /// Gives the verdict on the console of a run elsewhere: on a board, in LAVA, in a bug report
     #[command(after_help = judge::EXIT_CODES)]
     Judge(Box<judge::Args>),
@@ -306,6 +311,8 @@ fn dispatch(options: &Options, verb: Verb, named: Named) -> Result<u8> {
         Verb::Controls { control, dry_run: true, .. } => {
             return controls::dry_run(options, &Which::Named(control)).map(|()| Exit::Pass as u8);
         }
+        Verb::Exhaust(args) => return exhaust::run(options, &args).map(|exit| exit as u8),
+        Verb::Mutants(args) => return mutants::run(options, &args).map(|exit| exit as u8),
         Verb::Judge(args) => return judge::run(options, &args).map(|exit| exit as u8),
         Verb::Completions { shell } => {
             clap_complete::generate(shell, &mut Cli::command(), "lazymap", &mut io::stdout());
@@ -444,7 +451,9 @@ fn prepared(options: &Options, verb: Verb, named: Named) -> Result<Work<'_>> {
             Ok(Exit::Pass)
         }),
         // Already handled.
-        Verb::Completions { .. } | Verb::Man | Verb::Judge(_) => Box::new(|| Ok(Exit::Pass)),
+        Verb::Completions { .. } | Verb::Man | Verb::Exhaust(_) | Verb::Mutants(_) | Verb::Judge(_) => {
+            Box::new(|| Ok(Exit::Pass))
+        }
     })
 }
 

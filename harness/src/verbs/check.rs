@@ -26,7 +26,7 @@ use crate::trial::scenario::{self, Scenario, Tier, Which};
 use crate::trial::tally::Tally;
 use crate::trial::verdict::{Count, Verdict};
 use crate::verbs::demo::{self, Kernels};
-use crate::verbs::{bench, controls, cost, guest_check, hunt_check, litmus, machine_test, run as scenarios};
+use crate::verbs::{bench, controls, cost, exhaust, guest_check, hunt_check, litmus, machine_test, run as scenarios};
 
 /// Warn if the tier `ci` takes longer, in seconds.
 const CI_BUDGET: f64 = 50.0 * 60.0;
@@ -46,6 +46,8 @@ pub enum Part {
     Guest,
     /// The demo's matrix.
     Demo,
+    /// The exception entry, through everything that may happen.
+    Exhaust,
     /// The instructions that the series costs.
     Cost,
     /// The cost of new mappings, for several kernels.
@@ -60,13 +62,14 @@ pub enum Part {
 
 impl Part {
     /// All parts, in the order in which they run.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::Harness,
         Self::Litmus,
         Self::Series,
         Self::Machine,
         Self::Guest,
         Self::Demo,
+        Self::Exhaust,
         Self::Cost,
         Self::Bench,
         Self::Run,
@@ -82,6 +85,7 @@ impl Part {
             Self::Machine => "machine",
             Self::Guest => "guest",
             Self::Demo => "demo",
+            Self::Exhaust => "exhaust",
             Self::Cost => "cost",
             Self::Bench => "bench",
             Self::Run => "run",
@@ -133,7 +137,8 @@ impl Shard {
         at * self.of / all.max(1) + 1 == self.index
     }
 
-    fn share<T>(self, items: Vec<T>) -> Vec<T> {
+    /// This shard's part of `items`.
+    pub fn share<T>(self, items: Vec<T>) -> Vec<T> {
         let all = items.len();
         items.into_iter().enumerate().filter(|(at, _)| self.has(*at, all)).map(|(_, item)| item).collect()
     }
@@ -302,6 +307,10 @@ impl Checker<'_> {
             Part::Machine => machine(lab, tally),
             Part::Guest => guest_check::run(&lab.bench, &kernels.series, tally),
             Part::Demo => rows(tally, "demo", demo::run(&lab.bench, kernels)),
+            Part::Exhaust => match exhaust::check(lab, kernels) {
+                Ok(all) => all.iter().for_each(|(name, verdict, why)| judged(tally, name, *verdict, why)),
+                Err(error) => tally.error("exhaust", &error.message),
+            },
             Part::Cost => costs(tally, cost::run(lab, kernels, plan.tier == Tier::Full)),
             Part::Bench => {
                 let of_tier = if plan.tier == Tier::Full { bench::Plan::full() } else { bench::Plan::short() };

@@ -6,6 +6,7 @@ mod console;
 mod control;
 mod demo;
 mod download;
+mod exhaust;
 mod host;
 mod hunt;
 mod initramfs;
