@@ -46,7 +46,8 @@ fn plan(cpu: u32) -> Plan {
         bounds: Bounds { depth: 1, mappings: 1 },
         cpus: vec![cpu],
         starts: 1,
-        limit: Limit { states: 1_000_000, first: false } }
+        limit: Limit { states: 1_000_000, first: false },
+    }
 }
 
 /// The same, until something is found.
