@@ -12,8 +12,7 @@ use clap::error::ErrorKind;
 use clap::{Args, CommandFactory, Parser, Subcommand};
 
 use crate::boot::machine::LimitsGiven;
-use crate::build::qemu;
-use crate::build::workbench::Lab;
+use crate::build::workbench::{self, Lab};
 use crate::ground::error::{Error, Exit, Result};
 use crate::ground::{cmd, lock};
 use crate::options::Options;
@@ -27,7 +26,7 @@ use crate::trial::tally::Tally;
 use crate::trial::verdict::Count;
 use crate::verbs::check::{Part, Plan, Shard};
 use crate::verbs::demo::{self, Kernels};
-use crate::verbs::{bench, check, clean, controls, cost, exhaust, judge, litmus, mutants, run, shell};
+use crate::verbs::{bench, board, bundle, check, clean, controls, cost, exhaust, judge, litmus, mutants, run, shell};
 use crate::{hunt, series};
 
 /// Exit codes as `--help` shows them.
@@ -91,11 +90,14 @@ enum Verb {
         #[arg(long)]
         dry_run: bool,
     },
-    /// Counts the fences that new mappings of one hart cause on others, and compares kernels
+    /// Measures what new mappings cost in several workloads, and compares kernels
     Bench {
-        /// Runs of each kernel, each with other random numbers; the table has the median
-        #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=99))]
+        /// Runs of each kernel on each machine, each with other random numbers; the tables have the median
+        #[arg(long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=99))]
         runs: u32,
+        /// Numbers of harts, separated by commas [default: all]
+        #[arg(long, value_name = "N,...", value_delimiter = ',', value_parser = bench::parse_harts)]
+        harts: Vec<u32>,
     },
     /// Counts the instructions that the series costs, and compares them with harness/cost.toml
     Cost {
@@ -140,6 +142,21 @@ enum Verb {
     Kernels,
     /// Builds only the machine model
     Qemu,
+    /// Packs machine, kernel and tests into one archive that runs on other hosts of this architecture
+    Bundle {
+        /// Where it goes [default: out/bundle/lazymap-bundle.tar.xz]
+        #[arg(long, value_name = "FILE")]
+        output: Option<PathBuf>,
+    },
+    /// Packs the tests for a board
+    Board {
+        /// The folder in which its kernel was built [default: for the kernel that `kernels` builds]
+        #[arg(long, value_name = "DIR")]
+        build: Option<PathBuf>,
+        /// Where they go [default: out/board/kselftest.tar.gz]
+        #[arg(long, value_name = "FILE")]
+        output: Option<PathBuf>,
+    },
     /// Runs the litmus files of the protocol with herd7, which is downloaded if missing
     Litmus,
     /// Boots a guest with the terminal as its console; Ctrl-A X ends it
@@ -160,7 +177,7 @@ enum Verb {
     },
     /// Prints the man page
     Man,
-    /// Checks what the host must have, and prints what was found
+    /// Checks what the host must have; prints what was found, and commands to build kernel and tests with it
     Host {
         /// Installs nothing, not even as root
         #[arg(long)]
@@ -340,11 +357,12 @@ fn prepared(options: &Options, verb: Verb, named: Named) -> Result<Work<'_>> {
             let chosen = control::choose(&options.root, &Which::Named(control))?;
             Box::new(move || Ok(printed(&controls::run(&mut Lab::open(options)?, &chosen)?).exit()))
         }
-        Verb::Bench { runs } => Box::new(move || {
+        Verb::Bench { runs, harts } => Box::new(move || {
             let mut lab = Lab::open(options)?;
             let kernels = Kernels::build(&mut lab)?;
             let mut count = Count::default();
-            bench::run(&mut lab, &kernels, runs)?.iter().for_each(|check| count.count(check.verdict));
+            let plan = bench::Plan { runs, harts };
+            bench::run(&mut lab, &kernels, &plan)?.iter().for_each(|check| count.count(check.verdict));
             println!("{count}");
             Ok(count.exit())
         }),
@@ -395,8 +413,17 @@ fn prepared(options: &Options, verb: Verb, named: Named) -> Result<Work<'_>> {
             Ok(Exit::Pass)
         }),
         Verb::Qemu => Box::new(move || {
-            let built = qemu::build(options)?;
+            let built = workbench::machine(options)?;
             println!("{}\t{}", built.binary.display(), built.version);
+            Ok(Exit::Pass)
+        }),
+        Verb::Bundle { output } => Box::new(move || {
+            println!("{}", bundle::run(options, output.as_deref())?.display());
+            Ok(Exit::Pass)
+        }),
+        Verb::Board { build, output } => Box::new(move || {
+            println!("{}", board::run(options, build.as_deref(), output.as_deref())?.display());
+            println!("on the board, as root: tar -xf kselftest.tar.gz && ALLOW_CRASH=1 kselftest/run_kselftest.sh");
             Ok(Exit::Pass)
         }),
         Verb::Litmus => Box::new(move || {
@@ -419,6 +446,8 @@ fn prepared(options: &Options, verb: Verb, named: Named) -> Result<Work<'_>> {
             for (tool, version) in host.versions() {
                 println!("{tool}\t{version}");
             }
+            println!("\nIn a kernel tree with the series, for hardware or another machine (BUILD is a folder):\n");
+            print!("{}", host.commands());
             Ok(Exit::Pass)
         }),
         // Already handled.

@@ -2,8 +2,10 @@
 //! Trials: what is booted, what is expected, what was seen, and the verdict.
 
 pub mod control;
+pub mod coverage;
 pub mod expect;
 pub mod judge;
+pub mod met;
 pub mod plan;
 pub mod report;
 pub mod run;

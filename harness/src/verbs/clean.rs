@@ -23,6 +23,9 @@ const PER_BASE: &[&str] = &[
     "hunt",
     "mutants",
     "each",
+    "board",
+    "bots",
+    "bundle",
     "check",
     "guest-check",
     "shell",
@@ -30,7 +33,7 @@ const PER_BASE: &[&str] = &[
     "scenarios-ksrc",
 ];
 /// Folders that are built or measured for all versions.
-const BUILT: &[&str] = &["qemu", "machine", "log", "guest"];
+const BUILT: &[&str] = &["qemu", "machine", "log", "guest", "mail"];
 /// Folders that are downloaded or slow to build again.
 const KEPT: &[&str] = &["linux-ksrc", "dl", "apt", "herd", "tools", "ccache", "harness"];
 

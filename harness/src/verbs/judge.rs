@@ -161,6 +161,7 @@ pub fn run(options: &Options, args: &Args) -> Result<Exit> {
             Outcome::Killed { .. } if death => tally.ok("trace"),
             Outcome::Survived => tally.not_ok("trace", "no stale hit killed the kernel"),
             Outcome::Killed { how, .. } => tally.not_ok("trace", &format!("a stale hit killed the kernel: {how}")),
+            Outcome::Exposed { how, .. } => tally.not_ok("trace", &format!("a hart used a stale translation: {how}")),
             Outcome::Uncertain { why } => tally.error("trace", why),
         }
         if *outcome == Outcome::Survived && reading.went_on {

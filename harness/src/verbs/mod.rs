@@ -2,6 +2,8 @@
 //! What a user asks for: one module per verb of the command line.
 
 pub mod bench;
+pub mod board;
+pub mod bundle;
 pub mod check;
 pub mod clean;
 pub mod controls;
