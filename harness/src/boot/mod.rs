@@ -5,3 +5,4 @@ pub mod initramfs;
 pub mod machine;
 pub mod models;
 pub mod program;
+pub mod reproduce;

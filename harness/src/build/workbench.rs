@@ -11,7 +11,7 @@ use super::kernel::{self, Builder, Compiled, Compiler, Config, Kernel};
 use super::qemu::{self, Qemu};
 use crate::boot::machine::Machine;
 use crate::ground::error::{Error, Result};
-use crate::ground::{files, key};
+use crate::ground::{files, key, pace};
 use crate::options::Options;
 use crate::options::base::{BaseUsed, Package};
 use crate::source::apt::{self, Kind};
@@ -56,6 +56,11 @@ impl Workbench {
             busybox: guest.join("busybox"),
             firmware: guest.join("fw_dynamic.bin"),
         }
+    }
+
+    /// By how much limits are stretched: as the user says, or by how slow the host is right now.
+    pub fn slow(&self) -> f64 {
+        self.options.asked.slow.unwrap_or_else(pace::host_slowness)
     }
 
     /// Checks that QEMU accepts a machine with these CPU properties.

@@ -4,10 +4,13 @@
 pub mod control;
 pub mod expect;
 pub mod judge;
+pub mod outputs;
 pub mod plan;
+pub mod record;
 pub mod report;
 pub mod run;
 pub mod scenario;
 pub mod seen;
+pub mod select;
 pub mod tally;
 pub mod verdict;
