@@ -309,7 +309,8 @@ fn parse() -> Result<Option<(Options, Verb, Named)>> {
     let jobs = cli.global.jobs.map_or_else(cpus, usize::from);
     let limits = LimitsGiven::from_env()?;
     let slow = cli.global.slow.filter(|text| !text.is_empty());
-    let slow = slow.map(|text| asked::slow(&text).map_err(|why| Error::usage(format!("--slow {text}: {why}")))).transpose()?;
+    let slow =
+        slow.map(|text| asked::slow(&text).map_err(|why| Error::usage(format!("--slow {text}: {why}")))).transpose()?;
     let (select, outputs) = match &cli.verb {
         Verb::Demo { select, outputs } | Verb::Run { select, outputs, .. } | Verb::Controls { select, outputs, .. } => {
             (select.clone(), outputs.clone())

@@ -75,7 +75,8 @@ impl Provenance {
     pub fn of(options: &Options, bench: Option<&Workbench>) -> Self {
         let base = &options.base;
         let folders = [base.linux.patches.as_str(), base.qemu.patches.as_str(), control::FOLDER];
-        let hashes = folders.into_iter().filter_map(|f| Some((f.to_owned(), patchset_hash(&options.root.join(f)).ok()?)));
+        let hashes =
+            folders.into_iter().filter_map(|f| Some((f.to_owned(), patchset_hash(&options.root.join(f)).ok()?)));
         let programs = bench.map(|bench| {
             [("qemu", &bench.qemu.binary), ("busybox", &bench.busybox), ("firmware", &bench.firmware)]
                 .map(|(name, path)| Some((name.to_owned(), files::sha256_file(path).ok()?)))
@@ -335,7 +336,8 @@ impl CaseRow {
 pub fn run_id(about: &Provenance) -> String {
     let commit = about.tool.commit.as_deref().unwrap_or_default();
     let key = Key::default().text("started", &about.started).text("commit", commit);
-    key.text("command", about.command.join(" ")).text("process", std::process::id().to_string()).finish()[..16].to_owned()
+    key.text("command", about.command.join(" ")).text("process", std::process::id().to_string()).finish()[..16]
+        .to_owned()
 }
 
 /// The result of a check that is no test of a boot.

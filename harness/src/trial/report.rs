@@ -253,7 +253,8 @@ impl Column {
 /// All columns; scenarios and runs only if rows have any.
 fn columns(rows: &[Row]) -> Vec<Column> {
     use Align::{Left, Right};
-    let column = |name, align, cell: &dyn Fn(&Row) -> Cell| Column { name, align, cells: rows.iter().map(cell).collect() };
+    let column =
+        |name, align, cell: &dyn Fn(&Row) -> Cell| Column { name, align, cells: rows.iter().map(cell).collect() };
     let or_dash = |text: Option<String>| text.unwrap_or_else(|| "-".to_owned());
     let mut all = Vec::new();
     if rows.iter().any(|row| row.scenario.is_some()) {

@@ -75,7 +75,9 @@ impl Selection {
     /// The error for trials that have none of the tests.
     pub fn nothing(&self) -> Error {
         let names = self.tests.iter().flatten().map(String::as_str).collect::<Vec<_>>().join(", ");
-        Error::usage(format!("nothing that was named runs {names}; leave --test and --case out, or name something else"))
+        Error::usage(format!(
+            "nothing that was named runs {names}; leave --test and --case out, or name something else"
+        ))
     }
 }
 

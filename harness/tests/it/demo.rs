@@ -333,7 +333,7 @@ impl Lab {
     }
 
     fn rows(&self) -> Vec<Row> {
-        demo::run(&self.bench, &self.kernels).unwrap()
+        demo::run(&self.bench, &self.kernels).unwrap().rows
     }
 }
 

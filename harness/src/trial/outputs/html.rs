@@ -76,12 +76,17 @@ fn about(told: &Told<'_>) -> String {
     ];
     if let Some(part) = told.parts.first() {
         let base = &part.base;
-        rows.push(("kernel tree".to_owned(), format!("Linux {} from {}, commit {}", base.version, base.from, base.commit)));
+        rows.push((
+            "kernel tree".to_owned(),
+            format!("Linux {} from {}, commit {}", base.version, base.from, base.commit),
+        ));
         rows.extend(part.toolchain.iter().map(|(tool, version)| (tool.clone(), version.clone())));
     }
     rows.extend(about.patches.iter().map(|(folder, hash)| (folder.clone(), format!("hash {hash}"))));
     rows.extend(about.sha256.iter().map(|(name, sum)| (name.clone(), format!("SHA-256 {sum}"))));
-    rows.iter().map(|(name, value)| format!("<tr><th>{}</th><td>{}</td></tr>\n", escaped(name), escaped(value))).collect()
+    rows.iter()
+        .map(|(name, value)| format!("<tr><th>{}</th><td>{}</td></tr>\n", escaped(name), escaped(value)))
+        .collect()
 }
 
 /// All tests, with their cases.
@@ -155,7 +160,13 @@ fn plots(suites: &[Suite<'_>]) -> String {
     for (boot, suite) in suites.iter().enumerate() {
         for row in suite.rows.iter().filter(|row| row.harts > 0) {
             let label = format!("{:.1} s", row.seconds);
-            seconds.push(Bar { name: full_name(suite, row), class: class(row.verdict), value: row.seconds, label, boot });
+            seconds.push(Bar {
+                name: full_name(suite, row),
+                class: class(row.verdict),
+                value: row.seconds,
+                label,
+                boot,
+            });
         }
         if let Some(number) = suite.boot.and_then(|boot| boot.stale_hits) {
             let name = format!("{} {}", suite.part.verb, suite.name);
@@ -202,7 +213,11 @@ fn plot(title: &str, bars: &[Bar], log: bool) -> String {
 fn clipped(name: &str) -> String {
     const MOST: usize = 52;
     let length = name.chars().count();
-    if length <= MOST { name.to_owned() } else { format!("…{}", name.chars().skip(length - MOST + 1).collect::<String>()) }
+    if length <= MOST {
+        name.to_owned()
+    } else {
+        format!("…{}", name.chars().skip(length - MOST + 1).collect::<String>())
+    }
 }
 
 /// A boot: facts, reproducer and console.
@@ -233,7 +248,8 @@ fn boot(root: &Path, suite: &Suite<'_>, at: usize, open: bool) -> String {
         let _ = write!(text, "<details><summary>reproduce.sh</summary><pre>{}</pre></details>\n", escaped(&script));
     }
     let deciding = boot.deciding.as_ref().map(|d| d.line);
-    let console = suite.console().map_or_else(|| "<p>The console cannot be read.</p>".to_owned(), |text| lines(&text, deciding));
+    let console =
+        suite.console().map_or_else(|| "<p>The console cannot be read.</p>".to_owned(), |text| lines(&text, deciding));
     text + &console + "</details>\n"
 }
 
@@ -244,7 +260,12 @@ fn lines(console: &str, deciding: Option<usize>) -> String {
     let near = |number: usize| deciding.is_some_and(|d| number.abs_diff(d) <= AROUND);
     let mut text = "<pre class=\"console\">".to_owned();
     if let Some(line) = deciding.and_then(|d| all.get(d.wrapping_sub(1))) {
-        let _ = writeln!(text, "<mark>decided by line {}: {}</mark>", deciding.unwrap_or_default(), escaped(line.trim_end()));
+        let _ = writeln!(
+            text,
+            "<mark>decided by line {}: {}</mark>",
+            deciding.unwrap_or_default(),
+            escaped(line.trim_end())
+        );
     }
     let mut left_out = 0;
     for (at, line) in all.iter().enumerate() {
