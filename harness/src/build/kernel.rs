@@ -35,7 +35,7 @@ const TARGET: &str = "riscv/lazy_map";
 /// Lines that a full build prints, for the progress bar.
 const FULL_BUILD_LINES: u64 = 1400;
 /// Bump this when this file builds something else from the same inputs.
-const RECIPE: &str = "2";
+const RECIPE: &str = "3";
 
 /// What a kernel is configured with.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -88,7 +88,8 @@ pub struct Kernel {
     pub image: PathBuf,
     /// The ELF file with symbols.
     pub vmlinux: PathBuf,
-    /// Folder with `test-*.sh` and the modules, as kselftest installs it.
+    /// Folder with `test-*.sh` and the test modules, as kselftest installs it, and the kernel's own
+    /// modules in `modules`.
     pub selftests: PathBuf,
     /// The commit that it was built from.
     pub commit: String,
@@ -170,18 +171,23 @@ pub fn build_with_modules(on: Builder<'_>, name: &str, commit: &str, config: &Co
     let kernel = build(on, name, commit, config, tests)?;
     if !same() {
         files::remove(&modules)?;
-        fs::create_dir_all(&modules).map_err(|e| Error::io("create", &modules, e))?;
-        let o = o_folder(options, config);
-        let order = o.join("modules.order");
-        let list = fs::read_to_string(&order).map_err(|e| Error::io("read", &order, e))?;
-        for object in list.lines().filter(|l| !l.trim().is_empty()) {
-            let from = o.join(object).with_extension("ko");
-            let to = modules.join(from.file_name().unwrap_or_default());
-            fs::copy(&from, &to).map_err(|e| Error::io("copy", &from, e))?;
-        }
+        copy_modules(&o_folder(options, config), &modules)?;
         fs::copy(&stamp, &copied).map_err(|e| Error::io("copy", &stamp, e))?;
     }
     Ok((kernel, modules))
+}
+
+/// Copies the kernel's own modules from its `O=` folder `o`, into one folder.
+fn copy_modules(o: &Path, modules: &Path) -> Result<()> {
+    fs::create_dir_all(modules).map_err(|e| Error::io("create", modules, e))?;
+    let order = o.join("modules.order");
+    let list = fs::read_to_string(&order).map_err(|e| Error::io("read", &order, e))?;
+    for object in list.lines().filter(|l| !l.trim().is_empty()) {
+        let from = o.join(object).with_extension("ko");
+        let to = modules.join(from.file_name().unwrap_or_default());
+        fs::copy(&from, &to).map_err(|e| Error::io("copy", &from, e))?;
+    }
+    Ok(())
 }
 
 /// The kernel that [`build`] would return, without a commit, whether or not it exists.
@@ -421,6 +427,8 @@ impl<'a> Build<'a> {
         // The guest gets only this folder, so the helpers must be in it.
         let helpers = install.join("kselftest/ktap_helpers.sh");
         fs::copy(&helpers, tests.join("ktap_helpers.sh")).map_err(|e| Error::io("copy", &helpers, e))?;
+        // There is no depmod in the guest; tests that need one of the kernel's modules look here.
+        copy_modules(&self.o, &tests.join("modules"))?;
         // kselftest does not fail if it cannot build a module.
         for (dir, ending) in [(tests.to_owned(), ".sh"), (tests.join("test_modules"), ".ko")] {
             let there = fs::read_dir(&dir)

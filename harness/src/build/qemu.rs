@@ -75,7 +75,8 @@ impl Qemu {
             return Ok(());
         }
         let said = String::from_utf8_lossy(&done.stderr);
-        let last = said.lines().rfind(|l| !l.trim().is_empty()).unwrap_or("no message");
+        // The counters of the machine model come after the reason.
+        let last = said.lines().rfind(|l| !l.trim().is_empty() && !l.starts_with("x-")).unwrap_or("no message");
         // Drop QEMU's own name at the start.
         let last = last.split_once(": ").map_or(last, |(_, rest)| rest);
         Err(format!("QEMU rejects the machine {machine} (-cpu {}): {last}", machine.cpu()))

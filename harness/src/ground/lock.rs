@@ -2,10 +2,8 @@
 //! One run per checkout: two builds in the same folders would break each other.
 
 use std::fs::{self, File, OpenOptions};
-use std::io::{Read, Seek, Write};
+use std::io::{ErrorKind, Read, Seek, Write};
 use std::path::Path;
-
-use rustix::fs::{FlockOperation, flock};
 
 use crate::ground::error::{Error, Result};
 
@@ -27,16 +25,16 @@ pub fn take(out: &Path) -> Result<Lock> {
         .truncate(false)
         .open(&path)
         .map_err(|e| Error::io("open", &path, e))?;
-    if flock(&file, FlockOperation::NonBlockingLockExclusive).is_err() {
+    if file.try_lock().is_err() {
         let mut pid = String::new();
         let _ = file.read_to_string(&mut pid);
         let pid = pid.trim();
         let who = if pid.is_empty() { "another run".to_owned() } else { format!("pid {pid}") };
         eprintln!("lazymap: {who} is working in {}; waiting for it to end", out.display());
         loop {
-            match flock(&file, FlockOperation::LockExclusive) {
+            match file.lock() {
                 Ok(()) => break,
-                Err(rustix::io::Errno::INTR) => {}
+                Err(e) if e.kind() == ErrorKind::Interrupted => {}
                 Err(e) => return Err(Error::could_not(format!("cannot lock {}: {e}", path.display()))),
             }
         }

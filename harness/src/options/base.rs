@@ -74,6 +74,8 @@ pub struct Topic {
     pub subjects: Vec<String>,
     /// Names of the topics that it needs, which come before it.
     pub on: Vec<String>,
+    /// The mailing list that each of its patches goes to, as get_maintainer.pl names it.
+    pub list: Option<String>,
     /// It goes to stable kernels, so each of its patches says what it fixes.
     #[serde(default)]
     pub stable: bool,

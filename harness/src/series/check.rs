@@ -86,6 +86,7 @@ pub fn check(options: &Options, build: bool) -> Result<Checked> {
     }
     step.finish("done");
     result("each Fixes: has digits and subject".to_owned(), rules::fixes_are_whole(&mails)?);
+    result("nothing that the linux-riscv bot refuses".to_owned(), rules::bot_takes(&mails)?);
     let (mut rows, tips) = in_topics(&tree, applied.as_deref().ok(), &folder, &mails, options, &mut result)?;
     if let Ok(tip) = &applied {
         result("rustfmt".to_owned(), formatted(&tree, tip, &rustfmt)?);
@@ -162,6 +163,10 @@ fn in_topics(
         );
         for mail in mails[part.patches.clone()].iter().filter(|_| part.topic.stable) {
             result(format!("{} is for stable kernels", stem(mail)), rules::for_stable(&rules::message(mail)?));
+        }
+        if let Some(list) = &part.topic.list {
+            let goes = rules::goes_to(tree, list, &mails[part.patches.clone()])?;
+            result(format!("topic {name} goes to its list"), goes);
         }
         rows.push(row(name, topics::numbers(&part.patches), &ground, Some(applied.is_ok())));
         tips.push(applied.ok());

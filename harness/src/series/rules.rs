@@ -60,6 +60,62 @@ pub fn fixes_are_whole(mails: &[PathBuf]) -> Result<Result<String, String>> {
     Ok(Ok(format!("{tags} tags")))
 }
 
+/// What the linux-riscv bot refuses in added lines, beyond checkpatch: a function of a header that is not
+/// inline, and a parameter of a C module.
+pub fn bot_takes(mails: &[PathBuf]) -> Result<Result<String, String>> {
+    for mail in mails {
+        let text = fs::read(mail).map_err(|e| Error::io("read", mail, e))?;
+        let mut file = "";
+        let text = String::from_utf8_lossy(&text);
+        for line in text.lines() {
+            if let Some(path) = line.strip_prefix("+++ b/") {
+                file = path;
+            }
+            let Some(added) = line.strip_prefix('+').filter(|_| !line.starts_with("+++ ")) else { continue };
+            if let Some(why) = refused_by_bot(file, added) {
+                let name = mail.file_name().unwrap_or_default().to_string_lossy();
+                return Ok(Err(format!("{name}: {file}: \"{}\": {why}", added.trim())));
+            }
+        }
+    }
+    Ok(Ok(format!("{} patches", mails.len())))
+}
+
+/// Why the bot refuses the line `added` to `file`, if it does.
+fn refused_by_bot(file: &str, added: &str) -> Option<&'static str> {
+    let function = added.starts_with("static ") && added.contains('(') && !added.contains('=');
+    if file.ends_with(".h") && function && !added.contains("inline") {
+        return Some("a function in a header has to be inline");
+    }
+    let parameter = ["module_param(", "module_param_named(", "module_param_array("].iter().any(|m| added.contains(m));
+    (file.ends_with(".c") && parameter).then_some("no new parameters of modules")
+}
+
+/// Whether the kernel's get_maintainer.pl sends each of these patches to the mailing list `list`.
+pub fn goes_to(tree: &Tree, list: &str, mails: &[PathBuf]) -> Result<Result<String, String>> {
+    let script = "scripts/get_maintainer.pl";
+    for mail in mails {
+        let mut command = Command::new("perl");
+        command.args([script, "--no-git", "--no-git-fallback", "--no-rolestats", "--no-m", "--no-r", "--no-fixes"]);
+        command.arg(mail).current_dir(tree.repo.dir()).env("LC_ALL", "C");
+        let done = command
+            .output()
+            .map_err(|e| Error::could_not(format!("cannot run perl: {e}; install the package perl")))?;
+        if !done.status.success() {
+            let why = String::from_utf8_lossy(&done.stderr);
+            let why = why.lines().next_back().unwrap_or("no message");
+            return Err(Error::could_not(format!("{script} failed ({}): {why}", done.status)));
+        }
+        let lists = String::from_utf8_lossy(&done.stdout);
+        if !lists.lines().any(|l| l.trim() == list) {
+            let name = mail.file_name().unwrap_or_default().to_string_lossy();
+            let lists = lists.split_whitespace().collect::<Vec<_>>().join(", ");
+            return Ok(Err(format!("{name}: {script} names {lists}, not {list}")));
+        }
+    }
+    Ok(Ok(list.to_owned()))
+}
+
 /// Nobody takes files that nobody looks after.
 pub fn no_orphans(tree: &Tree, tip: &str) -> Result<Result<String, String>> {
     let diff = tree.repo.run(["diff", "--unified=0", &tree.base, tip, "--", "MAINTAINERS"])?;
@@ -140,6 +196,28 @@ mod tests {
         assert!(for_stable(&good.replace("Fixes: 0123456789ab (\"y\")", "No Fixes tag: ")).is_err());
         assert!(for_stable(&good.replace("Fixes: 0123456789ab", "Fixes 0123456789ab")).unwrap_err().contains("Fixes:"));
         assert!(for_stable(&good.replace("Cc: stable@", "Cc: linux-riscv@")).unwrap_err().contains("stable@"));
+    }
+
+    #[test]
+    fn the_bot_refuses_what_it_refuses() {
+        let dir = tempfile::tempdir().unwrap();
+        let mail = dir.path().join("0001-x.patch");
+        let ask = |file: &str, line: &str| {
+            fs::write(&mail, format!("Subject: x\n\n---\n--- a/{file}\n+++ b/{file}\n@@ -1 +1 @@\n{line}\n")).unwrap();
+            bot_takes(std::slice::from_ref(&mail)).unwrap()
+        };
+        assert!(ask("a.h", "+static int f(void)").unwrap_err().contains("0001-x.patch: a.h: \"static int f(void)\""));
+        assert!(ask("a.c", "+module_param(x, int, 0);").unwrap_err().contains("parameters"));
+        for (file, line) in [
+            ("a.h", "+static inline int f(void)"),
+            ("a.h", "+static __always_inline int f(void)"),
+            ("a.h", "+static const int x = f(1);"),
+            ("a.h", "-static int f(void)"),
+            ("a.c", "+static int f(void)"),
+            ("a.rs", "+module_param(x)"),
+        ] {
+            assert!(ask(file, line).is_ok(), "{file}: {line}");
+        }
     }
 
     #[test]

@@ -195,7 +195,7 @@ mod tests {
     fn topic(name: &str, on: &[&str]) -> Topic {
         let on = on.iter().map(|&name| name.to_owned()).collect();
         let first = vec![format!("{name}: old"), format!("{name}: first")];
-        Topic { name: name.to_owned(), first, subjects: vec![format!("{name}: ")], on, stable: name == "a" }
+        Topic { name: name.to_owned(), first, subjects: vec![format!("{name}: ")], on, list: None, stable: name == "a" }
     }
 
     fn subjects(list: &[&str]) -> Vec<String> {

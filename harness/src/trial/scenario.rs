@@ -46,6 +46,8 @@ struct File {
     /// Lines on top of `harness/kernel.config`; for one that is only compiled, on top of tinyconfig.
     #[serde(default)]
     config: String,
+    /// Name of the file whose `config` it takes, in place of its own.
+    config_of: Option<String>,
     /// Added to the kernel's command line.
     #[serde(default)]
     append: String,
@@ -163,7 +165,7 @@ pub fn load(root: &Path) -> Result<BTreeMap<String, Scenario>> {
             let show = path.strip_prefix(root).unwrap_or(path).display();
             Error::usage(format!("{show}{why}; correct the file"))
         };
-        for mut scenario in parse(&name, &text, &known).map_err(wrong)? {
+        for mut scenario in parse(&name, &text, &known, &folder).map_err(wrong)? {
             // Named after the first scenario that has it: others with the same lines share it.
             let compiled = matches!(scenario.kind, Kind::Compile { .. });
             let same = |other: &&Scenario| !compiled && other.config.lines == scenario.config.lines && other.boots();
@@ -193,9 +195,18 @@ pub fn tests_in(folder: &Path) -> Result<Vec<String>> {
     Ok(tests)
 }
 
-/// Reads a file; the error is `:LINE: WHY` or `: WHY`.
-fn parse(name: &str, text: &str, known: &[String]) -> Result<Vec<Scenario>, String> {
-    let file: File = toml_file::parse(text)?;
+/// The config fragment of the scenario file `name` in `folder`.
+fn config_of(name: &str, folder: &Path) -> Result<String, String> {
+    let none = || format!("config_of: there is no {name}.toml with a config of its own in {FOLDER}");
+    let text = fs::read_to_string(folder.join(name).with_extension("toml")).map_err(|_| none())?;
+    // What else is wrong with it is reported for itself.
+    let file: File = toml_file::parse(&text).map_err(|_| none())?;
+    if file.config.is_empty() { Err(none()) } else { Ok(file.config) }
+}
+
+/// Reads a file of `folder`; the error is `:LINE: WHY` or `: WHY`.
+fn parse(name: &str, text: &str, known: &[String], folder: &Path) -> Result<Vec<Scenario>, String> {
+    let mut file: File = toml_file::parse(text)?;
     let say = |why: String| format!(": {why}");
     if !name.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-') {
         return Err(say("the name of a scenario may have lower-case letters, digits and `-` only".to_owned()));
@@ -203,8 +214,18 @@ fn parse(name: &str, text: &str, known: &[String]) -> Result<Vec<Scenario>, Stri
     if file.description.trim().is_empty() || file.description.contains('\n') {
         return Err(say("description must be one line".to_owned()));
     }
+    if let Some(other) = &file.config_of {
+        if !file.config.is_empty() {
+            return Err(say("it has both config and config_of; keep one".to_owned()));
+        }
+        file.config = config_of(other, folder).map_err(say)?;
+    }
     let lines = config_lines(&file.config).map_err(say)?;
-    let config_name = if lines.is_empty() { String::new() } else { name.to_owned() };
+    let config_name = match file.config_of {
+        _ if lines.is_empty() => String::new(),
+        Some(other) => other,
+        None => name.to_owned(),
+    };
     let several = file.each.is_some();
     let kinds = match (file.compile, file.machine) {
         (Some(_), Some(_)) => return Err(say("it has both machine and compile; keep one".to_owned())),

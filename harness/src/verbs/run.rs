@@ -67,7 +67,7 @@ pub fn run(lab: &mut Lab, scenarios: &[Scenario]) -> Result<Ran> {
         if let Kind::Boot(trial) = &scenario.kind {
             lab.bench
                 .takes(&trial.machine)
-                .map_err(|why| Error::usage(format!("{FOLDER}/{}.toml: {why}; correct the file", scenario.name)))?;
+                .map_err(|why| Error::usage(format!("{FOLDER}/{}.toml: {why}; correct the file", scenario.family)))?;
         }
     }
     let folder = lab.bench.options.place("run");

@@ -59,11 +59,21 @@ fn the_scenarios_of_the_project() {
         [
             "absent",
             "bpf-arena",
+            "cip-453",
+            "debian",
+            "debian-windows-window-1-4",
+            "debian-windows-window-2-4",
+            "debian-windows-window-3-4",
+            "debian-windows-window-4-4",
             "default",
+            "hardened-stale-4",
+            "hardened-window-3-4",
             "hotplug",
             "kasan-vmalloc",
             "kfence",
             "kunit",
+            "kvm-stale-4",
+            "kvm-window-5-4",
             "late",
             "lockdep",
             "many",
@@ -170,6 +180,9 @@ fn a_wrong_file_is_one_line_and_64() {
         (&format!("require = [\"(\"]\n{machine}"), vec!["require", "`(`"]),
         (&format!("{machine}[each]\nharts = [1, 0]\n"), vec!["harts = 0", "512"]),
         (&format!("{machine}[each]\nmemory = [1]\n"), vec!["x.toml:5:", "memory"]),
+        (&format!("config_of = \"default\"\n{machine}"), vec!["config_of", "no default.toml with a config"]),
+        (&format!("config_of = \"none\"\n{machine}"), vec!["config_of", "no none.toml"]),
+        (&format!("config = \"CONFIG_A=y\"\nconfig_of = \"y\"\n{machine}"), vec!["both config and config_of"]),
         (&format!("{machine}[limits]\nsilence = 0\n"), vec!["positive number of seconds"]),
         (&format!("config = \"CONFIG A=y\"\n{machine}"), vec!["`CONFIG A=y`", "not a Kconfig option"]),
         (&format!("config = \"# CONFIG_A is off\"\n{machine}"), vec!["`# CONFIG_A is off`"]),
@@ -251,14 +264,17 @@ fn scenarios_with_the_same_lines_share_a_kernel() {
     write(&at("y"), same);
     write(&at("a"), "description = \"d\"\nconfig = \"CONFIG_A=y\"\n[compile]\nfolders = [\"mm/\"]\n");
     write(&at("b"), &same.replace("CONFIG_A", "CONFIG_B"));
+    write(&at("a-of-b"), "description = \"d\"\nconfig_of = \"b\"\n[machine]\nmodel = \"plain\"\n");
     let all = scenario::load(&lab.repo()).unwrap();
+    let lines = |name: &str| all[name].config.lines.as_str();
+    assert_eq!((lines("a-of-b"), all["a-of-b"].config.name.as_str()), (lines("b"), "b"));
     let config = |name: &str| all[name].config.name.as_str();
     assert_eq!((config("x"), config("y"), config("a"), config("b"), config("default")), ("x", "x", "a", "b", ""));
     // The kernel that everybody has comes first, those with one kernel together, what is only
     // compiled last.
     let chosen = |which| scenario::choose(&lab.repo(), &which).unwrap();
-    assert_eq!(names(&chosen(Which::Tier(Tier::Full))), ["default", "b", "x", "y", "a"]);
-    assert_eq!(names(&chosen(Which::Named(vec![]))), ["default", "b", "x", "y", "a"]);
+    assert_eq!(names(&chosen(Which::Tier(Tier::Full))), ["default", "a-of-b", "b", "x", "y", "a"]);
+    assert_eq!(names(&chosen(Which::Named(vec![]))), ["default", "a-of-b", "b", "x", "y", "a"]);
     assert_eq!(names(&chosen(Which::Named(vec!["y".into(), "default".into()]))), ["default", "y"]);
     assert_eq!(names(&chosen(Which::Tier(Tier::Quick))), ["default"]);
     fs::remove_file(at("default")).unwrap();
