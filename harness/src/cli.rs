@@ -40,7 +40,7 @@ const EXIT_CODES: &str = "Exit codes: 0 all as expected; 1 a test failed; 2 some
 applied, built or booted, or the verdict is not certain; 4 everything was skipped; 64 wrong usage; 130 interrupted";
 
 #[derive(Parser, Debug)]
-#[command(name = "lazymap", version, about, after_help = EXIT_CODES, disable_help_subcommand = true)]
+#[command(name = "lazymap", version, about, after_help = EXIT_CODES)]
 struct Cli {
     #[command(flatten)]
     global: Global,
@@ -292,6 +292,9 @@ fn parse() -> Result<Option<(Options, Verb, Named)>> {
              check out elsewhere or give another folder with OUT=",
             out.display()
         )));
+    }
+    if out.exists() && !out.is_dir() {
+        return Err(Error::usage(format!("OUT={} is not a folder; name one", out.display())));
     }
     let base = Base::load(&root)?;
     let ksrc = given(cli.global.ksrc).map(|p| absolute(&p)).transpose()?;

@@ -230,7 +230,7 @@ pub fn rows_table(rows: &[Row], color: bool, width: usize) -> String {
     let mut lines = vec![columns.iter().map(|column| bold(column.name)).collect::<Vec<_>>()];
     lines.extend((0..rows.len()).map(|at| columns.iter().map(|column| column.cells[at].clone()).collect()));
     let aligns: Vec<Align> = columns.iter().map(|column| column.align).collect();
-    let above = if above.is_empty() { String::new() } else { format!("all: {}\n", above.join(", ")) };
+    let above = if above.is_empty() { String::new() } else { format!("in every row: {}\n", above.join(", ")) };
     above + &table::text(&aligns, &lines, color)
 }
 

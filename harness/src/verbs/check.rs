@@ -478,7 +478,13 @@ fn harness_tests(options: &Options, tally: &mut Tally) {
     let ended = cmd::captured(&mut command, &log, &step);
     step.finish(if matches!(ended, Ok(Ended::Well)) { "done" } else { "failed" });
     match ended {
-        Ok(Ended::Well) => tally.ok(name),
+        Ok(Ended::Well) => {
+            tally.ok(name);
+            let text = fs::read(&log).unwrap_or_default();
+            for (name, why) in skipped_tests(&String::from_utf8_lossy(&text)) {
+                tally.skip(name, why);
+            }
+        }
         Ok(Ended::Badly { what, .. }) => {
             let text = fs::read(&log).unwrap_or_default();
             match failed_tests(&String::from_utf8_lossy(&text)).as_slice() {
@@ -494,6 +500,12 @@ fn harness_tests(options: &Options, tally: &mut Tally) {
 /// Names of the tests that failed.
 fn failed_tests(log: &str) -> Vec<&str> {
     log.lines().filter_map(|line| line.trim().strip_prefix("test ")?.strip_suffix(" ... FAILED")).collect()
+}
+
+/// What tests did not do, and why: cargo has no word for that, so they print it.
+fn skipped_tests(log: &str) -> Vec<(&str, &str)> {
+    // The test runner may be in the middle of a line.
+    log.lines().filter_map(|line| line.split_once("SKIPPED ")?.1.split_once(": ")).collect()
 }
 
 /// A check with a component of the Rust toolchain that may not be installed.
@@ -555,6 +567,8 @@ failures:
 test result: FAILED. 1 passed; 2 failed; 0 ignored; 0 measured; 0 filtered out; finished in 0.11s
 ";
         assert_eq!(failed_tests(log), ["b - should panic", "c"]);
+        let log = "test a ... SKIPPED harness, b: no network: x\nok\ntest c ... ok\n";
+        assert_eq!(skipped_tests(log), [("harness, b", "no network: x")]);
         assert_eq!(failed_tests("error: could not compile `lazymap`\n"), [""; 0]);
     }
 }

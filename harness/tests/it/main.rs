@@ -12,6 +12,7 @@ mod initramfs;
 mod ksrc;
 mod ktap;
 mod machine;
+mod outputs;
 mod patches;
 mod qemu;
 mod rows;
