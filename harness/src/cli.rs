@@ -384,8 +384,8 @@ fn prepared(options: &Options, verb: Verb, named: Named) -> Result<Work<'_>> {
             Box::new(move || {
                 outputs::start(&options.asked.outputs)?;
                 // The tool's own tests need git and other programs, too.
-                host::for_series(options)?;
-                Ok(check::run(options, &plan)?.exit())
+                let done = host::for_series(options).and_then(|_| check::run(options, &plan));
+                done.map(|count| count.exit()).map_err(|error| told(options, "check", error))
             })
         }
         Verb::Run { scenario, .. } => {
@@ -505,14 +505,17 @@ fn reported(options: &Options, verb: &str, work: impl FnOnce() -> Result<Ran>) -
             outputs::write(asked, &options.root, &told)?;
             Ok(ran)
         }
-        Err(error) => {
-            let (part, name) = (verb.to_owned(), "everything is there that is needed to boot".to_owned());
-            let check = Check { part, name, verdict: Verdict::Error, why: error.message.clone(), seconds: 0.0 };
-            let about = Provenance::of(options, None);
-            outputs::write(asked, &options.root, &Told { verb, about: &about, parts: &[], checks: &[check] })?;
-            Err(error)
-        }
+        Err(error) => Err(told(options, verb, error)),
     }
+}
+
+/// Writes an error that ended everything as the only result.
+fn told(options: &Options, verb: &str, error: Error) -> Error {
+    let (part, name) = (verb.to_owned(), "everything is there that is needed to run".to_owned());
+    let check = Check { part, name, verdict: Verdict::Error, why: error.message.clone(), seconds: 0.0 };
+    let about = Provenance::of(options, None);
+    let told = Told { verb, about: &about, parts: &[], checks: &[check] };
+    outputs::write(&options.asked.outputs, &options.root, &told).err().unwrap_or(error)
 }
 
 /// Counts rows, and prints the count.

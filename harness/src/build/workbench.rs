@@ -58,9 +58,9 @@ impl Workbench {
         }
     }
 
-    /// By how much limits are stretched: as the user says, or by how slow the host is right now.
-    pub fn slow(&self) -> f64 {
-        self.options.asked.slow.unwrap_or_else(pace::host_slowness)
+    /// How slow the host is: as the user says, or as measured now.
+    pub fn host(&self) -> pace::Host {
+        self.options.asked.slow.map_or_else(pace::Host::measure, |slow| pace::Host { slow, ..pace::Host::IDLE })
     }
 
     /// Checks that QEMU accepts a machine with these CPU properties.

@@ -10,6 +10,8 @@ use std::hint::black_box;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use rustix::time::{ClockId, clock_gettime};
+
 /// How often the kernel's figures are read.
 const PERIOD: Duration = Duration::from_millis(250);
 /// However busy the host is, a second of its clock counts as at least this part of one.
@@ -104,14 +106,35 @@ fn used(pid: u32) -> Option<Used> {
     Some(sum)
 }
 
-/// By how much this host, as busy as it is, is slower than the one that limits were chosen on: 1 to 10.
-pub fn host_slowness() -> f64 {
-    let started = Instant::now();
-    black_box(spin(STEPS));
-    factor(started.elapsed().as_secs_f64())
+/// How fast the host is, compared with an idle one like that on which limits were chosen.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Host {
+    /// By how much its CPUs are slower: 1 to 10.
+    pub slow: f64,
+    /// By how much other work slows a single thread down right now: 1 to 8.
+    pub busy: f64,
 }
 
-/// The factor for a host on which [`spin`] takes so many seconds.
+impl Host {
+    /// A host on which limits mean what they say.
+    pub const IDLE: Self = Self { slow: 1.0, busy: 1.0 };
+
+    /// Measures, for about a twentieth of a second on an idle host.
+    pub fn measure() -> Self {
+        let (started, before) = (Instant::now(), thread_seconds());
+        black_box(spin(STEPS));
+        let (passed, ran) = (started.elapsed().as_secs_f64(), thread_seconds() - before);
+        Self { slow: factor(ran), busy: (passed / ran.max(f64::MIN_POSITIVE)).clamp(1.0, 1.0 / LEAST) }
+    }
+}
+
+/// CPU time of this thread.
+fn thread_seconds() -> f64 {
+    let time = clock_gettime(ClockId::ThreadCPUTime);
+    time.tv_sec as f64 + time.tv_nsec as f64 / 1e9
+}
+
+/// The factor for a host on which [`spin`] takes so many seconds of CPU time.
 fn factor(seconds: f64) -> f64 {
     let times = seconds / REFERENCE;
     if times < FAST_ENOUGH { 1.0 } else { (times * 10.0).round().min(MOST * 10.0) / 10.0 }
@@ -153,7 +176,8 @@ mod tests {
     fn a_fast_host_changes_nothing_and_a_slow_one_is_believed_up_to_a_point() {
         assert_eq!([0.01, 0.05, 0.06].map(factor), [1.0; 3]);
         assert_eq!([0.1, 0.2, 9.0].map(factor), [2.0, 4.0, 10.0]);
-        assert!((1.0..=10.0).contains(&host_slowness()));
+        let host = Host::measure();
+        assert!((1.0..=10.0).contains(&host.slow) && (1.0..=8.0).contains(&host.busy), "{host:?}");
     }
 
     #[test]

@@ -173,6 +173,8 @@ pub struct LimitsUsed {
     pub total: f64,
     /// The factor that is in them.
     pub slow: f64,
+    /// A further factor that is in the guest's limit for a test.
+    pub busy: f64,
 }
 
 /// A line of a console.
@@ -209,7 +211,8 @@ impl BootRecord {
             limits: LimitsUsed {
                 silence: tenths(silence.as_secs_f64()),
                 total: tenths(total.as_secs_f64()),
-                slow: trial.slow,
+                slow: trial.host.slow,
+                busy: tenths(trial.host.busy),
             },
             slowed: tenths(run.slowed),
             tries,

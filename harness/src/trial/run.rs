@@ -54,7 +54,7 @@ pub fn repeated(bench: &Workbench, trials: &[&Trial]) -> Vec<Trial> {
 /// A boot that ran into a limit on a host that others kept busy says nothing; it gets one more chance,
 /// with limits that fit.
 pub fn kept(bench: &Workbench, trial: &Trial, kernel: Result<&Kernel>, folder: &Path) -> (Done, Option<Booted>) {
-    let mut trial = Trial { slow: bench.slow(), ..trial.clone() };
+    let mut trial = Trial { host: bench.host(), ..trial.clone() };
     let kernel = match kernel {
         Ok(kernel) => kernel,
         Err(error) => return (not_booted(&trial, &error, bench, folder), None),
@@ -64,11 +64,13 @@ pub fn kept(bench: &Workbench, trial: &Trial, kernel: Result<&Kernel>, folder: &
         && let Some(first) = booted.as_ref().filter(|booted| starved(booted, &done.rows))
     {
         let slowed = first.run.slowed;
-        trial.slow = (trial.slow * slowed * BUSY).min(MOST_SLOW);
+        trial.host.slow = (trial.host.slow * BUSY).min(MOST_SLOW);
+        trial.host.busy = (trial.host.busy.max(slowed) * BUSY).min(MOST_SLOW);
         eprintln!(
-            "lazymap: note: {} ended at a limit, but QEMU had a {slowed:.1}th of the CPU time it could use; once more, with \
-             limits times {:.1}",
-            trial.name, trial.slow
+            "lazymap: note: {} ended at a limit, but QEMU got {:.0} % of the CPU time that it could use; \
+             once more, with longer limits",
+            trial.name,
+            100.0 / slowed
         );
         (done, booted) = once(bench, &trial, kernel, folder, 2);
     }

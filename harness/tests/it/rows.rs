@@ -356,7 +356,7 @@ fn results_are_written_also_if_nothing_could_be_booted() {
     rows.run(&["run", "default", "--slow", "0"]).fails(64, &["--slow 0", "0.1 to 100"]);
 }
 
-/// Six commits: the fourth brings a culprit, the third cannot be tested.
+/// Six commits: the fifth brings a culprit, the third cannot be tested.
 #[test]
 fn a_bisection_finds_the_culprit_past_what_cannot_be_tested() {
     let rows = Rows::new();
@@ -368,18 +368,18 @@ fn a_bisection_finds_the_culprit_past_what_cannot_be_tested() {
     };
     let good = commit("c0");
     commit("c1");
-    // The second patch does not apply there.
-    edit(&entry, "line 21\n", "elsewhere\n");
     commit("c2");
-    edit(&entry, "elsewhere\n", "line 21\n");
+    // The first that git tries, and the second patch does not apply there.
+    edit(&entry, "line 21\n", "elsewhere\n");
     commit("c3");
+    edit(&entry, "elsewhere\n", "line 21\n");
+    commit("c4");
     edit(&entry, "line 55\n", "broken\n");
-    let culprit = commit("c4");
-    commit("c5");
+    let culprit = commit("c5");
     commit("c6");
     let tool = env!("CARGO_BIN_EXE_lazymap");
     let bisect = |options: &str| {
-        git(&linux, &["bisect", "start", "-q", "HEAD", &good]);
+        git(&linux, &["bisect", "start", "HEAD", &good]);
         let line = format!("exec {tool} --root {} run default {options} >/dev/null 2>&1", rows.0.repo().display());
         let command = rows.0.tool();
         let environment: Vec<_> = command.get_envs().map(|(k, v)| (k.to_owned(), v.unwrap().to_owned())).collect();
@@ -390,7 +390,7 @@ fn a_bisection_finds_the_culprit_past_what_cannot_be_tested() {
         git_bisect.env("PATH", format!("{}:/usr/bin:/bin", rows.0.bin().display()));
         let done = said(&mut git_bisect);
         let first = git(&linux, &["rev-parse", "refs/bisect/bad"]);
-        git(&linux, &["bisect", "reset", "-q"]);
+        git(&linux, &["bisect", "reset"]);
         (done, first)
     };
     let (done, first) = bisect("--bisect");
