@@ -157,7 +157,7 @@ fn a_boot_leaves_what_repeats_it_elsewhere() {
     for (name, text) in [("Image", "kernel"), ("it's.gz", "guest"), ("fw.bin", "firmware")] {
         fs::write(at(name), text).unwrap();
     }
-    let console = at("logs/k-m.log");
+    let (console, trace) = (at("logs/k-m.log"), at("trace"));
     let boot = Boot {
         machine: &PLAIN,
         qemu: &fake.qemu,
@@ -168,7 +168,7 @@ fn a_boot_leaves_what_repeats_it_elsewhere() {
         initrd: &at("it's.gz"),
         append: "lazymap.tests=a x=\"it's\"",
         plugin: Some("file=x.so,out=a b"),
-        trace: Some((&at("trace"), "riscv_*")),
+        trace: Some((&trace, "riscv_*")),
         console: &console,
         limits: PATIENT,
     };
@@ -178,7 +178,7 @@ fn a_boot_leaves_what_repeats_it_elsewhere() {
     let moved = elsewhere.path().join("moved here");
     assert!(Command::new("cp").arg("-r").arg(at("logs/k-m")).arg(&moved).status().unwrap().success());
     let script = moved.join("reproduce.sh");
-    let other = Fake::new("for word; do echo \"$word\"; done >arguments\npwd -P >where\n");
+    let other = Fake::new("for word; do echo \"$word\"; done >arguments\n");
     for name in ["Image", "it's.gz", "fw.bin", "qemu"] {
         fs::remove_file(at(name)).unwrap();
     }
@@ -194,7 +194,7 @@ fn a_boot_leaves_what_repeats_it_elsewhere() {
     let none = run(&[], &[]);
     assert_eq!(none.status.code(), Some(2));
     assert!(says(&none).contains("there is no QEMU at") && says(&none).contains("QEMU="), "{none:?}");
-    let done = run(&[("QEMU", &other.qemu)], &["-S", "a b"]);
+    let done = run(&[("QEMU", other.qemu.as_path())], &["-S", "a b"]);
     assert!(done.status.success(), "{done:?}");
     assert!(says(&done).contains("without the plugin x.so"), "{done:?}");
     let arguments = "-M\nvirt,aia=aplic-imsic\n-cpu\nrv64\n-smp\n4\n-m\n1024M\n-display\nnone\n-monitor\nnone\n-serial\n\
@@ -207,12 +207,14 @@ fn a_boot_leaves_what_repeats_it_elsewhere() {
     }
     // Another kernel, and more for its command line.
     let image = Path::new("/else/Image");
-    assert!(run(&[("QEMU", &other.qemu), ("IMAGE", image), ("APPEND", Path::new("debug"))], &[]).status.success());
+    assert!(
+        run(&[("QEMU", other.qemu.as_path()), ("IMAGE", image), ("APPEND", Path::new("debug"))], &[]).status.success()
+    );
     let arguments = other.text("arguments");
     assert!(arguments.contains("-kernel\n/else/Image\n") && arguments.contains("x=\"it's\" debug\n"), "{arguments}");
     // Not the kernel that it says.
     fs::write(moved.join("Image"), "another").unwrap();
-    let changed = run(&[("QEMU", &other.qemu)], &[]);
+    let changed = run(&[("QEMU", other.qemu.as_path())], &[]);
     assert_eq!(changed.status.code(), Some(2));
     assert!(says(&changed).contains("not the kernel that was booted"), "{changed:?}");
 }

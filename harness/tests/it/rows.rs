@@ -339,15 +339,18 @@ fn results_are_written_also_if_nothing_could_be_booted() {
     let rows = Rows::new();
     let folder = rows.0.dir.path().join("for the bot");
     let options = ["--junit", "j.xml", "--tap", "tap", "--kcidb", "k.json", "--html", "h.html"];
-    let words: Vec<String> = options.iter().map(|w| if w.starts_with("--") { (*w).into() } else { folder.join(w).display().to_string() }).collect();
+    let words: Vec<String> = options
+        .iter()
+        .map(|w| if w.starts_with("--") { (*w).into() } else { folder.join(w).display().to_string() })
+        .collect();
     let all: Vec<&str> = words.iter().map(String::as_str).collect();
-    rows.run(&[&["run", "default"], all.as_slice()].concat()).passes();
+    rows.run(&[&["run", "default"][..], all.as_slice()].concat()).passes();
     let read = |name: &str| fs::read_to_string(folder.join(name)).unwrap();
     assert!(read("j.xml").contains("run.default") && read("tap/run-default.tap").contains("ok 1 selftests:"));
     assert!(read("k.json").contains("lazymap.run.default.test-trace_sh") && read("h.html").contains("<svg"));
     // Nothing of the first run may pass for a result of one that could not start.
     edit(&rows.0.linux().join("arch/riscv/kernel/entry.S"), "line 1\n", "changed\n");
-    rows.run(&[&["run", "default"], all.as_slice()].concat()).fails(2, &["not committed"]);
+    rows.run(&[&["run", "default"][..], all.as_slice()].concat()).fails(2, &["not committed"]);
     assert!(read("j.xml").contains("errors=\"1\"") && read("j.xml").contains("not committed"), "{}", read("j.xml"));
     assert!(!folder.join("tap/run-default.tap").exists());
     assert!(read("tap/run-checks.tap").contains("not ok 1 ") && read("h.html").contains("not committed"));
