@@ -93,7 +93,7 @@ pub fn start(outputs: &Outputs) -> Result<()> {
     for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
         // Only our own: somebody else may keep results there, too.
         let path = entry.path();
-        let ours = || fs::read_to_string(&path).is_ok_and(|text| text.lines().nth(1).is_some_and(|l| l == tap::MARK));
+        let ours = || fs::read_to_string(&path).is_ok_and(|text| text.lines().nth(2).is_some_and(|l| l == tap::MARK));
         if path.extension().is_some_and(|e| e == "tap") && ours() {
             files::remove(&path)?;
         }

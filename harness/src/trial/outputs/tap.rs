@@ -11,7 +11,7 @@ use crate::trial::report::Row;
 use crate::trial::tally::{DIRECTIVES, one_line};
 use crate::trial::verdict::Verdict;
 
-/// The second line of each document.
+/// The third line of each document, after the plan, which tap.py wants at the very beginning.
 pub const MARK: &str = "# written by lazymap";
 
 /// The documents, each with the name of its file.
@@ -31,7 +31,7 @@ pub fn documents(told: &Told<'_>) -> Vec<(String, String)> {
 }
 
 fn head(tests: usize) -> String {
-    format!("TAP version 13\n{MARK}\n1..{tests}\n")
+    format!("TAP version 13\n1..{tests}\n{MARK}\n")
 }
 
 fn document(suite: &Suite<'_>) -> String {
