@@ -26,6 +26,7 @@ tinyconfig) mkdir -p $o; : >$o/.config ;;
 olddefconfig) ;;
 modules)
 	mkdir -p $o/arch/riscv/boot
+	: >$o/modules.order
 	cat $dir/arch/riscv/kernel/entry.S $o/.config >$o/arch/riscv/boot/Image
 	cp $o/arch/riscv/boot/Image $o/vmlinux ;;
 install)
