@@ -15,6 +15,7 @@ BASE ?=
 BUILD ?=
 FULL ?=
 RUNS ?=
+HARTS ?=
 
 # What `make hunt` hunts: the options of `harness/lazymap hunt`.
 HUNT ?= --tree base
@@ -67,7 +68,7 @@ help:
 	@echo 'make run           run scenarios: SCENARIO="sv39 lockdep", or all; harness/lazymap run --list'
 	@echo 'make controls      run kernels broken on purpose; each must be caught: CONTROL="..."'
 	@echo 'make hunt          find where a kernel relies on a missing fence: HUNT="--tree base --scenario kasan-vmalloc"'
-	@echo 'make bench         count the fences that new mappings of one hart cause on others: RUNS=5 for a median'
+	@echo 'make bench         measure what new mappings cost, for several kernels: RUNS=1 HARTS=4 for a quick look'
 	@echo 'make cost          count the instructions that the series costs and compare them with harness/cost.toml'
 	@echo 'make series        regenerate patches/ from the sources and the commits in the work tree'
 	@echo 'make series-check  check patches/: up to date, topics, style; BASE=all; BUILD=1 also boots each patch and topic'
@@ -100,15 +101,23 @@ check:
 shell:
 	@$(LAZYMAP) $@ $(SCENARIO) $(ARGS)
 
+BIOS := share/qemu/opensbi-riscv64-generic-fw_dynamic.bin
+
 # Under its own name, so that the system's QEMU is not replaced.
 qemu-install:
 	@$(if $(PREFIX),,echo 'lazymap: name the folder to install to, as in make qemu-install PREFIX=/usr/local' >&2; exit 64)
 	@$(LAZYMAP) qemu
 	install -D -m 755 '$(LAZYMAP_OUT)/qemu/bin/qemu-system-riscv64' '$(DESTDIR)$(PREFIX)/bin/qemu-system-riscv64-lazymap'
+	@# -bios default looks there; a firmware of another QEMU stays.
+	[ -e '$(DESTDIR)$(PREFIX)/$(BIOS)' ] || install -D -m 644 '$(LAZYMAP_OUT)/qemu/$(BIOS)' '$(DESTDIR)$(PREFIX)/$(BIOS)'
 	install -D -m 644 docs/machine.md '$(DESTDIR)$(PREFIX)/share/doc/qemu-system-riscv64-lazymap/machine.md'
 
 bench:
+<<<<<<< HEAD
 	@$(LAZYMAP) $@ $(if $(RUNS),--runs $(RUNS)) $(ARGS)
+=======
+	@$(LAZYMAP) $@ $(if $(RUNS),--runs $(RUNS)) $(if $(HARTS),--harts $(HARTS))
+>>>>>>> main
 
 cost:
 	@$(LAZYMAP) $@ $(if $(filter-out 0,$(FULL)),--full) $(ARGS)

@@ -13,8 +13,7 @@ use clap::error::ErrorKind;
 use clap::{Args, CommandFactory, Parser, Subcommand};
 
 use crate::boot::machine::LimitsGiven;
-use crate::build::qemu;
-use crate::build::workbench::Lab;
+use crate::build::workbench::{self, Lab};
 use crate::ground::error::{Error, Exit, Result};
 use crate::ground::{cmd, lock, progress};
 use crate::options::Options;
@@ -32,7 +31,7 @@ use crate::trial::tally::Tally;
 use crate::trial::verdict::{Count, Verdict};
 use crate::verbs::check::{Part, Plan, Shard};
 use crate::verbs::demo::{self, Kernels};
-use crate::verbs::{bench, check, clean, controls, cost, litmus, run, shell};
+use crate::verbs::{bench, board, bundle, check, clean, controls, cost, exhaust, judge, litmus, mutants, run, shell};
 use crate::{hunt, series};
 
 /// Exit codes as `--help` shows them.
@@ -117,11 +116,14 @@ enum Verb {
         #[command(flatten)]
         outputs: Outputs,
     },
-    /// Counts the fences that new mappings of one hart cause on others, and compares kernels
+    /// Measures what new mappings cost in several workloads, and compares kernels
     Bench {
-        /// Runs of each kernel, each with other random numbers; the table has the median
-        #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=99))]
+        /// Runs of each kernel on each machine, each with other random numbers; the tables have the median
+        #[arg(long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=99))]
         runs: u32,
+        /// Numbers of harts, separated by commas [default: all]
+        #[arg(long, value_name = "N,...", value_delimiter = ',', value_parser = bench::parse_harts)]
+        harts: Vec<u32>,
     },
     /// Counts the instructions that the series costs, and compares them with harness/cost.toml
     Cost {
@@ -148,6 +150,14 @@ enum Verb {
     /// fault that results: who mapped, who touched, and whether the kernel survived it
     #[command(after_help = hunt::EXIT_CODES)]
     Hunt(Box<hunt::Args>),
+    /// Interprets the exception entry of built kernels, instruction by instruction, through every fault,
+    /// interrupt and switch that may happen, and reports what goes wrong
+    Exhaust(exhaust::Args),
+    /// Changes each instruction of the scheme in each likely way, and reports which changes `exhaust` finds
+    Mutants(mutants::Args),
+    /// Gives the verdict on the console of a run elsewhere: on a board, in LAVA, in a bug report
+    #[command(after_help = judge::EXIT_CODES)]
+    Judge(Box<judge::Args>),
     /// Writes the patches from the sources and the commits in the work tree, for each base or the
     /// selected one
     Series,
@@ -162,6 +172,21 @@ enum Verb {
     Kernels,
     /// Builds only the machine model
     Qemu,
+    /// Packs machine, kernel and tests into one archive that runs on other hosts of this architecture
+    Bundle {
+        /// Where it goes [default: out/bundle/lazymap-bundle.tar.xz]
+        #[arg(long, value_name = "FILE")]
+        output: Option<PathBuf>,
+    },
+    /// Packs the tests for a board
+    Board {
+        /// The folder in which its kernel was built [default: for the kernel that `kernels` builds]
+        #[arg(long, value_name = "DIR")]
+        build: Option<PathBuf>,
+        /// Where they go [default: out/board/kselftest.tar.gz]
+        #[arg(long, value_name = "FILE")]
+        output: Option<PathBuf>,
+    },
     /// Runs the litmus files of the protocol with herd7, which is downloaded if missing
     Litmus,
     /// Boots a guest with the terminal as its console; Ctrl-A X ends it
@@ -182,7 +207,7 @@ enum Verb {
     },
     /// Prints the man page
     Man,
-    /// Checks what the host must have, and prints what was found
+    /// Checks what the host must have; prints what was found, and commands to build kernel and tests with it
     Host {
         /// Installs nothing, not even as root
         #[arg(long)]
@@ -309,6 +334,12 @@ fn parse() -> Result<Option<(Options, Verb, Named)>> {
         Some(ALL) => (base, Named::All),
         Some(version) => (base.choose(version)?, Named::One),
     };
+    if !base.linux.is_whole() && !matches!(cli.verb, Verb::Series | Verb::SeriesCheck { .. }) {
+        return Err(Error::usage(format!(
+            "BASE={}: it has a part of the series, which only series and series-check take; name another kernel",
+            base.linux.version
+        )));
+    }
     let jobs = cli.global.jobs.map_or_else(cpus, usize::from);
     let limits = LimitsGiven::from_env()?;
     let slow = cli.global.slow.filter(|text| !text.is_empty());
@@ -346,6 +377,9 @@ fn dispatch(options: &Options, verb: Verb, named: Named) -> Result<u8> {
         Verb::Controls { control, dry_run: true, .. } => {
             return controls::dry_run(options, &Which::Named(control)).map(|()| Exit::Pass as u8);
         }
+        Verb::Exhaust(args) => return exhaust::run(options, &args).map(|exit| exit as u8),
+        Verb::Mutants(args) => return mutants::run(options, &args).map(|exit| exit as u8),
+        Verb::Judge(args) => return judge::run(options, &args).map(|exit| exit as u8),
         Verb::Completions { shell } => {
             clap_complete::generate(shell, &mut Cli::command(), "lazymap", &mut io::stdout());
             return Ok(Exit::Pass as u8);
@@ -404,11 +438,12 @@ fn prepared(options: &Options, verb: Verb, named: Named) -> Result<Work<'_>> {
                 Ok(printed(&ran).exit())
             })
         }
-        Verb::Bench { runs } => Box::new(move || {
+        Verb::Bench { runs, harts } => Box::new(move || {
             let mut lab = Lab::open(options)?;
             let kernels = Kernels::build(&mut lab)?;
             let mut count = Count::default();
-            bench::run(&mut lab, &kernels, runs)?.iter().for_each(|check| count.count(check.verdict));
+            let plan = bench::Plan { runs, harts };
+            bench::run(&mut lab, &kernels, &plan)?.iter().for_each(|check| count.count(check.verdict));
             println!("{count}");
             Ok(count.exit())
         }),
@@ -459,8 +494,17 @@ fn prepared(options: &Options, verb: Verb, named: Named) -> Result<Work<'_>> {
             Ok(Exit::Pass)
         }),
         Verb::Qemu => Box::new(move || {
-            let built = qemu::build(options)?;
+            let built = workbench::machine(options)?;
             println!("{}\t{}", built.binary.display(), built.version);
+            Ok(Exit::Pass)
+        }),
+        Verb::Bundle { output } => Box::new(move || {
+            println!("{}", bundle::run(options, output.as_deref())?.display());
+            Ok(Exit::Pass)
+        }),
+        Verb::Board { build, output } => Box::new(move || {
+            println!("{}", board::run(options, build.as_deref(), output.as_deref())?.display());
+            println!("on the board, as root: tar -xf kselftest.tar.gz && ALLOW_CRASH=1 kselftest/run_kselftest.sh");
             Ok(Exit::Pass)
         }),
         Verb::Litmus => Box::new(move || {
@@ -483,10 +527,14 @@ fn prepared(options: &Options, verb: Verb, named: Named) -> Result<Work<'_>> {
             for (tool, version) in host.versions() {
                 println!("{tool}\t{version}");
             }
+            println!("\nIn a kernel tree with the series, for hardware or another machine (BUILD is a folder):\n");
+            print!("{}", host.commands());
             Ok(Exit::Pass)
         }),
         // Already handled.
-        Verb::Completions { .. } | Verb::Man => Box::new(|| Ok(Exit::Pass)),
+        Verb::Completions { .. } | Verb::Man | Verb::Exhaust(_) | Verb::Mutants(_) | Verb::Judge(_) => {
+            Box::new(|| Ok(Exit::Pass))
+        }
     })
 }
 

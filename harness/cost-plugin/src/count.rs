@@ -57,12 +57,12 @@ impl Arguments {
     }
 }
 
-fn address(text: &str) -> Result<u64, String> {
+pub(crate) fn address(text: &str) -> Result<u64, String> {
     let digits = text.strip_prefix("0x").unwrap_or(text);
     u64::from_str_radix(digits, 16).map_err(|_| format!("`{text}` is not an address"))
 }
 
-fn range(text: &str) -> Result<Range<u64>, String> {
+pub(crate) fn range(text: &str) -> Result<Range<u64>, String> {
     let (start, end) = text.split_once(':').ok_or_else(|| format!("`{text}` is not START:END"))?;
     let range = address(start)?..address(end)?;
     if range.is_empty() { Err(format!("`{text}` is empty")) } else { Ok(range) }

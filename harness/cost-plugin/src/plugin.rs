@@ -16,6 +16,9 @@ use crate::count::{Arguments, Counts, Hart};
 /// `sret`, little-endian.
 const SRET: [u8; 4] = 0x1020_0073_u32.to_le_bytes();
 
+/// The word that asks for the counts of phases, see [`crate::phases_plugin`].
+const PHASES: &str = "phases=on";
+
 /// The version of QEMU's interface that this was written for; QEMU checks it.
 #[unsafe(no_mangle)]
 #[allow(non_upper_case_globals)]
@@ -23,7 +26,7 @@ pub static qemu_plugin_version: c_int = 4;
 
 /// An opaque type of QEMU's.
 #[repr(C)]
-struct Opaque([u8; 0]);
+pub(crate) struct Opaque([u8; 0]);
 
 /// GLib's arrays, of any type.
 #[repr(C)]
@@ -59,24 +62,30 @@ pub struct Info {
     target_name: *const c_char,
 }
 
-const NO_REGISTERS: c_int = 0;
-const READ_REGISTERS: c_int = 1;
+pub(crate) const NO_REGISTERS: c_int = 0;
+pub(crate) const READ_REGISTERS: c_int = 1;
 const NOT_EQUAL: c_int = 3;
 const WRITES: c_int = 2;
 
-type OnHart = extern "C" fn(c_uint, *mut c_void);
+pub(crate) type OnHart = extern "C" fn(c_uint, *mut c_void);
 
 unsafe extern "C" {
-    fn qemu_plugin_register_vcpu_init_cb(id: u64, callback: extern "C" fn(u64, c_uint));
-    fn qemu_plugin_register_vcpu_tb_trans_cb(id: u64, callback: extern "C" fn(u64, *mut Opaque));
-    fn qemu_plugin_register_atexit_cb(id: u64, callback: extern "C" fn(u64, *mut c_void), data: *mut c_void);
-    fn qemu_plugin_tb_n_insns(block: *const Opaque) -> usize;
+    pub(crate) fn qemu_plugin_register_vcpu_init_cb(id: u64, callback: extern "C" fn(u64, c_uint));
+    pub(crate) fn qemu_plugin_register_vcpu_tb_trans_cb(id: u64, callback: extern "C" fn(u64, *mut Opaque));
+    pub(crate) fn qemu_plugin_register_atexit_cb(id: u64, callback: extern "C" fn(u64, *mut c_void), data: *mut c_void);
+    pub(crate) fn qemu_plugin_tb_n_insns(block: *const Opaque) -> usize;
     fn qemu_plugin_tb_vaddr(block: *const Opaque) -> u64;
-    fn qemu_plugin_tb_get_insn(block: *const Opaque, index: usize) -> *mut Opaque;
-    fn qemu_plugin_insn_vaddr(instruction: *const Opaque) -> u64;
-    fn qemu_plugin_insn_data(instruction: *const Opaque, data: *mut c_void, length: usize) -> usize;
-    fn qemu_plugin_register_vcpu_insn_exec_cb(
+    pub(crate) fn qemu_plugin_tb_get_insn(block: *const Opaque, index: usize) -> *mut Opaque;
+    pub(crate) fn qemu_plugin_insn_vaddr(instruction: *const Opaque) -> u64;
+    pub(crate) fn qemu_plugin_insn_data(instruction: *const Opaque, data: *mut c_void, length: usize) -> usize;
+    pub(crate) fn qemu_plugin_register_vcpu_insn_exec_cb(
         instruction: *mut Opaque,
+        callback: OnHart,
+        flags: c_int,
+        data: *mut c_void,
+    );
+    pub(crate) fn qemu_plugin_register_vcpu_tb_exec_cb(
+        block: *mut Opaque,
         callback: OnHart,
         flags: c_int,
         data: *mut c_void,
@@ -120,12 +129,41 @@ enum Name {
 const NAMES: [&CStr; 5] = [c"ra", c"sp", c"scause", c"sstatus", c"stval"];
 
 /// QEMU's names of registers. They are the same on each hart.
-struct Handles([*mut Opaque; NAMES.len()]);
+pub(crate) struct Handles<const N: usize>([*mut Opaque; N]);
 
 // SAFETY: The pointers are only ever handed back to QEMU, from whatever thread.
-unsafe impl Send for Handles {}
+unsafe impl<const N: usize> Send for Handles<N> {}
 // SAFETY: As for `Send`.
-unsafe impl Sync for Handles {}
+unsafe impl<const N: usize> Sync for Handles<N> {}
+
+impl<const N: usize> Handles<N> {
+    /// Those of these registers; to be called when a hart starts.
+    pub(crate) fn find(names: [&CStr; N]) -> Self {
+        // SAFETY: This is a hart's callback at its start, which is when QEMU wants to be asked. The
+        // array is never freed: there is one.
+        let registers = unsafe { &*qemu_plugin_get_registers() };
+        // SAFETY: QEMU says that it is an array of these. GLib's elements are aligned for all types.
+        let registers =
+            unsafe { std::slice::from_raw_parts(registers.data.cast::<Register>(), registers.len as usize) };
+        Self(names.map(|name| {
+            // SAFETY: QEMU's names are strings that are there as long as QEMU is.
+            let named = |r: &&Register| unsafe { CStr::from_ptr(r.name) } == name;
+            let found = registers.iter().find(named);
+            found.unwrap_or_else(|| die(&format!("QEMU has no register {}", name.to_string_lossy()))).handle
+        }))
+    }
+
+    /// The register at this place of the hart that runs this callback, which must be one with
+    /// [`READ_REGISTERS`].
+    pub(crate) fn read(&self, at: usize) -> u64 {
+        let read = bytes(8, |array| {
+            // SAFETY: The handle is QEMU's, the array is GLib's and empty, and the caller sees to the rest.
+            unsafe { qemu_plugin_read_register(self.0[at], array) == 8 }
+        });
+        let read = read.and_then(|bytes| bytes.try_into().ok()).map(u64::from_le_bytes);
+        read.unwrap_or_else(|| die("a register cannot be read"))
+    }
+}
 
 /// What the callbacks work with.
 struct Plugin {
@@ -133,13 +171,13 @@ struct Plugin {
     harts: Mutex<Vec<Hart>>,
     /// Not 0 for a hart that is in the middle of something.
     active: PerHart,
-    handles: OnceLock<Handles>,
+    handles: OnceLock<Handles<{ NAMES.len() }>>,
 }
 
 static PLUGIN: OnceLock<Plugin> = OnceLock::new();
 
 /// Ends QEMU with a message: without its counts nobody wants the run.
-fn die(why: &str) -> ! {
+pub(crate) fn die(why: &str) -> ! {
     eprintln!("lazymap-cost: {why}");
     std::process::abort();
 }
@@ -171,13 +209,7 @@ impl Plugin {
 
     /// A register of the hart that runs this callback, which must be one with [`READ_REGISTERS`].
     fn register(&self, name: Name) -> u64 {
-        let handles = self.handles.get().unwrap_or_else(|| die("no registers"));
-        let read = bytes(8, |array| {
-            // SAFETY: The handle is QEMU's, the array is GLib's and empty, and the caller sees to the rest.
-            unsafe { qemu_plugin_read_register(handles.0[name as usize], array) == 8 }
-        });
-        let read = read.and_then(|bytes| bytes.try_into().ok()).map(u64::from_le_bytes);
-        read.unwrap_or_else(|| die(&format!("{} cannot be read", NAMES[name as usize].to_string_lossy())))
+        self.handles.get().unwrap_or_else(|| die("no registers")).read(name as usize)
     }
 
     /// Whether all marks are set, if there are any.
@@ -220,20 +252,7 @@ fn data(address: u64) -> *mut c_void {
 }
 
 extern "C" fn on_init(_id: u64, _hart: c_uint) {
-    plugin().handles.get_or_init(|| {
-        // SAFETY: This is a hart's callback at its start, which is when QEMU wants to be asked. The
-        // array is never freed: there is one.
-        let registers = unsafe { &*qemu_plugin_get_registers() };
-        // SAFETY: QEMU says that it is an array of these. GLib's elements are aligned for all types.
-        let registers =
-            unsafe { std::slice::from_raw_parts(registers.data.cast::<Register>(), registers.len as usize) };
-        Handles(NAMES.map(|name| {
-            // SAFETY: QEMU's names are strings that are there as long as QEMU is.
-            let named = |r: &&Register| unsafe { CStr::from_ptr(r.name) } == name;
-            let found = registers.iter().find(named);
-            found.unwrap_or_else(|| die(&format!("QEMU has no register {}", name.to_string_lossy()))).handle
-        }))
-    });
+    plugin().handles.get_or_init(|| Handles::find(NAMES));
 }
 
 extern "C" fn on_entry(hart: c_uint, _: *mut c_void) {
@@ -355,7 +374,11 @@ pub unsafe extern "C" fn qemu_plugin_install(
         // SAFETY: The caller's.
         .map(|at| unsafe { CStr::from_ptr(*words.add(at)) }.to_string_lossy().into_owned())
         .collect();
-    let arguments = match Arguments::parse(words.iter().map(String::as_str)) {
+    let words = words.iter().map(String::as_str);
+    if words.clone().any(|word| word == PHASES) {
+        return crate::phases_plugin::install(id, words.filter(|word| *word != PHASES));
+    }
+    let arguments = match Arguments::parse(words) {
         Ok(arguments) => arguments,
         Err(why) => {
             eprintln!("lazymap-cost: {why}");

@@ -62,7 +62,7 @@ impl Reproducer<'_> {
 
     fn script(&self, folder: &Path) -> String {
         let name = folder.file_name().unwrap_or_default().to_string_lossy();
-        let words: Vec<String> = self.arguments.iter().map(|word| quote(word)).collect();
+        let words: Vec<String> = self.arguments.iter().map(quote).collect();
         let sum = files::sha256_file(&folder.join(IMAGE)).unwrap_or_default();
         let mut text = format!(
             "#!/bin/sh\n\

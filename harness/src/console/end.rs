@@ -8,6 +8,7 @@ use std::fmt;
 use std::time::Duration;
 
 use super::log::Log;
+use super::reports::{self, Ends, Meaning};
 
 /// The guest's init is about to run the tests.
 pub const READY: &str = "lazymap: guest ready";
@@ -18,8 +19,8 @@ pub const PANIC: &str = "Kernel panic - not syncing:";
 
 /// How many lines of a log to show when it ended unexpectedly.
 const TAIL: usize = 12;
-/// What must not be on the console of a run that passed.
-const FORBIDDEN: &str = include_str!("../../console/forbidden.txt");
+/// How long a line to show when its prefix is not understood, in characters.
+const SHOWN: usize = 100;
 
 /// How QEMU ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -34,6 +35,8 @@ pub enum Ending {
     Silent(Duration),
     /// We ended it: the run took longer than this.
     TimedOut(Duration),
+    /// Nobody knows: the console comes from elsewhere.
+    Unknown,
 }
 
 /// How a run ended: exactly one of these.
@@ -55,6 +58,13 @@ pub enum End {
     },
     /// No kernel ever printed anything.
     NeverBooted,
+    /// A kernel printed something, but not in a form that can be read.
+    NotUnderstood {
+        /// The line with the kernel's first message, from 1.
+        line: usize,
+        /// That line.
+        text: String,
+    },
     /// The kernel started, then printed nothing for so long.
     Hang(Duration),
     /// The guest kept running, and was ended after so long.
@@ -78,6 +88,10 @@ impl fmt::Display for End {
             Self::Panic { headline } => write!(f, "panic: {headline}"),
             Self::Oops { headline } => write!(f, "oops: {headline}"),
             Self::NeverBooted => f.write_str("never booted"),
+            Self::NotUnderstood { line, text } => {
+                let short: String = text.chars().take(SHOWN).collect();
+                write!(f, "prefix not understood in line {line}: {short}")
+            }
             Self::Hang(silence) => write!(f, "hang: no output for {} s", silence.as_secs()),
             Self::Timeout(limit) => write!(f, "timeout after {} s", limit.as_secs()),
             Self::QemuFailed { stderr } => write!(f, "QEMU failed: {stderr}"),
@@ -93,6 +107,14 @@ pub struct Found {
     pub line: usize,
     /// The message without its prefix.
     pub text: String,
+    /// The kind of report, or what it looks like; see [`reports`].
+    pub kind: &'static str,
+}
+
+impl fmt::Display for Found {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "line {}: {}: {}", self.line, self.kind, self.text)
+    }
 }
 
 /// Everything read from a console.
@@ -100,12 +122,20 @@ pub struct Found {
 pub struct Reading {
     /// How the run ended.
     pub end: End,
-    /// What must not be on the console, before the run ended.
+    /// Reports of the kernel before the run ended, without the one that ended it.
     pub forbidden: Vec<Found>,
+    /// What looks like a report and is of no known kind.
+    pub unknown: Vec<Found>,
     /// The message that ended the run: of a panic, or of the first report before it.
     pub headline: Option<Found>,
-    /// Whether the guest got as far as running tests.
+    /// The kernel survived [`Reading::headline`]: the guest ran to its end after it.
+    pub went_on: bool,
+    /// Whether the guest got as far as running tests; on a console from elsewhere, whether there are results.
     pub ready: bool,
+    /// Whether the machine was switched off in the end.
+    pub off: bool,
+    /// What may help if the run did not end well.
+    pub hint: Option<&'static str>,
     /// The last lines.
     pub tail: Vec<String>,
 }
@@ -114,13 +144,25 @@ pub struct Reading {
 ///
 /// `stderr` is what QEMU printed there.
 pub fn read(log: &Log, ending: &Ending, stderr: &str) -> Reading {
-    let seen = Seen::collect(log);
+    let seen = Seen::collect(log, ending);
     let tail: Vec<&str> = log.raw.lines().map(str::trim_end).filter(|l| !l.is_empty()).collect();
+    let end = seen.end(ending, stderr, log);
+    let headline = seen.first_trouble().cloned();
+    let went_on = seen.went_on(headline.as_ref());
+    // With a stack overflow the reports of several harts interleave: what follows its first sign says nothing about
+    // what came before.
+    let trouble = headline.iter().chain(&seen.overflow).filter(|_| !went_on);
+    let last = trouble.map(|found| found.line).min().unwrap_or(usize::MAX);
+    let before = |found: &[Found]| found.iter().filter(|f| f.line <= last).cloned().collect();
     Reading {
-        end: seen.end(ending, stderr),
-        forbidden: seen.forbidden.clone(),
-        headline: seen.first_trouble().cloned(),
-        ready: seen.ready,
+        hint: seen.hint(&end, log),
+        forbidden: before(&seen.reports),
+        unknown: before(&seen.unknown),
+        headline,
+        went_on,
+        ready: seen.ready || (seen.foreign && seen.results),
+        off: *ending == Ending::Exited(0) || seen.off.is_some(),
+        end,
         tail: tail[tail.len().saturating_sub(TAIL)..].iter().map(|&l| l.to_owned()).collect(),
     }
 }
@@ -129,49 +171,83 @@ pub fn read(log: &Log, ending: &Ending, stderr: &str) -> Reading {
 #[derive(Default)]
 struct Seen {
     linux: bool,
+    /// The console comes from elsewhere, and our guest's marks are not on it.
+    foreign: bool,
     ready: bool,
     results: bool,
-    done: bool,
+    /// The line of [`DONE`].
+    done: Option<usize>,
+    /// The line in which the kernel switches the machine off.
+    off: Option<usize>,
     panic: Option<Found>,
-    overflow: bool,
+    overflow: Option<Found>,
     oops: Option<Found>,
     /// A report that the kernel survives, unless it was told to panic.
     bug: Option<Found>,
-    forbidden: Vec<Found>,
+    /// Reports that end nothing.
+    reports: Vec<Found>,
+    unknown: Vec<Found>,
 }
 
 impl Seen {
-    fn collect(log: &Log) -> Self {
-        let mut seen = Self::default();
-        let patterns = forbidden_patterns();
+    fn collect(log: &Log, ending: &Ending) -> Self {
+        let foreign = *ending == Ending::Unknown && !log.lines.iter().any(|line| line.text == READY);
+        let mut seen = Self { foreign, ..Self::default() };
+        let mut reader = reports::Reader::new(log);
+        let whole = log.lines.iter().any(|line| is_first(&line.text));
         for message in &log.lines {
             let (line, text) = (message.number, message.text.as_str());
-            let found = || Found { line, text: text.trim().to_owned() };
-            seen.linux |= text.starts_with("Linux version ");
+            let found = |kind: &'static str| Found { line, text: text.trim().to_owned(), kind };
+            if is_first(text) && !message.copy {
+                if seen.linux {
+                    seen.unknown.push(found("the kernel starts a second time"));
+                }
+                seen.linux = true;
+            }
             seen.ready |= seen.linux && text == READY;
-            seen.results |= seen.ready && (text.starts_with("TAP version ") || text.starts_with("KTAP version "));
-            seen.done |= seen.ready && text == DONE;
+            let may_begin = seen.ready || (seen.foreign && seen.linux);
+            seen.results |= may_begin && (text.starts_with("TAP version ") || text.starts_with("KTAP version "));
+            if seen.ready && text == DONE {
+                seen.done.get_or_insert(line);
+            }
+            if ["reboot: Power down", "reboot: Restarting system", "reboot: System halted"].contains(&text) {
+                seen.off.get_or_insert(line);
+            }
             // A test that prints about panics has not panicked.
             if is_result(text) {
+                if !text.starts_with('#') {
+                    reader.end_of_test();
+                }
                 continue;
             }
-            if text.starts_with(PANIC) {
-                seen.overflow |= seen.panic.is_none() && text.contains("Kernel stack overflow");
-                seen.panic.get_or_insert_with(found);
-                // Then it is the cause, and the panic only a consequence.
-                seen.oops = seen.oops.or_else(|| seen.bug.take());
-            } else if seen.panic.is_none() {
-                if seen.oops.is_none() && is_oops(text) {
-                    seen.oops = Some(found());
-                }
-                if seen.bug.is_none() && text.starts_with("BUG:") {
-                    seen.bug = Some(found());
-                }
-                // With a stack overflow the reports of several harts interleave: what follows its first
-                // sign says nothing about what came before.
-                if seen.oops.as_ref().is_none_or(|o| o.line == line) && patterns.iter().any(|p| p.matches(text)) {
-                    seen.forbidden.push(found());
-                }
+            // The firmware and the boot loader print what they like.
+            let before = whole && !seen.linux;
+            if message.copy || (before && !is_death(text)) {
+                continue;
+            }
+            match reader.next(text, message.stamp.is_some(), message.level) {
+                Meaning::Report(row) => match row.ends {
+                    Some(Ends::Panic) => {
+                        seen.panic.get_or_insert_with(|| found(&row.name));
+                        // Then it is the cause, and the panic only a consequence.
+                        seen.oops = seen.oops.or_else(|| seen.bug.take());
+                    }
+                    Some(Ends::StackOverflow) if seen.panic.is_none() => {
+                        seen.overflow.get_or_insert_with(|| found(&row.name));
+                    }
+                    Some(Ends::Oops) if seen.panic.is_none() => {
+                        seen.oops.get_or_insert_with(|| found(&row.name));
+                    }
+                    Some(_) => {}
+                    None => {
+                        if seen.panic.is_none() && seen.bug.is_none() && text.starts_with("BUG:") {
+                            seen.bug = Some(found(&row.name));
+                        }
+                        seen.reports.push(found(&row.name));
+                    }
+                },
+                Meaning::Unknown(row) => seen.unknown.push(found(&row.name)),
+                Meaning::Ignored(_) | Meaning::Part | Meaning::Nothing => {}
             }
         }
         seen
@@ -179,41 +255,96 @@ impl Seen {
 
     /// The report before the panic, or the panic.
     fn first_trouble(&self) -> Option<&Found> {
-        match (&self.oops, &self.panic) {
-            // The report of a stack overflow begins like this (handle_bad_stack() in
-            // arch/riscv/kernel/traps.c).
-            (Some(oops), Some(panic)) if self.overflow && is_bad_stack(&oops.text) => Some(panic),
-            (Some(oops), _) => Some(oops),
-            (None, panic) => panic.as_ref(),
+        let whole = self.panic.as_ref().filter(|panic| is_overflow(panic));
+        match (&self.overflow, &self.oops) {
+            // A stack overflow is reported by handle_bad_stack() in arch/riscv/kernel/traps.c alone. Its panic says
+            // so as well, unless it is torn or another hart's comes first.
+            (Some(overflow), oops) if oops.as_ref().is_none_or(|oops| oops.line > overflow.line) => {
+                whole.or(Some(overflow))
+            }
+            (_, Some(oops)) => Some(oops),
+            _ => self.panic.as_ref(),
         }
     }
 
-    fn end(&self, ending: &Ending, stderr: &str) -> End {
+    /// Whether the guest ran to its end after `trouble`.
+    fn went_on(&self, trouble: Option<&Found>) -> bool {
+        let Some(trouble) = trouble.filter(|_| self.panic.is_none() && self.overflow.is_none()) else { return false };
+        self.done.or(self.off).is_some_and(|line| line > trouble.line)
+    }
+
+    fn end(&self, ending: &Ending, stderr: &str, log: &Log) -> End {
         if let Some(first) = self.first_trouble() {
             let headline = first.text.clone();
-            return match &self.panic {
-                Some(panic) if panic == first && self.overflow => End::StackOverflow { headline },
-                Some(panic) if panic == first => End::Panic { headline },
+            return match (&self.panic, &self.overflow) {
+                (_, Some(overflow)) if overflow == first => End::StackOverflow { headline },
+                (Some(panic), _) if panic == first && is_overflow(panic) => End::StackOverflow { headline },
+                (Some(panic), _) if panic == first => End::Panic { headline },
                 _ => End::Oops { headline },
             };
         }
+        let never = || match log.not_understood() {
+            Some((line, text)) => End::NotUnderstood { line, text: text.to_owned() },
+            None => End::NeverBooted,
+        };
         match *ending {
-            Ending::Exited(0) => {}
+            Ending::Exited(0) | Ending::Unknown => {}
             Ending::Exited(code) => return qemu_failed(stderr, &format!("exit code {code}, no message")),
             Ending::Signal(signal) => return qemu_failed(stderr, &format!("ended by signal {signal}, no message")),
-            _ if !self.linux => return End::NeverBooted,
+            _ if !self.linux => return never(),
             Ending::Silent(time) => return End::Hang(time),
             Ending::TimedOut(time) => return End::Timeout(time),
             // QEMU was ended because of a panic that this log does not have.
             Ending::Panicked => return End::Incomplete { missing: vec!["panic"] },
         }
         if !self.linux {
-            return End::NeverBooted;
+            return never();
         }
-        let marks = [(self.ready, READY), (self.results, "KTAP version line"), (self.done, DONE)];
+        let marks = [
+            (self.ready || self.foreign, READY),
+            (self.results, "KTAP version line"),
+            (self.done.is_some() || self.foreign, DONE),
+        ];
         let missing: Vec<_> = marks.into_iter().filter(|(seen, _)| !seen).map(|(_, mark)| mark).collect();
         if missing.is_empty() { End::Finished } else { End::Incomplete { missing } }
     }
+
+    /// What may be the reason for a console that ends early.
+    fn hint(&self, end: &End, log: &Log) -> Option<&'static str> {
+        if let End::Panic { headline } = end {
+            let init = ["Attempted to kill init", "No working init found"];
+            let found = init.iter().any(|text| headline.contains(text));
+            return found.then_some("init ended, or there is none: the messages before the panic say why");
+        }
+        if !matches!(end, End::NeverBooted | End::Hang(_) | End::Timeout(_) | End::Incomplete { .. }) {
+            return None;
+        }
+        let last = log.lines.iter().rfind(|line| !line.text.trim().is_empty())?;
+        if last.text.contains("bootconsole [") && last.text.ends_with("disabled") {
+            return Some(
+                "the console ends with the boot console, so the kernel may lack a driver for the other: try keep_bootcon",
+            );
+        }
+        (!self.linux).then_some(
+            "a kernel without a driver for the console (8250) boots in silence: try earlycon=sbi keep_bootcon",
+        )
+    }
+}
+
+/// Whether a panic says that the stack ended.
+fn is_overflow(panic: &Found) -> bool {
+    panic.text.starts_with(PANIC) && panic.text.contains("Kernel stack overflow")
+}
+
+/// Whether a message is the kernel's first.
+fn is_first(text: &str) -> bool {
+    text.starts_with("Linux version ")
+}
+
+/// Whether a message ends a kernel; the one before the kernel in question may have died.
+fn is_death(text: &str) -> bool {
+    let rows = reports::table().report.iter().filter(|row| row.ends.is_some());
+    rows.flat_map(|row| &row.text).any(|pattern| reports::matches(pattern, text))
 }
 
 fn qemu_failed(stderr: &str, otherwise: &str) -> End {
@@ -225,39 +356,4 @@ fn qemu_failed(stderr: &str, otherwise: &str) -> End {
 fn is_result(text: &str) -> bool {
     let text = text.trim_start();
     text.starts_with('#') || text.starts_with("ok ") || text.starts_with("not ok ")
-}
-
-/// The first line of a report after which nothing can be trusted (arch/riscv/kernel/traps.c,
-/// arch/riscv/mm/fault.c, lib/bug.c).
-fn is_oops(text: &str) -> bool {
-    ["Oops", "Unable to handle kernel", "Internal error", "kernel BUG at", "Kernel BUG"]
-        .iter()
-        .any(|start| text.starts_with(start))
-        || is_bad_stack(text)
-}
-
-fn is_bad_stack(text: &str) -> bool {
-    text.starts_with("Insufficient stack space to handle exception")
-}
-
-/// A line of the list of forbidden messages.
-struct Pattern {
-    start: bool,
-    text: &'static str,
-}
-
-impl Pattern {
-    fn matches(&self, message: &str) -> bool {
-        if self.start { message.trim_start().starts_with(self.text) } else { message.contains(self.text) }
-    }
-}
-
-fn forbidden_patterns() -> Vec<Pattern> {
-    let lines = FORBIDDEN.lines().map(str::trim).filter(|l| !l.is_empty() && !l.starts_with('#'));
-    lines
-        .map(|l| match l.strip_prefix('^') {
-            Some(text) => Pattern { start: true, text },
-            None => Pattern { start: false, text: l },
-        })
-        .collect()
 }

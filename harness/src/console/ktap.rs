@@ -3,7 +3,8 @@
 //!
 //! It reads TAP 13 and 14, KTAP 1 (Documentation/dev-tools/ktap.rst), what the kselftest runner
 //! makes of it (children prefixed with `# `) and KUnit (children indented), with or without kernel
-//! messages in between. A test that was planned and has no result is an error, never a pass.
+//! messages in between. A test that was planned and has no result is an error, never a pass. So are
+//! totals that do not fit the results. What is printed twice counts once.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -26,6 +27,8 @@ pub enum Status {
     Xpass,
     /// It failed.
     Fail,
+    /// It was planned and never started.
+    Miss,
     /// It has no result, or one that cannot be trusted.
     Error,
 }
@@ -38,6 +41,7 @@ impl fmt::Display for Status {
             Self::Xfail => "xfail",
             Self::Xpass => "xpass",
             Self::Fail => "fail",
+            Self::Miss => "miss",
             Self::Error => "error",
         })
     }
@@ -90,6 +94,8 @@ pub struct Case {
     pub notes: Vec<String>,
     /// The tests inside.
     pub cases: Vec<Case>,
+    /// Of a test that was cut off or timed out: what ran inside, as far as its output says.
+    pub running: Option<String>,
     /// What is wrong with the output of this test.
     pub problems: Vec<Problem>,
 }
@@ -123,12 +129,29 @@ impl Report {
             return Status::Error;
         }
         let worst = self.cases.iter().map(|c| c.status).max().unwrap_or(Status::Error);
-        if self.problems.is_empty() { worst } else { Status::Error }
+        if self.problems.is_empty() && worst != Status::Miss { worst } else { Status::Error }
     }
 
     /// The outermost test with this name; the name need not have kselftest's `selftests: FOLDER: `.
-    pub fn find(&self, name: &str) -> Option<&Case> {
-        self.cases.iter().find(|c| c.name == name || c.name.rsplit(": ").next() == Some(name))
+    ///
+    /// # Errors
+    /// When several tests are called that.
+    pub fn find(&self, name: &str) -> Result<Option<&Case>, String> {
+        let whole: Vec<&Case> = self.cases.iter().filter(|c| c.name == name).collect();
+        let short = || self.cases.iter().filter(|c| c.name.rsplit(": ").next() == Some(name)).collect();
+        let found = if whole.is_empty() { short() } else { whole };
+        match found[..] {
+            [first, second, ..] => Err(format!(
+                "{name} has several results, in lines {} ({}) and {} ({})",
+                first.line, first.name, second.line, second.name
+            )),
+            _ => Ok(found.first().copied()),
+        }
+    }
+
+    /// The test that ran when line `number` was printed, with the suites around it; `None` outside of any.
+    pub fn running_at(&self, number: usize) -> Option<String> {
+        running_at(&self.cases, number, 0)
     }
 
     /// Every problem in the text, in the order of lines.
@@ -147,7 +170,61 @@ impl Report {
     }
 }
 
+/// The innermost tests of `cases` with names that differ: the test's own where no other has it, otherwise with those of
+/// the suites around it, and as a last resort with a number.
+pub fn innermost(cases: &[Case]) -> Vec<(String, &Case)> {
+    fn add<'a>(all: &mut Vec<(Vec<&'a str>, &'a Case)>, path: &[&'a str], case: &'a Case) {
+        let path = [path, &[case.name.as_str()]].concat();
+        case.cases.iter().for_each(|c| add(all, &path, c));
+        if case.cases.is_empty() {
+            all.push((path, case));
+        }
+    }
+    let mut all = Vec::new();
+    cases.iter().for_each(|c| add(&mut all, &[], c));
+    let own = |path: &[&str]| path.last().copied().unwrap_or_default().to_owned();
+    let mut names: BTreeMap<String, usize> = BTreeMap::new();
+    all.iter().for_each(|(path, _)| *names.entry(own(path)).or_default() += 1);
+    let mut seen: BTreeMap<String, usize> = BTreeMap::new();
+    let unique = all.into_iter().map(|(path, case)| {
+        let name = if names.get(&own(&path)) == Some(&1) { own(&path) } else { path.join("/") };
+        let times = seen.entry(name.clone()).or_default();
+        *times += 1;
+        (if *times == 1 { name } else { format!("{name} ({times})") }, case)
+    });
+    unique.collect()
+}
+
+/// The first of `cases` without a result before line `number`, and what ran inside; `from` is where they begin.
+fn running_at(cases: &[Case], number: usize, from: usize) -> Option<String> {
+    let at = cases.iter().position(|case| case.line >= number)?;
+    let case = &cases[at];
+    let begins = if at == 0 { from.min(case.first_line) } else { cases[at - 1].line };
+    if begins > number {
+        return None;
+    }
+    let inside = running_at(&case.cases, number, case.first_line).filter(|_| case.first_line <= number);
+    Some(inside.map_or_else(|| case.name.clone(), |inside| format!("{}/{inside}", case.name)))
+}
+
 impl Case {
+    /// The first test inside, or this one, that failed or has no result, with the suites around it.
+    fn culprit(&self) -> Option<String> {
+        if self.status < Status::Xpass {
+            return None;
+        }
+        let inside = self.cases.iter().find_map(Self::culprit);
+        Some(inside.map_or_else(|| self.name.clone(), |inside| format!("{}/{inside}", self.name)))
+    }
+
+    /// Whether `other` is the same result, printed again.
+    fn same(&self, other: &Self) -> bool {
+        (self.number, &self.name, self.status) == (other.number, &other.name, other.status)
+            && self.progress == Progress::Ended
+            && self.cases.len() == other.cases.len()
+            && self.cases.iter().zip(&other.cases).all(|(a, b)| a.same(b))
+    }
+
     fn collect_problems<'a>(&'a self, all: &mut Vec<&'a Problem>) {
         all.extend(&self.problems);
         self.cases.iter().for_each(|c| c.collect_problems(all));
@@ -179,7 +256,7 @@ impl Totals {
             Status::Pass | Status::Xfail => self.passed += 1,
             Status::Skip => self.skipped += 1,
             Status::Fail | Status::Xpass => self.failed += 1,
-            Status::Error => self.errors += 1,
+            Status::Miss | Status::Error => self.errors += 1,
         }
     }
 }
@@ -192,7 +269,9 @@ pub fn parse(log: &Log) -> Report {
         if !line.text.is_empty() {
             last = line.number;
         }
-        parser.message(line.number, &line.text, line.torn);
+        if !line.copy && !line.quoted {
+            parser.message(line.number, &line.text, line.torn);
+        }
     }
     parser.finish(last)
 }
@@ -289,8 +368,67 @@ struct Level {
     cases: Vec<Case>,
     seen: BTreeMap<u64, usize>,
     problems: Vec<Problem>,
+    /// Results of this level so far.
+    count: Sums,
+    /// The same up to the last totals.
+    told: Sums,
+    /// The level printed totals, and no result after them.
+    summed_up: bool,
     /// What has been seen of the test whose result comes next.
     next: Next,
+}
+
+/// Results as totals count them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Sums {
+    all: u64,
+    bad: u64,
+    skipped: u64,
+}
+
+impl Sums {
+    fn add(&mut self, status: Status) {
+        self.all += 1;
+        self.bad += u64::from(status >= Status::Xpass);
+        self.skipped += u64::from(status == Status::Skip);
+    }
+
+    fn since(self, before: Self) -> Self {
+        Self { all: self.all - before.all, bad: self.bad - before.bad, skipped: self.skipped - before.skipped }
+    }
+}
+
+impl fmt::Display for Sums {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} results, {} of them bad, {} skipped", self.all, self.bad, self.skipped)
+    }
+}
+
+/// Reads `pass:1 fail:0 xfail:0 xpass:0 skip:0 error:0` (kselftest.h) or `pass:2 fail:1 skip:0 total:3` (KUnit), and
+/// returns what is in front of it.
+fn totals(note: &str) -> Option<(&str, Sums)> {
+    let (what, numbers) = note.rsplit_once(": ").unwrap_or(("", note));
+    let mut sums = Sums::default();
+    let mut words = 0;
+    for word in numbers.split_whitespace() {
+        let (kind, number) = word.split_once(':')?;
+        let number = digits(number).filter(|_| !number.is_empty())?;
+        match kind {
+            "pass" | "xfail" => sums.all = sums.all.checked_add(number)?,
+            "fail" | "xpass" | "error" => {
+                sums.all = sums.all.checked_add(number)?;
+                sums.bad = sums.bad.checked_add(number)?;
+            }
+            "skip" => {
+                sums.all = sums.all.checked_add(number)?;
+                sums.skipped = number;
+            }
+            "total" => {}
+            _ => return None,
+        }
+        words += 1;
+    }
+    (words >= 4).then_some((what, sums))
 }
 
 /// What is known of a test before its result.
@@ -298,6 +436,8 @@ struct Level {
 struct Next {
     name: Option<String>,
     first_line: Option<usize>,
+    /// What a module says of its tests in the kernel's log, which the test prints again when the module is done.
+    mark: Option<String>,
     notes: Vec<String>,
     suites: Vec<Level>,
 }
@@ -310,12 +450,46 @@ impl Level {
     fn begun(&self) -> bool {
         self.plan.is_some() || !self.cases.is_empty() || self.next.begun()
     }
+
+    /// Compares totals with the results that they are about: all, or those since the last totals.
+    fn total(&mut self, line: usize, sums: Sums) {
+        let counted = self.count;
+        if sums != counted && sums != counted.since(self.told) {
+            self.problem(line, format!("the totals say {sums}; there are {counted}"));
+        }
+        self.told = counted;
+        self.summed_up = true;
+    }
 }
 
 impl Next {
     fn begun(&self) -> bool {
-        self.name.is_some() || !self.notes.is_empty() || !self.suites.is_empty()
+        self.name.is_some() || self.mark.is_some() || !self.notes.is_empty() || !self.suites.is_empty()
     }
+
+    /// What of a test was running, as far as its output says.
+    fn running(&self) -> Option<String> {
+        let inside = self.suites.last().and_then(|suite| {
+            let last = |progress: Progress| suite.cases.iter().rfind(|c| c.progress == progress);
+            let cut_off = last(Progress::Started).map(|c| c.running.clone().unwrap_or_else(|| c.name.clone()));
+            let after = || last(Progress::Ended).map(|c| format!("after {}", c.name));
+            cut_off.or_else(|| suite.next.running()).or_else(after)
+        });
+        let announced = || self.notes.iter().rev().find_map(|note| announced(note));
+        inside.or_else(announced).or_else(|| self.mark.clone())
+    }
+}
+
+/// The test that a diagnostic says is about to run: as scripts, kselftest_harness.h and KUnit do.
+fn announced(note: &str) -> Option<String> {
+    let name = note
+        .strip_prefix("RUN ")
+        .or_else(|| note.strip_prefix("running "))
+        .or_else(|| note.strip_prefix("Running "))
+        .or_else(|| note.strip_prefix("Running: "))
+        .or_else(|| note.strip_prefix("Subtest: "))?
+        .trim();
+    (!name.is_empty()).then(|| name.trim_end_matches(['.', ' ']).to_owned())
 }
 
 #[derive(Default)]
@@ -326,6 +500,10 @@ struct Parser {
     /// Name for the next level that opens.
     subtest: Option<String>,
     stray: Option<usize>,
+    /// The first version line that has something unknown in front of it, and what.
+    behind: Option<(usize, String)>,
+    /// Where each document begins in the report.
+    documents: Vec<usize>,
 }
 
 impl Parser {
@@ -394,11 +572,52 @@ impl Parser {
 
     /// Any other line: a diagnostic if it starts with `#`, otherwise a kernel message.
     fn note(&mut self, line: usize, text: &str) {
+        let behind = ["KTAP version ", "TAP version "].into_iter().find_map(|version| text.split_once(version));
+        if let Some((before, _)) = behind.filter(|(_, number)| digits(number).is_some()) {
+            self.behind.get_or_insert_with(|| (line, before.trim().to_owned()));
+        }
         let Some(level) = self.levels.last_mut() else { return };
         let body = text.trim_start();
         if body.starts_with('#') {
-            level.next.notes.push(body.trim_start_matches(['#', ' ']).trim_end().to_owned());
+            let note = body.trim_start_matches(['#', ' ']).trim_end().to_owned();
+            if let Some((what, sums)) = totals(&note) {
+                let column = text.rfind(&note).and_then(|at| text[..at].rfind('#')).unwrap_or(0);
+                let what = what.to_owned();
+                self.totals(line, column, &what, sums);
+            }
+            let Some(level) = self.levels.last_mut() else { return };
+            if note.starts_with("Planned tests != run tests") {
+                level.problem(line, note.clone());
+            }
+            level.next.notes.push(note);
             level.next.first_line.get_or_insert(line);
+        } else if let Some((module, rest)) = text.split_once(": ")
+            && !module.contains(' ')
+            && let Some(Line::Result { rest: name, .. }) = Line::parse(rest)
+        {
+            let (name, _) = split_directive(name);
+            level.next.mark = Some(format!("{module}, after {name}"));
+        }
+    }
+
+    /// Compares totals that stand in `column` with the results.
+    fn totals(&mut self, line: usize, column: usize, what: &str, sums: Sums) {
+        let Some(last) = self.levels.len().checked_sub(1) else { return };
+        let level = &mut self.levels[last];
+        if level.width == column && (what == "Totals" || what.is_empty()) {
+            return level.total(line, sums);
+        }
+        // KUnit sums up a suite in the column of the suite's result.
+        if level.width > column && last > 0 {
+            let inside = level.count;
+            let fits = match what {
+                // The innermost tests, which are more than the suite's own if they have parameters.
+                "Totals" => (sums.bad > 0) == (inside.bad > 0),
+                _ => sums == inside,
+            };
+            if !fits {
+                level.problem(line, format!("the totals of {what} say {sums}; there are {inside}"));
+            }
         }
     }
 
@@ -467,13 +686,26 @@ impl Parser {
                         line,
                         notes: level.next.notes,
                         cases: Vec::new(),
+                        running: None,
                         problems: Vec::new(),
                     });
                 }
+                if level.problems.is_empty() && self.printed_before(&level.cases) {
+                    return;
+                }
+                self.documents.push(self.report.cases.len());
                 self.report.cases.append(&mut level.cases);
                 self.report.problems.append(&mut level.problems);
             }
         }
+    }
+
+    /// Whether a document with the same results came before: somebody printed them again.
+    fn printed_before(&self, cases: &[Case]) -> bool {
+        let ends = self.documents.iter().copied().skip(1).chain([self.report.cases.len()]);
+        let mut documents = self.documents.iter().zip(ends).map(|(&from, to)| &self.report.cases[from..to]);
+        let same = |other: &[Case]| other.len() == cases.len() && other.iter().zip(cases).all(|(a, b)| a.same(b));
+        !cases.is_empty() && documents.any(same)
     }
 
     fn close_all(&mut self, line: usize) {
@@ -487,11 +719,14 @@ impl Parser {
         let started = !self.levels.is_empty() || !self.report.cases.is_empty() || !self.report.problems.is_empty();
         self.close_all(line);
         if !started {
-            let what = match self.stray {
-                Some(_) => "results without a line `TAP version 13` or `KTAP version 1` before them",
-                None => "no test results: no line `TAP version 13` or `KTAP version 1`",
+            let (line, what) = match (self.stray, self.behind) {
+                (_, Some((line, before))) => (line, format!("results behind `{before}`: prefix not understood")),
+                (Some(line), _) => {
+                    (line, "results without a line `TAP version 13` or `KTAP version 1` before them".to_owned())
+                }
+                _ => (line, "no test results: no line `TAP version 13` or `KTAP version 1`".to_owned()),
             };
-            self.report.problems.push(Problem { line: self.stray.unwrap_or(line), what: what.to_owned() });
+            self.report.problems.push(Problem { line, what });
         }
         self.report
     }
@@ -522,7 +757,13 @@ fn result(level: &mut Level, line: usize, ok: bool, number: Option<u64>, rest: &
 
     let (name, directive) = split_directive(rest);
     let (mut status, mut reason) = judge(ok, directive);
+    level.count.add(status);
+    level.summed_up = false;
     let next = std::mem::take(&mut level.next);
+    let running = next.running().filter(|_| reason.as_deref() == Some(TIMEOUT));
+    if let Some(running) = &running {
+        reason = Some(format!("{TIMEOUT} in {running}").replace("in after", "after"));
+    }
     let name = match (name.is_empty(), next.name) {
         (false, _) => name.to_owned(),
         (true, Some(announced)) => announced,
@@ -544,10 +785,12 @@ fn result(level: &mut Level, line: usize, ok: bool, number: Option<u64>, rest: &
     // A summary must not be better than what it sums up.
     if status < Status::Xpass {
         let worst = cases.iter().find(|c| c.status >= Status::Fail);
+        let culprit = worst.and_then(Case::culprit);
         if let Some(problem) = problems.first() {
             (status, reason) = (Status::Error, Some(problem.to_string()));
         } else if let Some(bad) = worst {
-            let what = format!("says {status}, but {} says {}", bad.name, bad.status);
+            let name = culprit.unwrap_or_else(|| bad.name.clone());
+            let what = format!("says {status}, but {name} says {}", bad.status);
             problems.push(Problem { line, what: what.clone() });
             (status, reason) = (Status::Error, Some(what));
         }
@@ -562,15 +805,20 @@ fn result(level: &mut Level, line: usize, ok: bool, number: Option<u64>, rest: &
         line,
         notes,
         cases,
+        running,
         problems,
     });
 }
+
+/// The reason of a test that its runner ended.
+pub const TIMEOUT: &str = "timeout";
 
 /// Checks a level against its plan, at its end in `line`.
 fn settle(level: &mut Level, line: usize) {
     let missing = match level.plan {
         None => {
-            if !level.bailed {
+            // A program that prints totals has come to its end.
+            if !level.bailed && !level.summed_up {
                 let opened = level.opened;
                 let what = if level.cases.is_empty() {
                     format!("neither a plan nor a result since line {opened}, where results begin")
@@ -583,7 +831,8 @@ fn settle(level: &mut Level, line: usize) {
         }
         Some((0, at)) => {
             if level.skipped.is_none() && level.cases.is_empty() {
-                level.problem(at, "a plan for no tests, without a reason");
+                level
+                    .problem(at, "a plan for no tests, without a reason: was the suite renamed, or is its list empty?");
             }
             Vec::new()
         }
@@ -601,21 +850,23 @@ fn settle(level: &mut Level, line: usize) {
     for number in missing.into_iter().take(LISTED_LOST) {
         // Whatever follows the last result belongs to the test that was running.
         let next = std::mem::take(&mut level.next);
-        let (progress, reason) = match next.begun() {
-            true => (Progress::Started, "started, has no result"),
-            false => (Progress::NotReached, "planned, never started"),
+        let running = next.running().filter(|_| next.begun());
+        let (progress, status, reason) = match next.begun() {
+            true => (Progress::Started, Status::Error, "started, has no result"),
+            false => (Progress::NotReached, Status::Miss, "planned, never started"),
         };
         let name = next.name.or_else(|| next.suites.iter().find_map(|s| s.name.clone()));
         let mut case = Case {
             number,
             name: name.unwrap_or_else(|| format!("test {number}")),
-            status: Status::Error,
+            status,
             reason: Some(reason.to_owned()),
             progress,
             first_line: next.first_line.unwrap_or(line),
             line,
             notes: next.notes,
             cases: Vec::new(),
+            running,
             problems: vec![Problem { line, what: format!("test {number} is planned and has no result") }],
         };
         for suite in next.suites {
@@ -666,7 +917,7 @@ fn judge(ok: bool, directive: Option<&str>) -> (Status, Option<String>) {
         "XFAIL" => (Status::Xfail, reason("expected")),
         "XPASS" => (Status::Xpass, reason("unexpected")),
         "TODO" => (if ok { Status::Xpass } else { Status::Xfail }, reason("to do")),
-        "TIMEOUT" => (Status::Fail, Some("timeout".to_owned())),
+        "TIMEOUT" => (Status::Fail, Some(TIMEOUT.to_owned())),
         "ERROR" => (Status::Error, reason("error")),
         _ => (plain, Some(directive.to_owned())),
     }

@@ -4,4 +4,6 @@
 pub mod end;
 pub mod ktap;
 pub mod log;
+pub mod prefix;
 pub mod printk;
+pub mod reports;

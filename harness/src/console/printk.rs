@@ -10,6 +10,8 @@
 pub struct Piece<'a> {
     /// Seconds since boot, if the message carries a time stamp.
     pub stamp: Option<f64>,
+    /// The level, 0 (emergency) to 7 (debug), if the message carries one.
+    pub level: Option<u8>,
     /// The message without its prefix; trailing white space is removed, leading white space is kept.
     pub text: &'a str,
     /// The line continues with another message: the end of this one may be missing.
@@ -21,7 +23,7 @@ pub struct Piece<'a> {
 /// Programs that write to the tty directly are not ordered with kernel messages, so a kernel message
 /// can start anywhere in a line. Therefore every time stamp starts a new piece.
 pub fn pieces(line: &str) -> Vec<Piece<'_>> {
-    let line = strip_level(line.trim_end());
+    let (mut level, line) = strip_level(line.trim_end());
     let mut found: Vec<Piece<'_>> = Vec::new();
     let mut stamp = None;
     let mut start = 0;
@@ -33,22 +35,19 @@ pub fn pieces(line: &str) -> Vec<Piece<'_>> {
             continue;
         };
         if open > 0 {
-            let text = strip_trailing_level(&line[start..open]).trim_end();
+            let (text, next) = strip_trailing_level(&line[start..open]);
+            let text = text.trim_end();
             if !text.is_empty() || stamp.is_some() {
-                found.push(Piece { stamp, text, torn: true });
+                found.push(Piece { stamp, level, text, torn: true });
             }
+            level = next;
         }
         stamp = Some(seconds);
         start = open + length;
         at = start;
     }
-    found.push(Piece { stamp, text: &line[start..], torn: false });
+    found.push(Piece { stamp, level, text: &line[start..], torn: false });
     found
-}
-
-/// Every message in `text` with its line number, from 1.
-pub fn messages(text: &str) -> impl Iterator<Item = (usize, Piece<'_>)> {
-    text.split('\n').enumerate().flat_map(|(n, line)| pieces(line).into_iter().map(move |p| (n + 1, p)))
 }
 
 /// Time stamp in seconds and length of the prefix of `text`: the time stamp, the caller, a space.
@@ -82,17 +81,28 @@ fn caller(text: &str) -> usize {
     if !number.is_empty() && number.bytes().all(|b| b.is_ascii_digit()) { space + inside.len() + 2 } else { 0 }
 }
 
-/// Removes `<6>` from the start.
-fn strip_level(text: &str) -> &str {
-    let Some((level, rest)) = text.strip_prefix('<').and_then(|t| t.split_once('>')) else { return text };
-    if (1..=3).contains(&level.len()) && level.bytes().all(|b| b.is_ascii_digit()) { rest } else { text }
+/// Removes `<6>` from the start, and returns the level.
+fn strip_level(text: &str) -> (Option<u8>, &str) {
+    let Some((level, rest)) = text.strip_prefix('<').and_then(|t| t.split_once('>')) else { return (None, text) };
+    match read_level(level) {
+        Some(level) => (Some(level), rest),
+        None => (None, text),
+    }
 }
 
-/// Removes the `<6>` of the following message from the end.
-fn strip_trailing_level(text: &str) -> &str {
-    let Some(open) = text.rfind('<') else { return text };
-    let level = text[open + 1..].strip_suffix('>').unwrap_or_default();
-    if (1..=3).contains(&level.len()) && level.bytes().all(|b| b.is_ascii_digit()) { &text[..open] } else { text }
+/// Removes the `<6>` of the following message from the end, and returns the level.
+fn strip_trailing_level(text: &str) -> (&str, Option<u8>) {
+    let Some(open) = text.rfind('<') else { return (text, None) };
+    match text[open + 1..].strip_suffix('>').and_then(read_level) {
+        Some(level) => (&text[..open], Some(level)),
+        None => (text, None),
+    }
+}
+
+/// The level in syslog's priority, whose upper bits are the facility.
+fn read_level(digits: &str) -> Option<u8> {
+    let number = (1..=3).contains(&digits.len()) && digits.bytes().all(|b| b.is_ascii_digit());
+    number.then(|| digits.parse::<u16>().ok().map(|n| (n & 7) as u8)).flatten()
 }
 
 #[cfg(test)]
@@ -139,8 +149,11 @@ mod tests {
     }
 
     #[test]
-    fn lines_are_counted_from_one() {
-        let lines: Vec<_> = messages("a\n[    1.000000] b\nc[    2.000000] d").map(|(n, p)| (n, p.text)).collect();
-        assert_eq!(lines, [(1, "a"), (2, "b"), (3, "c"), (3, "d")]);
+    fn levels_are_kept() {
+        let level = |line: &str| pieces(line).last().and_then(|p| p.level);
+        assert_eq!(level("<3>[    1.000000] x"), Some(3));
+        assert_eq!(level("<14>x"), Some(6));
+        assert_eq!(level("[    1.000000] x"), None);
+        assert_eq!(level("<6>[    1.000000] a<2>[    1.000100] b"), Some(2));
     }
 }

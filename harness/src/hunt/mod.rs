@@ -7,6 +7,7 @@
 //! killed it, and [`report`] and [`html`] show it.
 
 pub mod html;
+pub mod image;
 pub mod layout;
 pub mod report;
 pub mod symbols;
@@ -28,10 +29,12 @@ use self::symbols::Symbols;
 use self::trace::{Story, Trace};
 use self::verdict::{Guest, Outcome};
 use crate::boot::initramfs;
-use crate::boot::machine::{Boot, Limits, Machine, Run};
+use crate::boot::kernel_file;
+use crate::boot::machine::{Boot, Counters, Limits, Machine, Run};
 use crate::boot::program;
 use crate::build::kernel::{BASE, Config, SERIES};
 use crate::build::workbench::{self, Lab, Workbench};
+use crate::console::end::{self, Reading};
 use crate::console::ktap;
 use crate::console::log::Log;
 use crate::ground::error::{Error, Exit, Result};
@@ -52,9 +55,11 @@ const WORKLOAD: &[(&str, &str)] = &[
     ("hotplug.sh", include_str!("../boot/guest/hunt/hotplug.sh")),
     ("bpf.sh", include_str!("../boot/guest/hunt/bpf.sh")),
     ("percpu.sh", include_str!("../boot/guest/hunt/percpu.sh")),
+    ("tlb.sh", include_str!("../boot/guest/hunt/tlb.sh")),
 ];
-/// A program of the workload in C. Without a compiler for it, the script that needs it is skipped.
-const BPF: &str = include_str!("../boot/guest/hunt/bpf.c");
+/// Programs of the workload in C. Without a compiler for them, the scripts that need them are skipped.
+const PROGRAMS: &[(&str, &str)] =
+    &[("bpf", include_str!("../boot/guest/hunt/bpf.c")), ("tlb", include_str!("../boot/guest/hunt/tlb.c"))];
 /// On every kernel's command line: addresses on the console must be those of the vmlinux and of the
 /// trace.
 const ALWAYS: &str = "nokaslr no_hash_pointers";
@@ -70,10 +75,11 @@ built or booted, or the result is uncertain; 64 wrong usage; 130 interrupted";
 /// What follows the verb.
 #[derive(clap::Args, Clone, Debug)]
 pub struct Args {
-    /// A kernel built elsewhere: its arch/riscv/boot/Image
+    /// A kernel built elsewhere: its Image, Image.gz, vmlinuz.efi or vmlinux
     #[arg(long, value_name = "IMAGE", conflicts_with = "tree")]
     kernel: Option<PathBuf>,
     /// The vmlinux of that kernel, for names of functions; with debug information also for lines
+    /// [default: the kernel itself, if it is a vmlinux]
     #[arg(long, value_name = "ELF", requires = "kernel")]
     vmlinux: Option<PathBuf>,
     /// An initramfs to boot, which switches the machine off at its end [default: the tool's own
@@ -164,9 +170,12 @@ impl Plan {
         let (from, name) = match (&args.kernel, &args.tree) {
             (None, None) => return Err(usage("no kernel given: --kernel IMAGE or --tree base".to_owned())),
             (Some(image), _) => {
+                // Before anything is downloaded or built.
+                let elf = kernel_file::kind(image)? == kernel_file::Kind::Elf;
+                let vmlinux = args.vmlinux.clone().or_else(|| elf.then(|| image.clone()));
                 let files = KernelFrom::Files {
                     image: image.clone(),
-                    vmlinux: args.vmlinux.clone(),
+                    vmlinux,
                     initrd: args.initrd.clone(),
                     modules: args.modules.clone(),
                 };
@@ -247,13 +256,15 @@ pub fn run(options: &Options, plan: &Plan) -> Result<Exit> {
     fs::create_dir_all(&folder).map_err(|e| Error::io("create", &folder, e))?;
     let (bench, target) = match &plan.from {
         KernelFrom::Files { image, vmlinux, initrd, modules } => {
+            image::check(image, vmlinux.as_deref())?;
             let bench = workbench::without_kernels(options)?;
             let guest = match initrd {
                 Some(initrd) => Workload::Initrd(initrd.clone()),
                 None => workload(plan, host::clang(&options.base).as_deref(), &folder, modules.as_deref())?,
             };
             let kernel = image.file_name().unwrap_or_default().to_string_lossy().into_owned();
-            (bench, plan.target(kernel, image.clone(), vmlinux.clone(), guest))
+            let image = kernel_file::image(image, &folder.join(format!("{}.Image", plan.name)))?;
+            (bench, plan.target(kernel, image, vmlinux.clone(), guest))
         }
         KernelFrom::Tree { name, config } => {
             let mut lab = Lab::open(options)?;
@@ -284,7 +295,7 @@ pub fn run(options: &Options, plan: &Plan) -> Result<Exit> {
 pub fn exit(report: &Report) -> Exit {
     match report.result {
         Outcome::Survived => Exit::Pass,
-        Outcome::Killed { .. } => Exit::Failed,
+        Outcome::Killed { .. } | Outcome::Exposed { .. } => Exit::Failed,
         Outcome::Uncertain { .. } => Exit::CouldNot,
     }
 }
@@ -309,18 +320,7 @@ fn workload(plan: &Plan, clang: Option<&str>, folder: &Path, modules: Option<&Pa
         }
         return Ok(Workload::Scripts(given.clone(), names));
     }
-    let all = folder.join("workload");
-    files::remove(&all)?;
-    fs::create_dir_all(&all).map_err(|e| Error::io("create", &all, e))?;
-    for (name, text) in WORKLOAD {
-        let file = all.join(name);
-        fs::write(&file, text).map_err(|e| Error::io("write", &file, e))?;
-        let runs = fs::Permissions::from_mode(0o755);
-        fs::set_permissions(&file, runs).map_err(|e| Error::io("change", &file, e))?;
-    }
-    if let Some(clang) = clang {
-        program::compile(clang, BPF, &all, "bpf")?;
-    }
+    let all = scripts(folder, clang)?;
     if let Some(from) = modules {
         let to = all.join("modules");
         fs::create_dir_all(&to).map_err(|e| Error::io("create", &to, e))?;
@@ -331,6 +331,28 @@ fn workload(plan: &Plan, clang: Option<&str>, folder: &Path, modules: Option<&Pa
         }
     }
     Ok(Workload::Scripts(all, WORKLOAD.iter().map(|(name, _)| (*name).to_owned()).collect()))
+}
+
+/// Writes the tool's workload to a folder in `folder`; without `clang`, leaves out what is in C.
+///
+/// # Errors
+/// When the folder cannot be written, or a program cannot be compiled.
+pub fn scripts(folder: &Path, clang: Option<&str>) -> Result<PathBuf> {
+    let all = folder.join("workload");
+    files::remove(&all)?;
+    fs::create_dir_all(&all).map_err(|e| Error::io("create", &all, e))?;
+    for (name, text) in WORKLOAD {
+        let file = all.join(name);
+        fs::write(&file, text).map_err(|e| Error::io("write", &file, e))?;
+        let runs = fs::Permissions::from_mode(0o755);
+        fs::set_permissions(&file, runs).map_err(|e| Error::io("change", &file, e))?;
+    }
+    if let Some(clang) = clang {
+        for (name, text) in PROGRAMS {
+            program::compile(clang, text, &all, name)?;
+        }
+    }
+    Ok(all)
 }
 
 /// Boots a kernel with tracing, and reports the result. Console, command line and trace go to
@@ -397,29 +419,85 @@ pub fn boot(bench: &Workbench, target: &Target, folder: &Path) -> Result<Report>
 
 /// The report on a finished run.
 fn told(subject: Subject, run: &Run, story: &Story, symbols: &Symbols, guest: Guest) -> Report {
-    let death = verdict::death(&run.log, &run.reading);
-    let (mut outcome, fates) = verdict::judge(story, &run.reading, death.as_ref(), guest, &run.log);
-    if outcome == Outcome::Survived {
-        outcome = doubts(run, story, &subject).map_or(outcome, |why| Outcome::Uncertain { why });
-    }
-    let used = story.hits.iter().flat_map(|hit| [hit.addr, hit.pc, hit.read.as_ref().map_or(hit.addr, |r| r.addr)]);
-    let layout = Layout::new(&run.log, used, symbols.image());
-    report::report(subject, story, (outcome, fates), death, symbols, &layout)
+    let counters = run.counters.as_ref().map(|counters| counters.as_ref()).map_err(String::as_str);
+    told_of(subject, &run.log, &run.reading, counters, story, symbols, guest)
 }
 
-/// Why a run that looks clean may not have been.
-fn doubts(run: &Run, story: &Story, subject: &Subject) -> Option<String> {
-    match &run.counters {
-        Err(why) => return Some(why.clone()),
-        Ok(None) => return Some("QEMU did not count stale hits".to_owned()),
-        Ok(Some(counters)) if counters.stale_hits != story.total => {
-            return Some(format!("QEMU counted {} stale hits and traced {}", counters.stale_hits, story.total));
-        }
-        Ok(Some(counters)) if counters.fences == 0 => return Some("no hart ever fenced".to_owned()),
-        _ => {}
+/// The report on a console and a trace; `counters` are QEMU's.
+fn told_of(
+    subject: Subject,
+    log: &Log,
+    reading: &Reading,
+    counters: Result<Option<&Counters>, &str>,
+    story: &Story,
+    symbols: &Symbols,
+    guest: Guest,
+) -> Report {
+    let death = verdict::death(log, reading);
+    let (mut outcome, fates) = verdict::judge(story, reading, death.as_ref(), guest, log);
+    let mut note = None;
+    if outcome == Outcome::Survived {
+        note = death.as_ref().map(|_| "the kernel reported a stale hit on the console, and went on".to_owned());
+        let doubt = counted(counters, story).or_else(|| doubts(reading, &subject));
+        outcome = doubt.map_or(outcome, |why| Outcome::Uncertain { why });
     }
-    if let Some(bad) = run.reading.forbidden.first() {
-        return Some(format!("the console has `{}`", bad.text));
+    if !matches!(outcome, Outcome::Killed { .. })
+        && let Some((of, how)) = verdict::exposure(&story.uses)
+    {
+        outcome = Outcome::Exposed { of, how };
+    }
+    let used = story.hits.iter().flat_map(|hit| [hit.addr, hit.pc, hit.read.as_ref().map_or(hit.addr, |r| r.addr)]);
+    let layout = Layout::new(log, used, symbols.image());
+    Report { note, ..report::report(subject, story, (outcome, fates), death, symbols, &layout) }
+}
+
+/// The report on a console and a trace from elsewhere; what QEMU counted is optional.
+///
+/// # Errors
+/// When the trace makes no sense (exit code 2).
+pub fn of_files(
+    name: &str,
+    log: &Log,
+    reading: &Reading,
+    counters: Option<Counters>,
+    trace: &str,
+    symbols: &Symbols,
+) -> Result<Report> {
+    let story = trace::read(trace).map_err(Error::could_not)?;
+    let own = log.lines.iter().any(|line| line.text == end::READY);
+    let guest = if own { Guest::Own } else { Guest::Foreign };
+    let found = Counters { harts: 0, stale_hits: story.total, fences: 1 };
+    let subject = Subject {
+        kernel: name.to_owned(),
+        version: version(log),
+        machine: "elsewhere".to_owned(),
+        end: reading.end.to_string(),
+        workload: ktap::parse(log).cases.iter().map(result).collect(),
+        ..Subject::default()
+    };
+    Ok(told_of(subject, log, reading, Ok(Some(&counters.unwrap_or(found))), &story, symbols, guest))
+}
+
+/// Why the trace may not be whole.
+fn counted(counters: Result<Option<&Counters>, &str>, story: &Story) -> Option<String> {
+    match counters {
+        Err(why) => Some(why.to_owned()),
+        Ok(None) => Some("QEMU did not count stale hits".to_owned()),
+        Ok(Some(counters)) if counters.stale_hits != story.total => {
+            Some(format!("QEMU counted {} stale hits and traced {}", counters.stale_hits, story.total))
+        }
+        Ok(Some(counters)) if counters.fences == 0 => Some("no hart ever fenced".to_owned()),
+        Ok(Some(_)) => None,
+    }
+}
+
+/// Why a console that looks clean may not be.
+fn doubts(reading: &Reading, subject: &Subject) -> Option<String> {
+    if let Some(bad) = reading.forbidden.first() {
+        return Some(format!("the console has `{}` ({})", bad.text, bad.kind));
+    }
+    if let Some(odd) = reading.unknown.first() {
+        return Some(format!("line {} of the console is an unknown kind of report: `{}`", odd.line, odd.text));
     }
     let (name, what) = subject.workload.iter().find(|(_, what)| what != "pass" && !what.starts_with("skip"))?;
     Some(format!("the workload {name} ended in {what}"))

@@ -17,8 +17,10 @@ pub struct Base {
     pub linux: Linux,
     /// All kernels that there are patches for; the first is the default.
     pub all: Vec<Linux>,
-    /// The topics of the series, in order; the same for each kernel.
+    /// The topics of the selected kernel's series, in order.
     pub topics: Vec<Topic>,
+    /// The topics of all kernels.
+    every_topic: Vec<Topic>,
     /// Subject of the patch from which on spurious faults are absorbed the new way.
     pub switch: String,
     /// The emulator.
@@ -55,12 +57,41 @@ pub struct Linux {
     pub tarball: String,
     /// Id of the base commit that the recorded package gives; `make series` writes it into the patches.
     pub commit: String,
+    /// Topics that its series has; all of them if there are none here.
+    #[serde(default)]
+    pub topics: Vec<String>,
+    /// Beginnings of paths in the repository: sources that its series leaves out.
+    #[serde(default)]
+    pub without: Vec<String>,
+    /// The text of the cover letter, relative to the repository; its first line is the subject.
+    #[serde(default = "Linux::common_cover")]
+    pub cover: String,
     /// Oldest clang that builds this kernel with Rust.
     pub min_clang: String,
     /// Oldest rustc that builds this kernel.
     pub min_rustc: String,
     /// Oldest bindgen that builds this kernel.
     pub min_bindgen: String,
+}
+
+impl Linux {
+    /// The cover letter of kernels without one of their own.
+    fn common_cover() -> String {
+        "docs/cover-letter.md".to_owned()
+    }
+
+    /// Whether its series has all topics, and so kernels, tests and controls of its own.
+    pub fn is_whole(&self) -> bool {
+        self.topics.is_empty()
+    }
+
+    /// Those of all `topics` that it has, each on what it has of the topics that it needs.
+    fn of(&self, topics: &[Topic]) -> Vec<Topic> {
+        let has = |name: &String| self.is_whole() || self.topics.contains(name);
+        let mut own: Vec<Topic> = topics.iter().filter(|topic| has(&topic.name)).cloned().collect();
+        own.iter_mut().for_each(|topic| topic.on.retain(has));
+        own
+    }
 }
 
 /// A contiguous part of the series that can be taken alone, with the topics that it needs.
@@ -166,7 +197,7 @@ impl Base {
     /// The same file with another of its kernels.
     #[must_use]
     pub fn with(&self, linux: &Linux) -> Self {
-        Self { linux: linux.clone(), ..self.clone() }
+        Self { linux: linux.clone(), topics: linux.of(&self.every_topic), ..self.clone() }
     }
 
     /// What the names of folders for this kernel end in: nothing for the first kernel of the file,
@@ -184,7 +215,7 @@ impl Base {
     /// When there are no patches for it (exit code 64).
     pub fn choose(self, version: &str) -> Result<Self> {
         match self.all.iter().find(|linux| linux.version == version) {
-            Some(linux) => Ok(Self { linux: linux.clone(), ..self }),
+            Some(linux) => Ok(self.with(linux)),
             None => {
                 let have = self.all.iter().map(|linux| linux.version.as_str()).collect::<Vec<_>>().join(" and ");
                 Err(Error::usage(format!(
@@ -206,10 +237,18 @@ impl Base {
         };
         check_topics(&file.topic)
             .map_err(|why| Error::could_not(format!("{}: {why}; correct the file", path.display())))?;
+        let known = |name: &&String| !file.topic.iter().any(|topic| topic.name == **name);
+        if let Some(name) = file.linux.iter().flat_map(|linux| &linux.topics).find(known) {
+            return Err(Error::could_not(format!(
+                "{}: a kernel has the topic {name}, which does not exist; correct the file",
+                path.display()
+            )));
+        }
         Ok(Self {
+            topics: linux.of(&file.topic),
+            every_topic: file.topic,
             linux,
             all: file.linux,
-            topics: file.topic,
             switch: file.switch,
             qemu: file.qemu,
             guest: file.guest,

@@ -147,7 +147,7 @@ pub fn in_cover_letter(text: &str, parts: &[Part<'_>], own: bool) -> Result<Resu
         let mut items = text.lines().filter_map(|line| line.strip_prefix(&number));
         let Some(item) = items.find(|item| item.to_lowercase().contains(&name)) else {
             return Ok(Err(format!(
-                "no item \"{number}\" names the topic {}; add it to docs/cover-letter.md",
+                "no item \"{number}\" names the topic {}; add it to the text of the cover letter",
                 part.topic.name
             )));
         };
@@ -157,7 +157,7 @@ pub fn in_cover_letter(text: &str, parts: &[Part<'_>], own: bool) -> Result<Resu
         let (from, to) = (part.patches.start + 1, part.patches.end);
         if (first, last) != (from.to_string(), to.to_string()) {
             return Ok(Err(format!(
-                "it says {} of the topic {}, which is {from} to {to}; correct docs/cover-letter.md",
+                "it says {} of the topic {}, which is {from} to {to}; correct the text of the cover letter",
                 &said[0], part.topic.name
             )));
         }

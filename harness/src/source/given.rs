@@ -139,7 +139,10 @@ pub fn version(makefile: &str) -> Option<String> {
 }
 
 /// Names, sizes and times of all files below `top`, as one hash.
-fn listing(top: &Path) -> Result<String> {
+///
+/// # Errors
+/// When a folder cannot be read.
+pub fn listing(top: &Path) -> Result<String> {
     let mut key = Key::default();
     let mut folders = vec![top.to_owned()];
     while let Some(dir) = folders.pop() {

@@ -58,7 +58,7 @@ pub fn current(tree: &mut Tree, options: &Options) -> Result<String> {
 
 /// Weaves the sources of the repository into the commits of the branch, and returns its tip.
 pub fn weave(tree: &mut Tree, options: &Options) -> Result<String> {
-    let sources = sources(&options.root, &tree.repo)?;
+    let sources = sources(&options.root, &tree.repo, &options.base.linux.without)?;
     let tip = tree.tip()?;
     let new = into_commits(tree, &tip, &sources)?;
     let blobs = sources.into_iter().map(|(path, file)| (path, file.blob)).collect();
@@ -66,8 +66,8 @@ pub fn weave(tree: &mut Tree, options: &Options) -> Result<String> {
     Ok(new)
 }
 
-/// All sources, by their path in the kernel tree.
-fn sources(root: &Path, repo: &Repo) -> Result<BTreeMap<String, SourceFile>> {
+/// All sources but those whose path begins with one of `without`, by their path in the kernel tree.
+fn sources(root: &Path, repo: &Repo, without: &[String]) -> Result<BTreeMap<String, SourceFile>> {
     let mut files: Vec<(String, String)> = Vec::new();
     for (here, there) in MAPPING {
         if here.ends_with('/') {
@@ -78,6 +78,7 @@ fn sources(root: &Path, repo: &Repo) -> Result<BTreeMap<String, SourceFile>> {
             files.push((here.to_owned(), there.to_owned()));
         }
     }
+    files.retain(|(here, _)| !without.iter().any(|start| here.starts_with(start.as_str())));
     let list: String = files.iter().map(|(here, _)| format!("{}\n", root.join(here).display())).collect();
     let blobs = repo.feed(["hash-object", "-w", "--no-filters", "--stdin-paths"], list.as_bytes())?;
     let mut sources = BTreeMap::new();

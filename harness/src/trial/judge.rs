@@ -5,12 +5,13 @@
 //! nothing was seen.
 
 use super::expect::{Expect, Observation, Sign};
+use super::met;
 use super::plan::Trial;
 use super::report::Row;
 use super::seen::{BootSeen, TestSeen};
 use super::verdict::Verdict;
 use crate::console::end::End;
-use crate::console::ktap::Status;
+use crate::console::ktap::{Status, TIMEOUT};
 use crate::console::log::Line;
 
 /// Compares what was seen of a trial's boot with what is expected.
@@ -65,9 +66,13 @@ fn judge_test(expect: &Expect, seen: &BootSeen<'_>, own: &TestSeen<'_>, at: usiz
         Err(message) => (format!("not run: {message}"), Verdict::Error),
         Ok(end) if at > running => {
             why.push(format!("the boot ended before: {end}"));
-            ("not reached".to_owned(), Verdict::Error)
+            ("not reached".to_owned(), Verdict::Miss)
         }
-        Ok(end) if at == running && *end != End::Finished => judge_end(overflow, end, seen.ready),
+        Ok(end) if at == running && *end != End::Finished => {
+            why.extend(own.running.as_ref().map(|inside| format!("it was in {inside}").replace("in after", "after")));
+            why.extend(seen.hint.map(|hint| format!("hint: {hint}")));
+            judge_end(overflow, end, seen.ready)
+        }
         Ok(_) => judge_result(expect, own, &mut why),
     };
     if verdict != Verdict::Pass {
@@ -78,7 +83,14 @@ fn judge_test(expect: &Expect, seen: &BootSeen<'_>, own: &TestSeen<'_>, at: usiz
     let mut errors = Vec::new();
     if !overflow {
         failures.extend(
-            own.forbidden.iter().map(|f| format!("line {} of the console must not be there: {}", f.line, f.text)),
+            own.forbidden
+                .iter()
+                .map(|f| format!("line {} of the console must not be there: {}: {}", f.line, f.kind, f.text)),
+        );
+        errors.extend(
+            own.unknown.iter().map(|f| {
+                format!("line {} of the console is an unknown kind of report, {}: {}", f.line, f.kind, f.text)
+            }),
         );
     }
     if matches!(expect, Expect::Survive) && own.work.unwrap_or(0) == 0 {
@@ -90,6 +102,9 @@ fn judge_test(expect: &Expect, seen: &BootSeen<'_>, own: &TestSeen<'_>, at: usiz
             failures.push(NOTHING_STALE.to_owned());
         }
         Ok(_) => {}
+    }
+    if let Ok(counters) = &seen.counters {
+        errors.extend(met::contradiction(&seen.tests, counters.map(|c| c.stale_hits)));
     }
     errors.extend(seen.lacking.iter().map(|l| format!("the console lacks what this scenario must show: {l}")));
     errors.extend(seen.problem.iter().map(|p| format!("the results cannot be trusted: {p}")));
@@ -113,7 +128,11 @@ fn judge_end(overflow: bool, end: &End, ready: bool) -> (String, Verdict) {
         // reaching them says nothing about them.
         End::StackOverflow { .. } | End::Panic { .. } | End::Oops { .. } if !ready => Verdict::Fail,
         _ if !ready => Verdict::Error,
-        End::NeverBooted | End::QemuFailed { .. } | End::Incomplete { .. } | End::Finished => Verdict::Error,
+        End::NeverBooted
+        | End::NotUnderstood { .. }
+        | End::QemuFailed { .. }
+        | End::Incomplete { .. }
+        | End::Finished => Verdict::Error,
         End::StackOverflow { .. } if overflow => Verdict::Pass,
         End::StackOverflow { .. } | End::Panic { .. } | End::Oops { .. } | End::Hang(_) | End::Timeout(_) => {
             Verdict::Fail
@@ -124,7 +143,8 @@ fn judge_end(overflow: bool, end: &End, ready: bool) -> (String, Verdict) {
 
 /// The end of a boot in a word or two, and whether any test was reached.
 pub fn described(end: &End, ready: bool) -> String {
-    let kernel_failed = !matches!(end, End::NeverBooted | End::QemuFailed { .. } | End::Incomplete { .. });
+    let kernel_failed =
+        !matches!(end, End::NeverBooted | End::NotUnderstood { .. } | End::QemuFailed { .. } | End::Incomplete { .. });
     let place = if kernel_failed && !ready { " before any test" } else { "" };
     format!("{end}{place}")
 }
@@ -164,7 +184,7 @@ fn judge_control(wanted: &Observation, trial: &Trial, seen: &BootSeen<'_>, own: 
     let observed = observed(trial, end, seen, own);
     let mut why = Vec::new();
     let uncertain = match end {
-        End::NeverBooted | End::QemuFailed { .. } => true,
+        End::NeverBooted | End::NotUnderstood { .. } | End::QemuFailed { .. } => true,
         // A guest without tests ends without results.
         End::Incomplete { .. } => !(seen.ready && trial.at_boot.is_some()),
         _ => false,
@@ -260,7 +280,7 @@ fn shows(
         }
         Sign::Hang => match &own.result {
             // The guest is alive and has ended the test, or has tried to.
-            Some((Status::Fail, Some(reason))) if reason == TIMEOUT => Ok(()),
+            Some((Status::Fail, reason)) if timed_out(reason.as_deref()) => Ok(()),
             _ => death(matches!(end, End::Hang(_) | End::Timeout(_))),
         },
         Sign::Warning => {
@@ -269,7 +289,7 @@ fn shows(
             if found { Ok(()) } else { Err("no message from that time matches text".to_owned()) }
         }
         Sign::TestFailure => match &own.result {
-            Some((Status::Fail, reason)) if reason.as_deref() != Some(TIMEOUT) => match &wanted.text {
+            Some((Status::Fail, reason)) if !timed_out(reason.as_deref()) => match &wanted.text {
                 Some(text) if !own.notes.iter().any(|n| text.is_match(n)) => {
                     Err("nothing that the test printed matches text".to_owned())
                 }
@@ -280,14 +300,18 @@ fn shows(
     }
 }
 
-/// The guest's result for a test that it had to end.
-const TIMEOUT: &str = "timeout";
+/// Whether the guest had to end a test; what ran inside may follow.
+fn timed_out(reason: Option<&str>) -> bool {
+    reason.and_then(|reason| reason.strip_prefix(TIMEOUT)).is_some_and(|rest| rest.is_empty() || rest.starts_with(' '))
+}
 
 /// Whether a report says that it happened in a function, or in what that called last. Ignores the call
 /// trace, which always has the entry code in it.
 fn has_symbol(report: &[Line], symbol: &str) -> bool {
-    let registers = report.iter().filter_map(|line| line.text.trim_start().split_once(" : "));
-    let mut places = registers.filter(|(name, _)| matches!(*name, "epc" | "ra")).map(|(_, place)| place.trim_start());
+    // Kernels before 5.11 print `epc: `.
+    let registers = report.iter().filter_map(|line| line.text.trim_start().split_once(": "));
+    let mut places =
+        registers.filter(|(name, _)| matches!(name.trim_end(), "epc" | "ra")).map(|(_, place)| place.trim_start());
     places.any(|place| place.strip_prefix(symbol).is_some_and(|rest| rest.starts_with("+0x")))
 }
 
@@ -301,6 +325,7 @@ mod tests {
         let has = |line: &str, symbol: &str| has_symbol(&Log::of(line).lines, symbol);
         assert!(has("epc : handle_exception+0xa8/0x130", "handle_exception"));
         assert!(has(" ra : kasan_unpoison+0x1c/0x60", "kasan_unpoison"));
+        assert!(has("epc: kasan_unpoison+0x1c/0x60", "kasan_unpoison"));
         assert!(!has("[<ffffffff80012345>] handle_exception+0x1c/0x60", "handle_exception"));
         assert!(!has("epc : do_handle_exception+0xa8/0x130", "handle_exception"));
         assert!(!has("epc : handle_exception_more+0xa8/0x130", "handle_exception"));

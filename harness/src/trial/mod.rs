@@ -2,9 +2,14 @@
 //! Trials: what is booted, what is expected, what was seen, and the verdict.
 
 pub mod control;
+pub mod coverage;
 pub mod expect;
 pub mod judge;
+<<<<<<< HEAD
 pub mod outputs;
+=======
+pub mod met;
+>>>>>>> main
 pub mod plan;
 pub mod record;
 pub mod report;

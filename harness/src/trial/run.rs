@@ -196,6 +196,7 @@ fn short(end: &End) -> &'static str {
         End::Panic { .. } => "panic",
         End::Oops { .. } => "oops",
         End::NeverBooted => "never booted",
+        End::NotUnderstood { .. } => "prefix not understood",
         End::Hang(_) => "hang",
         End::Timeout(_) => "timeout",
         End::QemuFailed { .. } => "QEMU failed",

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use super::plan::Trial;
 use crate::boot::machine::{Counters, Run};
-use crate::console::end::{self, End, Found};
+use crate::console::end::{self, End, Ending, Found};
 use crate::console::ktap::{self, Progress, Report, Status};
 use crate::console::log::Line;
 use crate::ground::error::Error;
@@ -31,8 +31,12 @@ pub struct TestSeen<'a> {
     pub result: Option<(Status, Option<String>)>,
     /// Touches of new mappings and other checks that it counted.
     pub work: Option<u64>,
-    /// Forbidden messages on the console while it ran.
+    /// Reports of the kernel while it ran.
     pub forbidden: Vec<Found>,
+    /// What looked like a report of an unknown kind while it ran.
+    pub unknown: Vec<Found>,
+    /// What ran inside of a test that was cut off, as far as its output says.
+    pub running: Option<String>,
     /// The console while it ran; for the first test, from the guest being ready.
     pub messages: &'a [Line],
     /// Its own diagnostics.
@@ -54,6 +58,8 @@ pub struct BootSeen<'a> {
     pub counters: Result<Option<Counters>, String>,
     /// The message that ended the boot.
     pub headline: Option<String>,
+    /// What may help to find out why the boot ended.
+    pub hint: Option<&'static str>,
     /// The console from that message on.
     pub report: &'a [Line],
     /// The console until the guest was ready.
@@ -69,20 +75,32 @@ impl<'a> BootSeen<'a> {
     pub fn of(booted: &'a Booted, trial: &Trial) -> Self {
         let (run, report) = (&booted.run, &booted.report);
         let lines = run.log.lines.as_slice();
-        let ready = lines.iter().position(|m| m.text == end::READY).unwrap_or(lines.len());
+        let results = || {
+            let version = |m: &Line| m.text.starts_with("TAP version ") || m.text.starts_with("KTAP version ");
+            lines.iter().position(version).filter(|_| run.ending == Ending::Unknown)
+        };
+        let ready = lines.iter().position(|m| m.text == end::READY).or_else(results).unwrap_or(lines.len());
         // Where the messages after line `number` of the console begin.
         let after = |number: usize| lines.partition_point(|m| m.number <= number);
-        let share = |from: usize, to: usize| &lines[after(from).max(ready)..after(to).max(ready)];
+        let share = |from: usize, to: usize| {
+            let end = after(to).max(ready);
+            // Tests may be asked for in another order than they ran in.
+            &lines[after(from).max(ready).min(end)..end]
+        };
         let mut from = 0;
         let mut seen = Vec::new();
+        let mut ambiguous = None;
         for (at, (test, _)) in trial.tests.iter().enumerate() {
             let last = at + 1 == trial.tests.len();
-            let case = report.find(test);
+            let case = report.find(test).unwrap_or_else(|why| {
+                ambiguous.get_or_insert(why);
+                None
+            });
             let ended = case.filter(|c| c.progress == Progress::Ended);
             // A test's share of the console ends with its result; the first one's begins with the
             // log, the last one's ends with it.
             let to = ended.filter(|_| !last).map_or(usize::MAX, |c| c.line);
-            let forbidden = run.reading.forbidden.iter().filter(|f| f.line > from && f.line <= to);
+            let own = |found: &[Found]| found.iter().filter(|f| f.line > from && f.line <= to).cloned().collect();
             let seconds = case.map_or(0.0, |c| {
                 let end = if c.progress == Progress::Ended { run.log.at(c.line) } else { run.log.seconds };
                 (end - run.log.at(c.first_line)).max(0.0)
@@ -90,7 +108,9 @@ impl<'a> BootSeen<'a> {
             seen.push(TestSeen {
                 result: ended.map(|c| (c.status, c.reason.clone())),
                 work: case.and_then(work),
-                forbidden: forbidden.cloned().collect(),
+                forbidden: own(&run.reading.forbidden),
+                unknown: own(&run.reading.unknown),
+                running: case.and_then(|c| c.running.clone()),
                 messages: share(from, to),
                 notes: case.map(|c| c.all_notes().into_iter().map(str::to_owned).collect()).unwrap_or_default(),
                 seconds,
@@ -106,10 +126,11 @@ impl<'a> BootSeen<'a> {
             tests: seen,
             counters: run.counters.clone(),
             headline: headline.map(|h| h.text.clone()),
+            hint: run.reading.hint,
             report: &lines[report_from..],
             boot: &lines[..ready],
             lacking: trial.require.iter().filter(lacking).map(ToString::to_string).collect(),
-            problem: report.problems.first().map(ToString::to_string),
+            problem: ambiguous.or_else(|| report.problems.first().map(ToString::to_string)),
         }
     }
 
@@ -121,6 +142,7 @@ impl<'a> BootSeen<'a> {
             tests: vec![TestSeen::default(); trial.tests.len()],
             counters: Ok(None),
             headline: None,
+            hint: None,
             report: &[],
             boot: &[],
             lacking: Vec::new(),

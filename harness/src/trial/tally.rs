@@ -57,6 +57,11 @@ impl Tally {
         self.count.errors += 1;
     }
 
+    /// A check that was not reached.
+    pub fn miss(&mut self, name: &str, why: &str) {
+        self.error(name, &format!("MISS: {}", one_line(why)));
+    }
+
     /// A check that was not made, for a good reason.
     pub fn skip(&mut self, name: &str, why: &str) {
         self.result("ok", name, &format!(" # SKIP {}", one_line(why)), Verdict::Skip);

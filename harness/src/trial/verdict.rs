@@ -18,6 +18,8 @@ pub enum Verdict {
     Fail,
     /// Too little was observed to tell.
     Error,
+    /// The boot ended before it was its turn.
+    Miss,
     /// It was not tried, for the given reason.
     Skip,
 }
@@ -29,6 +31,7 @@ impl Verdict {
             Self::Pass => "PASS",
             Self::Fail => "FAIL",
             Self::Error => "ERROR",
+            Self::Miss => "MISS",
             Self::Skip => "SKIP",
         }
     }
@@ -37,7 +40,7 @@ impl Verdict {
         let color = match self {
             Self::Pass => AnsiColor::Green,
             Self::Fail => AnsiColor::Red,
-            Self::Error => AnsiColor::Magenta,
+            Self::Error | Self::Miss => AnsiColor::Magenta,
             Self::Skip => AnsiColor::Yellow,
         };
         color.on_default().bold()
@@ -49,9 +52,9 @@ impl Verdict {
 pub struct Count {
     /// Gave the expected result.
     pub passed: usize,
-    /// Gave another result, or could not be judged.
+    /// Gave another result, could not be judged, or were not reached.
     pub failed: usize,
-    /// How many of `failed` could not be judged.
+    /// How many of `failed` could not be judged or were not reached.
     pub errors: usize,
     /// Were not run, for the given reason.
     pub skipped: usize,
@@ -71,7 +74,7 @@ impl Count {
         match verdict {
             Verdict::Pass => self.passed += 1,
             Verdict::Fail => self.failed += 1,
-            Verdict::Error => {
+            Verdict::Error | Verdict::Miss => {
                 self.failed += 1;
                 self.errors += 1;
             }

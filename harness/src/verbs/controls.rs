@@ -34,6 +34,9 @@ pub fn dry_run(options: &Options, which: &Which) -> Result<()> {
     for control in choose(&options.root, which)? {
         println!("{}: {}", control.name, control.what);
         println!("  apply      {FOLDER}/{}.patch on {}", control.name, control.on);
+        if let Some(machine) = &control.hunt {
+            println!("  hunt on    {machine}, in the full tier of `make check`");
+        }
         for ControlRun { config, trial, .. } in &control.runs {
             println!("  build in   {}", shown(&options.root, &kernel::o_folder(options, config)));
             let test = trial.tests.first().map_or("the boot", |(test, _)| test.as_str());

@@ -457,7 +457,10 @@ impl Counter<'_> {
 }
 
 /// Builds the plugin, if cargo finds that needed.
-fn build_plugin(options: &Options) -> Result<PathBuf> {
+///
+/// # Errors
+/// When it cannot be built.
+pub(super) fn build_plugin(options: &Options) -> Result<PathBuf> {
     let target = options.out.join("harness");
     let mut build = cargo::cargo("build");
     build.args(["--release", "--locked", "--package", PLUGIN.0, "--manifest-path"]);
@@ -469,7 +472,10 @@ fn build_plugin(options: &Options) -> Result<PathBuf> {
 }
 
 /// Address and size of a symbol of `kernel`.
-fn named(symbols: &Symbols, kernel: &Kernel, name: &str) -> Result<(u64, u64)> {
+///
+/// # Errors
+/// When it has none of that name.
+pub(super) fn named(symbols: &Symbols, kernel: &Kernel, name: &str) -> Result<(u64, u64)> {
     let found = symbols.named(name);
     found.ok_or_else(|| Error::could_not(format!("{} has no symbol {name}", kernel.vmlinux.display())))
 }

@@ -96,11 +96,23 @@ fn a_stack_overflow_seen_by_two_harts_at_once() {
 }
 
 #[test]
-fn half_a_report_of_an_overflow_is_no_overflow() {
-    let text = without(&log("stack-overflow"), OVERFLOW);
-    assert_eq!(verdict(&text, &SILENT), oops("Insufficient stack space to handle exception!"));
+fn half_a_report_of_an_overflow_is_an_overflow() {
+    // Nothing but handle_bad_stack() prints that line, whatever becomes of its panic.
+    let first = "Insufficient stack space to handle exception!";
+    let only = End::StackOverflow { headline: first.to_owned() };
+    assert_eq!(verdict(&without(&log("stack-overflow"), OVERFLOW), &SILENT), only);
     let other = log("stack-overflow").replace(OVERFLOW, "Kernel panic - not syncing: Aiee, killing interrupt handler!");
-    assert_eq!(verdict(&other, &EXITED), oops("Insufficient stack space to handle exception!"));
+    assert_eq!(verdict(&other, &EXITED), only);
+    let reading = read(&log("overflow-twice"), &SILENT);
+    assert_eq!((reading.end, reading.headline.map(|h| h.line)), (only, Some(7)));
+}
+
+#[test]
+fn a_report_within_a_report_has_the_first_headline() {
+    let headline = "Unable to handle kernel paging request at virtual address ff200000006b1000";
+    let reading = read(&log("oops-in-exit"), &SILENT);
+    assert_eq!((reading.end, reading.went_on), (oops(headline), false));
+    assert_eq!(reading.forbidden, []);
 }
 
 #[test]
@@ -206,4 +218,79 @@ fn forbidden_lines_are_found_and_named() {
 fn what_follows_the_end_is_not_searched() {
     let text = format!("{}[    7.000000] WARNING: CPU: 0 PID: 0 at kernel/panic.c:1\n", log("stack-overflow"));
     assert_eq!(read(&text, &EXITED).forbidden, []);
+}
+
+#[test]
+fn the_verdict_does_not_depend_on_the_prefix() {
+    let lava = |line: &str| {
+        let line = serde_json::to_string(line).unwrap();
+        format!(r#"- {{"dt": "2026-11-28T19:13:18.123456", "lvl": "target", "msg": {line}}}"#)
+    };
+    let plain = |line: &str| match line.split_once("] ") {
+        Some((stamp, text)) if stamp.starts_with("[ ") => text.to_owned(),
+        _ => line.to_owned(),
+    };
+    let decoded = |line: &str| if line.starts_with("[ ") { format!("kern  :warn  : {line}") } else { line.to_owned() };
+    type Form<'a> = &'a dyn Fn(&str) -> String;
+    let forms: [(&str, Form<'_>); 14] = [
+        ("none", &plain),
+        ("date", &|l| format!("2026-11-28T19:13:18.123456 {l}")),
+        ("date, then none", &|l| format!("2026-11-28 19:13:18 {}", plain(l))),
+        ("clock", &|l| format!("[19:13:18.123] {l}")),
+        ("dmesg -T", &|l| format!("[Sat Nov 28 19:13:18 2026] {}", plain(l))),
+        ("journal", &|l| format!("Nov 28 19:13:18 board kernel: {}", plain(l))),
+        ("rsyslog", &|l| format!("2026-11-28T19:13:18.123456+00:00 board kernel: {l}")),
+        ("github", &|l| format!("2026-11-28T19:13:18.1234567Z {l}")),
+        ("lava", &lava),
+        ("dmesg -x", &decoded),
+        ("colour", &|l| format!("\x1b[32m{l}\x1b[0m")),
+        ("mail", &|l| format!("> {l}")),
+        ("ts -s", &|l| format!("00:00:15.123456 {l}")),
+        ("container", &|l| format!("board1  | {l}")),
+    ];
+    for name in ["finished", "stack-overflow", "panic", "oops-in-exit"] {
+        let bare = read(&log(name), &EXITED);
+        for (form, prefix) in &forms {
+            let text: String = log(name).lines().map(|l| prefix(l.trim_end()) + "\r\n").collect();
+            let reading = read(&text, &EXITED);
+            assert_eq!((&reading.end, reading.ready), (&bare.end, bare.ready), "{name} with {form}");
+            assert_eq!((&reading.forbidden, &reading.unknown), (&bare.forbidden, &bare.unknown), "{name} with {form}");
+        }
+    }
+}
+
+#[test]
+fn a_prefix_that_is_not_understood_is_named() {
+    let odd: String = log("finished").lines().enumerate().map(|(n, l)| format!("<<{n:x}>> {l}\n")).collect();
+    let odd = odd.replace("] Linux version", "]x Linux version");
+    let End::NotUnderstood { line, text } = verdict(&odd, &EXITED) else { panic!("{:?}", verdict(&odd, &EXITED)) };
+    let number = odd.lines().position(|l| l.contains("Linux version")).unwrap() + 1;
+    assert_eq!((line, text.contains("Linux version")), (number, true));
+    assert!(verdict(&odd, &SILENT).to_string().contains(&format!("prefix not understood in line {number}: <<")));
+}
+
+#[test]
+fn a_console_that_falls_silent_gets_a_hint() {
+    let hint = |text: &str| read(text, &SILENT).hint.unwrap_or_default();
+    assert!(hint(&log("never-booted")).contains("earlycon=sbi keep_bootcon"));
+    let gone = "[    0.000000] Linux version 6.6\n[    0.100000] printk: legacy bootconsole [sbi0] disabled\n\n";
+    assert!(hint(gone).contains("keep_bootcon"));
+    assert_eq!(hint(&up_to(&log("finished"), "# selftests: riscv/lazy_map: test-trace.sh")), "");
+    assert_eq!(hint(&log("stack-overflow")), "");
+    assert!(hint(&log("panic")).contains("init ended"));
+}
+
+#[test]
+fn a_console_from_elsewhere_needs_no_marks_of_ours() {
+    let foreign: String =
+        log("finished").lines().filter(|l| !l.contains("lazymap: guest")).map(|l| format!("{l}\n")).collect();
+    let reading = read(&foreign, &Ending::Unknown);
+    assert_eq!((reading.end, reading.ready, reading.off), (End::Finished, true, true));
+    let none = foreign.replace("TAP version 13", "no tests");
+    assert_eq!(verdict(&none, &Ending::Unknown), End::Incomplete { missing: vec!["KTAP version line"] });
+    // Where there is one of our marks, there must be the other.
+    let cut = without(&log("finished"), end::DONE);
+    assert_eq!(verdict(&cut, &Ending::Unknown), End::Incomplete { missing: vec![end::DONE] });
+    assert_eq!(verdict("", &Ending::Unknown), End::NeverBooted);
+    assert!(matches!(verdict(&log("stack-overflow"), &Ending::Unknown), End::StackOverflow { .. }));
 }

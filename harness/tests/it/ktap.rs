@@ -56,10 +56,10 @@ fn the_guests_own_protocol() {
     assert_eq!(seen, expected);
     assert_eq!(report.status(), Status::Fail);
     assert_eq!(report.totals(), Totals { passed: 3, failed: 5, skipped: 1, errors: 0 });
-    let ipi = report.find("test-ipi.sh").unwrap();
+    let ipi = report.find("test-ipi.sh").unwrap().unwrap();
     assert_eq!(ipi.all_notes(), ["touches: 12"]);
     assert_eq!((ipi.first_line, ipi.line), (4, 10));
-    assert_eq!(report.find("test-slow.sh").unwrap().notes, ["starting"]);
+    assert_eq!(report.find("test-slow.sh").unwrap().unwrap().notes, ["starting"]);
 }
 
 #[test]
@@ -95,8 +95,8 @@ fn a_panic_leaves_the_running_test_and_those_after_it_without_result() {
             "  pass new_mapping_touched_from_ipi",
             "error selftests: riscv/lazy_map: test-trace.sh (started, has no result)",
             "  pass first_half",
-            "  error test 2 (planned, never started)",
-            "error test 3 (planned, never started)",
+            "  miss test 2 (planned, never started)",
+            "miss test 3 (planned, never started)",
             "! line 21: test 2 is planned and has no result",
             "! line 21: test 2 is planned and has no result",
             "! line 21: test 3 is planned and has no result",
@@ -105,7 +105,7 @@ fn a_panic_leaves_the_running_test_and_those_after_it_without_result() {
     assert_eq!(report.status(), Status::Error);
     let progress: Vec<_> = report.cases.iter().map(|c| c.progress).collect();
     assert_eq!(progress, [Progress::Ended, Progress::Started, Progress::NotReached]);
-    assert_eq!(report.find("test-trace.sh").unwrap().first_line, 11);
+    assert_eq!(report.find("test-trace.sh").unwrap().unwrap().first_line, 11);
 }
 
 #[test]
@@ -117,7 +117,7 @@ fn a_result_that_a_message_tears_apart_is_no_pass() {
             "pass whole",
             "error torn in the na (the line is torn by a kernel message)",
             "pass after a message",
-            "error test 3 (planned, never started)",
+            "miss test 3 (planned, never started)",
             "! line 4: the line is torn by a kernel message",
             "! line 8: test 4 where test 3 was due",
             "! line 8: test 3 is planned and has no result",
@@ -147,9 +147,9 @@ fn bailing_out_is_an_error_of_everything_that_is_left() {
         &[
             "fail selftests: riscv/lazy_map: a.sh (exit=1)",
             "  pass one",
-            "  error test 2 (planned, never started)",
+            "  miss test 2 (planned, never started)",
             "pass b",
-            "error test 3 (planned, never started)",
+            "miss test 3 (planned, never started)",
             "! line 7: bailed out: no memory",
             "! line 8: test 2 is planned and has no result",
             "! line 10: bailed out: no reason given",
@@ -169,8 +169,8 @@ fn numbers_must_be_those_of_the_plan() {
             "pass too early",
             "pass late",
             "pass beyond",
-            "error test 2 (planned, never started)",
-            "error test 5 (planned, never started)",
+            "miss test 2 (planned, never started)",
+            "miss test 5 (planned, never started)",
             "! line 4: test 1 has a second result; the first is in line 3",
             "! line 5: test 4 where test 2 was due",
             "! line 6: test 3 where test 5 was due",
@@ -217,14 +217,14 @@ fn who_sums_up_cannot_say_better_than_its_parts() {
             "error says_ok (says pass, but bad says fail)",
             "  pass fine",
             "  fail bad",
-            "error one_is_missing (says pass, but test 2 says error)",
+            "error one_is_missing (says pass, but test 2 says miss)",
             "  pass fine",
-            "  error test 2 (planned, never started)",
+            "  miss test 2 (planned, never started)",
             "error no_plan_inside (line 14: the results since line 12 have no plan: some may be missing)",
             "  pass fine",
             "skip skipped_inside (nothing to do here)",
             "! line 7: says pass, but bad says fail",
-            "! line 11: says pass, but test 2 says error",
+            "! line 11: says pass, but test 2 says miss",
             "! line 11: test 2 is planned and has no result",
             "! line 14: the results since line 12 have no plan: some may be missing",
         ],
@@ -236,7 +236,7 @@ fn half_a_line_is_no_result() {
     assert_tree(
         "cut-off",
         Status::Error,
-        &["pass a", "error test 2 (planned, never started)", "! line 4: test 2 is planned and has no result"],
+        &["pass a", "miss test 2 (planned, never started)", "! line 4: test 2 is planned and has no result"],
     );
 }
 
@@ -272,4 +272,155 @@ fn a_huge_plan_does_not_fill_the_memory() {
     assert_eq!(report.status(), Status::Error);
     assert_eq!(report.cases.len(), 101);
     assert_eq!(report.problems[0].to_string(), "line 3: more than 100 planned tests have no result");
+}
+
+#[test]
+fn children_without_a_plan_may_be_incomplete() {
+    assert_tree(
+        "children-no-plan",
+        Status::Error,
+        &[
+            "error selftests: group: test_core (line 8: the results since line 5 have no plan: some may be missing)",
+            "  pass first",
+            "  pass second",
+            "  skip third (not here)",
+            "! line 8: the results since line 5 have no plan: some may be missing",
+        ],
+    );
+}
+
+#[test]
+fn totals_at_the_end_replace_a_plan() {
+    assert_tree(
+        "no-version-inside",
+        Status::Skip,
+        &["skip selftests: mm: c (no reason given)", "pass selftests: mm: d", "  pass first", "  pass second"],
+    );
+    // Not in the middle.
+    let text = "TAP version 13\nok 1 a\n# Totals: pass:1 fail:0 xfail:0 xpass:0 skip:0 error:0\nok 2 b\n";
+    assert_eq!(ktap::parse(&Log::of(text)).status(), Status::Error);
+}
+
+#[test]
+fn totals_must_fit_the_results() {
+    let what = "the totals say 2 results, 1 of them bad, 0 skipped; there are 2 results, 0 of them bad, 0 skipped";
+    assert_tree(
+        "totals-say-otherwise",
+        Status::Error,
+        &[
+            &format!("error selftests: x: e (line 8: {what})"),
+            "  pass first",
+            "  pass second",
+            &format!("! line 8: {what}"),
+        ],
+    );
+    let status =
+        |totals: &str, results: &str| ktap::parse(&Log::of(&format!("TAP version 13\n{results}{totals}\n"))).status();
+    let two = "1..2\nok 1 a\nok 2 b # SKIP x\n";
+    assert_eq!(status("# Totals: pass:1 fail:0 xfail:0 xpass:0 skip:1 error:0", two), Status::Skip);
+    assert_eq!(status("# Totals: pass:2 fail:0 xfail:0 xpass:0 skip:0 error:0", two), Status::Error);
+    assert_eq!(status("# Totals: pass:2 fail:0 xfail:0 xpass:0 skip:1 error:0", two), Status::Error);
+    assert_eq!(status("# Planned tests != run tests (3 != 2)", two), Status::Error);
+    // Several programs in one list: each sums up its own.
+    let each = "1..2\nok 1 a\n# Totals: pass:1 fail:0 xfail:0 xpass:0 skip:0 error:0\nok 2 b\n";
+    assert_eq!(status("# Totals: pass:1 fail:0 xfail:0 xpass:0 skip:0 error:0", each), Status::Pass);
+    // KUnit's are those of the suite before.
+    let suite = "1..1\n    1..2\n    ok 1 a\n    ok 2 b\n";
+    assert_eq!(status("# s: pass:2 fail:0 skip:0 total:2\nok 1 s", suite), Status::Pass);
+    assert_eq!(status("# s: pass:1 fail:1 skip:0 total:2\nok 1 s", suite), Status::Error);
+    assert_eq!(status("# Totals: pass:1 fail:1 skip:0 total:2\nok 1 s", suite), Status::Error);
+    // Of two tests with parameters there are more.
+    assert_eq!(status("# Totals: pass:7 fail:0 skip:0 total:7\nok 1 s", suite), Status::Pass);
+}
+
+#[test]
+fn a_plan_for_nothing_has_a_hint() {
+    let what = "! line 2: a plan for no tests, without a reason: was the suite renamed, or is its list empty?";
+    assert_tree("renamed-suite", Status::Error, &[what]);
+}
+
+#[test]
+fn what_ran_when_the_time_was_up_is_named() {
+    assert_tree(
+        "timeout-inside",
+        Status::Fail,
+        &[
+            "fail selftests: mm: run_all.sh (timeout in ./b)",
+            "  pass a",
+            "! line 12: the results since line 4 have no plan: some may be missing",
+        ],
+    );
+    let reason = |inside: &str, result: &str| {
+        let text = format!("TAP version 13\n1..1\n# selftests: x: y\n{inside}{result}");
+        let report = ktap::parse(&Log::of(&text));
+        (report.cases[0].reason.clone().unwrap_or_default(), report.cases[0].running.clone().unwrap_or_default())
+    };
+    let timeout = "not ok 1 selftests: x: y # TIMEOUT 45 seconds\n";
+    let harness = "# TAP version 13\n# 1..2\n# #  RUN           global.one ...\n# #            OK  global.one\n# ok 1 global.one\n\
+                   # #  RUN           global.two ...\n";
+    assert_eq!(reason(harness, timeout).0, "timeout in global.two");
+    assert_eq!(reason("# TAP version 13\n# 1..3\n# ok 1 one\n# ok 2 two\n", timeout).0, "timeout after two");
+    assert_eq!(reason("", timeout).0, "timeout");
+    // Nor does it take a result.
+    assert_eq!(reason(harness, "").1, "global.two");
+    let module = "# TAP version 13\n# 1..1\nlazy_map_trace: KTAP version 1\nlazy_map_trace: ok 3 from_kprobes\n";
+    assert_eq!(reason(module, "").1, "lazy_map_trace, after from_kprobes");
+    assert_eq!(reason("# TAP version 13\n# 1..3\n# ok 1 one\n", "").1, "after one");
+}
+
+#[test]
+fn what_is_printed_twice_counts_once() {
+    assert_tree("two-consoles", Status::Pass, &["pass first", "pass second"]);
+    let document = "TAP version 13\n1..2\n# ok 1 inside\n# 1..1\nok 1 a\nok 2 b\n";
+    let twice = ktap::parse(&Log::of(&format!("{document}cat results\n{document}")));
+    assert_eq!((twice.status(), twice.cases.len(), twice.totals().passed), (Status::Pass, 2, 2));
+    // A second run with another result is not the same.
+    let other = document.replace("ok 2 b", "not ok 2 b");
+    let both = ktap::parse(&Log::of(&format!("{document}{other}")));
+    assert_eq!((both.status(), both.cases.len()), (Status::Fail, 4));
+    // A test that prints the kernel's log quotes results.
+    let quoted = "[    1.000000] TAP version 13\n[    1.000100] 1..1\n[    2.000000] # [    1.500000] not ok 1 old\n[    3.000000] ok 1 a\n";
+    assert_eq!(ktap::parse(&Log::of(quoted)).status(), Status::Pass);
+}
+
+#[test]
+fn equal_names_have_their_path() {
+    let text = "TAP version 13\n1..2\n# selftests: a: run.sh\n# 1..2\n# ok 1 same\n# ok 2 own\nok 1 selftests: a: run.sh\n\
+                # selftests: b: run.sh\n# 1..1\n# not ok 1 same\nnot ok 2 selftests: b: run.sh # exit=1\n";
+    let report = ktap::parse(&Log::of(text));
+    let names: Vec<_> = ktap::innermost(&report.cases).into_iter().map(|(name, case)| (name, case.status)).collect();
+    let expected = [
+        ("selftests: a: run.sh/same", Status::Pass),
+        ("own", Status::Pass),
+        ("selftests: b: run.sh/same", Status::Fail),
+    ];
+    assert_eq!(names, expected.map(|(name, status)| (name.to_owned(), status)));
+    // The short name would be either.
+    let why = report.find("run.sh").unwrap_err();
+    assert!(why.contains("several results, in lines 7 (selftests: a: run.sh) and 11 (selftests: b: run.sh)"), "{why}");
+    assert_eq!(report.find("selftests: b: run.sh").unwrap().unwrap().status, Status::Fail);
+    assert_eq!(report.find("elsewhere"), Ok(None));
+    // The same within a sum that says otherwise.
+    let deep = "TAP version 13\n1..1\n    1..1\n        1..1\n        not ok 1 leaf\n    not ok 1 suite\nok 1 all\n";
+    let report = ktap::parse(&Log::of(deep));
+    assert_eq!(report.cases[0].reason.as_deref(), Some("says pass, but suite/leaf says fail"));
+}
+
+#[test]
+fn a_report_of_the_kernel_is_in_a_test() {
+    let report = fixture("warning-inside");
+    let expected = ["fail probes", "  pass test_one", "  fail test_two", "  pass test_three"];
+    assert_eq!(tree(&report), expected);
+    assert_eq!(report.running_at(9).as_deref(), Some("probes/test_two"));
+    assert_eq!(report.running_at(7).as_deref(), Some("probes/test_one"));
+    assert_eq!(report.running_at(99), None);
+}
+
+#[test]
+fn results_behind_an_unknown_prefix_are_named() {
+    let report = ktap::parse(&Log::of("vendor: KTAP version 1\nvendor: 1..1\nvendor: ok 1 a\n"));
+    assert_eq!(report.status(), Status::Error);
+    assert_eq!(report.problems[0].to_string(), "line 1: results behind `vendor:`: prefix not understood");
+    let coloured = "\x1b[1mKTAP version 1\x1b[0m\n1..1\n\x1b[32mok 1 a\x1b[m\n";
+    assert_eq!(ktap::parse(&Log::of(coloured)).status(), Status::Pass);
 }

@@ -42,7 +42,10 @@ fn the_same_bytes_every_time() {
     let names: Vec<&str> = first.iter().map(|(n, _)| n.as_str()).collect();
     assert_eq!(names, ["0000-cover-letter.txt", "0001-riscv-first.patch", "0002-riscv-switch.patch"]);
     assert!(first[0].1.contains("Subject: [PATCH 0/2] A series\n\nIts text.\n"), "{}", first[0].1);
-    assert!(first[0].1.contains("base-commit: ") && !first[0].1.contains("Date:"), "{}", first[0].1);
+    assert!(first[0].1.contains("base-commit: ") && first[0].1.contains("\nDate: "), "{}", first[0].1);
+    assert!(first[0].1.contains("\nMessage-ID: <lazymap-7.3-0000-"), "{}", first[0].1);
+    let mbox = fs::read_to_string(lab.out().join("mail/linux-7.3.mbox")).unwrap();
+    assert_eq!(mbox.matches("\nMessage-ID: ").count(), 3, "{mbox}");
     assert!(first[1].1.starts_with("From 0000000000000000000000000000000000000000 "), "{}", first[1].1);
     fs::remove_dir_all(&tree).unwrap();
     tool(&lab, &mirror, "series").passes();
@@ -206,4 +209,41 @@ fn each_base_has_its_lines_in_the_table() {
     let half = check("all");
     half.fails(2, &["patches/linux-7.3.4 has no patches"]);
     assert_eq!(rows(&half), 3, "{half:?}");
+}
+
+#[test]
+fn a_base_may_have_a_part_of_the_topics() {
+    let (lab, mirror, _) = settled();
+    let base = lab.repo().join("base.toml");
+    let text = fs::read_to_string(&base).unwrap();
+    let first = &text[text.find("[[linux]]").unwrap()..text.find("[qemu]").unwrap()];
+    let part = "topics = [\"fixes\"]\nwithout = [\"Kconfig\"]\ncover = \"docs/part.md\"\ntarball = ";
+    let second = first.replace("\"7.3\"", "\"7.3.4\"").replace("patches/linux-7.3", "patches/linux-7.3.4");
+    write(&base, &text.replace("[qemu]", &format!("{}[qemu]", second.replace("tarball = ", part))));
+    let letter = lab.repo().join("docs/part.md");
+    write(&letter, "A part\n\n1. Fixes, patches 1 to 1.\n");
+    write(&lab.repo().join("Kconfig"), "config OTHER\n");
+    let folder = lab.repo().join("patches/linux-7.3.4");
+    let (name, mail) = &patches(&lab)[1];
+    write(&folder.join(name), mail);
+    let ask = |verb: &str| said(lab.tool().env("LAZYMAP_MIRROR", &mirror.address).args([verb, "--base", "7.3.4"]));
+    ask("series").passes();
+    let cover = fs::read_to_string(folder.join("0000-cover-letter.txt")).unwrap();
+    assert!(cover.contains("Subject: [PATCH 0/1] A part\n"), "{cover}");
+    let check = ask("series-check");
+    check.passes();
+    let rows: Vec<&str> = check.out.lines().filter(|l| l.starts_with("7.3.4  ")).collect();
+    assert!(rows.len() == 2 && rows[0].contains(" fixes ") && rows[1].contains(" all "), "{check:?}");
+    // It has a letter of its own, so the numbers in there are its own as well.
+    write(&letter, "A part\n\n1. Fixes, patches 1 to 2.\n");
+    ask("series").passes();
+    let wrong = ask("series-check");
+    assert!(wrong.code == Some(1) && wrong.out.contains("it says patches 1 to 2 of the topic fixes"), "{wrong:?}");
+    // It has no kernels to show.
+    ask("kernels").fails(64, &["BASE=7.3.4: it has a part of the series"]);
+    // A source that it lacks has to be named.
+    edit(&base, "without = [\"Kconfig\"]\n", "");
+    ask("series").fails(2, &["no commit of the series has arch/riscv/mm/Kconfig"]);
+    edit(&base, "topics = [\"fixes\"]", "topics = [\"fix\"]");
+    ask("series-check").fails(2, &["a kernel has the topic fix, which does not exist"]);
 }

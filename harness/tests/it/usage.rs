@@ -1,11 +1,15 @@
 // SPDX-License-Identifier: GPL-2.0-only
 //! Wrong usage ends with 64 and one line.
 
+<<<<<<< HEAD
 use std::fs;
 use std::path::Path;
 use std::process::Command;
 
 use crate::common::{Lab, edit, said};
+=======
+use crate::common::{Lab, edit, said, write};
+>>>>>>> main
 
 #[test]
 fn wrong_usage_is_64() {
@@ -36,12 +40,33 @@ fn what_a_hunt_cannot_be_about_is_64() {
     run(&["--tree", "base", "--scenario", "nowhere"]).fails(64, &["`nowhere`"]);
     run(&["--tree", "base", "--kernel", "Image"]).fails(64, &["--kernel", "--help"]);
     run(&["--kernel", "/nowhere/Image"]).fails(64, &["/nowhere/Image: no such file"]);
+    // Looked at before anything is downloaded: no tool is needed to tell what a file is not.
+    let text = lab.dir.path().join("text");
+    write(&text, "root:x:0:0:root:/root:/bin/sh\n");
+    run(&["--kernel", text.to_str().unwrap()]).fails(64, &["is not a kernel", "0x38", "Image.gz"]);
+    run(&["--kernel", lab.dir.path().to_str().unwrap()]).fails(64, &["cannot be read", "Image.gz"]);
     run(&["--vmlinux", "vmlinux"]).fails(64, &["--kernel"]);
     run(&["--tree", "base", "--model", "plain"]).fails(64, &["`plain`", "no hit is possible"]);
     run(&["--tree", "base", "--model", "meaner"]).fails(64, &["`meaner`"]);
     run(&["--tree", "base", "--harts", "0"]).fails(64, &["harts = 0"]);
     run(&["--tree", "base", "--cpu", "fast"]).fails(64, &["`fast`"]);
     run(&["--tree", "base", "--seconds", "0"]).fails(64, &["--seconds"]);
+}
+
+#[test]
+fn a_board_needs_the_folder_of_a_build() {
+    let lab = Lab::new();
+    let run = |path: &str| said(lab.tool().arg("board").arg("--build").arg(lab.dir.path().join(path)));
+    run("nowhere").fails(64, &["nowhere", "cannot be read", "was built"]);
+    run("linux").fails(64, &["linux has no .config"]);
+    write(&lab.linux().join(".config"), "CONFIG_RUST=y\nCONFIG_RUSTC_VERSION_TEXT=\"rustc 1.95.0 (x)\"\n");
+    run("linux").fails(64, &["no Module.symvers", "not built"]);
+    write(&lab.linux().join("Module.symvers"), "");
+    run("linux").fails(64, &["which has no tools/testing/selftests/riscv/lazy_map"]);
+    write(&lab.linux().join("tools/testing/selftests/riscv/lazy_map/Makefile"), "");
+    run("linux").fails(2, &["built with rustc 1.95.0", "1.96.0", "LAZYMAP_RUSTC"]);
+    write(&lab.linux().join(".config"), "CONFIG_RUST=n\n");
+    run("linux").fails(2, &["built without rustc", "CONFIG_RUST"]);
 }
 
 #[test]

@@ -245,7 +245,7 @@ fn boot(root: &Path, suite: &Suite<'_>, at: usize, open: bool) -> String {
     }
     text += "</table>\n";
     if let Ok(script) = std::fs::read_to_string(suite.part.folder.join(&boot.reproduce)) {
-        let _ = write!(text, "<details><summary>reproduce.sh</summary><pre>{}</pre></details>\n", escaped(&script));
+        let _ = writeln!(text, "<details><summary>reproduce.sh</summary><pre>{}</pre></details>", escaped(&script));
     }
     let deciding = boot.deciding.as_ref().map(|d| d.line);
     let console =

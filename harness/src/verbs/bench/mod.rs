@@ -1,13 +1,15 @@
 // SPDX-License-Identifier: GPL-2.0-only
-//! `lazymap bench`: how much the mappings of one hart disturb the others.
+//! `lazymap bench`: what new kernel mappings cost, for several kernels side by side.
 //!
-//! Each kernel boots twice, with and without a hart that makes new mappings, while the other harts
-//! switch between tasks that touch none of them. The difference is what the mappings added: [`figures`].
-//! [`judge`] compares kernels; [`table`] and [`page`] show them.
+//! Each kernel boots on machines of several sizes, and runs all workloads one after the other. A plugin
+//! in QEMU counts what harts do in each of them: [`counts`]. [`figures`] has medians and ratios to
+//! mainline, [`judge`] compares them with the budget; [`table`], [`plot`] and [`page`] show them.
 
+pub mod counts;
 pub mod figures;
 pub mod judge;
 pub mod page;
+pub mod plot;
 pub mod table;
 
 use std::collections::BTreeMap;
@@ -17,15 +19,18 @@ use std::path::Path;
 
 use serde::Serialize;
 
-use self::figures::{Counts, Figures, Measured, Pair};
-use self::judge::Check;
+use self::counts::Counts;
+use self::figures::{Figures, Measured, Place, Workloads};
+use self::judge::{Budget, Check};
+use super::cost;
 use super::demo::Kernels;
-use crate::boot::machine::{LimitsGiven, Machine};
+use crate::boot::machine::{Irq, LimitsGiven, Machine};
 use crate::boot::{models, program};
 use crate::build::kernel::{Config, Kernel, PREVENTIVE, SERIES};
 use crate::build::workbench::{Lab, Workbench};
 use crate::ground::error::{Error, Result};
 use crate::ground::files;
+use crate::hunt::symbols::Symbols;
 use crate::options::base::BaseUsed;
 use crate::trial::control;
 use crate::trial::expect::Expect;
@@ -34,87 +39,132 @@ use crate::trial::report::{self, shown};
 use crate::trial::run;
 use crate::trial::verdict::Verdict;
 
-/// The control that never fences at a context switch, like mainline.
-pub const FIRST: &str = "first-version";
+/// The control that works as mainline does; all others are compared with it.
+pub const BASE: &str = "mainline";
+/// The control that counts announcements.
+const GENERATION: &str = "generation";
 /// The control that fences at each context switch that follows an announcement.
 pub const ANY_SWITCH: &str = "fence-at-any-switch";
-/// The kernels, in the order of the table.
-const KERNELS: [&str; 4] = [SERIES, FIRST, ANY_SWITCH, PREVENTIVE];
+/// The kernels, in the order of the table. The base comes first: it must have booted to compare with it.
+const KERNELS: [&str; 5] = [BASE, SERIES, GENERATION, PREVENTIVE, ANY_SWITCH];
+/// The number of harts with which [`ANY_SWITCH`] boots: it is there to show that the bench can tell
+/// kernels apart, and once is enough.
+const APART_HARTS: u32 = 4;
 
-/// The workload: a script for the guest's init, and a program.
+/// The numbers of harts.
+const HARTS: [u32; 6] = [1, 2, 4, 8, 16, 64];
+/// Those of machines without IMSICs.
+const SBI_HARTS: [u32; 2] = [4, 16];
+/// Those of a short run.
+const SHORT_HARTS: [u32; 1] = [4];
+
+/// The workloads: a script for the guest's init, a program, and a module of the kernel's.
 const SCRIPT: (&str, &str) = ("test-bench.sh", include_str!("../../boot/guest/bench/test-bench.sh"));
-const PROGRAM: (&str, &str) = ("victims", include_str!("../../boot/guest/bench/victims.c"));
-/// Maps that are made, each of which is one announcement.
-const MAPS: u32 = 1200;
-/// Bytes that each pair of tasks exchanges at least, two switches each. That takes as long as the maps.
-const ROUNDS: u32 = 10_000;
-/// What the kernel gets on its command line. Harts other than the first start right before the
-/// workload, and run nothing else, so that the boot and the housekeeping are not on their accounts.
-const PARAMETERS: &str = "maxcpus=1 isolcpus=1-3 lazymap.online=1,2,3";
-/// The guest is silent while the workload runs, for seconds to a minute.
-const LIMITS: LimitsGiven = LimitsGiven { silence: Some(300), total: Some(900) };
+const PROGRAM: (&str, &str) = ("workloads", include_str!("../../boot/guest/bench/workloads.c"));
+const MODULE: &str = "test_vmalloc.ko";
+/// The guest is silent while a workload runs: minutes with many harts.
+const LIMITS: LimitsGiven = LimitsGiven { silence: Some(600), total: Some(1800) };
+
+/// What is plotted: file, title, value.
+const PLOTS: [(&str, &str, plot::Value); 3] = [
+    ("fences.svg", "Fences for each new mapping, of harts that neither map nor touch it", Figures::per_announcement),
+    ("time.svg", "Time, as a multiple of mainline's", |figures| Some(figures.time_ratio?.median)),
+    ("instructions.svg", "Instructions, as a multiple of mainline's", |figures| {
+        Some(figures.instructions_ratio?.median)
+    }),
+];
+
+/// What to measure.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Plan {
+    /// Boots of each kernel on each machine, each with other random numbers.
+    pub runs: u32,
+    /// Numbers of harts, out of all; empty for all of them.
+    pub harts: Vec<u32>,
+}
+
+impl Plan {
+    /// What `make check TIER=ci` runs.
+    pub fn short() -> Self {
+        Self { runs: 1, harts: SHORT_HARTS.to_vec() }
+    }
+
+    /// What `make check TIER=full` runs.
+    pub fn full() -> Self {
+        Self { runs: 1, harts: Vec::new() }
+    }
+
+    /// Whether it is as short as [`Plan::short`]: then machines without IMSICs are left out, too.
+    fn is_short(&self) -> bool {
+        *self == Self::short()
+    }
+
+    /// The machines: numbers of harts, and how they interrupt each other.
+    fn places(&self) -> Vec<(u32, Irq)> {
+        let all = HARTS.map(|harts| (harts, Irq::Imsic)).into_iter().chain(SBI_HARTS.map(|harts| (harts, Irq::Sbi)));
+        let wanted = |harts: u32| self.harts.is_empty() || self.harts.contains(&harts);
+        all.filter(|(harts, irq)| wanted(*harts) && !(self.is_short() && *irq == Irq::Sbi)).collect()
+    }
+}
+
+/// Reads a number of harts for the command line.
+///
+/// # Errors
+/// Which ones there are.
+pub fn parse_harts(text: &str) -> std::result::Result<u32, String> {
+    let known = HARTS.map(|harts| harts.to_string()).join(", ");
+    text.parse().ok().filter(|harts| HARTS.contains(harts)).ok_or_else(|| format!("one of {known}"))
+}
 
 /// A kernel in `results.json`.
 #[derive(Serialize)]
 struct Entry<'a> {
+    harts: u32,
+    machine: &'a str,
     kernel: &'a str,
-    #[serde(flatten)]
-    figures: Option<&'a Figures>,
-    /// The victims' fences as a multiple of those of [`FIRST`].
-    ratio: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    workloads: Option<&'a Workloads>,
     #[serde(skip_serializing_if = "Option::is_none")]
     error: Option<&'a str>,
-}
-
-impl<'a> Entry<'a> {
-    fn new(measured: &'a Measured, base: Option<&Figures>) -> Self {
-        let figures = measured.figures.as_ref().ok();
-        let ratio = figures.zip(base).and_then(|(figures, base)| figures::ratio(figures, base));
-        Self { kernel: measured.kernel, figures, ratio, error: measured.figures.as_ref().err().map(String::as_str) }
-    }
 }
 
 /// `results.json`.
 #[derive(Serialize)]
 struct Results<'a> {
     schema: u32,
-    machine: String,
     cpu: String,
-    harts: u32,
     runs: u32,
-    rounds: u32,
-    budget_percent: i64,
-    budget_slack: i64,
+    budget: Budget,
     kernels: Vec<Entry<'a>>,
     checks: &'a [Check],
     base: &'a BaseUsed,
     toolchain: &'a BTreeMap<String, String>,
 }
 
-/// Measures all kernels in this many runs, prints the table, and writes `out/bench/results.json` and
-/// `out/bench/index.html`.
+/// Measures all kernels, prints the tables, and writes `out/bench/results.json`, `index.html` and the plots.
 ///
 /// # Errors
-/// When the workload cannot be built, or the results cannot be written. Whatever goes wrong with a
-/// kernel is in the checks.
-pub fn run(lab: &mut Lab, kernels: &Kernels, runs: u32) -> Result<Vec<Check>> {
+/// When the budget is wrong (exit code 64), the workload cannot be built, or the results cannot be
+/// written. Whatever goes wrong with a kernel is in the checks.
+pub fn run(lab: &mut Lab, kernels: &Kernels, plan: &Plan) -> Result<Vec<Check>> {
+    let budget = Budget::load(&lab.options.root)?;
     let folder = lab.options.place("bench");
     report::start(&folder)?;
-    files::remove(&folder.join("index.html"))?;
+    let plugin = cost::build_plugin(&lab.options)?;
     let tests = folder.join("tests");
-    workload(lab.clang(), &tests)?;
+    workload(lab.clang(), &kernels.series.selftests.join("modules"), &tests)?;
     let built = KERNELS.map(|name| (name, build(lab, kernels, name)));
     let tip = lab.tip.clone();
     lab.tree.check_out(&tip)?;
-    let rig = Rig { bench: &lab.bench, tests: &tests, folder: &folder };
-    let measure = |(kernel, built): (&'static str, Result<Kernel>)| {
-        let figures = built.map_err(|e| e.message).and_then(|kernel| rig.measure(&kernel, runs));
-        Measured { kernel, figures }
-    };
-    let measured: Vec<Measured> = built.into_iter().map(measure).collect();
-    let checks = judge::judge(&measured);
-    write(&lab.bench, &folder, runs, &measured, &checks)?;
-    println!("\n{}", table::text(&measured));
+    let rig = Rig { bench: &lab.bench, tests: &tests, folder: &folder, plugin: &plugin };
+    let mut places = Vec::new();
+    for (harts, irq) in plan.places() {
+        let place = rig.place(&built, harts, irq, plan.runs)?;
+        println!("\n{}", table::text(&place));
+        places.push(place);
+    }
+    let checks = judge::judge(&budget, &places);
+    write(&lab.bench, &folder, plan, budget, &places, &checks)?;
     for check in &checks {
         println!("{}: {}: {}", check.verdict.name(), check.name, check.why);
     }
@@ -129,33 +179,44 @@ fn build(lab: &mut Lab, kernels: &Kernels, name: &str) -> Result<Kernel> {
     }
 }
 
-/// Makes the folder with what runs in the guest.
-fn workload(clang: &str, folder: &Path) -> Result<()> {
+/// Makes the folder with what runs in the guest; `modules` are those of the series, which fit all its
+/// controls.
+fn workload(clang: &str, modules: &Path, folder: &Path) -> Result<()> {
     files::remove(folder)?;
     let script = folder.join(SCRIPT.0);
     files::write_whole(&script, SCRIPT.1)?;
     fs::set_permissions(&script, fs::Permissions::from_mode(0o755)).map_err(|e| Error::io("change", &script, e))?;
-    program::compile(clang, PROGRAM.1, folder, PROGRAM.0)
+    program::compile(clang, PROGRAM.1, folder, PROGRAM.0)?;
+    let module = modules.join(MODULE);
+    fs::copy(&module, folder.join(MODULE)).map_err(|e| Error::io("copy", &module, e))?;
+    Ok(())
 }
 
 /// Harts in lockstep, so that a boot with the same seed replays to the instruction.
-fn machine(seed: u32) -> Result<Machine> {
-    Ok(Machine { icount: true, seed: Some(seed), ..Machine::new(models::find("stale")?) })
+fn machine(harts: u32, irq: Irq, seed: u32) -> Result<Machine> {
+    Ok(Machine { icount: true, seed: Some(seed), harts, irq, ..Machine::new(models::find("stale")?) })
 }
 
-/// A boot of `kernel` in which so many maps are made.
-fn trial(kernel: &str, maps: u32, seed: u32, tests: &Path) -> Result<Trial> {
-    let most = MAPS.to_string().len();
-    // As long with as without, since the length of the command line shifts what comes after it.
-    let append = format!("{PARAMETERS} lazymap.maps={maps:0most$} lazymap.rounds={ROUNDS}");
+/// What a kernel gets on its command line. Harts other than the first start right before the
+/// workloads, and run nothing else, so that the boot and the housekeeping are not on their accounts.
+fn parameters(harts: u32) -> String {
+    let others: Vec<String> = (1..harts).map(|cpu| cpu.to_string()).collect();
+    match others.len() {
+        0 => "maxcpus=1".to_owned(),
+        last => format!("maxcpus=1 isolcpus=1-{last} lazymap.online={}", others.join(",")),
+    }
+}
+
+/// A boot of `kernel` that runs all workloads.
+fn trial(kernel: &str, machine: Machine, seed: u32, tests: &Path) -> Trial {
     let script = vec![(SCRIPT.0.to_owned(), Expect::Pass)];
-    Ok(Trial {
-        name: format!("{kernel}-{maps}-{seed}"),
-        append,
+    Trial {
+        name: format!("{kernel}-{machine}-{}-{seed}", machine.harts),
+        append: parameters(machine.harts),
         selftests: Some(tests.to_owned()),
         limits: LIMITS,
-        ..Trial::new(kernel, machine(seed)?, script)
-    })
+        ..Trial::new(kernel, machine, script)
+    }
 }
 
 /// What boots need.
@@ -163,21 +224,37 @@ struct Rig<'a> {
     bench: &'a Workbench,
     tests: &'a Path,
     folder: &'a Path,
+    plugin: &'a Path,
 }
 
 impl Rig<'_> {
-    /// Boots a kernel with and without announcements, once for each seed.
-    fn measure(&self, kernel: &Kernel, runs: u32) -> Result<Figures, String> {
-        let mut pairs = Vec::new();
-        for seed in 1..=runs {
-            pairs.push(Pair { without: self.boot(kernel, 0, seed)?, with: self.boot(kernel, MAPS, seed)? });
+    /// Boots all kernels on machines with so many harts, once for each run.
+    fn place(&self, kernels: &[(&'static str, Result<Kernel>)], harts: u32, irq: Irq, runs: u32) -> Result<Place> {
+        let name = machine(harts, irq, 1)?.name();
+        let mut measured = Vec::new();
+        let mut base: Option<Vec<Counts>> = None;
+        let here = |name: &str, irq: Irq| name != ANY_SWITCH || (harts == APART_HARTS && irq == Irq::Imsic);
+        for (kernel, built) in kernels.iter().filter(|(name, _)| here(name, irq)) {
+            let boots: Result<Vec<Counts>, String> = match built {
+                Ok(built) => (1..=runs).map(|seed| self.boot(kernel, built, harts, irq, seed)).collect(),
+                Err(error) => Err(error.message.clone()),
+            };
+            if *kernel == BASE {
+                base = boots.as_ref().ok().cloned();
+            }
+            let figures = boots.and_then(|boots| figures::figures(&boots, base.as_deref()));
+            measured.push(Measured { kernel, figures });
         }
-        Figures::new(&pairs)
+        Ok(Place { harts, machine: name, kernels: measured })
     }
 
     /// Boots a kernel once.
-    fn boot(&self, kernel: &Kernel, maps: u32, seed: u32) -> Result<Counts, String> {
-        let trial = trial(&kernel.name, maps, seed, self.tests).map_err(|e| e.message)?;
+    fn boot(&self, name: &str, kernel: &Kernel, harts: u32, irq: Irq, seed: u32) -> Result<Counts, String> {
+        let machine = machine(harts, irq, seed).map_err(|e| e.message)?;
+        let mut trial = trial(name, machine, seed, self.tests);
+        let out = self.folder.join(format!("{}.counts", trial.name));
+        files::remove(&out).map_err(|e| e.message)?;
+        trial.plugin = Some(argument(kernel, self.plugin, &out).map_err(|e| e.message)?);
         let (done, booted) = run::kept(self.bench, &trial, Ok(kernel), self.folder);
         if let Some(report) = done.report {
             println!("{report}");
@@ -186,43 +263,88 @@ impl Rig<'_> {
             return Err(format!("{}: {}", row.test, row.observed));
         }
         let booted = booted.ok_or("it was not booted")?;
-        let notes = booted.report.find(SCRIPT.0).map(|case| case.all_notes()).unwrap_or_default();
-        let total = booted.run.counters?.ok_or("QEMU counted nothing")?;
-        let counts = Counts::new(&notes, booted.run.harts?, total)?;
-        match counts.announcements == u64::from(maps) {
-            true => Ok(counts),
-            false => Err(format!("{} of {maps} maps were made", counts.announcements)),
+        let notes = booted.report.find(SCRIPT.0).ok().flatten().map(|case| case.all_notes()).unwrap_or_default();
+        let file = fs::read_to_string(&out).map_err(|e| Error::io("read", &out, e).message)?;
+        let console = booted.run.log.lines.iter().map(|line| line.text.as_str());
+        let counts = Counts::read(&file, &notes, console, harts)?;
+        let machine = booted.run.counters?.ok_or("QEMU counted nothing")?;
+        // Two witnesses.
+        if counts.total.fences != machine.fences {
+            return Err(format!("the plugin saw {} fences, and QEMU {}", counts.total.fences, machine.fences));
         }
+        if counts.total.absorbed < machine.stale_hits && name != PREVENTIVE {
+            let seen = counts.total.absorbed;
+            return Err(format!("the plugin saw {seen} spurious faults, and QEMU {}", machine.stale_hits));
+        }
+        Ok(counts)
     }
 }
 
-/// Writes `results.json` and the page.
-fn write(bench: &Workbench, folder: &Path, runs: u32, measured: &[Measured], checks: &[Check]) -> Result<()> {
-    let machine = machine(1)?;
-    let base = figures::find(measured, FIRST);
+/// QEMU's `-plugin` for a kernel.
+fn argument(kernel: &Kernel, plugin: &Path, out: &Path) -> Result<String> {
+    let symbols = Symbols::load(&kernel.vmlinux)?;
+    let (entry, size) = cost::named(&symbols, kernel, "handle_exception")?;
+    let mut words = vec![format!("file={}", plugin.display()), "phases=on".to_owned()];
+    words.push(format!("entry={entry:x}:{:x}", entry + size));
+    for (name, symbol) in [
+        ("announce", "flush_cache_vmap"),
+        ("send", "imsic_ipi_send"),
+        ("sbi", "__sbi_ecall"),
+        ("new-task", "wake_up_new_task"),
+        ("migrate", "set_task_cpu"),
+    ] {
+        words.push(format!("{name}={:x}", cost::named(&symbols, kernel, symbol)?.0));
+    }
+    words.push(format!("out={}", out.display()));
+    // QEMU wants commas in values doubled.
+    Ok(words.iter().map(|word| word.replace(',', ",,")).collect::<Vec<_>>().join(","))
+}
+
+/// Writes `results.json`, the plots and the page.
+fn write(
+    bench: &Workbench,
+    folder: &Path,
+    plan: &Plan,
+    budget: Budget,
+    places: &[Place],
+    checks: &[Check],
+) -> Result<()> {
+    let machine = machine(1, Irq::Imsic, 1)?;
+    let entries = places.iter().flat_map(|place| {
+        place.kernels.iter().map(move |measured| Entry {
+            harts: place.harts,
+            machine: &place.machine,
+            kernel: measured.kernel,
+            workloads: measured.figures.as_ref().ok(),
+            error: measured.figures.as_ref().err().map(String::as_str),
+        })
+    });
     let results = Results {
-        schema: 1,
-        machine: machine.name(),
+        schema: 2,
         cpu: machine.cpu(),
-        harts: machine.harts,
-        runs,
-        rounds: ROUNDS,
-        budget_percent: judge::PERCENT,
-        budget_slack: judge::SLACK,
-        kernels: measured.iter().map(|m| Entry::new(m, base)).collect(),
+        runs: plan.runs,
+        budget,
+        kernels: entries.collect(),
         checks,
         base: &bench.base_used,
         toolchain: &bench.toolchain,
     };
     let json = serde_json::to_string_pretty(&results).map_err(|e| Error::could_not(e.to_string()))?;
     files::write_whole(&folder.join("results.json"), json + "\n")?;
+    let kernels = &KERNELS[..KERNELS.len() - 1];
+    let workloads: Vec<&str> = counts::workloads(1).map(|(_, name, _)| name).filter(|name| *name != "none").collect();
+    let mut plots = Vec::new();
+    for (file, title, value) in PLOTS {
+        let svg = plot::svg(title, places, kernels, &workloads, value);
+        files::write_whole(&folder.join(file), &svg)?;
+        plots.push((title, svg));
+    }
+    let runs = if plan.runs == 1 { "one run".to_owned() } else { format!("{} runs", plan.runs) };
     let about = format!(
-        "Linux {} on {} harts of the model {machine} in lockstep, {MAPS} BPF maps of 128 KiB, {runs} run{}.",
-        bench.base_used.version,
-        machine.harts,
-        if runs == 1 { "" } else { "s" }
+        "Linux {} in lockstep (icount) on harts that remember invalid translations (the model {}), {runs}.",
+        bench.base_used.version, machine.model.name
     );
-    files::write_whole(&folder.join("index.html"), page::page(measured, checks, &about))
+    files::write_whole(&folder.join("index.html"), page::page(places, checks, &about, &plots))
 }
 
 #[cfg(test)]
@@ -230,15 +352,24 @@ mod tests {
     use super::*;
 
     #[test]
-    fn boots_differ_in_nothing_but_the_maps() {
-        let of = |maps, seed| trial("series", maps, seed, Path::new("/tests")).unwrap();
-        let (without, with) = (of(0, 1), of(MAPS, 1));
-        assert_eq!(without.append.len(), with.append.len());
-        assert_eq!(without.append.replace("maps=0000", "maps=1200"), with.append);
-        assert_eq!(without.machine, with.machine);
-        assert!(without.name != with.name && of(0, 2).name != without.name);
-        assert!(of(0, 2).machine != without.machine, "each run has a seed of its own");
-        assert!(with.machine.icount && with.machine.model.stale);
+    fn runs_differ_in_the_seed_alone() {
+        let of = |seed| trial("series", machine(4, Irq::Imsic, seed).unwrap(), seed, Path::new("/tests"));
+        let (one, two) = (of(1), of(2));
+        assert_eq!((one.append.as_str(), one.name.as_str()), (two.append.as_str(), "series-stale-4-1"));
+        assert_eq!(Machine { seed: one.machine.seed, ..two.machine }, one.machine);
+        assert!(one.machine.icount && one.machine.model.stale && two.name != one.name);
+        assert_eq!(one.append, "maxcpus=1 isolcpus=1-3 lazymap.online=1,2,3");
+        assert_eq!(parameters(1), "maxcpus=1");
+    }
+
+    #[test]
+    fn a_plan_has_its_machines() {
+        assert_eq!(Plan::short().places(), [(4, Irq::Imsic)]);
+        assert_eq!(Plan::full().places().len(), 8);
+        let plan = |harts: &[u32]| Plan { runs: 5, harts: harts.to_vec() }.places();
+        assert_eq!(plan(&[2, 4]), [(2, Irq::Imsic), (4, Irq::Imsic), (4, Irq::Sbi)]);
+        assert_eq!(parse_harts("16"), Ok(16));
+        assert!(parse_harts("3").is_err() && parse_harts("many").is_err());
     }
 
     #[test]

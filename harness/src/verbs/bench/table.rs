@@ -1,89 +1,90 @@
 // SPDX-License-Identifier: GPL-2.0-only
-//! The figures as a table, for the terminal and for the page.
+//! The figures as tables, for the terminal and for the page.
 
-use super::FIRST;
-use super::figures::{Figures, HartFigures, Measured, Role, find, ratio};
+use super::figures::{Figures, Place};
 use crate::ground::table::{self, Align, Cell};
 
-/// The rows, the heading first: a kernel each, and what the announcements added on each hart as
-/// `FENCES (SPURIOUS FAULTS)`.
-pub fn rows(measured: &[Measured]) -> Vec<Vec<String>> {
-    let first = measured.iter().find_map(|m| m.figures.as_ref().ok());
-    let harts: Vec<String> = first.iter().flat_map(|figures| ordered(figures)).map(heading).collect();
-    let mut rows = vec![line("kernel", "announcements", &harts, "all victims", &format!("of {FIRST}"))];
-    let base = find(measured, FIRST);
-    for Measured { kernel, figures } in measured {
-        let Ok(figures) = figures else {
-            rows.push(line(kernel, "-", &vec!["-".to_owned(); harts.len()], "-", "-"));
-            continue;
-        };
-        let cell = |hart: &HartFigures| cell(&hart.added.fences, hart.added.spurious_faults.median);
-        let all: Vec<String> = ordered(figures).into_iter().map(cell).collect();
-        let victims = self::cell(&figures.victims.fences, figures.victims.spurious_faults.median);
-        let ratio = base.and_then(|base| ratio(figures, base));
-        let ratio = ratio.map_or_else(|| "-".to_owned(), |ratio| format!("{ratio:.2}"));
-        rows.push(line(kernel, &figures.announcements.to_string(), &all, &victims, &ratio));
+/// The heading. Counts are medians over the runs, with the least and the most in brackets.
+const HEADING: [&str; 11] = [
+    "workload",
+    "kernel",
+    "announced",
+    "fences: harts that map",
+    "others",
+    "needless per announcement",
+    "spurious faults",
+    "IPIs",
+    "remote fences",
+    "instructions",
+    "time",
+];
+
+/// The rows of a machine, the heading first: for each workload each kernel.
+pub fn rows(place: &Place) -> Vec<Vec<String>> {
+    let mut rows = vec![HEADING.map(str::to_owned).to_vec()];
+    for (_, workload, _) in super::counts::workloads(place.harts) {
+        for measured in &place.kernels {
+            let cells = match place.find(measured.kernel, workload) {
+                Some(figures) => cells(figures),
+                None => vec!["-".to_owned(); HEADING.len() - 2],
+            };
+            rows.push([vec![workload.to_owned(), measured.kernel.to_owned()], cells].concat());
+        }
     }
     rows
 }
 
+fn cells(figures: &Figures) -> Vec<String> {
+    let or_none = |text: Option<String>| text.unwrap_or_else(|| "-".to_owned());
+    let faults = figures.mapping.spurious_faults.median + figures.others.spurious_faults.median;
+    vec![
+        figures.announcements.to_string(),
+        figures.mapping.fences.to_string(),
+        figures.others.fences.to_string(),
+        or_none(figures.per_announcement().map(|n| format!("{n:.3}"))),
+        faults.to_string(),
+        figures.ipis.to_string(),
+        figures.remote_fences.to_string(),
+        or_none(figures.instructions_ratio.map(|ratio| ratio.to_string())),
+        or_none(figures.time_ratio.map(|ratio| ratio.to_string())),
+    ]
+}
+
+/// What a machine is called above its table.
+pub fn title(place: &Place) -> String {
+    format!("{} hart{} of the machine {}", place.harts, if place.harts == 1 { "" } else { "s" }, place.machine)
+}
+
 /// The rows for a terminal.
-pub fn text(measured: &[Measured]) -> String {
-    let rows = rows(measured);
-    let mut columns = vec![Align::Right; rows.first().map_or(0, Vec::len)];
-    columns.iter_mut().take(1).for_each(|column| *column = Align::Left);
-    let rows: Vec<Vec<Cell>> = rows.into_iter().map(|row| row.into_iter().map(Cell::from).collect()).collect();
-    table::text(&columns, &rows, false)
-}
-
-/// The harts with the victims first.
-fn ordered(figures: &Figures) -> Vec<&HartFigures> {
-    let of = |role: Role| figures.harts.iter().filter(move |hart| hart.role == role);
-    of(Role::Victim).chain(of(Role::Producer)).collect()
-}
-
-fn heading(hart: &HartFigures) -> String {
-    match hart.role {
-        Role::Victim => format!("hart {}", hart.hart),
-        Role::Producer => format!("hart {}, producer", hart.hart),
-    }
-}
-
-fn cell(fences: &impl ToString, faults: i64) -> String {
-    format!("{} ({faults})", fences.to_string())
-}
-
-fn line(kernel: &str, announcements: &str, harts: &[String], victims: &str, ratio: &str) -> Vec<String> {
-    let mut line = vec![kernel.to_owned(), announcements.to_owned()];
-    line.extend_from_slice(harts);
-    line.extend([victims.to_owned(), ratio.to_owned()]);
-    line
+pub fn text(place: &Place) -> String {
+    let mut columns = [Align::Right; HEADING.len()];
+    columns[..2].fill(Align::Left);
+    let cells = |row: Vec<String>| row.into_iter().map(Cell::from).collect();
+    let rows: Vec<Vec<Cell>> = rows(place).into_iter().map(cells).collect();
+    format!("{}:\n{}", title(place), table::text(&columns, &rows, false))
 }
 
 #[cfg(test)]
 mod tests {
-    use super::super::figures::tests::measured;
+    use super::super::figures::Measured;
+    use super::super::figures::tests::{measured, place};
     use super::*;
 
     #[test]
-    fn a_row_has_each_hart_and_the_ratio() {
+    fn a_row_has_all_figures_of_a_kernel() {
         let lost = Measured { kernel: "preventive", figures: Err("it died".to_owned()) };
-        let text = text(&[measured("series", [70, 5], 4), lost, measured(FIRST, [100, 50], 9)]);
+        let text = text(&place(vec![measured("series", 70, 1250), lost]));
         let lines: Vec<Vec<&str>> = text
             .lines()
             .map(|line| line.split("  ").map(str::trim).filter(|cell| !cell.is_empty()).collect())
             .collect();
-        let heading = ["kernel", "announcements", "hart 0", "hart 1", "hart 2, producer", "all victims"];
-        assert_eq!(lines[0][..6], heading);
-        assert_eq!(lines[1], ["series", "1200", "70 (0)", "5 (4)", "1200 (1100)", "75 (4)", "0.50"]);
-        assert_eq!(lines[2], ["preventive", "-", "-", "-", "-", "-", "-"]);
-        assert_eq!(lines[3][6], "1.00");
-        assert_eq!(lines.len(), 4);
-    }
-
-    #[test]
-    fn nothing_measured_is_a_table_too() {
-        let lost = Measured { kernel: "series", figures: Err("it died".to_owned()) };
-        assert_eq!(rows(&[lost])[1], ["series", "-", "-", "-"]);
+        assert_eq!(lines[0], ["2 harts of the machine stale:"]);
+        assert_eq!(lines[1], HEADING);
+        let row = |workload: &str, kernel: &str| {
+            lines.iter().find(|l| l.starts_with(&[workload, kernel])).unwrap()[2..].to_vec()
+        };
+        assert_eq!(row("bpf-maps", "series"), ["401", "399", "70", "0.175", "199", "2", "0", "1.25", "1.25"]);
+        assert_eq!(row("bpf-maps", "preventive"), ["-"; 9]);
+        assert_eq!(lines.len(), 2 + 9 * 2);
     }
 }

@@ -1,0 +1,492 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//! What loggers put in front of the lines of a console: dates, host names, LAVA's records, quotation marks.
+//!
+//! A prefix counts only if most lines of the console have it, so that no message loses its beginning. What is in
+//! front of the kernel's own time stamp is removed here, the stamp itself in [`super::printk`].
+
+use std::borrow::Cow;
+
+/// How many prefixes may stand in front of each other.
+const DEEPEST: usize = 6;
+/// The kernel's first message.
+const FIRST: &str = "Linux version ";
+
+/// A way to remove a prefix from a line; `None` if the line does not have it.
+type Strip = fn(&str) -> Option<Cow<'_, str>>;
+
+/// The prefixes that are known by their form.
+const FORMS: &[Strip] =
+    &[lava, record, decoded, quoted, bracketed, date_first, syslog_date, android, clock, seconds, numbered, gitlab];
+
+/// The prefixes of a console, outermost first.
+#[derive(Debug, Default)]
+pub struct Prefixes {
+    found: Vec<Found>,
+}
+
+#[derive(Debug)]
+enum Found {
+    /// Known by its form.
+    Form(Strip),
+    /// A host name and the name of a program, as syslog has them; the host is always the same.
+    Host(String),
+    /// Always the same text.
+    Text(String),
+}
+
+impl Prefixes {
+    /// Finds out which prefixes the lines of `text` have.
+    pub fn of(text: &str) -> Self {
+        let mut lines: Vec<Cow<'_, str>> = text.split('\n').map(clean).filter(|line| !line.trim().is_empty()).collect();
+        let mut prefixes = Self::default();
+        while prefixes.found.len() < DEEPEST {
+            let dated = matches!(prefixes.found.last(), Some(Found::Form(_)));
+            let Some(found) = form(&lines).or_else(|| dated.then(|| host(&lines)).flatten()).or_else(|| fixed(&lines))
+            else {
+                break;
+            };
+            lines = lines.into_iter().map(|line| found.strip(&line).unwrap_or(line.into_owned().into())).collect();
+            lines.retain(|line| !line.trim().is_empty());
+            prefixes.found.push(found);
+        }
+        prefixes
+    }
+
+    /// A line without its prefixes, colours and cursor movements.
+    pub fn strip<'a>(&self, line: &'a str) -> Cow<'a, str> {
+        let mut line = clean(line);
+        for found in &self.found {
+            if let Some(rest) = found.strip(&line) {
+                line = Cow::Owned(rest.into_owned());
+            }
+        }
+        line
+    }
+}
+
+impl Found {
+    fn strip(&self, line: &str) -> Option<Cow<'static, str>> {
+        match self {
+            Self::Form(strip) => strip(line).map(|rest| Cow::Owned(rest.into_owned())),
+            Self::Host(host) => tagged(line.strip_prefix(host.as_str())?).map(|rest| Cow::Owned(rest.to_owned())),
+            Self::Text(text) => line.strip_prefix(text.as_str()).map(|rest| Cow::Owned(rest.to_owned())),
+        }
+    }
+}
+
+/// The form that most lines have.
+fn form(lines: &[Cow<'_, str>]) -> Option<Found> {
+    let count = |strip: &Strip| lines.iter().filter(|line| strip(line).is_some()).count();
+    let best = FORMS.iter().map(|strip| (count(strip), strip)).max_by_key(|(count, _)| *count)?;
+    most(best.0, lines.len()).then_some(Found::Form(*best.1))
+}
+
+/// The host that most lines name, if they look like those of syslog without the date.
+fn host(lines: &[Cow<'_, str>]) -> Option<Found> {
+    let (first, _) = lines.iter().find(|line| line.contains(FIRST)).or(lines.first())?.split_once(' ')?;
+    let host = format!("{first} ");
+    let count =
+        lines.iter().filter(|line| line.strip_prefix(host.as_str()).is_some_and(|l| tagged(l).is_some())).count();
+    most(count, lines.len()).then_some(Found::Host(host))
+}
+
+/// What stands in front of the kernel's first message, if most lines have it.
+fn fixed(lines: &[Cow<'_, str>]) -> Option<Found> {
+    let line = lines.iter().find(|line| line.contains(FIRST))?;
+    let before = &line[..line.find(FIRST)?];
+    // The kernel's own stamp differs from line to line.
+    let text = before[..before.find(['[', '<']).unwrap_or(before.len())].to_owned();
+    let count = lines.iter().filter(|line| line.starts_with(text.as_str())).count();
+    (!text.trim().is_empty() && most(count, lines.len())).then_some(Found::Text(text))
+}
+
+fn most(count: usize, of: usize) -> bool {
+    count > 0 && count * 2 > of
+}
+
+/// Removes escape sequences of terminals (ECMA-48) and NUL bytes.
+fn clean(line: &str) -> Cow<'_, str> {
+    if !line.contains(['\x1b', '\0', '\u{9b}']) {
+        return Cow::Borrowed(line);
+    }
+    let mut plain = String::with_capacity(line.len());
+    let mut chars = line.chars();
+    while let Some(c) = chars.next() {
+        match c {
+            '\0' => {}
+            '\u{9b}' => skip_sequence(&mut chars),
+            '\x1b' => match chars.next() {
+                Some('[') => skip_sequence(&mut chars),
+                // A title: up to BEL or ESC \.
+                Some(']') => {
+                    while let Some(c) = chars.next() {
+                        if c == '\x07' || (c == '\x1b' && chars.next() == Some('\\')) {
+                            break;
+                        }
+                    }
+                }
+                // A character set.
+                Some('(' | ')' | '#') => drop(chars.next()),
+                _ => {}
+            },
+            c => plain.push(c),
+        }
+    }
+    Cow::Owned(plain)
+}
+
+/// Skips parameters and the letter that ends them.
+fn skip_sequence(chars: &mut impl Iterator<Item = char>) {
+    chars.find(|c| ('\x40'..='\x7e').contains(c));
+}
+
+/// Reads from the start of a text.
+struct Reader<'a>(&'a str);
+
+impl<'a> Reader<'a> {
+    /// Skips `text`.
+    fn text(&mut self, text: &str) -> Option<()> {
+        self.0 = self.0.strip_prefix(text)?;
+        Some(())
+    }
+
+    /// Skips characters that fit, and returns them.
+    fn all(&mut self, fits: impl Fn(char) -> bool) -> &'a str {
+        let end = self.0.find(|c: char| !fits(c)).unwrap_or(self.0.len());
+        let (taken, rest) = self.0.split_at(end);
+        self.0 = rest;
+        taken
+    }
+
+    /// Skips a number of so many digits.
+    fn digits(&mut self, least: usize, most: usize) -> Option<&'a str> {
+        let digits = self.all(|c| c.is_ascii_digit());
+        (least..=most).contains(&digits.len()).then_some(digits)
+    }
+
+    fn one_of(&mut self, these: &[char]) -> Option<()> {
+        self.0 = self.0.strip_prefix(these)?;
+        Some(())
+    }
+
+    /// `2026-11-28`, also with `/`.
+    fn date(&mut self) -> Option<()> {
+        self.digits(4, 4)?;
+        self.one_of(&['-', '/'])?;
+        self.digits(2, 2)?;
+        self.one_of(&['-', '/'])?;
+        self.digits(2, 2).map(drop)
+    }
+
+    /// `19:13:18` with an optional fraction and zone.
+    fn clock(&mut self) -> Option<()> {
+        self.digits(1, 3)?;
+        self.text(":")?;
+        self.digits(2, 2)?;
+        self.text(":")?;
+        self.digits(2, 2)?;
+        if self.one_of(&['.', ',']).is_some() {
+            self.digits(1, 9)?;
+        }
+        let zone = self.0;
+        if self.text("Z").is_none() && self.one_of(&['+', '-']).is_some() {
+            let hours = self.digits(2, 4).is_some() && (self.text(":").is_none() || self.digits(2, 2).is_some());
+            if !hours {
+                self.0 = zone;
+            }
+        }
+        Some(())
+    }
+
+    /// `Nov`.
+    fn month(&mut self) -> Option<()> {
+        const MONTHS: &str = "JanFebMarAprMayJunJulAugSepOctNovDec";
+        let name = self.0.get(..3)?;
+        MONTHS.match_indices(name).any(|(at, _)| at % 3 == 0).then_some(())?;
+        self.text(name)
+    }
+
+    /// The blank after a prefix; a line may end without it.
+    fn gap(&mut self) -> Option<Cow<'a, str>> {
+        if self.0.trim_end().is_empty() {
+            return Some(Cow::Borrowed(""));
+        }
+        self.one_of(&[':', '|']);
+        self.one_of(&[' ', '\t'])?;
+        // Loggers put one or two blanks there; more are the message's.
+        let two = self.0.strip_prefix(' ').filter(|rest| rest.starts_with(['[', '<']));
+        Some(Cow::Borrowed(two.unwrap_or(self.0)))
+    }
+}
+
+/// `2026-11-28T19:13:18.123456+00:00 `, `2026-11-28 19:13:18 ` and the like.
+fn date_first(line: &str) -> Option<Cow<'_, str>> {
+    let mut at = Reader(line);
+    at.date()?;
+    at.one_of(&['T', ' ', '_'])?;
+    at.clock()?;
+    at.gap()
+}
+
+/// `19:13:18.123 `.
+fn clock(line: &str) -> Option<Cow<'_, str>> {
+    let mut at = Reader(line);
+    at.clock()?;
+    at.gap()
+}
+
+/// `12.345678 `: seconds since the start of a logger, or since 1970.
+fn seconds(line: &str) -> Option<Cow<'_, str>> {
+    let mut at = Reader(line);
+    at.all(|c| c == ' ');
+    at.digits(1, 10)?;
+    at.text(".")?;
+    at.digits(1, 9)?;
+    at.gap()
+}
+
+/// `Nov 28 19:13:18 HOST kernel: `.
+fn syslog_date(line: &str) -> Option<Cow<'_, str>> {
+    let mut at = Reader(line);
+    at.month()?;
+    at.all(|c| c == ' ');
+    at.digits(1, 2)?;
+    at.text(" ")?;
+    at.clock()?;
+    at.text(" ")?;
+    let host = at.all(|c| c != ' ');
+    at.text(" ")?;
+    if host.is_empty() {
+        return None;
+    }
+    tagged(at.0).map(Cow::Borrowed)
+}
+
+/// What follows `kernel: ` or `PROGRAM[123]: `.
+fn tagged(text: &str) -> Option<&str> {
+    let mut at = Reader(text);
+    let tag = at.all(|c| !c.is_whitespace() && c != ':' && c != '[');
+    if at.text("[").is_some() {
+        at.digits(1, 10)?;
+        at.text("]")?;
+    }
+    at.text(":")?;
+    if tag.is_empty() {
+        return None;
+    }
+    Some(at.0.strip_prefix(' ').unwrap_or(at.0))
+}
+
+/// `11-28 19:13:18.123   0   0 I kernel  : `, as logcat prints it.
+fn android(line: &str) -> Option<Cow<'_, str>> {
+    let mut at = Reader(line);
+    at.digits(2, 2)?;
+    at.text("-")?;
+    at.digits(2, 2)?;
+    at.text(" ")?;
+    at.clock()?;
+    for _ in 0..2 {
+        at.all(|c| c == ' ');
+        at.digits(1, 7)?;
+    }
+    at.text(" ")?;
+    at.one_of(&['V', 'D', 'I', 'W', 'E', 'F'])?;
+    at.text(" ")?;
+    at.all(|c| c != ':');
+    at.text(":")?;
+    Some(Cow::Borrowed(at.0.strip_prefix(' ').unwrap_or(at.0)))
+}
+
+/// `[Sat Nov 28 19:13:18 2026] ` and other times in brackets that are not the kernel's: those of `dmesg -T`, `-e` and
+/// `-d`, of tio, grabserial and others.
+fn bracketed(line: &str) -> Option<Cow<'_, str>> {
+    let (inside, rest) = line.strip_prefix('[')?.split_once(']')?;
+    let plain = |c: char| c.is_ascii_alphanumeric() || " :.,+-/<>_".contains(c);
+    if inside.len() > 40 || !inside.chars().all(plain) {
+        return None;
+    }
+    let number = |text: &str| text.parse::<f64>().is_ok();
+    let mut words = inside.split_whitespace();
+    let first = words.next()?;
+    let second = words.next().map(|w| w.trim_matches(['<', '>', ' ']));
+    let time = inside.split_whitespace().any(|word| {
+        let parts: Vec<&str> = word.split([':', '.', ',', 'T', 'Z', '+']).collect();
+        word.contains(':') && parts.iter().all(|p| p.is_empty() || p.bytes().all(|b| b.is_ascii_digit() || b == b'-'))
+    });
+    // `[    0.000000 <    0.000000>]`, `[1.234567 0.000012]`, `[  +0.000012]`
+    let two = number(first) && second.is_some_and(|s| s.is_empty() || number(s));
+    let relative = first.starts_with('+') && number(first) && second.is_none();
+    if !time && !two && !relative {
+        return None;
+    }
+    Reader(rest).gap().or(Some(Cow::Borrowed(rest)))
+}
+
+/// `6,1234,5678901,-;`: a record of /dev/kmsg, or of netconsole (Documentation/ABI/testing/dev-kmsg).
+fn record(line: &str) -> Option<Cow<'_, str>> {
+    let (head, text) = line.split_once(';')?;
+    let mut fields = head.split(',');
+    let number = |field: Option<&str>| field.and_then(|f| f.parse::<u64>().ok());
+    let (level, _, micros) = (number(fields.next())?, number(fields.next())?, number(fields.next())?);
+    let flags = fields.next()?;
+    if flags.len() != 1 {
+        return None;
+    }
+    let (seconds, micros) = (micros / 1_000_000, micros % 1_000_000);
+    Some(Cow::Owned(format!("<{}>[{seconds:5}.{micros:06}] {text}", level & 7)))
+}
+
+/// `kern  :info  : `: what `dmesg -x` prints.
+fn decoded(line: &str) -> Option<Cow<'_, str>> {
+    const LEVELS: [&str; 8] = ["emerg", "alert", "crit", "err", "warn", "notice", "info", "debug"];
+    let (facility, rest) = line.split_once(':')?;
+    let (level, text) = rest.split_once(':')?;
+    let word = facility.trim_end();
+    if word.is_empty() || facility.len() > 8 || !word.bytes().all(|b| b.is_ascii_alphanumeric()) {
+        return None;
+    }
+    let level = LEVELS.iter().position(|name| *name == level.trim_end())?;
+    Some(Cow::Owned(format!("<{level}>{}", text.strip_prefix(' ').unwrap_or(text))))
+}
+
+/// `> `: a mail.
+fn quoted(line: &str) -> Option<Cow<'_, str>> {
+    let rest = line.strip_prefix('>')?;
+    Some(Cow::Borrowed(rest.strip_prefix(' ').unwrap_or(rest)))
+}
+
+/// `   12<TAB>`: what `cat -n` prints.
+fn numbered(line: &str) -> Option<Cow<'_, str>> {
+    let mut at = Reader(line);
+    at.all(|c| c == ' ');
+    at.digits(1, 9)?;
+    at.text("\t")?;
+    Some(Cow::Borrowed(at.0))
+}
+
+/// `00O `: what GitLab has after the date, a stream and whether it is standard output.
+fn gitlab(line: &str) -> Option<Cow<'_, str>> {
+    let (stream, rest) = line.split_at_checked(2)?;
+    let rest = rest.strip_prefix(['O', 'E'])?.strip_prefix([' ', '+'])?;
+    stream.bytes().all(|b| b.is_ascii_hexdigit()).then_some(Cow::Borrowed(rest))
+}
+
+/// `- {"dt": "…", "lvl": "target", "msg": "…"}`: a line of LAVA's output.yaml. What LAVA itself says is left out.
+fn lava(line: &str) -> Option<Cow<'_, str>> {
+    let inside = line.trim_end().strip_prefix("- {")?.strip_suffix('}')?;
+    if !inside.contains("lvl") || !inside.contains("msg") {
+        return None;
+    }
+    let value: Option<serde_json::Value> = serde_json::from_str(&format!("{{{inside}}}")).ok();
+    let (level, message) = match value {
+        Some(value) => {
+            let text = |key: &str| value[key].as_str().map(str::to_owned);
+            (text("lvl")?, text("msg").unwrap_or_default())
+        }
+        // Older versions wrote YAML that is not JSON.
+        None => {
+            let (before, message) = inside.split_once("msg: ")?;
+            let (_, level) = before.split_once("lvl: ")?;
+            let level = level.trim_end_matches([',', ' ']).trim_matches(['\'', '"']);
+            let message = match message.strip_prefix('\'').and_then(|m| m.strip_suffix('\'')) {
+                Some(message) => message.replace("''", "'"),
+                None => message.trim_matches('"').to_owned(),
+            };
+            (level.to_owned(), message)
+        }
+    };
+    Some(Cow::Owned(if matches!(level.as_str(), "target" | "feedback") { message } else { String::new() }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What is left of a console whose lines have `prefix` in front of three messages.
+    fn left(prefix: &dyn Fn(usize, &str) -> String) -> Vec<String> {
+        let messages =
+            ["[    0.000000] Linux version 7.3.4 (x)", "[    1.500000] TAP version 13", "ok 1 a", "    ok 2 b"];
+        let text: Vec<String> = messages.iter().enumerate().map(|(n, message)| prefix(n, message)).collect();
+        let prefixes = Prefixes::of(&text.join("\n"));
+        text.iter().map(|line| prefixes.strip(line).into_owned()).collect()
+    }
+
+    const PLAIN: [&str; 4] =
+        ["[    0.000000] Linux version 7.3.4 (x)", "[    1.500000] TAP version 13", "ok 1 a", "    ok 2 b"];
+
+    #[test]
+    fn prefixes_that_people_have() {
+        let same: &[&str] = &[
+            "",
+            "2026-11-28T19:13:18.123456 ",
+            "2026-11-28T19:13:18.1234567Z ",
+            "2026-11-28T19:13:18+01:00 ",
+            "2026-11-28 19:13:18,123 ",
+            "2026/11/28 19:13:18: ",
+            "19:13:18.123 ",
+            "00:00:15.123456\t",
+            "1764357198.123456 ",
+            "[2026-11-28 19:13:18.123] ",
+            "[19:13:18.123] ",
+            "[Sat Nov 28 19:13:18 2026] ",
+            "[Nov28 19:13] ",
+            "[  +0.000012] ",
+            "[    1.234567 <    0.000012>] ",
+            "[1.234567 0.000012] ",
+            "Nov 28 19:13:18 board kernel: ",
+            "Nov  8 19:13:18 board kernel: ",
+            "2026-11-28T19:13:18.123456+00:00 board kernel: ",
+            "2026-11-28T19:13:18.123456Z 00O ",
+            "11-28 19:13:18.123     0     0 I kernel  : ",
+            "> ",
+            "> > ",
+            "     12\t",
+            "console: ",
+            "board1 | ",
+            "\x1b[32m",
+            "\x1b[0;1m2026-11-28 19:13:18 \x1b[0m",
+        ];
+        for prefix in same {
+            assert_eq!(left(&|_, message| format!("{prefix}{message}")), PLAIN, "{prefix:?}");
+        }
+    }
+
+    #[test]
+    fn records_keep_level_and_time() {
+        let text = "6,1,0,-;Linux version 7\n3,2,1500000,-;b\n SUBSYSTEM=x\n4,3,2000001,c;c";
+        let prefixes = Prefixes::of(text);
+        let lines: Vec<_> = text.lines().map(|l| prefixes.strip(l).into_owned()).collect();
+        assert_eq!(
+            lines,
+            ["<6>[    0.000000] Linux version 7", "<3>[    1.500000] b", " SUBSYSTEM=x", "<4>[    2.000001] c"]
+        );
+        let text = "kern  :info  : [    0.000000] Linux version 7\nkern  :err   : [    1.000000] b\n";
+        let prefixes = Prefixes::of(text);
+        let lines: Vec<_> = text.lines().map(|l| prefixes.strip(l).into_owned()).collect();
+        assert_eq!(lines, ["<6>[    0.000000] Linux version 7", "<3>[    1.000000] b"]);
+    }
+
+    #[test]
+    fn lava_is_unpacked() {
+        let lava = |_: usize, message: &str| {
+            let message = serde_json::to_string(message).unwrap();
+            format!(r#"- {{"dt": "2026-11-28T19:13:18.123456", "lvl": "target", "msg": {message}}}"#)
+        };
+        assert_eq!(left(&lava), PLAIN);
+        let old = |_: usize, message: &str| {
+            format!("- {{dt: '2026-11-28T19:13:18.123456', lvl: target, msg: '{}'}}", message.replace('\'', "''"))
+        };
+        assert_eq!(left(&old), PLAIN);
+        let own = r#"- {"dt": "2026-11-28T19:13:18", "lvl": "info", "msg": "ok 1 not of the board"}"#;
+        assert_eq!(super::lava(own).as_deref(), Some(""));
+    }
+
+    #[test]
+    fn what_few_lines_have_is_no_prefix() {
+        let text = "Linux version 7\nok 1 a\n2026-11-28 19:13:18 is a date\n[19:13:18] b\n> c\nd\ne\n";
+        let prefixes = Prefixes::of(text);
+        for line in text.lines() {
+            assert_eq!(prefixes.strip(line), line);
+        }
+    }
+}

@@ -1,0 +1,200 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//! What a kernel message means for the verdict: the table in `harness/console/reports.toml`.
+
+use std::sync::LazyLock;
+
+use serde::Deserialize;
+
+use super::log::Log;
+
+/// The table, as written.
+pub const TABLE: &str = include_str!("../../console/reports.toml");
+
+/// A report covers lines such as registers and call traces up to this many messages after its first.
+const REPORT: usize = 300;
+
+/// printk's level of critical messages; lower ones are graver (include/linux/kern_levels.h).
+const CRITICAL: u8 = 2;
+
+/// The shape of a message that the kernel itself calls critical or worse.
+static GRAVE: LazyLock<Shape> = LazyLock::new(|| Shape {
+    name: "a critical message".to_owned(),
+    text: Vec::new(),
+    part: false,
+    example: String::new(),
+});
+
+/// How a report ends a run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Ends {
+    /// The kernel panics.
+    Panic,
+    /// A fault or a bug, after which nothing can be trusted.
+    Oops,
+    /// The kernel ran out of stack.
+    #[serde(rename = "stack overflow")]
+    StackOverflow,
+}
+
+/// A row of `[[report]]`: the run is not clean.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Report {
+    /// The kind of report; several rows may share it.
+    pub name: String,
+    /// Patterns, of which one must match; see [`matches`].
+    pub text: Vec<String>,
+    /// How it ends the run, if it does.
+    pub ends: Option<Ends>,
+    /// `FILE: FUNCTION` of the kernel.
+    pub source: String,
+    /// What that file contains.
+    pub printk: Vec<String>,
+    /// A message without its time stamp.
+    pub example: String,
+}
+
+/// A row of `[[ignore]]`: a message that is no report.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Ignore {
+    /// What it is about.
+    pub name: String,
+    /// As in [`Report`].
+    pub text: Vec<String>,
+    /// Why it is ignored.
+    pub why: String,
+    /// As in [`Report`].
+    pub source: String,
+    /// As in [`Report`].
+    pub printk: Vec<String>,
+    /// As in [`Report`].
+    pub example: String,
+}
+
+/// A row of `[[shape]]`: what a report looks like.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Shape {
+    /// What it looks like.
+    pub name: String,
+    /// As in [`Report`].
+    pub text: Vec<String>,
+    /// It belongs to the report whose first line comes before it.
+    #[serde(default)]
+    pub part: bool,
+    /// As in [`Report`].
+    pub example: String,
+}
+
+/// The whole table.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Table {
+    /// What makes a run unclean.
+    pub report: Vec<Report>,
+    /// What is ignored on purpose.
+    pub ignore: Vec<Ignore>,
+    /// What looks like a report.
+    pub shape: Vec<Shape>,
+}
+
+/// What a message means.
+#[derive(Clone, Copy, Debug)]
+pub enum Meaning {
+    /// The run is not clean.
+    Report(&'static Report),
+    /// Nothing, although it looks like a report.
+    Ignored(&'static Ignore),
+    /// It looks like a report that no row knows.
+    Unknown(&'static Shape),
+    /// It is a part of a report that began before.
+    Part,
+    /// It is an ordinary message.
+    Nothing,
+}
+
+/// The table.
+///
+/// # Panics
+/// When it is not valid TOML, which a test rules out.
+pub fn table() -> &'static Table {
+    static TABLE_READ: LazyLock<Table> =
+        LazyLock::new(|| toml::from_str(TABLE).unwrap_or_else(|e| panic!("harness/console/reports.toml: {e}")));
+    &TABLE_READ
+}
+
+/// Whether a pattern matches a message: `^` is its start, `*` any text.
+pub fn matches(pattern: &str, message: &str) -> bool {
+    let message = message.trim_start();
+    let (pattern, anchored) = match pattern.strip_prefix('^') {
+        Some(rest) => (rest, true),
+        None => (pattern, false),
+    };
+    let mut pieces = pattern.split('*');
+    let first = pieces.next().unwrap_or_default();
+    let mut rest = match anchored {
+        true => message.strip_prefix(first),
+        false => message.find(first).map(|at| &message[at + first.len()..]),
+    };
+    for piece in pieces {
+        rest = rest.and_then(|text| text.find(piece).map(|at| &text[at + piece.len()..]));
+    }
+    rest.is_some()
+}
+
+fn any(patterns: &[String], message: &str) -> bool {
+    patterns.iter().any(|pattern| matches(pattern, message))
+}
+
+/// Reads messages in order, and says what each means.
+#[derive(Debug, Default)]
+pub struct Reader {
+    /// Messages since the last first line of a report.
+    since: Option<usize>,
+    /// Messages with a time stamp or a level are the kernel's, others those of programs.
+    stamped: bool,
+}
+
+impl Reader {
+    /// A reader of `log`.
+    pub fn new(log: &Log) -> Self {
+        let stamped = log.lines.iter().any(|line| line.stamp.is_some() && line.text.starts_with("Linux version "));
+        Self { since: None, stamped }
+    }
+
+    /// A test has ended: what comes now is no part of a report from before.
+    pub fn end_of_test(&mut self) {
+        self.since = None;
+    }
+
+    /// What the next message means. `stamp` says whether it has a time stamp, `level` is printk's, if known.
+    pub fn next(&mut self, message: &str, stamp: bool, level: Option<u8>) -> Meaning {
+        let meaning = self.look_up(message, stamp, level);
+        self.since = match meaning {
+            Meaning::Report(_) | Meaning::Unknown(_) => Some(0),
+            _ => self.since.map(|n| n + 1),
+        };
+        meaning
+    }
+
+    fn look_up(&self, message: &str, stamp: bool, level: Option<u8>) -> Meaning {
+        let table = table();
+        if let Some(row) = table.ignore.iter().find(|row| any(&row.text, message)) {
+            return Meaning::Ignored(row);
+        }
+        if let Some(row) = table.report.iter().find(|row| any(&row.text, message)) {
+            return Meaning::Report(row);
+        }
+        let covered = self.since.is_some_and(|n| n < REPORT);
+        // Programs may print what they like.
+        let of_kernel = stamp || level.is_some() || !self.stamped;
+        let grave = level.is_some_and(|level| level <= CRITICAL).then(|| &*GRAVE);
+        match table.shape.iter().find(|row| any(&row.text, message)).or(grave) {
+            Some(_) if covered => Meaning::Part,
+            Some(row) if of_kernel => Meaning::Unknown(row),
+            _ => Meaning::Nothing,
+        }
+    }
+}

@@ -1,0 +1,200 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//! `lazymap judge` on consoles from elsewhere.
+
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+
+use crate::common::{Lab, Said, said, write};
+
+struct Court(Lab);
+
+fn fixture(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(name)
+}
+
+impl Court {
+    fn new() -> Self {
+        Self(Lab::without_kernel())
+    }
+
+    /// Judges a fixture.
+    fn judge(&self, name: &str, more: &[&str]) -> Said {
+        let path = fixture(name);
+        said(self.0.tool().args(["judge", "--console", path.to_str().unwrap()]).args(more))
+    }
+
+    /// Judges a text.
+    fn text(&self, text: &str, more: &[&str]) -> Said {
+        let path = self.0.dir.path().join("console.log");
+        write(&path, text);
+        said(self.0.tool().args(["judge", "--console", path.to_str().unwrap()]).args(more))
+    }
+}
+
+/// The clean console without our guest's marks, as from a board.
+fn board() -> String {
+    let all = fs::read_to_string(fixture("console/finished.log")).unwrap();
+    all.lines().filter(|l| !l.contains("lazymap: guest")).map(|l| format!("{l}\n")).collect()
+}
+
+/// The board's console with `line` in the first test.
+fn with(line: &str) -> String {
+    board().replacen("[    5.173353]", &format!("[    5.173000] {line}\n[    5.173353]"), 1)
+}
+
+#[track_caller]
+fn ends(said: &Said, code: i32, words: &[&str]) {
+    assert_eq!(said.code, Some(code), "{said:#?}");
+    for word in words {
+        assert!(said.out.contains(word), "`{word}` is missing: {said:#?}");
+    }
+}
+
+#[test]
+fn a_clean_console_passes_from_a_file_and_from_a_pipe() {
+    let court = Court::new();
+    let all = ["ok 1 console\n", "test-trace.sh\n", "1..4\n4 passed, 0 failed, 0 skipped\n"];
+    ends(&court.judge("console/finished.log", &[]), 0, &all);
+    ends(&court.text(&board(), &[]), 0, &all);
+    let mut tool = court.0.tool();
+    tool.args(["judge", "--console", "-"]).stdin(File::open(fixture("console/finished.log")).unwrap());
+    ends(&said(&mut tool), 0, &all);
+    // As LAVA has it.
+    let lava = |line: &str| {
+        let line = serde_json::to_string(line).unwrap();
+        format!("- {{\"dt\": \"2026-11-28T19:13:18.123456\", \"lvl\": \"target\", \"msg\": {line}}}\n")
+    };
+    ends(&court.text(&board().lines().map(lava).collect::<String>(), &[]), 0, &all);
+    // A test that must be there and is not.
+    ends(&court.text(&board(), &["--test", "test-other.sh"]), 2, &["not ok 2 test-other.sh # no result"]);
+}
+
+#[test]
+fn a_report_of_the_kernel_fails_the_run_and_names_the_test() {
+    let court = Court::new();
+    let refused = "__sbi_rfence_v02_call: hbase = [0] hmask = [0xf] failed (error [-22])";
+    let result = court.text(&with(refused), &[]);
+    let inside = "(in selftests: riscv/lazy_map: test-ipi.sh/new_mapping_touched_from_ipi)";
+    ends(&result, 1, &["remote fence refused", refused, inside, "test-trace.sh\n"]);
+    ends(&court.text(&with("INFO: the vendor knows what"), &[]), 2, &["unknown kind of report", "INFO: the vendor"]);
+    ends(&court.text(&with("lazy_map_ipi: loading out-of-tree module taints kernel."), &[]), 0, &[]);
+}
+
+#[test]
+fn what_a_dead_kernel_did_not_reach_is_missed() {
+    let court = Court::new();
+    let result = court.judge("console/oops-in-exit.log", &[]);
+    ends(&result, 1, &["not ok 1 console # oops: Unable to handle kernel paging request", "# MISS: not reached"]);
+    assert_eq!(result.out.matches("not ok").count(), 3, "{result:#?}");
+    // The command line of our own guest has the names of what was missed.
+    let log = fs::read_to_string(fixture("console/oops-in-exit.log")).unwrap();
+    let named = log.replacen(
+        "\n",
+        "\n[    0.000000] Kernel command line: console=ttyS0 lazymap.tests=test-trace.sh,test-stack.sh\n",
+        1,
+    );
+    ends(&court.text(&named, &[]), 1, &["not ok 3 test-stack.sh # MISS: not reached"]);
+}
+
+#[test]
+fn what_is_expected_can_be_a_death() {
+    let court = Court::new();
+    let overflow = "console/stack-overflow.log";
+    ends(&court.judge(overflow, &[]), 1, &["not ok 1 console # stack overflow"]);
+    ends(&court.judge(overflow, &["--expect", "stack-overflow"]), 0, &["1 passed"]);
+    ends(&court.judge(overflow, &["--expect", "oops", "--text", "x"]), 1, &["expected oops"]);
+    ends(&court.judge("console/finished.log", &["--expect", "stack-overflow"]), 1, &["expected stack overflow"]);
+    let oops = ["--expect", "oops", "--symbol", "touch"];
+    ends(&court.judge("console/oops-in-exit.log", &oops), 0, &["1 passed"]);
+    ends(&court.judge("console/oops-in-exit.log", &["--expect", "oops", "--symbol", "other"]), 1, &["other is not in"]);
+    let died = "Attempted to kill init";
+    ends(&court.judge("console/panic.log", &["--expect", "boot-death", "--text", died]), 0, &["(boot)"]);
+    ends(
+        &court.text(&with("WARNING: x"), &["--expect", "warning", "--text", "^WARNING: x", "--test", "test-ipi.sh"]),
+        0,
+        &[],
+    );
+}
+
+#[test]
+fn what_the_console_does_not_tell_is_an_error() {
+    let court = Court::new();
+    let none = board().replace("TAP version 13", "no tests");
+    ends(&court.text(&none, &[]), 2, &["incomplete: no KTAP version line", "--expect boot"]);
+    ends(&court.text(&none, &["--expect", "boot"]), 0, &["ok 1 console\n"]);
+    let early = &none[..none.find("Run /init").unwrap()];
+    ends(&court.text(early, &["--expect", "boot"]), 2, &["nothing shows that the kernel started init"]);
+    ends(
+        &court.text(&format!("{none}[    9.000000] WARNING: x\n"), &["--expect", "boot"]),
+        1,
+        &["warning: WARNING: x"],
+    );
+    // Cut off in the middle.
+    let cut = board();
+    let cut = &cut[..cut.find("ok 2 selftests").unwrap()];
+    ends(&court.text(cut, &[]), 2, &["no result", "MISS"]);
+    let odd: String = board().lines().enumerate().map(|(n, l)| format!("<<{n:x}>>{l}\n")).collect();
+    ends(&court.text(&odd.replace("] Linux", "]x Linux"), &[]), 2, &["prefix not understood in line", "Linux version"]);
+    ends(&court.text("U-Boot 2026.01\n\nStarting kernel ...\n", &[]), 2, &["never booted", "earlycon=sbi"]);
+    court.text(" \n", &[]).fails(2, &["console.log: empty"]);
+    court.judge("nowhere.log", &[]).fails(2, &["nowhere.log"]);
+    // A sum that its parts deny.
+    let wrong = board().replacen("pass:1 fail:0", "pass:0 fail:1", 1);
+    ends(&court.text(&wrong, &[]), 2, &["the totals say"]);
+}
+
+#[test]
+fn skipped_is_not_failed() {
+    let court = Court::new();
+    let results = "[    1.000000] Linux version 7.3.4\nTAP version 13\n1..2\nok 1 a # SKIP no module\n";
+    ends(&court.text(&format!("{results}ok 2 b # SKIP\n"), &[]), 4, &["ok 2 a # SKIP no module", "2 skipped"]);
+    ends(&court.text(&format!("{results}not ok 2 b # XFAIL known\n"), &[]), 0, &["ok 3 b\n"]);
+    ends(&court.text(&format!("{results}not ok 2 b\n"), &[]), 1, &["not ok 3 b # fail"]);
+}
+
+#[test]
+fn tests_may_be_named_in_any_order() {
+    let court = Court::new();
+    let order = ["--test", "test-trace.sh", "--test", "test-ipi.sh", "--test", "test-stack.sh"];
+    ends(&court.text(&board(), &order), 0, &["ok 2 test-trace.sh\n", "ok 4 test-stack.sh\n", "4 passed"]);
+}
+
+#[test]
+fn a_trace_says_whether_a_hit_killed() {
+    let court = Court::new();
+    let trace = |name: &str| fixture(&format!("hunt/{name}.trace")).to_str().unwrap().to_owned();
+    let went_on = court.judge("hunt/went-on.log", &["--trace", &trace("went-on")]);
+    ends(&went_on, 0, &["ok 1 trace\n", "reported a stale hit on the console, and went on", "1 absorbed, 0 killed"]);
+    ends(&court.judge("hunt/went-on.log", &[]), 1, &["not ok 1 console # oops"]);
+    let killed = court.judge("hunt/old-epc.log", &["--trace", &trace("old-epc")]);
+    ends(&killed, 1, &["not ok 1 trace # a stale hit killed the kernel"]);
+    let expected = ["--trace", &trace("old-epc"), "--expect", "oops", "--text", "copy_process"];
+    ends(&court.judge("hunt/old-epc.log", &expected), 0, &["ok 1 trace\n", "2 passed"]);
+    // A trace of another run explains nothing.
+    ends(
+        &court.judge("hunt/old-epc.log", &["--trace", &trace("went-on")]),
+        1,
+        &["not ok 1 trace # the kernel died, but"],
+    );
+    court
+        .judge("hunt/old-epc.log", &["--trace", fixture("hunt/old-epc.log").to_str().unwrap(), "--vmlinux", "/nowhere"])
+        .fails(2, &["/nowhere"]);
+}
+
+#[test]
+fn surviving_needs_a_witness() {
+    let court = Court::new();
+    let counters = court.0.dir.path().join("x.qemu.log");
+    let path = counters.to_str().unwrap().to_owned();
+    let survive = ["--expect", "survive", "--counters", &path];
+    write(&counters, "x-cache-invalid: total harts=4 stale_hits=7 fences=8 remembered=9\n");
+    ends(&court.judge("console/finished.log", &survive), 0, &["4 passed"]);
+    write(&counters, "x-cache-invalid: total harts=4 stale_hits=0 fences=8 remembered=9\n");
+    ends(&court.judge("console/finished.log", &survive), 1, &["no stale translation was ever used"]);
+    court.judge("console/finished.log", &["--expect", "survive"]).fails(64, &["--counters or --trace"]);
+    court.judge("console/finished.log", &["--expect", "panic"]).fails(64, &["need --text"]);
+    court.judge("console/finished.log", &["--expect", "oops"]).fails(64, &["--symbol or --text"]);
+    court.judge("console/finished.log", &["--expect", "oops", "--text", "("]).fails(64, &["--text ("]);
+    court.judge("console/finished.log", &["--expect", "hang"]).fails(64, &["hang"]);
+    said(court.0.tool().arg("judge")).fails(64, &["--console"]);
+}

@@ -1,0 +1,215 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//! The table of reports: each row has an example, and a place in the kernel that prints it.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use lazymap::console::end::{self, End, Ending, Reading};
+use lazymap::console::log::Log;
+use lazymap::console::reports::{self, Ends, Table, table};
+
+/// A clean console with `line` in the middle of a test.
+fn with(line: &str) -> (usize, String) {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/console/finished.log");
+    let clean = fs::read_to_string(path).unwrap();
+    let at = clean.lines().position(|l| l.contains("# Totals")).unwrap();
+    let lines: Vec<&str> = clean.lines().collect();
+    let stamped = format!("[    5.174000] {line}");
+    let all = [&lines[..at], &[stamped.as_str()], &lines[at..]].concat();
+    (at + 1, all.join("\n") + "\n")
+}
+
+fn read(line: &str) -> (usize, Reading) {
+    let (at, text) = with(line);
+    (at, end::read(&Log::of(&text), &Ending::Exited(0), ""))
+}
+
+#[test]
+fn the_table_is_valid_toml() {
+    let read: Table = toml::from_str(reports::TABLE).unwrap();
+    assert!(read.report.len() > 80 && read.ignore.len() > 15 && read.shape.len() > 8);
+}
+
+#[test]
+fn no_pattern_matches_everything() {
+    let texts = table().report.iter().map(|r| &r.text);
+    let texts = texts.chain(table().ignore.iter().map(|r| &r.text)).chain(table().shape.iter().map(|r| &r.text));
+    for pattern in texts.flatten() {
+        assert!(pattern.trim_start_matches('^').split('*').all(|piece| !piece.is_empty()), "{pattern}");
+        assert!(!reports::matches(pattern, "random: crng init done"), "{pattern}");
+    }
+}
+
+#[test]
+fn each_report_makes_a_clean_console_unclean() {
+    for row in &table().report {
+        let (at, reading) = read(&row.example);
+        let (name, example) = (row.name.as_str(), row.example.trim());
+        match row.ends {
+            None => {
+                let found: Vec<_> = reading.forbidden.iter().map(|f| (f.line, f.kind, f.text.as_str())).collect();
+                assert_eq!(found, [(at, name, example)]);
+                assert_eq!(reading.end, End::Finished, "{example}");
+            }
+            Some(ends) => {
+                let headline = reading.headline.as_ref().unwrap();
+                assert_eq!((headline.line, headline.kind, headline.text.as_str()), (at, name, example));
+                let right = match ends {
+                    Ends::Panic => matches!(reading.end, End::Panic { .. }),
+                    Ends::Oops => matches!(reading.end, End::Oops { .. }),
+                    Ends::StackOverflow => matches!(reading.end, End::StackOverflow { .. }),
+                };
+                assert!(right, "{example}: {:?}", reading.end);
+            }
+        }
+        assert_eq!(reading.unknown, [], "{example}");
+    }
+}
+
+#[test]
+fn what_is_ignored_leaves_a_console_clean() {
+    for row in &table().ignore {
+        let (_, reading) = read(&row.example);
+        assert_eq!(
+            (reading.end, reading.forbidden, reading.unknown),
+            (End::Finished, vec![], vec![]),
+            "{}",
+            row.example
+        );
+        assert!(row.why.len() > 20, "{}: {}", row.name, row.why);
+    }
+}
+
+#[test]
+fn what_looks_like_a_report_and_is_none_that_is_known_is_named() {
+    for row in &table().shape {
+        let (at, reading) = read(&row.example);
+        let found: Vec<_> = reading.unknown.iter().map(|f| (f.line, f.kind, f.text.as_str())).collect();
+        assert_eq!(found, [(at, row.name.as_str(), row.example.as_str())]);
+        assert_eq!(reading.forbidden, [], "{}", row.example);
+        // Behind the first line of a report that is known, it is a part of that.
+        let (_, text) = with(&format!("WARNING: x\n[    5.174001] {}", row.example));
+        let reading = end::read(&Log::of(&text), &Ending::Exited(0), "");
+        assert_eq!((reading.forbidden.len(), reading.unknown.len()), (1, 0), "{}", row.example);
+    }
+    // What the kernel itself calls critical is a report, whatever it says.
+    let (_, text) = with("x");
+    let text = text.replace("[    5.174000] x", "<2>[    5.174000] the sky falls");
+    let reading = end::read(&Log::of(&text), &Ending::Exited(0), "");
+    assert_eq!(reading.unknown.iter().map(|f| f.kind).collect::<Vec<_>>(), ["a critical message"]);
+    // A program may print what it likes.
+    let (_, text) = with("x");
+    let text = text.replace("[    5.174000] x", "INFO: all is well");
+    assert_eq!(end::read(&Log::of(&text), &Ending::Exited(0), "").unknown, []);
+}
+
+#[test]
+fn a_report_ends_with_its_test() {
+    let (_, text) = with("WARNING: x");
+    // The next test prints half a report.
+    let text = text.replacen("# selftests: riscv/lazy_map: test-trace.sh", "Call Trace:", 1);
+    let reading = end::read(&Log::of(&text), &Ending::Exited(0), "");
+    assert_eq!(reading.unknown.iter().map(|f| f.kind).collect::<Vec<_>>(), ["a call trace"]);
+}
+
+#[test]
+fn a_kernel_that_starts_twice_is_not_clean() {
+    let (_, text) = with("x");
+    // The same messages at other times, but for those without any.
+    let later = |line: &str| match line.get(..14) {
+        Some(stamp) if stamp.starts_with('[') && stamp.ends_with(']') && stamp != "[    0.000000]" => {
+            let digit = if &line[12..13] == "1" { '2' } else { '1' };
+            format!("{}{digit}{}\n", &line[..12], &line[13..])
+        }
+        _ => format!("{line}\n"),
+    };
+    let again: String = text.lines().map(later).collect();
+    let reading = end::read(&Log::of(&format!("{text}{again}")), &Ending::Exited(0), "");
+    assert_eq!(reading.unknown.len(), 1, "{:?}", reading.unknown);
+    assert!(reading.unknown[0].kind.contains("second time"));
+    // One that prints its log again does not.
+    let reading = end::read(&Log::of(&format!("{text}{text}")), &Ending::Exited(0), "");
+    assert_eq!(reading.unknown, []);
+}
+
+/// The kernel tree that the tool builds from, if there is one.
+fn kernel() -> Option<PathBuf> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
+    let out = std::env::var_os("LAZYMAP_OUT").map_or_else(|| root.join("out"), PathBuf::from);
+    Some(out.join("linux-7.3")).filter(|tree| tree.join("kernel/panic.c").is_file())
+}
+
+#[test]
+fn each_row_says_where_the_kernel_prints_it() {
+    let rows = table().report.iter().map(|r| (&r.name, &r.source, &r.printk));
+    let rows = rows.chain(table().ignore.iter().map(|r| (&r.name, &r.source, &r.printk)));
+    let tree = kernel();
+    if tree.is_none() {
+        eprintln!("no kernel tree in out/linux-7.3: the sources are not looked up");
+    }
+    let mut missing = BTreeSet::new();
+    for (name, source, printk) in rows {
+        let (file, function) = source.split_once(": ").unwrap_or_else(|| panic!("{name}: {source}"));
+        assert!(!printk.is_empty(), "{name}");
+        let Some(tree) = &tree else { continue };
+        let text = fs::read_to_string(tree.join(file)).unwrap_or_else(|e| panic!("{name}: {file}: {e}"));
+        let named = function.split('(').next().filter(|f| function.contains('(') && !f.contains(' '));
+        let wanted = printk.iter().map(String::as_str).chain(named);
+        missing.extend(wanted.filter(|w| !text.contains(w)).map(|w| format!("{name}: {file} lacks {w}")));
+    }
+    assert!(missing.is_empty(), "{missing:#?}");
+}
+
+#[test]
+fn patterns_are_anchored_by_a_caret_and_joined_by_a_star() {
+    for (pattern, message, yes) in [
+        ("^a", "a b", true),
+        ("^a", " a b", true),
+        ("^a", "b a", false),
+        ("a", "b a", true),
+        ("a*c", "xaxc", true),
+        ("a*c", "xcxa", false),
+        ("^a * (*): ", "a b (c): d", true),
+        ("^a * (*): ", "a b c", false),
+    ] {
+        assert_eq!(reports::matches(pattern, message), yes, "{pattern} {message}");
+    }
+}
+
+/// The tables of docs/verdicts.md.
+fn tables() -> String {
+    let code = |text: &str| format!("`{}`", text.trim().replace('|', "\\|"));
+    let mut text = "### What makes a run unclean\n\n| kind | for example | printed by |\n|---|---|---|\n".to_owned();
+    for row in &table().report {
+        let ends = if row.ends.is_some() { ", the end" } else { "" };
+        text += &format!("| {}{ends} | {} | {} |\n", row.name, code(&row.example), row.source);
+    }
+    text += "\n### What is ignored on purpose\n\n| for example | why | printed by |\n|---|---|---|\n";
+    for row in &table().ignore {
+        text += &format!("| {} | {} | {} |\n", code(&row.example), row.why, row.source);
+    }
+    text += "\n### What a report looks like\n\n| looks like | texts |\n|---|---|\n";
+    for row in &table().shape {
+        let texts: Vec<String> = row.text.iter().map(|t| code(t)).collect();
+        let part = if row.part { ", without a first line before it" } else { "" };
+        text += &format!("| {}{part} | {} |\n", row.name, texts.join(" "));
+    }
+    text
+}
+
+#[test]
+fn the_documentation_has_all_rows() {
+    const FROM: &str =
+        "<!-- generated from harness/console/reports.toml by a test in harness/tests/it/reports.rs -->\n";
+    const TO: &str = "<!-- end of what is generated -->";
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().join("docs/verdicts.md");
+    let text = fs::read_to_string(&path).unwrap();
+    let (before, rest) = text.split_once(FROM).unwrap();
+    let (_, after) = rest.split_once(TO).unwrap();
+    let wanted = format!("{before}{FROM}\n{}\n{TO}{after}", tables());
+    if std::env::var_os("LAZYMAP_WRITE_DOCS").is_some() {
+        fs::write(&path, &wanted).unwrap();
+    }
+    assert!(text == wanted, "docs/verdicts.md is old: run this test with LAZYMAP_WRITE_DOCS=1, which writes it");
+}
