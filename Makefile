@@ -38,7 +38,7 @@ takes_run := SCENARIO
 takes_shell := SCENARIO
 takes_controls := CONTROL
 takes_hunt := HUNT
-takes_bench := RUNS
+takes_bench := RUNS HARTS
 takes_cost := FULL
 takes_series-check := BUILD
 takes_qemu-install := PREFIX DESTDIR
@@ -113,11 +113,7 @@ qemu-install:
 	install -D -m 644 docs/machine.md '$(DESTDIR)$(PREFIX)/share/doc/qemu-system-riscv64-lazymap/machine.md'
 
 bench:
-<<<<<<< HEAD
-	@$(LAZYMAP) $@ $(if $(RUNS),--runs $(RUNS)) $(ARGS)
-=======
-	@$(LAZYMAP) $@ $(if $(RUNS),--runs $(RUNS)) $(if $(HARTS),--harts $(HARTS))
->>>>>>> main
+	@$(LAZYMAP) $@ $(if $(RUNS),--runs $(RUNS)) $(if $(HARTS),--harts $(HARTS)) $(ARGS)
 
 cost:
 	@$(LAZYMAP) $@ $(if $(filter-out 0,$(FULL)),--full) $(ARGS)

@@ -5,11 +5,8 @@ pub mod control;
 pub mod coverage;
 pub mod expect;
 pub mod judge;
-<<<<<<< HEAD
-pub mod outputs;
-=======
 pub mod met;
->>>>>>> main
+pub mod outputs;
 pub mod plan;
 pub mod record;
 pub mod report;

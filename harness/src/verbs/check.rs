@@ -319,15 +319,11 @@ impl Checker<'_> {
         match part {
             Part::Machine => machine(lab, tally),
             Part::Guest => guest_check::run(&lab.bench, &kernels.series, tally),
-<<<<<<< HEAD
             Part::Demo => self.ran.extend(rows(tally, "demo", demo::run(&lab.bench, kernels))),
-=======
-            Part::Demo => rows(tally, "demo", demo::run(&lab.bench, kernels)),
             Part::Exhaust => match exhaust::check(lab, kernels) {
                 Ok(all) => all.iter().for_each(|(name, verdict, why)| judged(tally, name, *verdict, why)),
                 Err(error) => tally.error("exhaust", &error.message),
             },
->>>>>>> main
             Part::Cost => costs(tally, cost::run(lab, kernels, plan.tier == Tier::Full)),
             Part::Bench => {
                 let of_tier = if plan.tier == Tier::Full { bench::Plan::full() } else { bench::Plan::short() };

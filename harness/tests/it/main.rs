@@ -1,20 +1,24 @@
 // SPDX-License-Identifier: GPL-2.0-only
 //! The tool, tested from outside: one program, so that it is linked once.
 
+mod adhoc;
 mod common;
 mod console;
 mod control;
 mod demo;
 mod download;
+mod exhaust;
 mod host;
 mod hunt;
 mod initramfs;
+mod judge;
 mod ksrc;
 mod ktap;
 mod machine;
 mod outputs;
 mod patches;
 mod qemu;
+mod reports;
 mod rows;
 mod scenario;
 mod series;

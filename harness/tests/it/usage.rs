@@ -1,15 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0-only
 //! Wrong usage ends with 64 and one line.
 
-<<<<<<< HEAD
 use std::fs;
 use std::path::Path;
 use std::process::Command;
 
-use crate::common::{Lab, edit, said};
-=======
 use crate::common::{Lab, edit, said, write};
->>>>>>> main
 
 #[test]
 fn wrong_usage_is_64() {
