@@ -232,7 +232,8 @@ impl BootRecord {
 fn deciding(booted: &Booted, bad: bool) -> Option<Deciding> {
     let reading = &booted.run.reading;
     let headline = reading.headline.as_ref();
-    let found = headline.or_else(|| reading.forbidden.first()).map(|f| Deciding { line: f.line, text: f.text.clone() });
+    let first = || reading.forbidden.iter().chain(&reading.unknown).min_by_key(|found| found.line);
+    let found = headline.or_else(first).map(|f| Deciding { line: f.line, text: f.text.clone() });
     if found.is_some() || !bad {
         return found;
     }
@@ -312,6 +313,7 @@ impl CaseRow {
             Status::Xfail => CaseResult::Xfail,
             // What a test must fail of is no failure of the run.
             _ if verdict == Verdict::Pass => CaseResult::Xfail,
+            Status::Miss => CaseResult::Miss,
             Status::Xpass => CaseResult::Xpass,
             Status::Fail => CaseResult::Fail,
             Status::Error if case.progress == Progress::NotReached => CaseResult::Miss,

@@ -58,9 +58,9 @@ pub struct Row {
 }
 
 impl Row {
-    /// The test was planned, and the boot ended before.
+    /// The test was planned, and the boot ended before or never began.
     pub fn missed(&self) -> bool {
-        self.verdict == Verdict::Error && (self.observed == "not reached" || self.observed.starts_with("not run: "))
+        self.verdict == Verdict::Miss || (self.verdict == Verdict::Error && self.observed.starts_with("not run: "))
     }
 }
 

@@ -100,7 +100,7 @@ fn once(bench: &Workbench, trial: &Trial, kernel: &Kernel, folder: &Path, tries:
     let mut rows = judge::judge(trial, &seen);
     let (headline, ready) = (seen.headline, seen.ready);
     for row in &mut rows {
-        if let Some(case) = booted.report.find(&row.test) {
+        if let Ok(Some(case)) = booted.report.find(&row.test) {
             row.cases = CaseRow::all(case, &booted.run.log, row.verdict);
         }
     }

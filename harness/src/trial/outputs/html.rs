@@ -296,7 +296,7 @@ fn class(verdict: Verdict) -> &'static str {
     match verdict {
         Verdict::Pass => "pass",
         Verdict::Fail => "fail",
-        Verdict::Error => "error",
+        Verdict::Error | Verdict::Miss => "error",
         Verdict::Skip => "skip",
     }
 }

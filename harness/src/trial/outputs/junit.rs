@@ -99,6 +99,7 @@ fn status(verdict: Verdict, message: &str, why: &str) -> TestCaseStatus {
         Verdict::Pass => TestCaseStatus::success(),
         Verdict::Fail => bad(NonSuccessKind::Failure, "FAIL"),
         Verdict::Error => bad(NonSuccessKind::Error, "ERROR"),
+        Verdict::Miss => bad(NonSuccessKind::Error, "MISS"),
         Verdict::Skip => skipped(message),
     }
 }

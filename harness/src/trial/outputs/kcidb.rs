@@ -165,8 +165,8 @@ fn status(row: &Row) -> &'static str {
     match row.verdict {
         Verdict::Pass => "PASS",
         Verdict::Fail => "FAIL",
-        Verdict::Error if row.missed() => "MISS",
-        Verdict::Error => "ERROR",
+        _ if row.missed() => "MISS",
+        Verdict::Error | Verdict::Miss => "ERROR",
         Verdict::Skip => "SKIP",
     }
 }

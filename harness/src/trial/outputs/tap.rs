@@ -56,7 +56,7 @@ fn document(suite: &Suite<'_>) -> String {
             (Verdict::Pass, expected) if expected != "pass" && row.observed != "pass" => {
                 format!("ok {} {name} # XFAIL {}\n", at + 1, one_line(&row.observed))
             }
-            (Verdict::Error, _) if row.missed() => format!("not ok {} {name} # MISS {}\n", at + 1, row.observed),
+            _ if row.missed() => format!("not ok {} {name} # MISS {}\n", at + 1, row.observed),
             _ => line(at + 1, &name, row.verdict, &unlike(row)),
         };
     }
@@ -79,7 +79,7 @@ fn line(number: usize, name: &str, verdict: Verdict, why: &str) -> String {
     match verdict {
         Verdict::Pass => format!("ok {number} {name}\n"),
         Verdict::Skip => format!("ok {number} {name} # SKIP {why}\n"),
-        Verdict::Fail | Verdict::Error => format!("not ok {number} {name} # {}\n", reason(&why)),
+        Verdict::Fail | Verdict::Error | Verdict::Miss => format!("not ok {number} {name} # {}\n", reason(&why)),
     }
 }
 
