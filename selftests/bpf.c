@@ -2,11 +2,13 @@
 /*
  * Load BPF programs on one CPU, and execute them on all others at once.
  *
- * A program, the description that the kernel calls it by, and the map that it
- * stores to are new mappings, which the CPUs see for the first time when they
- * execute it: in a tracepoint of the system call entry, or of the scheduler while
- * it holds its lock. Each program adds its own number to what it finds for
- * its CPU, and stores the sum. It does so once: the first read is what counts.
+ * The description by which the kernel calls a program (struct bpf_prog), and the
+ * map that it stores to, are new mappings, which the CPUs see for the first time
+ * when they execute it: in a tracepoint of the system call entry, or of the
+ * scheduler while it holds its lock. Its text is not: programs share mappings of
+ * 2 MiB, for which every CPU was flushed when they were made executable. Each
+ * program adds its own number to what it finds for its CPU, and stores the sum. It
+ * does so once: the first read is what counts.
  *
  * An arena is memory that programs share with a process. It is mapped into the
  * kernel page by page, when the process first touches a page. If a program's

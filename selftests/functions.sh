@@ -26,22 +26,49 @@ skip_test()
 	exit "$KSFT_SKIP"
 }
 
+# asked_for NAME: whether NAME is 1 in the environment, or lazy_map.name on the kernel's
+# command line, for test runners that set no variables
+asked_for()
+{
+	local value
+	eval "value=\$$1"
+	[ "$value" = 1 ] && return
+	case " $(cat /proc/cmdline) " in
+	*" lazy_map.$(echo "$1" | tr "[:upper:]" "[:lower:]")=1 "*) return 0 ;;
+	esac
+	return 1
+}
+
 # require_allow_crash: first thing in a test that may kill the kernel, so that
 # running all tests does no harm
 require_allow_crash()
 {
-	[ "$ALLOW_CRASH" = 1 ] && return
+	asked_for ALLOW_CRASH && return
 	ktap_print_header
 	skip_test "it can crash the machine: set ALLOW_CRASH=1 in the environment if that may be"
 }
 
-# require_module NAME [KIND]: skip unless NAME.ko was built and may be loaded. KIND is
-# what KDIR= has to be for that, if not a kernel with the abstractions for Rust.
+# modules_required: whether a missing module is a failure
+modules_required()
+{
+	[ -e "$DIR/require_modules" ] || asked_for REQUIRE_MODULES
+}
+
+# require_module NAME [KIND]: skip unless NAME.ko was built and may be loaded; with
+# REQUIRE_MODULES=1, fail if it was not built. KIND is what KDIR= has to be for that, if
+# not a kernel with the abstractions for Rust.
 require_module()
 {
+	local why
 	[ "$(id -u)" -eq 0 ] || skip_test "must be run as root"
-	[ -e "$DIR/test_modules/$1.ko" ] ||
-		skip_test "$1.ko is missing: KDIR= must ${2:-have CONFIG_RUST_KSELFTEST_SUPPORT}"
+	require_clean_kernel
+	[ -e "$DIR/test_modules/$1.ko" ] && return
+	why="$1.ko is missing: KDIR= must ${2:-have CONFIG_RUST_KSELFTEST_SUPPORT}"
+	modules_required || skip_test "$why"
+	ktap_set_plan 1
+	ktap_print_msg "$why"
+	ktap_test_fail "$1"
+	ktap_finished
 }
 
 # arguments_for MODULE [PARAMETER=VALUE...]: these, plus what the kernel's command
@@ -85,11 +112,12 @@ modules()
 	done
 }
 
-# declared_parameters MODULE: the names of a module's parameters
+# declared_parameters MODULE: the names of a module's parameters, without those that are
+# strings
 declared_parameters()
 {
 	tr '\0' '\n' < "$DIR/test_modules/$1.ko" |
-		LC_ALL=C sed -n 's/.*parmtype=\([a-z_]*\):.*/\1/p'
+		LC_ALL=C sed -n -e /:charp/d -e 's/.*parmtype=\([a-z_]*\):.*/\1/p'
 }
 
 # quick_parameters MODULE: values that make it do as little as possible
@@ -101,16 +129,6 @@ quick_parameters()
 		threads | pages | memory | buffers) echo "$parameter=2" ;;
 		size) echo "$parameter=4096" ;;
 		esac
-	done
-}
-
-# require_tracepoint SYSTEM NAME: skip if tracefs shows that the event does not exist
-require_tracepoint()
-{
-	for events in /sys/kernel/tracing/events /sys/kernel/debug/tracing/events; do
-		[ -d "$events" ] || continue
-		[ -d "$events/$1/$2" ] || skip_test "no tracepoint $2 in this kernel"
-		return
 	done
 }
 
@@ -166,11 +184,58 @@ log_of()
 	whole_log | sed -n "s/^\(\[[^]]*\] *\)*$1: //p"
 }
 
+# require_clean_kernel: skip if an earlier test has left something behind that cannot be
+# undone, because a thread has died in it
+require_clean_kernel()
+{
+	for state in $(modules); do
+		state=$(sed -n "s/^\($state\) [0-9]* \([1-9][0-9]*\) .*/\1/p" /proc/modules)
+		[ -z "$state" ] || skip_test "$state has failed before and stays loaded: reboot"
+	done
+}
+
+# count_spurious NUMBER: add to the spurious faults of all tests since the machine was
+# booted, if there is a place to note them, and print them. Whether it is 0 or not is
+# what tells whether the other results mean anything on this machine.
+count_spurious()
+{
+	local file=/run/lazy_map_spurious_faults total
+
+	[ -w /run ] || return
+	total=$(cat "$file" 2> /dev/null)
+	total=$((${total:-0} + $1))
+	echo "$total" > "$file"
+	ktap_print_msg "spurious faults met since boot: $total"
+}
+
+# skipped_in LOG: which cases of a module were skipped, and why, on one line
+skipped_in()
+{
+	echo "$1" | awk '
+		/^# [a-z0-9_]*: skipped: / {
+			name = $2
+			sub(/:$/, "", name)
+			sub(/^# [a-z0-9_]*: skipped: /, "")
+			reason[name] = $0
+		}
+		/^ok / && / # SKIP/ { skipped[++skips] = $3 }
+		/^(not )?ok / { cases++ }
+		END {
+			if (!skips)
+				exit
+			printf "%d of %d skipped:", skips, cases
+			for (i = 1; i <= skips; i++)
+				printf "%s %s (%s)", i > 1 ? "," : "", skipped[i],
+					reason[skipped[i]]
+		}'
+}
+
 # run_module TEST NAME [PARAMETER=VALUE...]: one test case, with the module's
-# own ones as subtests. The module loads only if it passes.
+# own ones as subtests. The module loads only if it passes. TEST is the module's name
+# or another that none of its cases has: parsers of results flatten them.
 run_module()
 {
-	local test="$1" module="$2" status log totals foreign
+	local test="$1" module="$2" status log totals foreign spurious skipped met
 	shift 2
 
 	mark_log "$module"
@@ -188,12 +253,26 @@ run_module()
 	totals="$(echo "$log" | grep '^# Totals: ')"
 	foreign="$(echo "$log" |
 		   grep -m 1 -E '^(Unknown symbol|disagrees about version|version magic)')"
+	skipped="$(skipped_in "$log")"
+	[ -z "$skipped" ] || ktap_print_msg "$test: $skipped"
+	spurious="$(echo "$log" | awk '/^# spurious faults: [0-9]/ { sum += $4; some = 1 }
+				       END { if (some) print sum }')"
+	met=
+	if [ -n "$spurious" ]; then
+		count_spurious "$spurious"
+		met=" # $spurious spurious faults met"
+		[ "$spurious" -ne 0 ] || met="$met: this machine cannot tell"
+	fi
 	if [ "$status" -ne 0 ]; then
 		case "$totals/$foreign" in
 		*" pass:0 fail:0 "*) ktap_test_skip "$test" ;;
 		/?*)
 			ktap_print_msg "$test: $module was built for another kernel"
-			ktap_test_skip "$test" ;;
+			if modules_required; then
+				ktap_test_fail "$test"
+			else
+				ktap_test_skip "$test"
+			fi ;;
 		*) ktap_test_fail "$test" ;;
 		esac
 	elif ! rmmod "$module"; then
@@ -203,6 +282,6 @@ run_module()
 		ktap_print_msg "the log of $module has no totals without failures"
 		ktap_test_fail "$test"
 	else
-		ktap_test_pass "$test"
+		ktap_test_pass "$test$met"
 	fi
 }

@@ -9,5 +9,5 @@ require_allow_crash
 ktap_print_header
 require_module lazy_map_ipi
 ktap_set_plan 1
-run_module new_mapping_touched_from_ipi lazy_map_ipi "$@"
+run_module lazy_map_ipi lazy_map_ipi "$@"
 ktap_finished

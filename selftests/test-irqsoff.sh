@@ -11,5 +11,5 @@ require_allow_crash
 ktap_print_header
 require_module lazy_map_irqsoff
 ktap_set_plan 1
-run_module vmalloc_where_cpus_must_not_wait lazy_map_irqsoff "$@"
+run_module lazy_map_irqsoff lazy_map_irqsoff "$@"
 ktap_finished

@@ -14,8 +14,8 @@ load_kvm()
 	modprobe -q kvm 2> /dev/null || insmod "$DIR/modules/kvm.ko" 2> /dev/null
 }
 
+require_allow_crash
 ktap_print_header
-[ "$ALLOW_CRASH" = 1 ] || skip_test "it can crash the machine: set ALLOW_CRASH=1 in the environment if that may be"
 [ "$(id -u)" -eq 0 ] || skip_test "must be run as root"
 [ -x "$DIR/kvm" ] || skip_test "kvm is missing: build with a compiler for riscv64"
 if [ ! -c /dev/kvm ]; then

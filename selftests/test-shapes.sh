@@ -9,5 +9,5 @@ require_allow_crash
 ktap_print_header
 require_module lazy_map_shapes
 ktap_set_plan 1
-run_module new_mapping_of_each_shape_touched lazy_map_shapes "$@"
+run_module lazy_map_shapes lazy_map_shapes "$@"
 ktap_finished

@@ -10,5 +10,5 @@ require_allow_crash
 ktap_print_header
 require_module lazy_map_stack
 ktap_set_plan 1
-run_module new_stack_page_used_by_trap lazy_map_stack "$@"
+run_module lazy_map_stack lazy_map_stack "$@"
 ktap_finished

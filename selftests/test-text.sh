@@ -9,5 +9,5 @@ require_allow_crash
 ktap_print_header
 require_module lazy_map_text
 ktap_set_plan 1
-run_module new_code_executed_on_all_cpus lazy_map_text "$@"
+run_module lazy_map_text lazy_map_text "$@"
 ktap_finished

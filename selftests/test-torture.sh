@@ -67,7 +67,7 @@ if [ -x "$DIR/fork_storm" ]; then
 	"$DIR/fork_storm" "seconds=$seconds" workers=4 > "$temporary/forks" 2>&1 &
 	storm=$!
 fi
-run_module torture lazy_map_torture "$@"
+run_module lazy_map_torture lazy_map_torture "$@"
 
 if [ -n "$storm" ]; then
 	wait "$storm"

@@ -9,8 +9,6 @@
 require_allow_crash
 ktap_print_header
 require_module lazy_map_trace
-require_tracepoint csd csd_function_entry
-require_tracepoint exceptions page_fault_kernel
 ktap_set_plan 1
-run_module new_mapping_touched_from_tracepoint lazy_map_trace "$@"
+run_module lazy_map_trace lazy_map_trace "$@"
 ktap_finished

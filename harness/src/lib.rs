@@ -3,7 +3,7 @@
 //!
 //! The modules are layered: a module imports only from its own layer and those below it, which
 //! `tests/it/tidy.rs` checks. From the top: [`cli`] parses the command line, [`verbs`] does what was
-//! asked for, [`hunt`] explains each fault, [`series`] writes and checks the mails,
+//! asked for, [`exhaust`] interprets the exception entry, [`hunt`] explains each fault, [`series`] writes and checks the mails,
 //! [`trial`] boots and judges, [`build`] builds kernels and the machine, [`source`] gets trees,
 //! packages and toolchains, [`options`] says where things lie, [`boot`] runs QEMU, [`console`] reads
 //! its output, and [`ground`] has what everything else is built on.
@@ -14,6 +14,7 @@ pub mod boot;
 pub mod build;
 pub mod cli;
 pub mod console;
+pub mod exhaust;
 pub mod ground;
 pub mod hunt;
 pub mod options;

@@ -20,27 +20,44 @@ use crate::{
 
 /// Code to run when a traced function is entered.
 ///
-/// A tracer must be `'static`, because a leaked [`Registration`] stays registered.
-pub trait Tracer: Sync + 'static {
+/// [`traced()`] makes it run.
+pub trait Tracer: Sync {
     /// Called each time, on the CPU that enters the function. `ip` is at its start, `parent_ip`
     /// is where it returns to.
     ///
     /// # Context
     ///
-    /// That of the function, which may be a hard interrupt, with preemption disabled: it must not
-    /// sleep. Functions that it causes to be entered are not traced.
+    /// That of the function, which may be a hard interrupt or, on architectures that have them, a
+    /// non-maskable one, with preemption disabled: it must not sleep. Functions that it causes to
+    /// be entered are not traced.
     fn enter(&self, ip: usize, parent_ip: usize);
 }
 
-/// Traces functions as long as it exists.
+impl<T: Tracer> Tracer for &T {
+    #[inline]
+    fn enter(&self, ip: usize, parent_ip: usize) {
+        (**self).enter(ip, parent_ip);
+    }
+}
+
+/// Calls `scope` while `tracer` traces the functions that `functions` matches; returns what `scope`
+/// returns.
 ///
-/// Dropping it stops tracing and waits until no CPU runs the tracer any more, so it sleeps. A
-/// module must not leak a registration: CPUs would call code that is gone.
+/// Tracing has ended when this function returns, and no CPU runs the tracer any more. So it may
+/// borrow. See [`Registration::new()`] for `functions`.
+///
+/// # Context
+///
+/// Process context with interrupts enabled. Sleeps.
+///
+/// # Errors
+///
+/// As for [`Registration::new()`]; then `scope` has not run.
 ///
 /// # Examples
 ///
 /// ```
-/// use kernel::ftrace::{Registration, Tracer};
+/// use kernel::ftrace::{traced, Tracer};
 /// use kernel::kthread;
 /// use kernel::sync::atomic::{Atomic, Relaxed};
 ///
@@ -52,15 +69,23 @@ pub trait Tracer: Sync + 'static {
 ///     }
 /// }
 ///
-/// let counting = KBox::pin_init(
-///     Registration::new(c"wake_up_process", Count(Atomic::new(0))),
-///     GFP_KERNEL,
-/// )?;
+/// let count = Count(Atomic::new(0));
 /// // Starting threads wakes them.
-/// kthread::on_any_cpu(2, |_number| {}, || {})?;
-/// assert!(counting.tracer().0.load(Relaxed) >= 2);
+/// traced(c"wake_up_process", &count, || kthread::on_any_cpu(2, |_| {}, || {}))??;
+/// assert!(count.0.load(Relaxed) >= 2);
 /// # Ok::<(), Error>(())
 /// ```
+pub fn traced<T: Tracer, R>(functions: &CStr, tracer: &T, scope: impl FnOnce() -> R) -> Result<R> {
+    // SAFETY: It is dropped when this function returns.
+    pin_init::stack_try_pin_init!(let _registration =? unsafe {
+        Registration::<&T>::new(functions, tracer)
+    });
+    Ok(scope())
+}
+
+/// Traces functions as long as it exists.
+///
+/// Dropping it stops tracing and waits until no CPU runs the tracer any more, so it sleeps.
 ///
 /// # Invariants
 ///
@@ -82,8 +107,16 @@ unsafe impl<T: Tracer> Sync for Registration<T> {}
 impl<T: Tracer> Registration<T> {
     /// Traces the functions that `functions` matches; the tracer may run before this returns.
     ///
-    /// It is a name, or a pattern as in the file `set_ftrace_filter`, see
-    /// `Documentation/trace/ftrace.rst`.
+    /// It is a name, or a pattern with `*`, `?` and `[...]` as in the file `set_ftrace_filter`; see
+    /// `Documentation/trace/ftrace.rst`. What that file understands beyond that is refused, because
+    /// it can make an empty filter, which matches every function: `!`, the index of a function, and
+    /// commands.
+    ///
+    /// # Safety
+    ///
+    /// Callers must not `mem::forget()` the registration or otherwise prevent its `Drop`
+    /// implementation from running before anything that `tracer` borrows is gone, and before a
+    /// module to which the code of `tracer` belongs is unloaded.
     ///
     /// # Context
     ///
@@ -91,11 +124,10 @@ impl<T: Tracer> Registration<T> {
     ///
     /// # Errors
     ///
-    /// [`ENOENT`] when no traceable function matches, [`EINVAL`] when there is a colon in
-    /// the pattern, [`ENODEV`] when tracing has been disabled permanently, [`EBUSY`] when it is
-    /// disabled by the sysctl `ftrace_enabled`, [`EDEADLK`] when called with interrupts
-    /// disabled or from an interrupt, [`ENOMEM`] when out of memory.
-    pub fn new(functions: &CStr, tracer: T) -> impl PinInit<Self, Error> + use<'_, T> {
+    /// [`ENOENT`] when no traceable function matches, [`EINVAL`] when `functions` is neither a name
+    /// nor a pattern, [`ENODEV`] when tracing has been disabled permanently, [`EDEADLK`] when
+    /// called with interrupts disabled or from an interrupt, [`ENOMEM`] when out of memory.
+    pub unsafe fn new(functions: &CStr, tracer: T) -> impl PinInit<Self, Error> + use<'_, T> {
         // INVARIANT: Registered as the last step, with the address that `ops` keeps because `Self`
         // is pinned.
         try_pin_init!(Self {
@@ -114,6 +146,7 @@ impl<T: Tracer> Registration<T> {
     }
 
     /// The tracer.
+    #[inline]
     pub fn tracer(&self) -> &T {
         &self.tracer
     }
@@ -123,11 +156,13 @@ impl<T: Tracer> Registration<T> {
 impl<T: Tracer> PinnedDrop for Registration<T> {
     fn drop(self: Pin<&mut Self>) {
         let ops = self.ops.get();
-        // SAFETY: By the type invariant it is registered. This waits until no CPU is in the tracer;
-        // then nobody uses the filter any more.
-        unsafe {
-            bindings::unregister_ftrace_function(ops);
-            bindings::ftrace_free_filter(ops);
+        // SAFETY: By the type invariant it is registered. This waits until no CPU is in the tracer.
+        let left = unsafe { bindings::unregister_ftrace_function(ops) };
+        // It fails only if the kernel has found its own code to be corrupt, and does not touch it
+        // any more. Then the tracer may still be called, and nothing can be done about it.
+        if !crate::warn_on!(left != 0) {
+            // SAFETY: Nobody uses the filter any more.
+            unsafe { bindings::ftrace_free_filter(ops) };
         }
     }
 }
@@ -138,8 +173,13 @@ impl<T: Tracer> PinnedDrop for Registration<T> {
 /// unregistered.
 unsafe fn register(ops: *mut bindings::ftrace_ops, functions: &CStr) -> Result {
     smp::may_wait()?;
-    // A colon would start a command.
-    if functions.to_bytes().contains(&b':') {
+    let pattern = functions.to_bytes();
+    // A colon starts a command, `!` takes functions out of the filter, and a digit stands for the
+    // number of a function, not for its name.
+    if pattern.contains(&b':')
+        || pattern.contains(&b'!')
+        || pattern.first().is_some_and(u8::is_ascii_digit)
+    {
         return Err(EINVAL);
     }
     // The C code writes to it.
@@ -194,24 +234,20 @@ mod tests {
     use crate::{
         interrupt::local_interrupt_disable,
         kthread,
-        sync::{
-            atomic::{
-                Atomic,
-                Relaxed, //
-            },
-            Arc, //
+        sync::atomic::{
+            Atomic,
+            Relaxed, //
         }, //
     };
 
     /// Called for each thread that is started.
     const TARGET: &CStr = c"wake_up_process";
 
-    #[derive(Clone)]
-    struct Count(Arc<Atomic<u64>>);
+    struct Count(Atomic<u64>);
 
     impl Count {
-        fn new() -> Result<Self> {
-            Ok(Self(Arc::new(Atomic::new(0), GFP_KERNEL)?))
+        const fn new() -> Self {
+            Self(Atomic::new(0))
         }
 
         fn get(&self) -> u64 {
@@ -227,52 +263,49 @@ mod tests {
         }
     }
 
-    fn trace(functions: &CStr, count: &Count) -> Result<Pin<KBox<Registration<Count>>>> {
-        KBox::pin_init(Registration::new(functions, count.clone()), GFP_KERNEL)
-    }
-
     fn start_threads() -> Result {
         kthread::on_any_cpu(2, |_| {}, || {})
     }
 
     #[test]
-    fn a_missing_function_is_named() -> Result {
-        let count = Count::new()?;
+    fn a_missing_function_is_named() {
+        let count = Count::new();
         for (functions, error) in [
-            (c"lazy_map_no_such_function", ENOENT),
-            (c"lazy_map_no_such_*", ENOENT),
+            (c"rust_ftrace_no_such_function", ENOENT),
+            (c"rust_ftrace_no_such_*", ENOENT),
             (c"", ENOENT),
             (c"wake_up_process:mod:ext4", EINVAL),
+            (c"!wake_up_process", EINVAL),
+            (c"!*", EINVAL),
+            (c"1", EINVAL),
         ] {
-            assert_eq!(trace(functions, &count).err(), Some(error));
+            assert_eq!(traced(functions, &count, || {}), Err(error));
         }
-        Ok(())
+        assert_eq!(count.get(), 0);
     }
 
     #[test]
-    fn refused_with_interrupts_disabled() -> Result {
-        let count = Count::new()?;
-        let place = KBox::new_uninit(GFP_KERNEL)?;
+    fn refused_with_interrupts_disabled() {
+        let count = Count::new();
         let interrupts = local_interrupt_disable();
-        let refused = place.write_pin_init(Registration::new(TARGET, count));
+        let refused = traced(TARGET, &count, || {});
         drop(interrupts);
-        assert_eq!(refused.err(), Some(EDEADLK));
-        Ok(())
+        assert_eq!(refused, Err(EDEADLK));
     }
 
     #[test]
     fn fires_while_registered() -> Result {
-        let count = Count::new()?;
+        let count = Count::new();
         start_threads()?;
         assert_eq!(count.get(), 0);
-        let traced = trace(TARGET, &count)?;
-        for _ in 0..3 {
-            let before = count.get();
-            start_threads()?;
-            assert!(count.get() >= before + 2);
-        }
-        assert!(traced.tracer().get() >= 6);
-        drop(traced);
+        traced(TARGET, &count, || -> Result {
+            for _ in 0..3 {
+                let before = count.get();
+                start_threads()?;
+                assert!(count.get() >= before + 2);
+            }
+            Ok(())
+        })??;
         let after = count.get();
         start_threads()?;
         assert_eq!(count.get(), after);
@@ -281,32 +314,29 @@ mod tests {
 
     #[test]
     fn matches_patterns() -> Result {
-        let count = Count::new()?;
-        let traced = trace(c"wake_up_proces*", &count)?;
-        start_threads()?;
-        drop(traced);
+        let count = Count::new();
+        traced(c"wake_up_proces*", &count, start_threads)??;
         assert!(count.get() >= 2);
         Ok(())
     }
 
     #[test]
     fn two_at_once() -> Result {
-        let (one, other) = (Count::new()?, Count::new()?);
-        let (first, second) = (trace(TARGET, &one)?, trace(TARGET, &other)?);
-        start_threads()?;
-        assert!(one.get() >= 2 && other.get() >= 2);
-        drop(first);
-        let (gone, there) = (one.get(), other.get());
-        start_threads()?;
-        assert_eq!(one.get(), gone);
-        assert!(other.get() >= there + 2);
-        drop(second);
-        Ok(())
+        let (one, other) = (Count::new(), Count::new());
+        traced(TARGET, &one, || -> Result {
+            traced(TARGET, &other, start_threads)??;
+            assert!(one.get() >= 2 && other.get() >= 2);
+            let (before, gone) = (one.get(), other.get());
+            start_threads()?;
+            assert_eq!(other.get(), gone);
+            assert!(one.get() >= before + 2);
+            Ok(())
+        })?
     }
 
     #[test]
     fn comes_and_goes_while_it_fires() -> Result {
-        let count = Count::new()?;
-        kthread::attach_and_detach_while(|| trace(TARGET, &count), start_threads)
+        let count = Count::new();
+        kthread::attach_and_detach_while(|| traced(TARGET, &count, || {}), start_threads)
     }
 }

@@ -17,27 +17,43 @@ use crate::{
 
 /// Code to run before a probed instruction.
 ///
-/// A handler must be `'static`, because a leaked [`Registration`] stays registered.
-pub trait Handler: Sync + 'static {
+/// [`armed()`] puts one before an instruction.
+pub trait Handler: Sync {
     /// Called each time, on the CPU that is about to execute the instruction at `address`.
     ///
     /// # Context
     ///
-    /// That of the instruction, which may be a hard interrupt, and in addition that of a breakpoint
-    /// exception: it must not sleep. It must not depend on the probed function. Probes that
-    /// are hit on the same CPU in the meantime, including this one, are missed.
+    /// That of the instruction, which may be a hard interrupt or, on architectures that have them,
+    /// a non-maskable one, and in addition that of a breakpoint exception: it must not sleep. It
+    /// must not depend on the probed function. Probes that are hit on the same CPU in the meantime,
+    /// including this one, are missed.
     fn pre(&self, address: usize);
 }
 
-/// A probe that is armed as long as this object exists.
+impl<H: Handler> Handler for &H {
+    #[inline]
+    fn pre(&self, address: usize) {
+        (**self).pre(address);
+    }
+}
+
+/// Calls `scope` while `handler` is armed; returns what `scope` returns.
 ///
-/// Dropping it disarms the probe and waits until no CPU runs its handler any more, so it sleeps. A
-/// module must not leak a registration: CPUs would call code that is gone.
+/// The probe is disarmed when this function returns, and no CPU runs the handler any more. So the
+/// handler may borrow. See [`Registration::new()`] for `symbol` and `offset`.
+///
+/// # Context
+///
+/// Process context with interrupts enabled. Sleeps.
+///
+/// # Errors
+///
+/// As for [`Registration::new()`]; then `scope` has not run.
 ///
 /// # Examples
 ///
 /// ```
-/// use kernel::kprobe::{Handler, Registration};
+/// use kernel::kprobe::{armed, Handler};
 /// use kernel::sync::atomic::{Atomic, Relaxed};
 ///
 /// struct Count(Atomic<i32>);
@@ -54,14 +70,28 @@ pub trait Handler: Sync + 'static {
 ///     core::hint::black_box(number) + 1
 /// }
 ///
-/// let probe = KBox::pin_init(
-///     Registration::new(c"rust_kprobe_example", 0, Count(Atomic::new(0))),
-///     GFP_KERNEL,
-/// )?;
-/// assert_eq!(rust_kprobe_example(4), 5);
-/// assert_eq!(probe.handler().0.load(Relaxed), 1);
+/// let count = Count(Atomic::new(0));
+/// let result = armed(c"rust_kprobe_example", 0, &count, || rust_kprobe_example(4))?;
+/// assert_eq!(result, 5);
+/// assert_eq!(count.0.load(Relaxed), 1);
 /// # Ok::<(), Error>(())
 /// ```
+pub fn armed<H: Handler, R>(
+    symbol: &'static CStr,
+    offset: u32,
+    handler: &H,
+    scope: impl FnOnce() -> R,
+) -> Result<R> {
+    // SAFETY: It is dropped when this function returns.
+    pin_init::stack_try_pin_init!(let _registration =? unsafe {
+        Registration::<&H>::new(symbol, offset, handler)
+    });
+    Ok(scope())
+}
+
+/// A probe that is armed as long as this object exists.
+///
+/// Dropping it disarms the probe and waits until no CPU runs its handler any more, so it sleeps.
 ///
 /// # Invariants
 ///
@@ -85,6 +115,15 @@ impl<H: Handler> Registration<H> {
     /// Arms a probe of the instruction `offset` bytes behind the start of `symbol`; the handler may
     /// run before this returns.
     ///
+    /// An architecture may move a probe of the start behind what must be there, as x86 does with
+    /// ENDBR. The handler gets the address where the probe is.
+    ///
+    /// # Safety
+    ///
+    /// Callers must not `mem::forget()` the registration or otherwise prevent its `Drop`
+    /// implementation from running before anything that `handler` borrows is gone, and before a
+    /// module to which the code of `handler` belongs is unloaded.
+    ///
     /// # Context
     ///
     /// May sleep.
@@ -96,7 +135,7 @@ impl<H: Handler> Registration<H> {
     /// middle of an instruction or, depending on the architecture, where the function tracer has
     /// its hook. [`EDEADLK`] when called with interrupts disabled or from an interrupt, [`ENOMEM`]
     /// when out of memory.
-    pub fn new(symbol: &'static CStr, offset: u32, handler: H) -> impl PinInit<Self, Error> {
+    pub unsafe fn new(symbol: &'static CStr, offset: u32, handler: H) -> impl PinInit<Self, Error> {
         // INVARIANT: Registered as the last step, with the address that `kprobe` keeps because
         // `Self` is pinned.
         try_pin_init!(Self {
@@ -118,6 +157,7 @@ impl<H: Handler> Registration<H> {
     }
 
     /// The handler.
+    #[inline]
     pub fn handler(&self) -> &H {
         &self.handler
     }
@@ -167,12 +207,9 @@ mod tests {
     use crate::{
         interrupt::local_interrupt_disable,
         kthread,
-        sync::{
-            atomic::{
-                Atomic,
-                Relaxed, //
-            },
-            Arc, //
+        sync::atomic::{
+            Atomic,
+            Relaxed, //
         },
         time::{
             delay::fsleep,
@@ -182,18 +219,20 @@ mod tests {
 
     const TARGET: &CStr = c"rust_kprobe_kunit_target";
 
+    /// How far behind the start the probe may be: x86 moves it behind ENDBR.
+    const MOVED: usize = 16;
+
     #[no_mangle]
     #[inline(never)]
     extern "C" fn rust_kprobe_kunit_target(number: c_int) -> c_int {
         core::hint::black_box(number) + 1
     }
 
-    #[derive(Clone)]
-    struct Count(Arc<Atomic<u64>>);
+    struct Count(Atomic<u64>);
 
     impl Count {
-        fn new() -> Result<Self> {
-            Ok(Self(Arc::new(Atomic::new(0), GFP_KERNEL)?))
+        const fn new() -> Self {
+            Self(Atomic::new(0))
         }
 
         fn get(&self) -> u64 {
@@ -204,72 +243,69 @@ mod tests {
     impl Handler for Count {
         fn pre(&self, address: usize) {
             // A wrong address results in an impossible number of calls.
-            let right = address == rust_kprobe_kunit_target as *const () as usize;
+            let start = rust_kprobe_kunit_target as *const () as usize;
+            let right = address.wrapping_sub(start) < MOVED;
             self.0.fetch_add(if right { 1 } else { 1 << 32 }, Relaxed);
         }
     }
 
-    fn arm(symbol: &'static CStr, count: &Count) -> Result<Pin<KBox<Registration<Count>>>> {
-        KBox::pin_init(Registration::new(symbol, 0, count.clone()), GFP_KERNEL)
+    #[test]
+    fn a_missing_symbol_is_named() {
+        let refused = armed(c"rust_kprobe_no_such_function", 0, &Count::new(), || {});
+        assert_eq!(refused, Err(ENOENT));
     }
 
     #[test]
-    fn a_missing_symbol_is_named() -> Result {
-        let count = Count::new()?;
-        assert_eq!(
-            arm(c"lazy_map_no_such_function", &count).err(),
-            Some(ENOENT)
-        );
-        Ok(())
+    fn what_handles_probes_is_refused() {
+        assert_eq!(armed(c"get_kprobe", 0, &Count::new(), || {}), Err(EINVAL));
     }
 
     #[test]
-    fn what_handles_probes_is_refused() -> Result {
-        let count = Count::new()?;
-        assert_eq!(arm(c"get_kprobe", &count).err(), Some(EINVAL));
-        Ok(())
-    }
-
-    #[test]
-    fn refused_with_interrupts_disabled() -> Result {
-        let count = Count::new()?;
-        let place = KBox::new_uninit(GFP_KERNEL)?;
+    fn refused_with_interrupts_disabled() {
+        let count = Count::new();
         let interrupts = local_interrupt_disable();
-        let refused = place.write_pin_init(Registration::new(TARGET, 0, count));
+        let refused = armed(TARGET, 0, &count, || {});
         drop(interrupts);
-        assert_eq!(refused.err(), Some(EDEADLK));
-        Ok(())
+        assert_eq!(refused, Err(EDEADLK));
     }
 
     #[test]
     fn fires_while_armed() -> Result {
-        let count = Count::new()?;
+        let count = Count::new();
         assert_eq!(rust_kprobe_kunit_target(1), 2);
         assert_eq!(count.get(), 0);
-        let probe = arm(TARGET, &count)?;
-        for number in 0..3 {
-            assert_eq!(rust_kprobe_kunit_target(number), number + 1);
-        }
-        assert_eq!(probe.handler().get(), 3);
-        assert_eq!(probe.missed(), 0);
-        drop(probe);
+        armed(TARGET, 0, &count, || {
+            for number in 0..3 {
+                assert_eq!(rust_kprobe_kunit_target(number), number + 1);
+            }
+        })?;
         assert_eq!(rust_kprobe_kunit_target(5), 6);
         assert_eq!(count.get(), 3);
         Ok(())
     }
 
     #[test]
+    fn none_is_missed() -> Result {
+        let count = Count::new();
+        // SAFETY: It is dropped when this function returns.
+        pin_init::stack_try_pin_init!(let probe =? unsafe { Registration::new(TARGET, 0, &count) });
+        assert_eq!(rust_kprobe_kunit_target(1), 2);
+        assert_eq!((probe.handler().get(), probe.missed()), (1, 0));
+        Ok(())
+    }
+
+    #[test]
     fn fires_in_interrupts() -> Result {
-        let count = Count::new()?;
+        let count = Count::new();
         let wrong = Atomic::new(0u32);
-        let probe = arm(TARGET, &count)?;
-        smp::on_each_cpu(|cpu| {
-            let number = cpu.as_u32() as c_int;
-            if rust_kprobe_kunit_target(number) != number + 1 {
-                wrong.fetch_add(1, Relaxed);
-            }
-        })?;
-        drop(probe);
+        armed(TARGET, 0, &count, || {
+            smp::on_each_cpu(|cpu| {
+                let number = cpu.as_u32() as c_int;
+                if rust_kprobe_kunit_target(number) != number + 1 {
+                    wrong.fetch_add(1, Relaxed);
+                }
+            })
+        })??;
         assert_eq!(wrong.load(Relaxed), 0);
         assert_eq!(count.get(), u64::from(smp::num_online_cpus()));
         Ok(())
@@ -277,19 +313,21 @@ mod tests {
 
     #[test]
     fn two_at_once() -> Result {
-        let (one, other) = (Count::new()?, Count::new()?);
-        let (first, second) = (arm(TARGET, &one)?, arm(TARGET, &other)?);
-        assert_eq!(rust_kprobe_kunit_target(1), 2);
-        drop(first);
-        assert_eq!(rust_kprobe_kunit_target(1), 2);
-        drop(second);
-        assert_eq!((one.get(), other.get()), (1, 2));
+        let (one, other) = (Count::new(), Count::new());
+        armed(TARGET, 0, &one, || -> Result {
+            armed(TARGET, 0, &other, || {
+                assert_eq!(rust_kprobe_kunit_target(1), 2);
+            })?;
+            assert_eq!(rust_kprobe_kunit_target(1), 2);
+            Ok(())
+        })??;
+        assert_eq!((one.get(), other.get()), (2, 1));
         Ok(())
     }
 
     #[test]
     fn comes_and_goes_while_it_fires() -> Result {
-        let count = Count::new()?;
+        let count = Count::new();
         let pass = || {
             // Each call is a trap.
             fsleep(Delta::from_micros(20));
@@ -298,7 +336,7 @@ mod tests {
                 _ => Err(EIO),
             }
         };
-        kthread::attach_and_detach_while(|| arm(TARGET, &count), pass)?;
+        kthread::attach_and_detach_while(|| armed(TARGET, 0, &count, || {}), pass)?;
         assert!(count.get() < 1 << 32);
         Ok(())
     }

@@ -2,6 +2,10 @@
 
 //! Kernel threads.
 //!
+//! The functions make threads, wait until they are gone, and then return, so closures may borrow
+//! from the caller. A thread that dies, because the kernel oopses in it, does not keep its maker
+//! waiting.
+//!
 //! C header: [`include/linux/kthread.h`](srctree/include/linux/kthread.h)
 
 use crate::{
@@ -11,6 +15,7 @@ use crate::{
         CpuId, //
     },
     cpumask::CpumaskVar,
+    current,
     error::{
         from_err_ptr,
         to_result, //
@@ -20,27 +25,38 @@ use crate::{
         c_void, //
     },
     prelude::*,
-    smp,
+    smp::{
+        self,
+        Once, //
+    },
     sync::atomic::{
         Acquire,
         Atomic,
+        Relaxed,
         Release, //
     },
     time::{
         delay::fsleep,
         Delta, //
     },
+    types::NotThreadSafe,
 };
 use core::ptr::NonNull;
 
 /// Time between two calls of `watch`, and the resolution of the wait.
+///
+/// The waiter polls, because nobody completes a completion for a thread that has died.
 const POLL: Delta = Delta::from_millis(1);
 
 /// Runs `f` once on every online CPU, each time in a new thread that is bound to it, and waits.
 ///
 /// The threads run at the same time, each on its own kernel stack, and may sleep. While they run,
-/// the caller calls `watch` about once a millisecond. Waiting cannot be interrupted: if `f` might
-/// not return, `watch` must make it return. CPUs do not go online or offline in the meantime.
+/// the caller calls `watch` about once a millisecond. A request to take a CPU offline or online
+/// fails with `EBUSY` in the meantime. No lock is held, so `f` and `watch` may call anything that
+/// waits for CPUs or keeps them.
+///
+/// When the caller is to stop, the threads are asked to: see [`should_stop()`]. What may run for
+/// long has to look at it.
 ///
 /// # Context
 ///
@@ -49,7 +65,11 @@ const POLL: Delta = Delta::from_millis(1);
 /// # Errors
 ///
 /// [`EDEADLK`] when called with interrupts disabled or from an interrupt, [`ENOMEM`] when there is
-/// no memory for the threads, [`EINTR`] when the caller is being killed; `f` has not run then.
+/// no memory for the threads; `f` has not run then. [`EINTR`] when the caller got a signal or was
+/// asked to stop, [`EOWNERDEAD`] when a thread has died; `f` may have run in part.
+///
+/// A thread that died does not run destructors. What it had registered stays registered, and locks
+/// that it held stay locked. Its stack is kept for ever. A module must not be unloaded after that.
 ///
 /// # Examples
 ///
@@ -84,7 +104,8 @@ pub struct Member {
 
 /// Does what [`on_each_cpu()`] does, and tells each thread how many threads there are.
 ///
-/// For threads that wait for each other. All of them have been created when the first one runs.
+/// For threads that wait for each other. All of them have been created when the first one runs. One
+/// that waits for another one has to look at [`should_stop()`]: the other one may have died.
 ///
 /// # Context
 ///
@@ -98,14 +119,15 @@ pub struct Member {
 ///
 /// ```
 /// use kernel::kthread;
+/// use kernel::processor::cpu_relax;
 /// use kernel::sync::atomic::{Atomic, Full, Relaxed};
 ///
 /// let arrived = Atomic::new(0u32);
 /// kthread::on_each_cpu_of_group(
 ///     |member| {
 ///         arrived.fetch_add(1, Full);
-///         while arrived.load(Relaxed) < member.count {
-///             core::hint::spin_loop();
+///         while arrived.load(Relaxed) < member.count && !kthread::should_stop() {
+///             cpu_relax();
 ///         }
 ///     },
 ///     || {},
@@ -114,8 +136,8 @@ pub struct Member {
 /// ```
 pub fn on_each_cpu_of_group<F: Fn(Member) + Sync>(f: F, watch: impl FnMut()) -> Result {
     smp::may_wait()?;
-    let _cpus = CpusReadLock::new();
-    // It does not change while the lock is held.
+    let _kept = CpusKept::new();
+    // It does not change while CPUs are kept.
     let online = smp::online_mask();
     let count = online.weight();
     let mut members = KVec::with_capacity(count as usize, GFP_KERNEL)?;
@@ -126,6 +148,64 @@ pub fn on_each_cpu_of_group<F: Fn(Member) + Sync>(f: F, watch: impl FnMut()) -> 
         }
     }
     run(&members, f, watch)
+}
+
+/// One of the threads of [`on_any_cpu()`], which may move.
+///
+/// It belongs to that thread: it can be neither sent nor lent to another one.
+pub struct Unbound {
+    number: u32,
+    _here: NotThreadSafe,
+}
+
+impl Unbound {
+    /// The number of the thread, from 0.
+    #[inline]
+    pub fn number(&self) -> u32 {
+        self.number
+    }
+
+    /// Moves this thread to `cpu`.
+    ///
+    /// It stays there until it is moved again, or until the CPU goes offline: then it continues
+    /// elsewhere.
+    ///
+    /// # Context
+    ///
+    /// Process context. Sleeps.
+    ///
+    /// # Errors
+    ///
+    /// [`EINVAL`] when `cpu` is offline, [`ENOMEM`] when there is no memory for a mask, [`EDEADLK`]
+    /// when called with interrupts disabled.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use kernel::cpu::CpuId;
+    /// use kernel::kthread;
+    ///
+    /// let here = CpuId::current();
+    /// kthread::on_any_cpu(
+    ///     1,
+    ///     |thread| {
+    ///         assert!(thread.migrate_to(here).is_err() || CpuId::current() == here);
+    ///     },
+    ///     || {},
+    /// )?;
+    /// # Ok::<(), Error>(())
+    /// ```
+    pub fn migrate_to(&self, cpu: CpuId) -> Result {
+        smp::may_wait()?;
+        let mut mask = CpumaskVar::new_zero(GFP_KERNEL)?;
+        mask.set(cpu);
+        // A CPU that starts to go offline meanwhile would be refused only after its mask was set:
+        // the thread would run where it is not allowed to.
+        let _cpus = CpusReadLock::new();
+        // SAFETY: The current task is valid. It is a thread that `run()` has made and not bound,
+        // so it is ours to move. The mask is not used after this returns.
+        to_result(unsafe { bindings::set_cpus_allowed_ptr(bindings::get_current(), mask.as_raw()) })
+    }
 }
 
 /// Runs `f` once with each number below `count`, each time in a new thread, and waits.
@@ -150,26 +230,36 @@ pub fn on_each_cpu_of_group<F: Fn(Member) + Sync>(f: F, watch: impl FnMut()) -> 
 /// let sum = Atomic::new(0u32);
 /// kthread::on_any_cpu(
 ///     4,
-///     |number| {
-///         sum.fetch_add(number, Relaxed);
+///     |thread| {
+///         sum.fetch_add(thread.number(), Relaxed);
 ///     },
 ///     || {},
 /// )?;
 /// assert_eq!(sum.load(Relaxed), 6);
 /// # Ok::<(), Error>(())
 /// ```
-pub fn on_any_cpu<F: Fn(u32) + Sync>(count: u32, f: F, watch: impl FnMut()) -> Result {
+pub fn on_any_cpu<F: Fn(&Unbound) + Sync>(count: u32, f: F, watch: impl FnMut()) -> Result {
     smp::may_wait()?;
     let mut numbers = KVec::with_capacity(count as usize, GFP_KERNEL)?;
     for number in 0..count {
         numbers.push((number, None), GFP_KERNEL)?;
     }
-    run(&numbers, f, watch)
+    run(
+        &numbers,
+        |number| {
+            f(&Unbound {
+                number,
+                _here: NotThreadSafe,
+            })
+        },
+        watch,
+    )
 }
 
-/// Runs `f` in a new thread that is bound to `cpu`, and waits.
+/// Runs `f` in a new thread that is bound to `cpu`, and waits for what it returns.
 ///
-/// See [`on_each_cpu()`].
+/// It does what `work_on_cpu()` does in C, but not on a worker, which others may need while `f`
+/// spins. See [`on_each_cpu()`].
 ///
 /// # Context
 ///
@@ -186,71 +276,105 @@ pub fn on_any_cpu<F: Fn(u32) + Sync>(count: u32, f: F, watch: impl FnMut()) -> R
 /// use kernel::kthread;
 ///
 /// let here = CpuId::current();
-/// kthread::on_cpu(here, |cpu| assert_eq!(cpu, CpuId::current()), || {})?;
+/// let there = kthread::on_cpu(here, |_cpu| CpuId::current(), || {})?;
+/// assert_eq!(there, here);
 /// # Ok::<(), Error>(())
 /// ```
-pub fn on_cpu<F: Fn(CpuId) + Sync>(cpu: CpuId, f: F, watch: impl FnMut()) -> Result {
+pub fn on_cpu<R: Send, F: FnOnce(CpuId) -> R + Send>(
+    cpu: CpuId,
+    f: F,
+    watch: impl FnMut(),
+) -> Result<R> {
     smp::may_wait()?;
-    let _cpus = CpusReadLock::new();
+    let _kept = CpusKept::new();
     if !smp::online_mask().test(cpu) {
         return Err(ENXIO);
     }
-    run(&[(cpu, Some(cpu))], f, watch)
+    let once = Once::new(f);
+    run(&[(cpu, Some(cpu))], |cpu| once.call(cpu), watch)?;
+    once.result().ok_or(EOWNERDEAD)
 }
 
-/// Moves the calling kernel thread to `cpu`.
+/// Runs `f` in a new thread, and waits for what it returns.
 ///
-/// It stays there until it is moved again, or until the CPU goes offline: then it continues
-/// elsewhere.
+/// See [`on_any_cpu()`].
 ///
 /// # Context
 ///
-/// A kernel thread that is not bound to a CPU, such as one of [`on_any_cpu()`]. Sleeps. Nobody who
-/// waits for the thread may keep CPUs from going online or offline, as [`on_each_cpu()`] does: this
-/// function does that itself.
+/// Process context. Sleeps.
 ///
 /// # Errors
 ///
-/// [`EPERM`] when the calling task is not a kernel thread, [`EINVAL`] when it is bound to a CPU or
-/// when `cpu` is offline, [`ENOMEM`] when there is no memory for a mask.
+/// As for [`on_each_cpu()`].
 ///
 /// # Examples
 ///
 /// ```
-/// use kernel::cpu::CpuId;
 /// use kernel::kthread;
+/// use kernel::str::CString;
 ///
-/// let here = CpuId::current();
-/// kthread::on_any_cpu(
-///     1,
-///     |_number| {
-///         assert!(kthread::migrate_to(here).is_err() || CpuId::current() == here);
-///     },
-///     || {},
-/// )?;
+/// let text = kthread::in_thread(|_thread| CString::try_from_fmt(fmt!("{}", 5)), || {})??;
+/// assert_eq!(text.to_bytes(), b"5");
 /// # Ok::<(), Error>(())
 /// ```
-pub fn migrate_to(cpu: CpuId) -> Result {
-    // SAFETY: The current task is valid, and these flags do not change once it runs.
-    let (task, flags) = unsafe {
-        let task = bindings::get_current();
-        (task, (*task).flags)
-    };
-    if flags & bindings::PF_KTHREAD == 0 {
-        return Err(EPERM);
-    }
-    // The C function would move it anyway.
-    if flags & bindings::PF_NO_SETAFFINITY != 0 {
-        return Err(EINVAL);
-    }
-    let mut mask = CpumaskVar::new_zero(GFP_KERNEL)?;
-    mask.set(cpu);
-    // A CPU that starts to go offline meanwhile would be refused only after its mask was set: the
-    // thread would run where it is not allowed to.
-    let _cpus = CpusReadLock::new();
-    // SAFETY: The task is valid, and the mask is not used after this returns.
-    to_result(unsafe { bindings::set_cpus_allowed_ptr(task, mask.as_raw()) })
+pub fn in_thread<R: Send, F: FnOnce(&Unbound) -> R + Send>(f: F, watch: impl FnMut()) -> Result<R> {
+    smp::may_wait()?;
+    let once = Once::new(|()| {
+        f(&Unbound {
+            number: 0,
+            _here: NotThreadSafe,
+        })
+    });
+    run(&[((), None)], |()| once.call(()), watch)?;
+    once.result().ok_or(EOWNERDEAD)
 }
+
+/// Whether the calling thread has been asked to stop, if it is one that a function of this module
+/// has made; otherwise false.
+///
+/// That happens when another thread of its group has died, and when the one who waits for it gets a
+/// signal or is asked to stop itself.
+///
+/// # Context
+///
+/// Any. In an interrupt the answer is about the interrupted task.
+#[inline]
+pub fn should_stop() -> bool {
+    // SAFETY: The current task is valid, and is one of ours, with our data, if it runs `enter()`.
+    // Then the data outlives the call of this function, which the thread makes.
+    unsafe {
+        let task = bindings::get_current();
+        (*task).flags & bindings::PF_KTHREAD != 0
+            && bindings::kthread_func(task) == enter as *mut c_void
+            && (*bindings::kthread_data(task).cast_const().cast::<Control>())
+                .stop
+                .load(Relaxed)
+    }
+}
+
+/// How many threads that a function of this module has made have died since the kernel was booted.
+///
+/// If it grows while a module uses these functions, that module must not be unloaded.
+///
+/// # Context
+///
+/// Any.
+///
+/// # Examples
+///
+/// ```
+/// use kernel::kthread;
+///
+/// let before = kthread::deaths();
+/// kthread::on_any_cpu(2, |_thread| {}, || {})?;
+/// assert_eq!(kthread::deaths(), before);
+/// # Ok::<(), Error>(())
+/// ```
+pub fn deaths() -> u32 {
+    DEATHS.load(Relaxed)
+}
+
+static DEATHS: Atomic<u32> = Atomic::new(0);
 
 /// Runs `f` in a thread for each of `items`: its argument, and the CPU that the thread is bound to,
 /// which must stay online.
@@ -263,10 +387,14 @@ fn run<T: Copy + Sync, F: Fn(T) + Sync>(
     let mut calls = KVec::with_capacity(count, GFP_KERNEL)?;
     for (item, cpu) in items {
         let call = Call {
+            control: Control {
+                function: call::<T, F>,
+                stop: Atomic::new(false),
+                done: Atomic::new(false),
+            },
             f: &f,
             item: *item,
             cpu: *cpu,
-            done: Atomic::new(0),
         };
         calls.push(call, GFP_KERNEL)?;
     }
@@ -279,90 +407,178 @@ fn run<T: Copy + Sync, F: Fn(T) + Sync>(
     for thread in &threads {
         thread.start();
     }
-    while calls.iter().any(|call| call.done.load(Acquire) == 0) {
+    let mut result = Ok(());
+    loop {
+        let (mut running, mut died) = (false, false);
+        for thread in &threads {
+            // In this order: one that ends in between has not died.
+            let gone = thread.is_gone();
+            if !thread.call.control.done.load(Acquire) {
+                died |= gone;
+                running |= !gone;
+            }
+        }
+        if died {
+            result = Err(EOWNERDEAD);
+        } else if running && result.is_ok() && (current!().signal_pending() || should_stop()) {
+            result = Err(EINTR);
+        }
+        if !running {
+            break;
+        }
+        if result.is_err() {
+            for call in &calls {
+                call.control.stop.store(true, Relaxed);
+            }
+        }
         watch();
         fsleep(POLL);
     }
-    Ok(())
+    result
+}
+
+/// The part of a [`Call`] that does not depend on its types.
+struct Control {
+    /// Calls the function of the [`Call`].
+    function: unsafe fn(*const Control),
+    /// Whether the function is to return early.
+    stop: Atomic<bool>,
+    /// Whether the function has returned.
+    done: Atomic<bool>,
 }
 
 /// What a thread is told.
+#[repr(C)]
 struct Call<'a, T, F> {
+    control: Control,
     f: &'a F,
     item: T,
     cpu: Option<CpuId>,
-    /// Not 0 once `f` has returned.
-    done: Atomic<i32>,
 }
 
 /// A thread that calls the function of a [`Call`] when it is started, and is gone when dropped.
 ///
 /// # Invariants
 ///
-/// `task` is a kernel thread that was created for `call::<T, F>()`, and we own a reference to it.
+/// `task` is a kernel thread that was created for `enter()` with a pointer to `call`. We own a
+/// reference to it, and if `has_stack` is true one to its stack.
 struct Thread<'a, T: Copy + Sync, F: Fn(T) + Sync> {
     task: NonNull<bindings::task_struct>,
-    _call: &'a Call<'a, T, F>,
+    has_stack: bool,
+    call: &'a Call<'a, T, F>,
 }
 
 impl<'a, T: Copy + Sync, F: Fn(T) + Sync> Thread<'a, T, F> {
-    fn new(call_data: &'a Call<'a, T, F>) -> Result<Self> {
-        // SAFETY: `call::<T, F>()` may be run with the pointer until the thread has been stopped,
-        // which `drop()` does within the lifetime of the borrow. This type is private and never
-        // leaked. The name is not a format.
+    fn new(call: &'a Call<'a, T, F>) -> Result<Self> {
+        // SAFETY: `enter()` may be run with the pointer until the thread has been stopped, which
+        // `drop()` does within the lifetime of the borrow. This type is private and never leaked.
+        // The name is not a format.
         let task = from_err_ptr(unsafe {
             bindings::kthread_create_on_node(
-                Some(call::<T, F>),
-                core::ptr::from_ref(call_data).cast_mut().cast(),
+                Some(enter),
+                core::ptr::from_ref(call).cast_mut().cast(),
                 bindings::NUMA_NO_NODE,
                 c"rust-call".as_char_ptr(),
             )
         })?;
-        // SAFETY: The thread was created and does not run yet, so it exists and can be bound.
-        unsafe {
+        // SAFETY: The thread was created and does not run yet, so it exists, has a stack, and can
+        // be bound.
+        let has_stack = unsafe {
             bindings::get_task_struct(task);
-            if let Some(cpu) = call_data.cpu {
+            if let Some(cpu) = call.cpu {
                 bindings::kthread_bind(task, cpu.as_u32());
             }
-        }
-        // INVARIANT: As above.
+            !bindings::try_get_task_stack(task).is_null()
+        };
+        // INVARIANT: The thread was created above, and the references were taken there.
         Ok(Self {
             task: NonNull::new(task).ok_or(ENOMEM)?,
-            _call: call_data,
+            has_stack,
+            call,
         })
     }
 
     fn start(&self) {
-        // SAFETY: By the type invariant.
+        // SAFETY: By the type invariant the task exists.
         unsafe { bindings::wake_up_process(self.task.as_ptr()) };
+    }
+
+    /// Whether the thread has exited, in whichever way.
+    fn is_gone(&self) -> bool {
+        // SAFETY: By the type invariant the task exists. The C code writes the field once, when the
+        // task has let go of everything.
+        unsafe { (&raw const (*self.task.as_ptr()).exit_state).read_volatile() != 0 }
     }
 }
 
 impl<T: Copy + Sync, F: Fn(T) + Sync> Drop for Thread<'_, T, F> {
     fn drop(&mut self) {
-        // SAFETY: By the type invariant. This waits until the thread has exited, or keeps it from
-        // calling its function if it has not been started.
-        unsafe { bindings::kthread_stop_put(self.task.as_ptr()) };
+        let task = self.task.as_ptr();
+        if self.is_gone() && !self.call.control.done.load(Acquire) {
+            // Others may still use what is on its stack, so that is not given back.
+            DEATHS.fetch_add(1, Relaxed);
+        } else if self.has_stack {
+            // SAFETY: By the type invariant the reference is ours.
+            unsafe { bindings::put_task_stack(task) };
+        }
+        // SAFETY: By the type invariant the task exists, and the reference is ours. This waits
+        // until the thread has exited, or keeps it from calling its function if it has not been
+        // started.
+        unsafe { bindings::kthread_stop_put(task) };
     }
 }
 
 /// # Safety
 ///
-/// `data` must point to a `Call<'_, T, F>` that stays valid until this returns.
-unsafe extern "C" fn call<T: Copy + Sync, F: Fn(T) + Sync>(data: *mut c_void) -> c_int {
-    // SAFETY: By the safety requirements.
-    let call = unsafe { &*data.cast_const().cast::<Call<'_, T, F>>() };
+/// `control` must be that of a `Call<'_, T, F>` that stays valid until this returns.
+unsafe fn call<T: Copy + Sync, F: Fn(T) + Sync>(control: *const Control) {
+    // SAFETY: By the safety requirements. The control is the first field.
+    let call = unsafe { &*control.cast::<Call<'_, T, F>>() };
     (call.f)(call.item);
-    call.done.store(1, Release);
+}
+
+/// What all threads run; [`should_stop()`] recognises them by it.
+///
+/// # Safety
+///
+/// `data` must point to a [`Call`] that stays valid until the thread has exited.
+unsafe extern "C" fn enter(data: *mut c_void) -> c_int {
+    let control = data.cast_const().cast::<Control>();
+    // SAFETY: By the safety requirements. The control is the first field of the call, and its
+    // function expects just that.
+    unsafe {
+        ((*control).function)(control);
+        (*control).done.store(true, Release);
+    }
     0
 }
 
-/// Keeps CPUs from going online or offline.
+/// Makes requests to take CPUs offline or online fail as long as it exists.
+///
+/// Unlike a lock it makes nobody wait who could be waited for.
+struct CpusKept;
+
+impl CpusKept {
+    fn new() -> Self {
+        // SAFETY: The caller may sleep. This waits for a request that is being served.
+        unsafe { bindings::cpu_hotplug_disable() };
+        Self
+    }
+}
+
+impl Drop for CpusKept {
+    fn drop(&mut self) {
+        // SAFETY: It was disabled when the object was made.
+        unsafe { bindings::cpu_hotplug_enable() };
+    }
+}
+
+/// Keeps CPUs from going online or offline, and makes those wait who want it.
 struct CpusReadLock;
 
 impl CpusReadLock {
     fn new() -> Self {
-        // SAFETY: Always safe to call in a context that may sleep.
+        // SAFETY: The caller may sleep.
         unsafe { bindings::cpus_read_lock() };
         Self
     }
@@ -375,8 +591,7 @@ impl Drop for CpusReadLock {
     }
 }
 
-/// Calls `attach` and drops its result, several times, while another thread keeps calling
-/// `pass`.
+/// Calls `attach`, several times, while another thread keeps calling `pass`.
 ///
 /// For KUnit suites of things that are attached to running code.
 ///
@@ -392,11 +607,11 @@ impl Drop for CpusReadLock {
     CONFIG_RUST_KPROBE_KUNIT_TEST,
     CONFIG_RUST_TRACEPOINT_KUNIT_TEST
 ))]
-pub(crate) fn attach_and_detach_while<T>(
-    attach: impl Fn() -> Result<T> + Sync,
+pub(crate) fn attach_and_detach_while(
+    attach: impl Fn() -> Result + Sync,
     pass: impl Fn() -> Result + Sync,
 ) -> Result {
-    let end = Atomic::new(0i32);
+    let end = Atomic::new(false);
     let error = Atomic::new(0i32);
     let note = |result: Result| {
         if let Err(failed) = result {
@@ -405,14 +620,14 @@ pub(crate) fn attach_and_detach_while<T>(
     };
     on_any_cpu(
         2,
-        |number| {
-            if number == 0 {
+        |thread| {
+            if thread.number() == 0 {
                 for _ in 0..8 {
-                    note(attach().map(drop));
+                    note(attach());
                 }
-                end.store(1, Release);
+                end.store(true, Release);
             } else {
-                while end.load(Acquire) == 0 {
+                while !end.load(Acquire) && !should_stop() {
                     note(pass());
                 }
             }
@@ -428,10 +643,8 @@ mod tests {
     use super::*;
     use crate::{
         interrupt::local_interrupt_disable,
-        sync::atomic::{
-            Full,
-            Relaxed, //
-        }, //
+        processor::cpu_relax,
+        sync::atomic::Full, //
     };
 
     #[test]
@@ -464,8 +677,8 @@ mod tests {
                     wrong.fetch_add(1, Relaxed);
                 }
                 arrived.fetch_add(1, Full);
-                while arrived.load(Relaxed) < member.count {
-                    core::hint::spin_loop();
+                while arrived.load(Relaxed) < member.count && !should_stop() {
+                    cpu_relax();
                 }
             },
             || {},
@@ -481,9 +694,9 @@ mod tests {
         let seen = Atomic::new(0u64);
         on_any_cpu(
             20,
-            |number| {
+            |thread| {
                 // No second one may clear the bit.
-                seen.fetch_add(1 << number, Relaxed);
+                seen.fetch_add(1 << thread.number(), Relaxed);
             },
             || {},
         )?;
@@ -494,37 +707,89 @@ mod tests {
     #[test]
     fn one_cpu() -> Result {
         for cpu in (0..nr_cpu_ids()).filter_map(CpuId::from_u32) {
-            let calls = Atomic::new(0u32);
+            let mut calls = 0;
             let ran = on_cpu(
                 cpu,
-                |cpu| {
-                    calls.fetch_add(1 + u32::from(CpuId::current() != cpu), Relaxed);
+                |_| {
+                    calls += 1;
+                    CpuId::current()
                 },
                 || {},
             );
-            match ran {
-                Ok(()) => assert_eq!(calls.load(Relaxed), 1),
-                Err(error) => assert_eq!((error, calls.load(Relaxed)), (ENXIO, 0)),
+            if smp::online_mask().test(cpu) {
+                assert_eq!((ran, calls), (Ok(cpu), 1));
+            } else {
+                assert_eq!((ran, calls), (Err(ENXIO), 0));
             }
         }
         Ok(())
     }
 
     #[test]
+    fn one_thread() -> Result {
+        let text = KBox::new(7, GFP_KERNEL)?;
+        assert_eq!(in_thread(|thread| *text + thread.number(), || {}), Ok(7));
+        Ok(())
+    }
+
+    #[test]
+    fn may_be_nested() -> Result {
+        // On each CPU, so that all of them keep CPUs at the same time.
+        let calls = Atomic::new(0u32);
+        let failed = Atomic::new(0u32);
+        on_each_cpu(
+            |cpu| {
+                let nested = on_cpu(cpu, |_| calls.fetch_add(1, Relaxed), || {});
+                failed.fetch_add(u32::from(nested.is_err()), Relaxed);
+            },
+            || {},
+        )?;
+        assert_eq!(failed.load(Relaxed), 0);
+        assert_eq!(calls.load(Relaxed), smp::num_online_cpus());
+        Ok(())
+    }
+
+    #[test]
+    fn one_that_dies_stops_the_others() -> Result {
+        let stopped = Atomic::new(0u32);
+        let before = DEATHS.load(Relaxed);
+        let ran = on_any_cpu(
+            3,
+            |thread| {
+                if thread.number() == 1 {
+                    // As the kernel does to a task that has oopsed.
+                    // SAFETY: Nothing that others use is on this stack.
+                    unsafe { bindings::do_exit(0) };
+                }
+                while !should_stop() {
+                    fsleep(POLL);
+                }
+                stopped.fetch_add(1, Relaxed);
+            },
+            || {},
+        );
+        assert_eq!(ran, Err(EOWNERDEAD));
+        assert_eq!(stopped.load(Relaxed), 2);
+        assert_eq!(DEATHS.load(Relaxed), before + 1);
+        assert!(!should_stop());
+        Ok(())
+    }
+
+    #[test]
     fn watch_ends_a_wait() -> Result {
-        let end = Atomic::new(0i32);
+        let end = Atomic::new(false);
         let mut watched = 0;
         on_any_cpu(
             1,
             |_| {
-                while end.load(Acquire) == 0 {
+                while !end.load(Acquire) {
                     fsleep(POLL);
                 }
             },
             || {
                 watched += 1;
                 if watched == 3 {
-                    end.store(1, Release);
+                    end.store(true, Release);
                 }
             },
         )?;
@@ -534,29 +799,22 @@ mod tests {
 
     #[test]
     fn migrates() -> Result {
-        // KUnit's thread is a kernel thread as well, but not ours to move.
         let wrong = Atomic::new(0u32);
+        let moves = Atomic::new(0u32);
         on_any_cpu(
             1,
-            |_| {
-                for cpu in (0..smp::num_online_cpus()).filter_map(CpuId::from_u32) {
-                    if migrate_to(cpu).is_ok() && CpuId::current() != cpu {
-                        wrong.fetch_add(1, Relaxed);
+            |thread| {
+                for cpu in (0..nr_cpu_ids()).filter_map(CpuId::from_u32) {
+                    if thread.migrate_to(cpu).is_ok() {
+                        moves.fetch_add(1, Relaxed);
+                        wrong.fetch_add(u32::from(CpuId::current() != cpu), Relaxed);
                     }
                 }
             },
             || {},
         )?;
         assert_eq!(wrong.load(Relaxed), 0);
-
-        let refused = Atomic::new(0u32);
-        on_each_cpu(
-            |cpu| {
-                refused.fetch_add(u32::from(migrate_to(cpu) == Err(EINVAL)), Relaxed);
-            },
-            || {},
-        )?;
-        assert_eq!(refused.load(Relaxed), smp::num_online_cpus());
+        assert_eq!(moves.load(Relaxed), smp::num_online_cpus());
         Ok(())
     }
 
@@ -571,9 +829,10 @@ mod tests {
             on_each_cpu(|_| call(), || {}),
             on_any_cpu(1, |_| call(), || {}),
             on_cpu(CpuId::current(), |_| call(), || {}),
+            in_thread(|_| call(), || {}),
         ];
         drop(interrupts);
-        assert_eq!(refused, [Err(EDEADLK); 3]);
+        assert_eq!(refused, [Err(EDEADLK); 4]);
         assert_eq!(calls.load(Relaxed), 0);
     }
 }

@@ -18,6 +18,7 @@ use crate::{
     error::to_result,
     ffi::c_void,
     prelude::*,
+    processor::cpu_relax,
     sync::atomic::{
         Acquire,
         Atomic,
@@ -25,7 +26,10 @@ use crate::{
     },
     types::Opaque, //
 };
-use core::ptr;
+use core::{
+    cell::Cell,
+    ptr, //
+};
 
 /// The number of online CPUs, which changes when one goes online or offline.
 ///
@@ -41,14 +45,16 @@ use core::ptr;
 ///
 /// assert!((1..=nr_cpu_ids()).contains(&smp::num_online_cpus()));
 /// ```
+#[inline]
 pub fn num_online_cpus() -> u32 {
     online_mask().weight()
 }
 
 /// Runs `f` once on every online CPU, including the calling one, and waits for all of them.
 ///
-/// `f` gets the CPU that it runs on. On the other CPUs it runs in a hard interrupt, on the calling
-/// one with interrupts disabled: it must be short and must not sleep.
+/// `f` gets the CPU that it runs on. On the other CPUs it runs in a hard interrupt, or with
+/// interrupts disabled in a task that is about to give up the CPU; on the calling one with
+/// interrupts disabled. It must be short and must not sleep.
 ///
 /// # Context
 ///
@@ -187,15 +193,16 @@ pub fn collect_on_each_cpu<T: Send, F: Fn(CpuId) -> T + Sync>(
 /// ```
 pub fn call_function<F: Fn(CpuId) + Sync>(f: F) -> Result {
     may_wait()?;
-    // SAFETY: As in `on_each_cpu()`.
+    // SAFETY: `call::<F>` expects a pointer to an `F` that may be shared between CPUs, and because
+    // of the last argument `f` outlives all calls.
     unsafe { bindings::smp_call_function(Some(call::<F>), info(&f), 1) };
     Ok(())
 }
 
-/// Runs `f` on `cpu` and waits for it.
+/// Runs `f` on `cpu`, and waits for what it returns.
 ///
-/// On the calling CPU it is a plain call with interrupts disabled, on another one it runs in a hard
-/// interrupt.
+/// On the calling CPU it is a plain call with interrupts disabled; on another one it runs as
+/// [`on_each_cpu()`] says.
 ///
 /// # Context
 ///
@@ -212,53 +219,120 @@ pub fn call_function<F: Fn(CpuId) + Sync>(f: F) -> Result {
 /// use kernel::smp;
 ///
 /// let here = CpuId::current();
-/// smp::call_function_single(here, |cpu| assert_eq!(cpu, here))?;
+/// assert_eq!(smp::call_function_single(here, |cpu| cpu.as_u32())?, here.as_u32());
 /// # Ok::<(), Error>(())
 /// ```
 #[allow(
     clippy::as_underscore,
     reason = "the last argument is a bool or an int"
 )]
-pub fn call_function_single<F: Fn(CpuId) + Sync>(cpu: CpuId, f: F) -> Result {
+pub fn call_function_single<R: Send, F: FnOnce(CpuId) -> R + Send>(cpu: CpuId, f: F) -> Result<R> {
     may_wait()?;
-    // SAFETY: As in `on_each_cpu()`; the C function checks that `cpu` is online.
+    let once = Once::new(f);
+    let f = |cpu| once.call(cpu);
+    // SAFETY: The function expects a pointer to a closure that may be shared between CPUs, which
+    // it gets. Because of the last argument the C function returns only after it, so `f` outlives
+    // the call. The C function checks that `cpu` is online.
     to_result(unsafe {
-        bindings::smp_call_function_single(cpu.into(), Some(call::<F>), info(&f), true as _)
-    })
+        bindings::smp_call_function_single(cpu.into(), Some(function_of(&f)), info(&f), true as _)
+    })?;
+    once.result().ok_or(ENXIO)
 }
 
-/// A function that runs on another CPU while its caller continues.
+/// A closure that somebody else calls once while its owner waits, and what it returns.
+pub(crate) struct Once<F, R> {
+    f: Cell<Option<F>>,
+    result: Cell<Option<R>>,
+}
+
+// SAFETY: Only those use it whom the crate lets: first one caller, who may be on another CPU or
+// another thread, and when that is done the owner. The bounds say that both may have what is in it.
+unsafe impl<F: Send, R: Send> Sync for Once<F, R> {}
+
+impl<F, R> Once<F, R> {
+    pub(crate) fn new(f: F) -> Self {
+        Self {
+            f: Cell::new(Some(f)),
+            result: Cell::new(None),
+        }
+    }
+
+    /// Calls the closure, the first time.
+    pub(crate) fn call<T>(&self, argument: T)
+    where
+        F: FnOnce(T) -> R,
+    {
+        if let Some(f) = self.f.take() {
+            self.result.set(Some(f(argument)));
+        }
+    }
+
+    /// What the closure has returned, if it was called.
+    pub(crate) fn result(self) -> Option<R> {
+        self.result.into_inner()
+    }
+}
+
+/// Makes `count` asynchronous calls of `f`, none of which is started, for the time that `scope`
+/// runs.
 ///
-/// Dropping it waits until the call that was started last has finished, so it must not be dropped
-/// where a CPU must not wait for others. A module must not leak one: the CPU would run
-/// code that is gone.
+/// `scope` and what it makes other CPUs do can start them. This function returns what `scope`
+/// returns, after all calls that were started have finished. So `f` may borrow.
+///
+/// # Context
+///
+/// As for [`on_each_cpu()`].
+///
+/// # Errors
+///
+/// [`ENOMEM`] when there is no memory for the calls, and those of [`on_each_cpu()`]; then `scope`
+/// has not run.
 ///
 /// # Examples
 ///
 /// ```
 /// use kernel::cpu::CpuId;
-/// use kernel::smp::AsyncCall;
+/// use kernel::smp;
 /// use kernel::sync::atomic::{Atomic, Relaxed};
 ///
-/// static CALLS: Atomic<i32> = Atomic::new(0);
-///
-/// let call = KBox::pin_init(
-///     AsyncCall::new(|_cpu| {
-///         CALLS.fetch_add(1, Relaxed);
-///     }),
-///     GFP_KERNEL,
-/// )?;
-/// call.as_ref().start(CpuId::current())?;
-/// call.wait()?;
-/// assert_eq!(CALLS.load(Relaxed), 1);
+/// let calls = Atomic::new(0i32);
+/// smp::with_async_calls(
+///     1,
+///     |_cpu| {
+///         calls.fetch_add(1, Relaxed);
+///     },
+///     |call| call[0].as_ref().start(CpuId::current()),
+/// )??;
+/// assert_eq!(calls.load(Relaxed), 1);
 /// # Ok::<(), Error>(())
 /// ```
+pub fn with_async_calls<F: Fn(CpuId) + Sync, R>(
+    count: usize,
+    f: F,
+    scope: impl FnOnce(&[Pin<KBox<AsyncCall<&F>>>]) -> R,
+) -> Result<R> {
+    may_wait()?;
+    let mut calls = KVec::with_capacity(count, GFP_KERNEL)?;
+    for _ in 0..count {
+        // SAFETY: The calls are dropped below, before `f`, and `scope` cannot move them.
+        let call = unsafe { AsyncCall::new(&f) };
+        calls.push(KBox::pin_init(call, GFP_KERNEL)?, GFP_KERNEL)?;
+    }
+    let result = scope(&calls);
+    drop(calls);
+    Ok(result)
+}
+
+/// A function that runs on another CPU while its caller continues; see [`with_async_calls()`].
+///
+/// Dropping it waits until the call that was started last has finished. If there is one, it must be
+/// dropped in process context with interrupts enabled; in particular not by its own function.
 ///
 /// # Invariants
 ///
 /// While `state` is [`STARTED`], a CPU may use `csd` and `f`. Otherwise nobody uses `csd`.
 #[pin_data(PinnedDrop)]
-pub struct AsyncCall<F: Fn(CpuId) + Sync + 'static> {
+pub struct AsyncCall<F: Fn(CpuId) + Sync> {
     f: F,
     /// One of the states below.
     state: Atomic<i32>,
@@ -273,16 +347,20 @@ const IDLE: i32 = 0;
 const STARTED: i32 = 1;
 
 // SAFETY: It can be started, waited for and dropped by any task.
-unsafe impl<F: Fn(CpuId) + Sync + Send + 'static> Send for AsyncCall<F> {}
+unsafe impl<F: Fn(CpuId) + Sync + Send> Send for AsyncCall<F> {}
 
 // SAFETY: `csd` belongs to the task that changed `state`, and a shared `f` may be called.
-unsafe impl<F: Fn(CpuId) + Sync + 'static> Sync for AsyncCall<F> {}
+unsafe impl<F: Fn(CpuId) + Sync> Sync for AsyncCall<F> {}
 
-impl<F: Fn(CpuId) + Sync + 'static> AsyncCall<F> {
+impl<F: Fn(CpuId) + Sync> AsyncCall<F> {
     /// Makes a call of `f` that has not been started.
     ///
-    /// The closure must be `'static`, because a leaked call may still run.
-    pub fn new(f: F) -> impl PinInit<Self> {
+    /// # Safety
+    ///
+    /// Callers must not `mem::forget()` the call or otherwise prevent its `Drop` implementation
+    /// from running before anything that `f` borrows is gone, and before a module to which the code
+    /// of `f` belongs is unloaded.
+    pub unsafe fn new(f: F) -> impl PinInit<Self> {
         // INVARIANT: Nobody else has it yet.
         pin_init!(Self {
             f,
@@ -291,8 +369,8 @@ impl<F: Fn(CpuId) + Sync + 'static> AsyncCall<F> {
         })
     }
 
-    /// Makes `f` run on `cpu`, in a hard interrupt, without waiting. On the calling CPU it
-    /// is a plain call with interrupts disabled.
+    /// Makes `f` run on `cpu`, without waiting, in a context like that of [`on_each_cpu()`]. On the
+    /// calling CPU it is a plain call with interrupts disabled.
     ///
     /// # Context
     ///
@@ -326,6 +404,7 @@ impl<F: Fn(CpuId) + Sync + 'static> AsyncCall<F> {
     /// # Context
     ///
     /// Any.
+    #[inline]
     pub fn is_running(&self) -> bool {
         self.state.load(Acquire) == STARTED
     }
@@ -347,15 +426,18 @@ impl<F: Fn(CpuId) + Sync + 'static> AsyncCall<F> {
 
     fn spin(&self) {
         while self.is_running() {
-            core::hint::spin_loop();
+            cpu_relax();
         }
     }
 }
 
 #[pinned_drop]
-impl<F: Fn(CpuId) + Sync + 'static> PinnedDrop for AsyncCall<F> {
+impl<F: Fn(CpuId) + Sync> PinnedDrop for AsyncCall<F> {
     fn drop(self: Pin<&mut Self>) {
-        self.spin();
+        if self.is_running() {
+            crate::warn_on!(may_wait().is_err());
+            self.spin();
+        }
     }
 }
 
@@ -363,12 +445,13 @@ impl<F: Fn(CpuId) + Sync + 'static> PinnedDrop for AsyncCall<F> {
 ///
 /// `info` must point to an [`AsyncCall<F>`] in the state [`STARTED`], and nothing but this
 /// function may end that state.
-unsafe extern "C" fn finish<F: Fn(CpuId) + Sync + 'static>(info: *mut c_void) {
+unsafe extern "C" fn finish<F: Fn(CpuId) + Sync>(info: *mut c_void) {
     // SAFETY: By the safety requirements: as long as it is in this state it is not dropped.
     let call = unsafe { &*info.cast_const().cast::<AsyncCall<F>>() };
     (call.f)(CpuId::current());
     // INVARIANT: The C code has given `csd` back before it called this function. From here on the
-    // object may be gone.
+    // object may be gone. What is left of this function runs with interrupts disabled, so a module
+    // to which it belongs is still there: unloading waits for an RCU grace period.
     call.state.store(IDLE, Release);
 }
 
@@ -386,6 +469,11 @@ pub(crate) fn may_wait() -> Result {
     } else {
         Err(EDEADLK)
     }
+}
+
+/// The C function to call with a pointer to this closure.
+fn function_of<F: Fn(CpuId) + Sync>(_f: &F) -> unsafe extern "C" fn(*mut c_void) {
+    call::<F>
 }
 
 fn info<F: Fn(CpuId) + Sync>(f: &F) -> *mut c_void {
@@ -420,6 +508,12 @@ mod tests {
         Ok(calls)
     }
 
+    fn online() -> impl Iterator<Item = CpuId> {
+        (0..nr_cpu_ids())
+            .filter_map(CpuId::from_u32)
+            .filter(|cpu| online_mask().test(*cpu))
+    }
+
     fn sum(calls: &[Atomic<u32>]) -> u32 {
         calls.iter().map(|calls| calls.load(Relaxed)).sum()
     }
@@ -450,14 +544,14 @@ mod tests {
     #[test]
     fn one_cpu() -> Result {
         for cpu in (0..nr_cpu_ids()).filter_map(CpuId::from_u32) {
-            let calls = calls()?;
-            let called = call_function_single(cpu, |cpu| {
-                calls[cpu.as_u32() as usize].fetch_add(1, Relaxed);
-            });
-            let here = calls[cpu.as_u32() as usize].load(Relaxed);
+            // It may own what it takes and what it returns.
+            let number = KBox::new(7, GFP_KERNEL)?;
+            let called = call_function_single(cpu, |cpu| (cpu, CpuId::current(), number));
             match called {
-                Ok(()) => assert_eq!((sum(&calls), here), (1, 1)),
-                Err(error) => assert_eq!((error, sum(&calls)), (ENXIO, 0)),
+                Ok((given, there, number)) => {
+                    assert_eq!((given, there, *number), (cpu, cpu, 7));
+                }
+                Err(error) => assert_eq!((error, online_mask().test(cpu)), (ENXIO, false)),
             }
         }
         Ok(())
@@ -472,7 +566,7 @@ mod tests {
         };
         on_each_cpu_mask(&mask, call)?;
         assert_eq!(sum(&calls), 0);
-        let last = CpuId::from_u32(num_online_cpus() - 1).ok_or(EINVAL)?;
+        let last = online().last().ok_or(EINVAL)?;
         mask.set(last);
         on_each_cpu_mask(&mask, call)?;
         assert_eq!(sum(&calls), 1);
@@ -509,9 +603,10 @@ mod tests {
             call_function(call),
             call_function_single(CpuId::current(), call),
             collect_on_each_cpu(&mut [], call),
+            with_async_calls(1, call, |_| ()),
         ];
         drop(interrupts);
-        assert_eq!(refused, [Err(EDEADLK); 4]);
+        assert_eq!(refused, [Err(EDEADLK); 5]);
         assert_eq!(calls.load(Relaxed), 0);
     }
 
@@ -532,58 +627,53 @@ mod tests {
 
     #[test]
     fn not_waited_for() -> Result {
-        static CALLS: Atomic<i32> = Atomic::new(0);
-        let call = KBox::pin_init(
-            AsyncCall::new(|_| {
-                CALLS.fetch_add(1, Relaxed);
-            }),
-            GFP_KERNEL,
-        )?;
-        assert!(!call.is_running());
-        for cpu in (0..num_online_cpus()).filter_map(CpuId::from_u32) {
-            // Where a CPU must not wait for others.
-            let interrupts = local_interrupt_disable();
-            let (started, waited) = (call.as_ref().start(cpu), call.wait());
-            drop(interrupts);
-            assert_eq!(started, Ok(()));
-            assert_eq!(waited, Err(EDEADLK));
-            call.wait()?;
-            assert_eq!(CALLS.load(Relaxed), cpu.as_u32() as i32 + 1);
-        }
-        // Dropping it waits.
-        call.as_ref().start(CpuId::current())?;
-        drop(call);
-        assert_eq!(CALLS.load(Relaxed), num_online_cpus() as i32 + 1);
+        let calls = Atomic::new(0u32);
+        let count = |_: CpuId| {
+            calls.fetch_add(1, Relaxed);
+        };
+        with_async_calls(1, count, |call| -> Result {
+            let call = &call[0];
+            assert!(!call.is_running());
+            for (number, cpu) in online().enumerate() {
+                // Where a CPU must not wait for others.
+                let interrupts = local_interrupt_disable();
+                let (started, waited) = (call.as_ref().start(cpu), call.wait());
+                drop(interrupts);
+                assert_eq!(started, Ok(()));
+                assert_eq!(waited, Err(EDEADLK));
+                call.wait()?;
+                assert_eq!(calls.load(Relaxed), number as u32 + 1);
+            }
+            // The end of the scope waits.
+            call.as_ref().start(CpuId::current())
+        })??;
+        assert_eq!(calls.load(Relaxed), num_online_cpus() + 1);
         Ok(())
     }
 
     #[test]
     fn not_started_twice() -> Result {
-        static GO: Atomic<i32> = Atomic::new(0);
-        let Some(other) = (0..num_online_cpus())
-            .filter_map(CpuId::from_u32)
-            .find(|cpu| *cpu != CpuId::current())
-        else {
+        let Some(other) = online().find(|cpu| *cpu != CpuId::current()) else {
             return Ok(());
         };
-        let call = KBox::pin_init(
-            AsyncCall::new(|_| {
-                while GO.load(Relaxed) == 0 {
-                    core::hint::spin_loop();
-                }
-            }),
-            GFP_KERNEL,
-        )?;
+        let go = Atomic::new(false);
+        let wait = |_: CpuId| {
+            while !go.load(Relaxed) {
+                cpu_relax();
+            }
+        };
         let (mut first, mut second) = (Err(ENXIO), Ok(()));
-        // This task may have moved to that CPU by now; then it is a plain call, which must end.
-        let interrupts = local_interrupt_disable();
-        if CpuId::current() != other {
-            first = call.as_ref().start(other);
-            second = call.as_ref().start(other);
-        }
-        GO.store(1, Relaxed);
-        drop(interrupts);
-        call.wait()?;
+        with_async_calls(1, wait, |call| {
+            // This task may have moved to that CPU by now; then it is a plain call, which must end.
+            let interrupts = local_interrupt_disable();
+            if CpuId::current() != other {
+                first = call[0].as_ref().start(other);
+                second = call[0].as_ref().start(other);
+            }
+            go.store(true, Relaxed);
+            drop(interrupts);
+            call[0].wait()
+        })??;
         if first != Err(ENXIO) {
             assert_eq!((first, second), (Ok(()), Err(EBUSY)));
         }

@@ -27,27 +27,33 @@ use kernel::{
     page::PAGE_SIZE,
     prelude::*,
     smp,
-    sync::{
-        atomic::{
-            Atomic,
-            Relaxed, //
-        },
-        Arc, //
+    sync::atomic::{
+        Atomic,
+        Relaxed, //
     },
     time::{
         Instant,
         Monotonic, //
     },
     tracepoint::probe::{
+        attached,
         PageFaultKernel,
         Probe,
-        Registration,
         Tracepoint, //
     },
     vmalloc::{
         SparseArea,
         WORDS_PER_PAGE, //
     },
+};
+
+mod touch;
+
+use touch::{
+    prime_here,
+    Meeting,
+    Met,
+    Place, //
 };
 
 kernel::kselftest! {
@@ -125,23 +131,23 @@ struct Faults {
 }
 
 impl Faults {
-    fn attach(
-        test: &Test,
-        start: usize,
-        size: usize,
-    ) -> kselftest::Result<Pin<KBox<Registration<PageFaultKernel, Self>>>> {
+    fn new(start: usize, size: usize) -> Result<Self> {
         let mut counts = KVec::with_capacity(nr_cpu_ids() as usize, GFP_KERNEL)?;
         for _ in 0..nr_cpu_ids() {
             counts.push(Atomic::new(0), GFP_KERNEL)?;
         }
-        let probe = Self {
+        Ok(Self {
             start,
             size,
             counts,
-        };
-        KBox::pin_init(Registration::new(probe), GFP_KERNEL).map_err(|error| match error {
-            ENOENT => test.skip(fmt!("no tracepoint {}", PageFaultKernel::NAME)),
-            error => error.into(),
+        })
+    }
+
+    /// Runs `scope` while faults are counted, or skips the case.
+    fn counted(&self, test: &Test, scope: impl FnOnce() -> kselftest::Result) -> kselftest::Result {
+        attached::<PageFaultKernel, _, _>(self, scope).unwrap_or_else(|error| match error {
+            ENOENT => Err(test.skip(fmt!("no tracepoint {}", PageFaultKernel::NAME))),
+            error => Err(error.into()),
         })
     }
 
@@ -168,15 +174,15 @@ fn map_something() -> Result {
     Ok(())
 }
 
-/// Not 0 when a bad access had to be ended: others would hang as well.
-static STUCK: Atomic<i32> = Atomic::new(0);
+/// Whether a bad access had to be ended: others would hang as well.
+static STUCK: Atomic<bool> = Atomic::new(false);
 
 /// Skips a case that has no way to end a bad access.
 fn not_stuck(test: &Test) -> kselftest::Result {
-    match STUCK.load(Relaxed) {
-        0 => Ok(()),
-        _ => Err(test.skip(fmt!("it would never end"))),
+    if STUCK.load(Relaxed) {
+        return Err(test.skip(fmt!("it would never end")));
     }
+    Ok(())
 }
 
 /// Ends stuck accesses once it has been called for as long as `patience` says.
@@ -195,12 +201,12 @@ impl<'a> Watchdog<'a> {
         }
     }
 
-    /// Maps `page` of `area` if it is time, and returns whether it did.
+    /// Maps `page` of `area` if it is time.
     fn watch(&mut self, area: &SparseArea, page: usize, cpu: CpuId) {
         let limit = i64::from(module_parameters::patience.value());
         if !self.bitten && self.start.elapsed().as_millis() > limit * 1000 {
             self.bitten = true;
-            STUCK.store(1, Relaxed);
+            STUCK.store(true, Relaxed);
             self.test.fail(fmt!(
                 "CPU {}: a bad access is still retried after {limit} s, and is ended now",
                 cpu.as_u32()
@@ -215,53 +221,62 @@ impl<'a> Watchdog<'a> {
 /// Makes bad accesses to page `page` of `area`, which is not mapped, on one CPU after the other.
 fn check_page(test: &Test, area: &SparseArea, page: usize) -> kselftest::Result {
     let address = area.address(page).ok_or(EINVAL)?;
-    let faults = Faults::attach(test, address, PAGE_SIZE)?;
+    let faults = Faults::new(address, PAGE_SIZE)?;
+    faults.counted(test, || check_accesses(test, area, page, &faults))
+}
+
+fn check_accesses(
+    test: &Test,
+    area: &SparseArea,
+    page: usize,
+    faults: &Faults,
+) -> kselftest::Result {
     let rounds = module_parameters::rounds.value() as usize;
-    let made = Atomic::new(0u64);
     let mut reported = 0;
     let mut cpus = 0;
 
     for cpu in (0..nr_cpu_ids()).filter_map(CpuId::from_u32) {
+        test.go_on()?;
         let mut dog = Watchdog::new(test);
+        // Returns the number of accesses that were made.
         let access = |cpu| {
             for round in 0..rounds * KINDS {
                 // The first fault after an announcement, and one that no mapping explains.
                 if round % 2 == 0 && map_something().is_err() {
                     test.fail(fmt!("no memory for something new"));
-                    return;
+                    break;
                 }
-                let before = faults.probe().on(cpu);
+                let before = faults.on(cpu);
                 // SAFETY: Nothing is mapped there, or words of ours that nobody looks at.
-                if unsafe { touch(address, round / 2) } {
-                    made.fetch_add(1, Relaxed);
-                    return;
+                if unsafe { touch(faults.start, round / 2) } {
+                    return 1;
                 }
                 test.expect_eq(
-                    faults.probe().on(cpu) - before,
+                    faults.on(cpu) - before,
                     1,
                     fmt!("reports of a bad access on CPU {}", cpu.as_u32()),
                 );
             }
+            0
         };
-        match kthread::on_cpu(cpu, access, || dog.watch(area, page, cpu)) {
+        let made = match kthread::on_cpu(cpu, access, || dog.watch(area, page, cpu)) {
             // Not every possible CPU is online.
             Err(ENXIO) => continue,
             other => other?,
-        }
+        };
         test.require_eq(
-            made.load(Relaxed),
+            made,
             0,
             fmt!("accesses to nothing that were made on CPU {}", cpu.as_u32()),
         )?;
         cpus += 1;
-        reported += faults.probe().on(cpu);
+        reported += faults.on(cpu);
     }
-    test.report("CPUs", cpus);
     test.report_some("reported", reported);
     test.expect_eq(
         reported,
         cpus * (rounds * KINDS) as u64,
-        fmt!("reports of all bad accesses"),
+        fmt!("reports of all bad accesses on {cpus} CPUs"),
     );
     Ok(())
 }
@@ -279,27 +294,25 @@ fn guard_page_reported(test: &Test) -> kselftest::Result {
     let area = SparseArea::new(1, |word| pattern(0, word))?;
     area.map(0)?;
     let guard = area.address(0).ok_or(EINVAL)? + PAGE_SIZE;
-    let faults = Faults::attach(test, guard, PAGE_SIZE)?;
+    let faults = Faults::new(guard, PAGE_SIZE)?;
     let made = Atomic::new(0u64);
 
     map_something()?;
-    kthread::on_each_cpu(
-        |cpu| {
-            for kind in 0..KINDS {
-                let before = faults.probe().on(cpu);
-                // SAFETY: Nothing is mapped there.
-                if unsafe { touch(guard, kind) } {
-                    made.fetch_add(1, Relaxed);
-                }
-                test.expect_eq(
-                    faults.probe().on(cpu) - before,
-                    1,
-                    fmt!("reports of a bad access on CPU {}", cpu.as_u32()),
-                );
+    let access = |cpu: CpuId| {
+        for kind in 0..KINDS {
+            let before = faults.on(cpu);
+            // SAFETY: Nothing is mapped there.
+            if unsafe { touch(guard, kind) } {
+                made.fetch_add(1, Relaxed);
             }
-        },
-        || {},
-    )?;
+            test.expect_eq(
+                faults.on(cpu) - before,
+                1,
+                fmt!("reports of a bad access on CPU {}", cpu.as_u32()),
+            );
+        }
+    };
+    faults.counted(test, || Ok(kthread::on_each_cpu(access, || {})?))?;
     test.expect_eq(made.load(Relaxed), 0, fmt!("accesses to a guard page"));
     Ok(())
 }
@@ -308,52 +321,62 @@ fn guard_page_reported(test: &Test) -> kselftest::Result {
 fn page_unmapped_again_reported(test: &Test) -> kselftest::Result {
     not_stuck(test)?;
     let mut area = SparseArea::new(1, |word| pattern(0, word))?;
-    let mut touches = 0;
+    let met = Met::new();
     for _ in 0..module_parameters::rounds.value() {
-        let read = Atomic::new(0u64);
+        test.go_on()?;
+        // The last round has left every CPU with a read in vain.
         area.map(0)?;
         smp::on_each_cpu(|cpu| {
-            let value = area.word(0).map(|word| word.load(Relaxed));
             test.expect_eq(
-                value,
+                area.word(0).map(|word| met.touch(Place::Ipi, word)),
                 Some(pattern(0, 0)),
                 fmt!("read on CPU {}", cpu.as_u32()),
             );
-            read.fetch_add(1, Relaxed);
         })?;
         area.unmap(0)?;
         map_something()?;
-        kthread::on_each_cpu(
-            |cpu| {
-                let value = area.read_nofault(0);
-                test.expect_eq(value, Err(EFAULT), fmt!("read on CPU {}", cpu.as_u32()));
-            },
-            || {},
-        )?;
-        touches += read.load(Relaxed);
+        smp::on_each_cpu(|_| prime_here(test, &area, 0))?;
+        kthread::on_each_cpu(|_| prime_here(test, &area, 0), || {})?;
     }
-    test.report_some("touches", touches);
+    met.report(test);
     Ok(())
 }
 
-/// A read by the kernel itself that may fault, mapped and unmapped.
+/// A read by the kernel itself that may fault, mapped and unmapped: a new page must be found, and
+/// not be reported.
 fn exception_table_read_reported(test: &Test) -> kselftest::Result {
     not_stuck(test)?;
-    let area = SparseArea::new(2, |word| pattern(0, word))?;
-    area.map(0)?;
-    let reads = Atomic::new(0u64);
-    kthread::on_each_cpu(
-        |cpu| {
-            // New, so it must be found, and not reported.
-            let good = area.read_nofault(1);
-            test.expect_eq(good, Ok(pattern(0, 1)), fmt!("CPU {}", cpu.as_u32()));
-            let bad = area.read_nofault(WORDS_PER_PAGE);
-            test.expect_eq(bad, Err(EFAULT), fmt!("CPU {}", cpu.as_u32()));
-            reads.fetch_add(1, Relaxed);
+    let rounds = module_parameters::rounds.value() as usize;
+    let area = SparseArea::new(rounds + 1, |word| pattern(0, word))?;
+    let met = Met::new();
+    let meeting = Meeting::new();
+    kthread::on_each_cpu_of_group(
+        |member| {
+            for page in 0..rounds {
+                prime_here(test, &area, page);
+                if !meeting.meet(2 * page as u64, member.count) {
+                    break;
+                }
+                // Nobody gives up the CPU until all have read it.
+                if member.number == 0 {
+                    if let Err(error) = area.map(page) {
+                        test.fail(fmt!("page {page}: {error:?}"));
+                    }
+                }
+                if !meeting.meet(2 * page as u64 + 1, member.count) {
+                    break;
+                }
+                test.expect_eq(
+                    met.try_touch(Place::Task, &area, page),
+                    Some(pattern(0, page * WORDS_PER_PAGE)),
+                    fmt!("page {page} on CPU {}", member.cpu.as_u32()),
+                );
+                prime_here(test, &area, rounds);
+            }
         },
         || {},
     )?;
-    test.report_some("touches", reads.load(Relaxed));
+    met.report(test);
     Ok(())
 }
 
@@ -363,64 +386,68 @@ fn reported_in_interrupt(test: &Test) -> kselftest::Result {
     let area = SparseArea::new(2, |word| pattern(0, word))?;
     area.map(0)?;
     let address = area.address(1).ok_or(EINVAL)?;
-    let faults = Faults::attach(test, address, PAGE_SIZE)?;
+    let faults = Faults::new(address, PAGE_SIZE)?;
     let bad_access = |cpu: CpuId| {
-        let before = faults.probe().on(cpu);
+        let before = faults.on(cpu);
         // SAFETY: Nothing is mapped there.
         let made = unsafe { touch(address, 0) };
         test.expect(!made, fmt!("not made on CPU {}", cpu.as_u32()));
         test.expect_eq(
-            faults.probe().on(cpu) - before,
+            faults.on(cpu) - before,
             1,
             fmt!("reports of a bad access on CPU {}", cpu.as_u32()),
         );
     };
+    let in_task = |cpu: CpuId| {
+        let interrupts = local_interrupt_disable();
+        bad_access(cpu);
+        drop(interrupts);
+    };
 
-    map_something()?;
-    smp::on_each_cpu(bad_access)?;
-    map_something()?;
-    kthread::on_each_cpu(
-        |cpu| {
-            let interrupts = local_interrupt_disable();
-            bad_access(cpu);
-            drop(interrupts);
-        },
-        || {},
-    )?;
-    Ok(())
+    faults.counted(test, || {
+        map_something()?;
+        smp::on_each_cpu(bad_access)?;
+        map_something()?;
+        kthread::on_each_cpu(in_task, || {})?;
+        Ok(())
+    })
 }
 
 /// Each CPU makes its own mapping, so marks come at any time.
 fn reported_while_others_map(test: &Test) -> kselftest::Result {
     not_stuck(test)?;
-    let area = Arc::new(SparseArea::new(1, |word| pattern(0, word))?, GFP_KERNEL)?;
+    let area = SparseArea::new(1, |word| pattern(0, word))?;
     let address = area.address(0).ok_or(EINVAL)?;
-    let faults = Faults::attach(test, address, PAGE_SIZE)?;
+    let faults = Faults::new(address, PAGE_SIZE)?;
     let rounds = u64::from(module_parameters::rounds.value()) * KINDS as u64;
-    let touches = Atomic::new(0u64);
+    let met = Met::new();
 
-    kthread::on_each_cpu(
-        |cpu| {
-            for round in 0..rounds {
-                let before = faults.probe().on(cpu);
-                let new = VVec::from_elem(round, WORDS_PER_PAGE, GFP_KERNEL);
-                // SAFETY: Nothing is mapped there.
-                let made = unsafe { touch(address, round as usize) };
-                test.expect(!made, fmt!("not made on CPU {}", cpu.as_u32()));
-                test.expect_eq(
-                    faults.probe().on(cpu) - before,
-                    1,
-                    fmt!("reports of a bad access on CPU {}", cpu.as_u32()),
-                );
-                match new {
-                    Ok(new) => test.expect_eq(new[0], round, fmt!("what was written")),
-                    Err(_) => test.expect(false, fmt!("memory for something new")),
-                };
-                touches.fetch_add(1, Relaxed);
+    let map_and_access = |cpu: CpuId| {
+        for round in 0..rounds {
+            if kthread::should_stop() {
+                break;
             }
-        },
-        || {},
-    )?;
-    test.report_some("touches", touches.load(Relaxed));
+            let before = faults.on(cpu);
+            let new = VVec::from_elem(round, WORDS_PER_PAGE, GFP_KERNEL);
+            // SAFETY: Nothing is mapped there.
+            let made = unsafe { touch(address, round as usize) };
+            test.expect(!made, fmt!("not made on CPU {}", cpu.as_u32()));
+            test.expect_eq(
+                faults.on(cpu) - before,
+                1,
+                fmt!("reports of a bad access on CPU {}", cpu.as_u32()),
+            );
+            match new {
+                Ok(new) => test.expect_eq(
+                    met.read(Place::Task, &new[0]),
+                    round,
+                    fmt!("what was written"),
+                ),
+                Err(_) => test.expect(false, fmt!("memory for something new")),
+            };
+        }
+    };
+    faults.counted(test, || Ok(kthread::on_each_cpu(map_and_access, || {})?))?;
+    met.report(test);
     Ok(())
 }

@@ -14,7 +14,6 @@ use kernel::{
         nr_cpu_ids,
         CpuId, //
     },
-    error::to_result,
     interrupt::local_interrupt_disable,
     kselftest::{
         self,
@@ -22,32 +21,31 @@ use kernel::{
         Test, //
     },
     kthread,
+    page::PAGE_SIZE,
     prelude::*,
     smp::{
         self,
         AsyncCall, //
     },
-    sync::{
-        atomic::{
-            Acquire,
-            Atomic,
-            Full,
-            Relaxed,
-            Release, //
-        },
-        Arc, //
+    sync::atomic::{
+        Acquire,
+        Atomic,
+        Relaxed,
+        Release, //
     },
     vmalloc::{
         SparseArea,
         WORDS_PER_PAGE, //
     },
-    workqueue::{
-        self,
-        impl_has_work,
-        new_work,
-        Work,
-        WorkItem, //
-    },
+};
+
+mod touch;
+
+use touch::{
+    prime,
+    Meeting,
+    Met,
+    Place, //
 };
 
 kernel::kselftest! {
@@ -80,13 +78,15 @@ kernel::kselftest! {
     },
 }
 
-/// One word of each page is read back.
-const STEP: usize = kernel::page::PAGE_SIZE / size_of::<u64>();
+/// Words of an area.
+fn words() -> usize {
+    module_parameters::size.value() as usize / size_of::<u64>()
+}
 
 /// A new area.
-fn filled(words: usize, seed: u64) -> Result<VVec<u64>> {
-    let mut area = VVec::with_capacity(words, GFP_KERNEL)?;
-    for index in 0..words {
+fn filled(seed: u64) -> Result<VVec<u64>> {
+    let mut area = VVec::with_capacity(words(), GFP_KERNEL)?;
+    for index in 0..words() {
         area.push(pattern(seed, index), GFP_KERNEL)?;
     }
     Ok(area)
@@ -94,28 +94,37 @@ fn filled(words: usize, seed: u64) -> Result<VVec<u64>> {
 
 /// What the workers have in common.
 struct Shared {
-    /// Words read in an IPI handler.
-    touches: Atomic<u64>,
+    met: Met,
     /// Handlers that ran on another CPU than the requester's.
     crossings: Atomic<u64>,
     corrupt: Atomic<u64>,
-    errors: Atomic<u64>,
 }
 
 impl Shared {
-    fn new() -> Result<Arc<Self>> {
-        let shared = Self {
-            touches: Atomic::new(0),
+    const fn new() -> Self {
+        Self {
+            met: Met::new(),
             crossings: Atomic::new(0),
             corrupt: Atomic::new(0),
-            errors: Atomic::new(0),
-        };
-        Ok(Arc::new(shared, GFP_KERNEL)?)
+        }
+    }
+
+    /// A new area, where all CPUs have found nothing before.
+    fn new_area(&self, seed: u64) -> Result<VVec<u64>> {
+        self.met.remade(
+            || filled(seed),
+            |area| {
+                (
+                    area.as_ptr().addr(),
+                    (words() * size_of::<u64>()).div_ceil(PAGE_SIZE),
+                )
+            },
+        )
     }
 
     /// Prints what has been counted.
     fn report(&self, test: &Test) {
-        test.report_some("touches", self.touches.load(Relaxed));
+        self.met.report(test);
         let crossings = self.crossings.load(Relaxed);
         if smp::num_online_cpus() > 1 {
             test.report_some("crossings", crossings);
@@ -127,65 +136,30 @@ impl Shared {
             0,
             fmt!("words that are not what was written"),
         );
-        test.expect_eq(self.errors.load(Relaxed), 0, fmt!("workers that gave up"));
     }
 
-    /// Reads an area back; runs in an IPI handler.
+    /// Reads one word of each page of an area back; runs in an IPI handler.
     fn check(&self, area: &[u64], seed: u64, sender: CpuId, here: CpuId) {
-        let words = area.iter().enumerate().step_by(STEP);
-        let mut touches = 0;
-        for (index, word) in words {
-            if *word != pattern(seed, index) {
+        let place = if here == sender {
+            Place::TaskWithoutInterrupts
+        } else {
+            self.crossings.fetch_add(1, Relaxed);
+            Place::Ipi
+        };
+        for (index, word) in area.iter().enumerate().step_by(WORDS_PER_PAGE) {
+            if self.met.read(place, word) != pattern(seed, index) {
                 self.corrupt.fetch_add(1, Relaxed);
             }
-            touches += 1;
-        }
-        self.touches.fetch_add(touches, Relaxed);
-        if here != sender {
-            self.crossings.fetch_add(1, Relaxed);
         }
     }
-}
 
-/// One worker.
-#[pin_data]
-struct Worker {
-    number: u32,
-    rounds: u32,
-    words: usize,
-    shared: Arc<Shared>,
-    #[pin]
-    work: Work<Worker>,
-}
-
-impl_has_work! {
-    impl HasWork<Self> for Worker { self.work }
-}
-
-impl Worker {
-    fn start(number: u32, rounds: u32, words: usize, shared: &Arc<Shared>) -> Result<Arc<Self>> {
-        let shared = shared.clone();
-        let worker = Arc::pin_init(
-            pin_init!(Worker {
-                number,
-                rounds,
-                words,
-                shared,
-                work <- new_work!("lazy_map_ipi::Worker::work"),
-            }),
-            GFP_KERNEL,
-        )?;
-        // A new work item is not on a queue, so queueing it always succeeds.
-        let _ = workqueue::system_unbound().enqueue(worker.clone());
-        Ok(worker)
-    }
-
-    fn round(&self, round: u32) -> Result {
-        let seed = u64::from(self.number) << 48 | u64::from(round) << 24;
-        let area = filled(self.words, seed)?;
+    /// One round of a worker.
+    fn round(&self, worker: u32, round: u32) -> Result {
+        let seed = u64::from(worker) << 48 | u64::from(round) << 24;
+        let area = self.new_area(seed)?;
 
         let sender = CpuId::current();
-        let check = |here| self.shared.check(&area, seed, sender, here);
+        let check = |here| self.check(&area, seed, sender, here);
         match round % 3 {
             0 => smp::on_each_cpu(check),
             1 => smp::call_function(check),
@@ -203,41 +177,23 @@ impl Worker {
     }
 }
 
-impl WorkItem for Worker {
-    type Pointer = Arc<Worker>;
-
-    fn run(this: Arc<Worker>) {
-        for round in 0..this.rounds {
-            if let Err(error) = this.round(round) {
-                pr_err!("worker {}, round {round}: {error:?}\n", this.number);
-                this.shared.errors.fetch_add(1, Relaxed);
-                break;
-            }
-        }
-    }
-}
-
 fn new_mapping_touched_from_ipi(test: &Test) -> kselftest::Result {
-    let rounds = module_parameters::rounds.value();
-    let areas = module_parameters::areas.value();
-    let words = module_parameters::size.value() as usize / size_of::<u64>();
-
-    let shared = Shared::new()?;
-    let mut workers = KVec::with_capacity(areas as usize, GFP_KERNEL)?;
-    let mut started = Ok(());
-    for number in 0..areas {
-        started = Worker::start(number, rounds, words, &shared)
-            .and_then(|worker| Ok(workers.push(worker, GFP_KERNEL)?));
-        if started.is_err() {
-            break;
-        }
-    }
-    // Workers run code of the module, so all have to be done before anything returns.
-    for worker in &workers {
-        worker.work.flush();
-    }
-    started?;
-
+    let shared = Shared::new();
+    kthread::on_any_cpu(
+        module_parameters::areas.value(),
+        |thread| {
+            for round in 0..module_parameters::rounds.value() {
+                if kthread::should_stop() {
+                    break;
+                }
+                if let Err(error) = shared.round(thread.number(), round) {
+                    test.fail(fmt!("worker {}, round {round}: {error:?}", thread.number()));
+                    break;
+                }
+            }
+        },
+        || {},
+    )?;
     shared.report(test);
     Ok(())
 }
@@ -246,11 +202,13 @@ fn new_mapping_touched_from_ipi(test: &Test) -> kselftest::Result {
 const DEPTH: usize = 4;
 
 /// An area that is mapped page by page, and what has been read there.
-struct Pages {
+struct Pages<'a> {
+    test: &'a Test,
     area: SparseArea,
     seed: u64,
     /// The page that has been mapped last.
     page: Atomic<usize>,
+    met: Met,
     /// Words read, for each depth: 0 is the starter of the first calls, the others are handlers.
     touches: [Atomic<u64>; DEPTH],
     /// Calls that were started.
@@ -260,22 +218,25 @@ struct Pages {
     corrupt: Atomic<u64>,
 }
 
-impl Pages {
-    fn new(seed: u64) -> Result<Arc<Self>> {
-        let bytes = module_parameters::size.value() as usize;
-        let pages = Self {
-            area: SparseArea::new(bytes / kernel::page::PAGE_SIZE, |word| pattern(seed, word))?,
+impl<'a> Pages<'a> {
+    fn new(test: &'a Test, seed: u64) -> Result<Self> {
+        let pages = module_parameters::size.value() as usize / PAGE_SIZE;
+        Ok(Self {
+            test,
+            area: SparseArea::new(pages, |word| pattern(seed, word))?,
             seed,
             page: Atomic::new(0),
+            met: Met::new(),
             touches: [const { Atomic::new(0) }; DEPTH],
             started: Atomic::new(0),
             refused: Atomic::new(0),
             corrupt: Atomic::new(0),
-        };
-        Ok(Arc::new(pages, GFP_KERNEL)?)
+        })
     }
 
-    fn map(&self, page: usize) -> Result {
+    fn map(&self, page: usize) -> kselftest::Result {
+        self.test.go_on()?;
+        prime(self.test, &self.area, page)?;
         self.area.map(page)?;
         self.page.store(page, Release);
         Ok(())
@@ -284,8 +245,12 @@ impl Pages {
     /// Reads a word of the last page.
     fn touch(&self, depth: usize) {
         let index = self.page.load(Acquire) * WORDS_PER_PAGE;
-        let word = self.area.word(index).map(|word| word.load(Relaxed));
-        if word != Some(pattern(self.seed, index)) {
+        let place = match depth {
+            0 => Place::TaskWithoutInterrupts,
+            _ => Place::Ipi,
+        };
+        let word = self.area.word(index);
+        if word.map(|word| self.met.touch(place, word)) != Some(pattern(self.seed, index)) {
             self.corrupt.fetch_add(1, Relaxed);
         }
         if let Some(touches) = self.touches.get(depth) {
@@ -300,163 +265,142 @@ impl Pages {
             Err(_) => self.refused.fetch_add(1, Relaxed),
         };
     }
-}
 
-/// A call of each CPU, which handlers can start, too.
-struct Calls<F: Fn(CpuId) + Send + Sync + 'static>(KVec<Pin<KBox<AsyncCall<F>>>>);
-
-impl<F: Fn(CpuId) + Send + Sync + 'static> Calls<F> {
-    fn new(f: impl Fn() -> F) -> Result<Arc<Self>> {
-        let mut calls = KVec::new();
-        for _ in 0..nr_cpu_ids() {
-            calls.push(KBox::pin_init(AsyncCall::new(f()), GFP_KERNEL)?, GFP_KERNEL)?;
+    /// Prints what has been counted, down to a depth.
+    fn report(&self, depth: usize) {
+        let test = self.test;
+        self.met.report(test);
+        let touches = self.touches.iter().map(|touches| touches.load(Relaxed));
+        for (depth, touches) in touches.clone().enumerate().take(depth + 1) {
+            test.expect(touches > 0, fmt!("touches at depth {depth}"));
         }
-        Ok(Arc::new(Self(calls), GFP_KERNEL)?)
-    }
-
-    fn start(&self, cpu: CpuId) -> Result {
-        let call = self.0.get(cpu.as_u32() as usize).ok_or(EINVAL)?;
-        call.as_ref().start(cpu)
-    }
-
-    /// Starts the call of the next online CPU; after the last one comes the first.
-    fn start_after(&self, cpu: CpuId) -> Result {
-        let behind = (1..=nr_cpu_ids()).map(|step| (cpu.as_u32() + step) % nr_cpu_ids());
-        for next in behind.filter_map(CpuId::from_u32) {
-            match self.start(next) {
-                Err(ENXIO) => continue,
-                other => return other,
-            }
-        }
-        Err(ENXIO)
-    }
-
-    fn wait(&self) -> Result {
-        self.0.iter().try_for_each(|call| call.wait())
+        test.expect_eq(
+            touches.skip(1).sum::<u64>(),
+            self.started.load(Relaxed),
+            fmt!("touches in calls that were started"),
+        );
+        test.expect_eq(
+            self.refused.load(Relaxed),
+            0,
+            fmt!("calls that could not be started"),
+        );
+        test.expect_eq(
+            self.corrupt.load(Relaxed),
+            0,
+            fmt!("words that are not what was written"),
+        );
     }
 }
 
-/// Runs `f` while no CPU goes online or offline.
-fn with_all_cpus_kept(f: impl Fn() -> Result + Sync) -> Result {
-    let error = Atomic::new(0i32);
-    let run = |_: CpuId| {
-        if let Err(failed) = f() {
-            error.store(failed.to_errno(), Relaxed);
-        }
-    };
-    // It may go offline before it is kept.
-    while let Err(failed) = kthread::on_cpu(CpuId::current(), run, || {}) {
-        if failed != ENXIO {
-            return Err(failed);
+/// A call of each possible CPU.
+type Calls<F> = [Pin<KBox<AsyncCall<F>>>];
+
+fn start<F: Fn(CpuId) + Sync>(calls: &Calls<F>, cpu: CpuId) -> Result {
+    let call = calls.get(cpu.as_u32() as usize).ok_or(EINVAL)?;
+    call.as_ref().start(cpu)
+}
+
+/// Starts the call of the next online CPU; after the last one comes the first.
+fn start_after<F: Fn(CpuId) + Sync>(calls: &Calls<F>, cpu: CpuId) -> Result {
+    let behind = (1..=nr_cpu_ids()).map(|step| (cpu.as_u32() + step) % nr_cpu_ids());
+    for next in behind.filter_map(CpuId::from_u32) {
+        match start(calls, next) {
+            Err(ENXIO) => continue,
+            other => return other,
         }
     }
-    to_result(error.load(Relaxed))
+    Err(ENXIO)
+}
+
+fn wait<F: Fn(CpuId) + Sync>(calls: &Calls<F>) -> Result {
+    calls.iter().try_for_each(|call| call.wait())
 }
 
 fn touched_from_nested_ipis(test: &Test) -> kselftest::Result {
-    let pages = Pages::new(1 << 40)?;
-    // The innermost one first. Each CPU calls the next one, so each is called once.
-    let fourth = Calls::new(|| {
-        let pages = pages.clone();
-        move |_| pages.touch(3)
-    })?;
-    let third = Calls::new(|| {
-        let (pages, next) = (pages.clone(), fourth.clone());
-        move |cpu| {
-            pages.count(next.start_after(cpu));
-            pages.touch(2);
+    let pages = Pages::new(test, 1 << 40)?;
+    let cpus = nr_cpu_ids() as usize;
+    // In a bound thread, because CPUs are kept while it exists: two of them would call the same one
+    // when another one goes offline.
+    let all_pages = |_: CpuId| -> kselftest::Result {
+        // The innermost one first. Each CPU calls the next one, so each is called once.
+        smp::with_async_calls(
+            cpus,
+            |_| pages.touch(3),
+            |fourth| {
+                let third = |cpu| {
+                    pages.count(start_after(fourth, cpu));
+                    pages.touch(2);
+                };
+                smp::with_async_calls(cpus, third, |third| {
+                    let second = |cpu| {
+                        pages.touch(1);
+                        pages.count(start_after(third, cpu));
+                    };
+                    smp::with_async_calls(cpus, second, |second| -> kselftest::Result {
+                        for page in 0..pages.area.pages() {
+                            pages.map(page)?;
+                            smp::on_each_cpu(|cpu| {
+                                pages.count(start_after(second, cpu));
+                                pages.touch(0);
+                            })?;
+                            wait(second)?;
+                            wait(third)?;
+                            wait(fourth)?;
+                        }
+                        Ok(())
+                    })
+                })
+            },
+        )???
+    };
+    loop {
+        // It may go offline before it is kept.
+        match kthread::on_cpu(CpuId::current(), all_pages, || {}) {
+            Err(ENXIO) => continue,
+            ran => ran??,
         }
-    })?;
-    let second = Calls::new(|| {
-        let (pages, next) = (pages.clone(), third.clone());
-        move |cpu| {
-            pages.touch(1);
-            pages.count(next.start_after(cpu));
-        }
-    })?;
-
-    with_all_cpus_kept(|| {
-        for page in 0..pages.area.pages() {
-            pages.map(page)?;
-            smp::on_each_cpu(|cpu| {
-                pages.count(second.start_after(cpu));
-                pages.touch(0);
-            })?;
-            second.wait()?;
-            third.wait()?;
-            fourth.wait()?;
-        }
-        Ok(())
-    })?;
-    report(test, &pages, 3);
+        break;
+    }
+    pages.report(3);
     Ok(())
 }
 
 fn touched_when_called_with_interrupts_off(test: &Test) -> kselftest::Result {
-    let pages = Pages::new(2 << 40)?;
-    let calls = Calls::new(|| {
-        let pages = pages.clone();
-        move |_| pages.touch(1)
-    })?;
-
-    for page in 0..pages.area.pages() {
-        pages.map(page)?;
-        let interrupts = local_interrupt_disable();
-        for cpu in (0..nr_cpu_ids()).filter_map(CpuId::from_u32) {
-            pages.count(calls.start(cpu));
-        }
-        pages.touch(0);
-        drop(interrupts);
-        calls.wait()?;
-    }
-    report(test, &pages, 1);
+    let pages = Pages::new(test, 2 << 40)?;
+    smp::with_async_calls(
+        nr_cpu_ids() as usize,
+        |_| pages.touch(1),
+        |calls| -> kselftest::Result {
+            for page in 0..pages.area.pages() {
+                pages.map(page)?;
+                let interrupts = local_interrupt_disable();
+                for cpu in (0..nr_cpu_ids()).filter_map(CpuId::from_u32) {
+                    pages.count(start(calls, cpu));
+                }
+                pages.touch(0);
+                drop(interrupts);
+                wait(calls)?;
+            }
+            Ok(())
+        },
+    )??;
+    pages.report(1);
     Ok(())
 }
 
-/// Prints what [`Pages`] have counted, down to a depth.
-fn report(test: &Test, pages: &Pages, depth: usize) {
-    let touches = pages.touches.iter().map(|touches| touches.load(Relaxed));
-    for (depth, touches) in touches.clone().enumerate().take(depth + 1) {
-        test.expect(touches > 0, fmt!("touches at depth {depth}"));
-    }
-    test.report_some("touches", touches.clone().sum());
-    test.expect_eq(
-        touches.skip(1).sum::<u64>(),
-        pages.started.load(Relaxed),
-        fmt!("touches in calls that were started"),
-    );
-    test.expect_eq(
-        pages.refused.load(Relaxed),
-        0,
-        fmt!("calls that could not be started"),
-    );
-    test.expect_eq(
-        pages.corrupt.load(Relaxed),
-        0,
-        fmt!("words that are not what was written"),
-    );
-}
-
-/// Waits until `count` threads have arrived here, for the `round`th time.
-fn meet(arrived: &Atomic<u64>, round: u32, count: u32) {
-    arrived.fetch_add(1, Full);
-    while arrived.load(Acquire) < u64::from(round + 1) * u64::from(count) {
-        core::hint::spin_loop();
-    }
-}
-
 fn touched_by_all_from_all(test: &Test) -> kselftest::Result {
-    let words = module_parameters::size.value() as usize / size_of::<u64>();
-    let shared = Shared::new()?;
-    let arrived = Atomic::new(0u64);
+    let shared = Shared::new();
+    let meeting = Meeting::new();
     kthread::on_each_cpu_of_group(
         |member| {
             // All spin until the last one arrives.
             for round in 0..module_parameters::rounds.value().div_ceil(4) {
                 let seed = u64::from(member.number) << 48 | u64::from(round) << 24;
-                let area = filled(words, seed);
+                let area = shared.new_area(seed);
                 // Even without memory: the others wait.
-                meet(&arrived, round, member.count);
+                if !meeting.meet(u64::from(round), member.count) {
+                    break;
+                }
                 let called = area.and_then(|area| {
                     smp::call_function(|here| shared.check(&area, seed, member.cpu, here))?;
                     // And by the one who made it, in case that there is nobody else.

@@ -24,17 +24,16 @@ use kernel::{
         Test, //
     },
     kthread,
-    page::PAGE_SIZE,
     prelude::*,
     smp,
     sync::{
         atomic::{
             Atomic,
-            Full,
             Relaxed, //
         },
         Arc, //
     },
+    vmalloc::WORDS_PER_PAGE,
     workqueue::{
         self,
         impl_has_work,
@@ -42,6 +41,14 @@ use kernel::{
         Work,
         WorkItem, //
     },
+};
+
+mod touch;
+
+use touch::{
+    Meeting,
+    Met,
+    Place, //
 };
 
 kernel::kselftest! {
@@ -72,40 +79,42 @@ fn own_pattern(cpu: CpuId, round: u32) -> u64 {
     pattern(u64::from(cpu.as_u32()) << 32, round as usize)
 }
 
-const STEP: usize = PAGE_SIZE / size_of::<u64>();
-
 /// Allocates an area full of `word`.
 fn allocate(word: u64, flags: Flags) -> Result<VVec<u64>> {
     let words = module_parameters::size.value() as usize / size_of::<u64>();
     Ok(VVec::from_elem(word, words, flags)?)
 }
 
+/// Where an area is, and how many pages it has.
+fn place(area: &VVec<u64>) -> (usize, usize) {
+    (area.as_ptr().addr(), area.len().div_ceil(WORDS_PER_PAGE))
+}
+
 /// What the CPUs have seen of each other's areas.
 struct Seen {
-    touches: Atomic<u64>,
+    met: Met,
     corrupt: Atomic<u64>,
 }
 
 impl Seen {
     const fn new() -> Self {
         Self {
-            touches: Atomic::new(0),
+            met: Met::new(),
             corrupt: Atomic::new(0),
         }
     }
 
     /// Reads one word of each page.
-    fn read(&self, area: &[u64], word: u64) {
-        for found in area.iter().step_by(STEP) {
-            if *found != word {
+    fn read(&self, at: Place, area: &[u64], word: u64) {
+        for found in area.iter().step_by(WORDS_PER_PAGE) {
+            if self.met.read(at, found) != word {
                 self.corrupt.fetch_add(1, Relaxed);
             }
-            self.touches.fetch_add(1, Relaxed);
         }
     }
 
     fn report(&self, test: &Test) {
-        test.report_some("touches", self.touches.load(Relaxed));
+        self.met.report(test);
         test.expect_eq(
             self.corrupt.load(Relaxed),
             0,
@@ -119,34 +128,46 @@ fn allocated_with_interrupts_disabled(test: &Test) -> kselftest::Result {
     if cfg!(CONFIG_PREEMPT_RT) {
         return Err(test.skip(fmt!("the locks of vmalloc sleep on PREEMPT_RT")));
     }
-    let rounds = module_parameters::rounds.value();
     let seen = Seen::new();
-    let started = Atomic::new(0u32);
+    let meeting = Meeting::new();
 
     kthread::on_each_cpu_of_group(
         |member| {
             let cpu = member.cpu;
-            for round in 0..rounds {
+            for round in 0..module_parameters::rounds.value() {
                 let word = own_pattern(cpu, round);
-                // CPUs in the same round meet with interrupts enabled, so that they disable
-                // them at the same time.
-                started.fetch_add(1, Full);
-                while started.load(Relaxed) < (round + 1) * member.count {
-                    core::hint::spin_loop();
+                // Twice, because it is likely to get the same place again. CPUs in the same round
+                // meet with interrupts enabled, so that they disable them at the same time.
+                let mut time = 2 * u64::from(round);
+                let mut met = true;
+                let area = seen.met.remade(
+                    || {
+                        met = met && meeting.meet(time, member.count);
+                        time += 1;
+                        let interrupts = local_interrupt_disable();
+                        let area = allocate(word, GFP_ATOMIC);
+                        if let Ok(area) = &area {
+                            seen.read(Place::TaskWithoutInterrupts, area, word);
+                        }
+                        drop(interrupts);
+                        area
+                    },
+                    place,
+                );
+                // The others wait, even if there was no memory.
+                while met && time < 2 * u64::from(round) + 2 {
+                    met = meeting.meet(time, member.count);
+                    time += 1;
                 }
-                let interrupts = local_interrupt_disable();
-                let area = allocate(word, GFP_ATOMIC);
-                if let Ok(area) = &area {
-                    seen.read(area, word);
+                if !met {
+                    break;
                 }
-                drop(interrupts);
-
-                if !test.expect(area.is_ok(), fmt!("memory on CPU {}", cpu.as_u32())) {
-                    continue;
-                }
-                if let Ok(area) = &area {
-                    let called = smp::call_function(|_| seen.read(area, word));
-                    test.expect_eq(called, Ok(()), fmt!("a call of the other CPUs"));
+                match area {
+                    Ok(area) => {
+                        let called = smp::call_function(|_| seen.read(Place::Ipi, &area, word));
+                        test.expect_eq(called, Ok(()), fmt!("a call of the other CPUs"));
+                    }
+                    Err(error) => test.fail(fmt!("no memory on CPU {}: {error:?}", cpu.as_u32())),
                 }
             }
         },
@@ -170,8 +191,8 @@ struct Softirq {
     /// Times that it was queued, and that it has run.
     queued: Atomic<u64>,
     ran: Atomic<u64>,
-    /// Not 0 if it ran in a context in which a CPU may wait.
-    may_wait: Atomic<i32>,
+    /// Whether it ran in a context in which a CPU may wait.
+    may_wait: Atomic<bool>,
     #[pin]
     work: Work<Softirq>,
 }
@@ -188,7 +209,7 @@ impl Softirq {
                 seen,
                 queued: Atomic::new(0),
                 ran: Atomic::new(0),
-                may_wait: Atomic::new(0),
+                may_wait: Atomic::new(false),
                 work <- new_work!("lazy_map_irqsoff::Softirq::work"),
             }),
             GFP_KERNEL,
@@ -201,10 +222,10 @@ impl WorkItem for Softirq {
 
     fn run(this: Arc<Softirq>) {
         if smp::on_each_cpu(|_| {}).is_ok() {
-            this.may_wait.store(1, Relaxed);
+            this.may_wait.store(true, Relaxed);
         }
         for area in this.areas.iter() {
-            this.seen.read(&area.words, area.word);
+            this.seen.read(Place::Softirq, &area.words, area.word);
         }
         this.ran.fetch_add(1, Relaxed);
     }
@@ -213,19 +234,24 @@ impl WorkItem for Softirq {
 /// On all CPUs at the same time.
 fn read_in_softirq(test: &Test) -> kselftest::Result {
     let seen = Arc::new(Seen::new(), GFP_KERNEL)?;
+    let mut expected = 0;
     for round in 0..module_parameters::rounds.value() {
+        test.go_on()?;
         let mut areas = KVec::new();
         for cpu in (0..nr_cpu_ids()).filter_map(CpuId::from_u32) {
             let word = own_pattern(cpu, round);
-            let words = allocate(word, GFP_KERNEL)?;
+            let words = seen.met.remade(|| allocate(word, GFP_KERNEL), place)?;
             areas.push(Area { words, word }, GFP_KERNEL)?;
         }
+        let pages: usize = areas.iter().map(|area| place(&area.words).1).sum();
         let areas = Arc::new(areas, GFP_KERNEL)?;
         let mut items = KVec::new();
         for _ in 0..nr_cpu_ids() {
             items.push(Softirq::new(areas.clone(), seen.clone())?, GFP_KERNEL)?;
         }
+        let cpus = Atomic::new(0u64);
         let queue = |cpu: CpuId| {
+            cpus.fetch_add(1, Relaxed);
             if let Some(item) = items.get(cpu.as_u32() as usize) {
                 // A new work item is not on a queue, so queueing it always succeeds. This queue
                 // runs it in a softirq of this CPU.
@@ -240,19 +266,25 @@ fn read_in_softirq(test: &Test) -> kselftest::Result {
             smp::on_each_cpu(queue)?;
         }
         // Before anything returns, because they run code of the module.
-        let mut cpus = 0;
+        let mut ran = 0;
         for item in &items {
             item.work.flush();
-            test.expect_eq(item.may_wait.load(Relaxed), 0, fmt!("the context"));
+            test.expect(!item.may_wait.load(Relaxed), fmt!("not in a task"));
             test.expect_eq(
                 item.ran.load(Relaxed),
                 item.queued.load(Relaxed),
                 fmt!("softirqs that have run on a CPU, and that were asked for"),
             );
-            cpus += item.ran.load(Relaxed);
+            ran += item.ran.load(Relaxed);
         }
-        test.expect(cpus != 0, fmt!("a softirq has run"));
+        test.require_eq(ran, cpus.load(Relaxed), fmt!("softirqs of all CPUs"))?;
+        expected += ran * pages as u64;
     }
     seen.report(test);
+    test.expect_eq(
+        seen.met.touches(),
+        expected,
+        fmt!("touches of all pages in all softirqs"),
+    );
     Ok(())
 }

@@ -13,7 +13,7 @@
 //!
 //! On a hart that does not cache invalid translations nothing faults. Whether there was a trap can
 //! be told from sstatus: `sret` sets SPIE, which was cleared before. If one kind of access ever
-//! faulted, all others must have.
+//! faulted, all others must have, except misaligned ones that the kernel emulates anyway.
 //!
 //! A fault that the kernel does not absorb leaves the check by its other exit. The handler must
 //! find in pt_regs what the registers held, not what the check used them for, and they must hold
@@ -45,9 +45,9 @@ use kernel::{
         Relaxed, //
     },
     tracepoint::probe::{
+        attached,
         PageFaultKernel,
         Probe,
-        Registration,
         Tracepoint, //
     },
     vmalloc::{
@@ -55,6 +55,10 @@ use kernel::{
         WORDS_PER_PAGE, //
     },
 };
+
+mod touch;
+
+use touch::prime_here;
 
 kernel::kselftest! {
     cases: [
@@ -309,12 +313,45 @@ impl Kind {
         self
     }
 
+    /// Whether this is an access to data that the kernel may emulate.
+    fn is_misaligned(&self) -> bool {
+        self.offset != 0 && !matches!(self.effect, Effect::Call)
+    }
+
+    /// Whether the CPUs have the instruction.
+    fn exists(&self) -> bool {
+        exists(self.name)
+    }
+
     /// Across the boundary between two pages.
     const fn across(mut self, second: bool) -> Self {
         self.offset = PAGE_SIZE - 2;
         self.second = second;
         self
     }
+}
+
+/// Whether all CPUs have a single-letter extension.
+fn has_extension(letter: u8) -> bool {
+    // SAFETY: Without a bitmap, what is tested is the one of all CPUs.
+    unsafe {
+        bindings::__riscv_isa_extension_available(core::ptr::null(), u32::from(letter - b'a'))
+    }
+}
+
+/// Whether the CPUs have the instructions of a kind of access.
+fn exists(name: &str) -> bool {
+    // The fetch is of an instruction at an address that is only a multiple of two.
+    let compressed = ["compressed", "stack_", "misaligned_fetch"];
+    has_extension(b'c') || !compressed.iter().any(|part| name.contains(part))
+}
+
+/// Skips a case that uses the FP unit where the kernel could, but the CPUs have none.
+fn require_fpu(test: &Test) -> kselftest::Result {
+    if FPU != 0 && !has_extension(b'd') {
+        return Err(test.skip(fmt!("CPUs without D")));
+    }
+    Ok(())
 }
 
 static KINDS: &[Kind] = &[
@@ -436,9 +473,25 @@ fn check_registers(
     Ok(())
 }
 
-/// Makes one access; returns whether it trapped. Adds what it executes to `texts`, because
-/// freeing it makes all CPUs forget their translations.
-fn attempt(test: &Test, kind: &Kind, cpu: CpuId, texts: &mut KVec<Text>) -> Result<bool> {
+/// Makes an access whose address is `at`, on behalf of [`attempt()`].
+fn make(kind: &Kind, area: &SparseArea, base: usize, at: usize) -> Result {
+    write(area, IN + A5, at as u64)?;
+    let interrupts = local_interrupt_disable();
+    // SAFETY: `base` is the end of a page of ours. What is accessed is ours, and what is called
+    // returns.
+    unsafe { (kind.access)(base) };
+    drop(interrupts);
+    Ok(())
+}
+
+/// Whether the access that was made last has trapped.
+fn has_trapped(area: &SparseArea) -> Result<bool> {
+    Ok(read(area, STATUS)? & SPIE != 0)
+}
+
+/// Makes one access; returns whether it trapped, or [`None`] if it would anyway. Adds what it
+/// executes to `texts`, because freeing it makes all CPUs forget their translations.
+fn attempt(test: &Test, kind: &Kind, cpu: CpuId, texts: &mut KVec<Text>) -> Result<Option<bool>> {
     let area = SparseArea::new(3, |word| pattern(0, word))?;
     let base = area.address(1).ok_or(EINVAL)?;
     let offset = PAGE_SIZE + kind.offset;
@@ -450,26 +503,32 @@ fn attempt(test: &Test, kind: &Kind, cpu: CpuId, texts: &mut KVec<Text>) -> Resu
     for register in 1..32 {
         write(&area, IN + register, pattern(0, IN + register))?;
     }
-    write(&area, IN + A5, base as u64 + kind.offset as u64)?;
+    let mut emulated = false;
+    if kind.is_misaligned() {
+        // Where nothing is new.
+        make(kind, &area, base, base - PAGE_SIZE + 2)?;
+        emulated = has_trapped(&area)?;
+    }
     if kind.second {
         area.map(1)?;
         read(&area, WORDS_PER_PAGE)?;
     }
+    let mut address = base + kind.offset;
     if call {
         let nearby = text(0)?;
-        write(&area, IN + A5, nearby.address() as u64)?;
-        let interrupts = local_interrupt_disable();
-        // SAFETY: `base` is the end of a page of ours, and what is called returns.
-        unsafe { (kind.access)(base) };
-        drop(interrupts);
+        make(kind, &area, base, nearby.address())?;
         texts.push(nearby, GFP_KERNEL)?;
+    } else {
+        // It has tried the new pages in vain as well.
+        for page in 1 + usize::from(kind.second)..3 {
+            prime_here(test, &area, page);
+        }
     }
 
     // Make the new mapping.
     if call {
         let target = text(kind.offset)?;
-        let address = target.address() + kind.offset;
-        write(&area, IN + A5, address as u64)?;
+        address = target.address() + kind.offset;
         texts.push(target, GFP_KERNEL)?;
     } else {
         if !kind.second {
@@ -477,11 +536,7 @@ fn attempt(test: &Test, kind: &Kind, cpu: CpuId, texts: &mut KVec<Text>) -> Resu
         }
         area.map(2)?;
     }
-    let interrupts = local_interrupt_disable();
-    // SAFETY: `base` is the end of a page of ours. What is accessed lies in the pages behind it,
-    // and what is called returns.
-    unsafe { (kind.access)(base) };
-    drop(interrupts);
+    make(kind, &area, base, address)?;
 
     // The expected registers.
     let before = at(offset, |index| Ok(pattern(0, index)))?;
@@ -523,17 +578,36 @@ fn attempt(test: &Test, kind: &Kind, cpu: CpuId, texts: &mut KVec<Text>) -> Resu
             fmt!("memory after {} on CPU {}", kind.name, cpu.as_u32()),
         );
     }
-    Ok(read(&area, STATUS)? & SPIE != 0)
+    let trapped = has_trapped(&area)?;
+    Ok((!emulated).then_some(trapped))
 }
 
 /// More accesses on each CPU of a kind that has not faulted yet, while others have. A CPU that has
 /// fenced for some other reason after it looked at the surroundings does not fault.
 const EXTRA: u32 = 200;
 
+/// What was seen of a kind of access.
+struct Seen {
+    traps: Atomic<u64>,
+    /// Whether an access trapped where nothing was new, so that a trap says nothing.
+    emulated: Atomic<bool>,
+}
+
+impl Seen {
+    fn traps(&self) -> u64 {
+        self.traps.load(Relaxed)
+    }
+
+    fn is_emulated(&self) -> bool {
+        self.emulated.load(Relaxed)
+    }
+}
+
 /// Whether some kinds of access have faulted, but not all.
-fn incomplete(traps: &[Atomic<u64>]) -> bool {
-    let faulted = traps.iter().filter(|traps| traps.load(Relaxed) != 0);
-    (1..traps.len()).contains(&faulted.count())
+fn incomplete(all: &[Seen]) -> bool {
+    let telling = || all.iter().filter(|seen| !seen.is_emulated());
+    let faulted = telling().filter(|seen| seen.traps() != 0).count();
+    (1..telling().count()).contains(&faulted)
 }
 
 /// How much code each CPU keeps before freeing any.
@@ -544,13 +618,17 @@ fn attempt_all<K: Sync>(
     test: &Test,
     kinds: &[K],
     name: impl Fn(&K) -> &'static str + Sync,
-    attempt: impl Fn(&K, CpuId, &mut KVec<Text>) -> Result<bool> + Sync,
+    attempt: impl Fn(&K, CpuId, &mut KVec<Text>) -> Result<Option<bool>> + Sync,
 ) -> kselftest::Result {
     let rounds = module_parameters::rounds.value();
     let touches = Atomic::new(0u64);
-    let mut traps = KVec::with_capacity(kinds.len(), GFP_KERNEL)?;
+    let mut all = KVec::with_capacity(kinds.len(), GFP_KERNEL)?;
     for _ in kinds {
-        traps.push(Atomic::new(0u64), GFP_KERNEL)?;
+        let seen = Seen {
+            traps: Atomic::new(0),
+            emulated: Atomic::new(false),
+        };
+        all.push(seen, GFP_KERNEL)?;
     }
 
     kthread::on_each_cpu_of_group(
@@ -560,20 +638,24 @@ fn attempt_all<K: Sync>(
             let rounds = u32::max(1, rounds.saturating_mul(4) / member.count.max(4));
             let mut texts = KVec::new();
             for round in 0..rounds + EXTRA {
-                if round >= rounds && !incomplete(&traps) {
+                if kthread::should_stop() || round >= rounds && !incomplete(&all) {
                     break;
                 }
                 if texts.len() > TEXTS {
                     texts.clear();
                 }
-                for (kind, traps) in kinds.iter().zip(&traps) {
-                    if round >= rounds && traps.load(Relaxed) != 0 {
+                for (kind, seen) in kinds.iter().zip(&all) {
+                    if round >= rounds && (seen.traps() != 0 || seen.is_emulated()) {
                         continue;
                     }
                     match attempt(kind, cpu, &mut texts) {
-                        Ok(trapped) => {
+                        Ok(Some(trapped)) => {
                             touches.fetch_add(1, Relaxed);
-                            traps.fetch_add(trapped.into(), Relaxed);
+                            seen.traps.fetch_add(trapped.into(), Relaxed);
+                        }
+                        Ok(None) => {
+                            touches.fetch_add(1, Relaxed);
+                            seen.emulated.store(true, Relaxed);
                         }
                         Err(error) => test.fail(fmt!("{}: {error:?}", name(kind))),
                     }
@@ -584,11 +666,13 @@ fn attempt_all<K: Sync>(
     )?;
 
     test.report_some("touches", touches.load(Relaxed));
-    let spurious = traps.iter().map(|traps| traps.load(Relaxed)).sum();
+    let spurious = all.iter().map(Seen::traps).sum();
     test.report("spurious faults", spurious);
-    if spurious != 0 {
-        for (kind, traps) in kinds.iter().zip(&traps) {
-            test.report_some(name(kind), traps.load(Relaxed));
+    for (kind, seen) in kinds.iter().zip(&all) {
+        if seen.is_emulated() {
+            test.note(fmt!("{}: emulated, so traps say nothing", name(kind)));
+        } else if spurious != 0 {
+            test.report_some(name(kind), seen.traps());
         }
     }
     Ok(())
@@ -596,9 +680,14 @@ fn attempt_all<K: Sync>(
 
 /// An access of each kind.
 fn registers_kept(test: &Test) -> kselftest::Result {
+    require_fpu(test)?;
+    let mut kinds = KVec::new();
+    for kind in KINDS.iter().filter(|kind| kind.exists()) {
+        kinds.push(kind, GFP_KERNEL)?;
+    }
     attempt_all(
         test,
-        KINDS,
+        &kinds,
         |kind| kind.name,
         |kind, cpu, texts| attempt(test, kind, cpu, texts),
     )
@@ -642,7 +731,7 @@ struct Report {
 struct Reports(KVec<Report>);
 
 impl Reports {
-    fn attach(test: &Test) -> kselftest::Result<Pin<KBox<Registration<PageFaultKernel, Self>>>> {
+    fn new() -> Result<Self> {
         let mut reports = KVec::with_capacity(nr_cpu_ids() as usize, GFP_KERNEL)?;
         for _ in 0..nr_cpu_ids() {
             let report = Report {
@@ -652,7 +741,7 @@ impl Reports {
             };
             reports.push(report, GFP_KERNEL)?;
         }
-        attach(test, Self(reports))
+        Ok(Self(reports))
     }
 
     fn on(&self, cpu: CpuId) -> Result<&Report> {
@@ -678,14 +767,15 @@ impl Probe<PageFaultKernel> for Reports {
     }
 }
 
-/// Attaches `probe` to the page fault, or skips the case.
-fn attach<P: Probe<PageFaultKernel>>(
+/// Runs `scope` while `probe` is attached to the page fault, or skips the case.
+fn traced<P: Probe<PageFaultKernel>>(
     test: &Test,
-    probe: P,
-) -> kselftest::Result<Pin<KBox<Registration<PageFaultKernel, P>>>> {
-    KBox::pin_init(Registration::new(probe), GFP_KERNEL).map_err(|error| match error {
-        ENOENT => test.skip(fmt!("no tracepoint {}", PageFaultKernel::NAME)),
-        error => error.into(),
+    probe: &P,
+    scope: impl FnOnce() -> kselftest::Result,
+) -> kselftest::Result {
+    attached::<PageFaultKernel, P, _>(probe, scope).unwrap_or_else(|error| match error {
+        ENOENT => Err(test.skip(fmt!("no tracepoint {}", PageFaultKernel::NAME))),
+        error => Err(error.into()),
     })
 }
 
@@ -793,28 +883,30 @@ fn attempt_reported(test: &Test, kind: &Reported, report: &Report, cpu: CpuId) -
 
 /// What the handler of a fault that is not absorbed finds, and what it leaves behind.
 fn registers_in_reports(test: &Test) -> kselftest::Result {
-    let reports = Reports::attach(test)?;
+    require_fpu(test)?;
+    let reports = Reports::new()?;
     let reported = Atomic::new(0u64);
-
-    kthread::on_each_cpu(
-        |cpu| {
-            for _ in 0..module_parameters::rounds.value() {
-                for kind in REPORTED {
-                    let attempted = reports
-                        .probe()
-                        .on(cpu)
-                        .and_then(|report| attempt_reported(test, kind, report, cpu));
-                    match attempted {
-                        Ok(()) => {
-                            reported.fetch_add(1, Relaxed);
-                        }
-                        Err(error) => test.fail(fmt!("{}: {error:?}", kind.0)),
+    let report_all = |cpu| {
+        for _ in 0..module_parameters::rounds.value() {
+            for kind in REPORTED.iter().filter(|kind| exists(kind.0)) {
+                if kthread::should_stop() {
+                    return;
+                }
+                let attempted = reports
+                    .on(cpu)
+                    .and_then(|report| attempt_reported(test, kind, report, cpu));
+                match attempted {
+                    Ok(()) => {
+                        reported.fetch_add(1, Relaxed);
                     }
+                    Err(error) => test.fail(fmt!("{}: {error:?}", kind.0)),
                 }
             }
-        },
-        || {},
-    )?;
+        }
+    };
+    traced(test, &reports, || {
+        Ok(kthread::on_each_cpu(report_all, || {})?)
+    })?;
     test.report_some("bad accesses", reported.load(Relaxed));
     Ok(())
 }
@@ -1031,7 +1123,7 @@ mod vector {
     }
 
     /// Makes one access; returns whether there was a trap.
-    fn attempt(test: &Test, kind: &Kind, cpu: CpuId, reports: &Reports) -> Result<bool> {
+    fn attempt(test: &Test, kind: &Kind, cpu: CpuId, reports: &Reports) -> Result<Option<bool>> {
         let report = reports.on(cpu)?;
         // SAFETY: It is set when the kernel boots, and only read afterwards.
         let size = unsafe { riscv_v_vsize };
@@ -1051,8 +1143,10 @@ mod vector {
         if kind.offset != 0 {
             area.map(1)?;
             read(&area, WORDS_PER_PAGE)?;
+            prime_here(test, &area, 2);
             area.map(2)?;
         } else if !kind.reported {
+            prime_here(test, &area, 1);
             area.map(1)?;
         }
 
@@ -1111,7 +1205,7 @@ mod vector {
             }
         }
         if kind.reported {
-            return Ok(true);
+            return Ok(Some(true));
         }
         for element in 0..VL {
             let expected = if kind.store && accessed.contains(&element) {
@@ -1126,7 +1220,7 @@ mod vector {
                 ));
             }
         }
-        Ok(control.status & SPIE != 0)
+        Ok(Some(control.status & SPIE != 0))
     }
 
     /// The byte at `offset` of what consists of words.
@@ -1148,25 +1242,25 @@ mod vector {
         if !has_vectors || length <= VL {
             return Err(test.skip(fmt!("no vector registers of {} bytes or more", VL + 1)));
         }
-        let reports = Reports::attach(test)?;
+        let reports = Reports::new()?;
         let (reported, absorbed): (&[Kind], &[Kind]) = (&KINDS[4..], &KINDS[..4]);
-        attempt_all(
-            test,
-            absorbed,
-            |kind| kind.name,
-            |kind, cpu, _| attempt(test, kind, cpu, reports.probe()),
-        )?;
-        kthread::on_each_cpu(
-            |cpu| {
-                for kind in reported {
-                    if let Err(error) = attempt(test, kind, cpu, reports.probe()) {
-                        test.fail(fmt!("{}: {error:?}", kind.name));
-                    }
+        let report_all = |cpu| {
+            for kind in reported {
+                if let Err(error) = attempt(test, kind, cpu, &reports) {
+                    test.fail(fmt!("{}: {error:?}", kind.name));
                 }
-            },
-            || {},
-        )?;
-        Ok(())
+            }
+        };
+        traced(test, &reports, || {
+            attempt_all(
+                test,
+                absorbed,
+                |kind| kind.name,
+                |kind, cpu, _| attempt(test, kind, cpu, &reports),
+            )?;
+            kthread::on_each_cpu(report_all, || {})?;
+            Ok(())
+        })
     }
 }
 
@@ -1252,11 +1346,15 @@ fn stack_trace_complete(test: &Test) -> kselftest::Result {
         entries,
         count: Atomic::new(0),
     };
-    let tracer = attach(test, tracer)?;
+    traced(test, &tracer, || stack_traces(test, &area, &tracer))
+}
+
+fn stack_traces(test: &Test, area: &SparseArea, tracer: &Tracer) -> kselftest::Result {
     let mut traces = [const { Trace::new() }; 3];
 
     area.map(0)?;
-    let _ = read(&area, 0)?;
+    let _ = read(area, 0)?;
+    prime_here(test, area, 1);
     area.map(1)?;
     let values = [WORDS_PER_PAGE, WORDS_PER_PAGE, 2 * WORDS_PER_PAGE];
     let expected = [
@@ -1265,7 +1363,7 @@ fn stack_trace_complete(test: &Test) -> kselftest::Result {
         Err(EFAULT),
     ];
     for ((trace, word), expected) in traces.iter_mut().zip(values).zip(expected) {
-        test.expect_eq(branch(&area, word, trace), expected, fmt!("word {word}"));
+        test.expect_eq(branch(area, word, trace), expected, fmt!("word {word}"));
     }
 
     let [new, old, bad] = &traces;
@@ -1278,8 +1376,8 @@ fn stack_trace_complete(test: &Test) -> kselftest::Result {
     test.expect_eq(bad.callers(0), old.callers(0), fmt!("after a bad access"));
 
     // Further out than `leaf()`, which is at another place, all must be the same.
-    let count = tracer.probe().count.load(Relaxed);
-    let inside = tracer.probe().entries.get(..count).unwrap_or(&[]);
+    let count = tracer.count.load(Relaxed);
+    let inside = tracer.entries.get(..count).unwrap_or(&[]);
     let same = inside
         .iter()
         .rev()

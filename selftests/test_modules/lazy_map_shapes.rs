@@ -8,6 +8,7 @@
 //! Loading the module runs the test, see `kernel::kselftest`.
 
 use kernel::{
+    bindings,
     cpu::{
         nr_cpu_ids,
         CpuId, //
@@ -31,6 +32,14 @@ use kernel::{
         },
         WORDS_PER_PAGE, //
     },
+};
+
+mod touch;
+
+use touch::{
+    touched,
+    Met,
+    Place, //
 };
 
 kernel::kselftest! {
@@ -79,37 +88,35 @@ fn sizes(mib: u32) -> impl Iterator<Item = usize> {
         .filter(move |pages| pages * PAGE_SIZE <= limit)
 }
 
-/// How many pages of a mapping are touched.
-const TOUCHED: usize = 64;
-
-/// The pages of a mapping that are touched: all, or a few and the last one.
-fn touched(pages: usize) -> impl Iterator<Item = usize> {
-    let step = usize::max(1, pages / TOUCHED);
-    Iterator::chain((0..pages).step_by(step), [pages - 1])
-}
-
 /// Reads the start of some pages on all CPUs and compares.
-fn check(
+fn check<'a>(
     test: &Test,
     pages: usize,
-    touches: &Atomic<u64>,
-    read: impl Fn(CpuId, usize) -> Option<u64> + Sync,
+    met: &Met,
+    word: impl Fn(CpuId, usize) -> Option<&'a Atomic<u64>> + Sync,
     expected: impl Fn(CpuId, usize) -> u64 + Sync,
-) -> Result {
-    let compare = |cpu: CpuId| {
+) -> kselftest::Result {
+    test.go_on()?;
+    let compare = |place, cpu: CpuId| {
         for page in touched(pages) {
-            let word = page * WORDS_PER_PAGE;
+            let index = page * WORDS_PER_PAGE;
             test.expect_eq(
-                read(cpu, word),
-                Some(expected(cpu, word)),
+                word(cpu, index).map(|word| met.touch(place, word)),
+                Some(expected(cpu, index)),
                 fmt!("page {page} of {pages} on CPU {}", cpu.as_u32()),
             );
-            touches.fetch_add(1, Relaxed);
         }
     };
     // All others first: this CPU has touched it.
-    smp::call_function(compare)?;
-    smp::on_each_cpu(compare)
+    smp::call_function(|cpu| compare(Place::Ipi, cpu))?;
+    smp::on_each_cpu(|cpu| compare(Place::TaskWithoutInterrupts, cpu))?;
+    Ok(())
+}
+
+/// Where a mapping is, and how many pages it has.
+fn place(mapping: &Mapping) -> (usize, usize) {
+    let start = mapping.word(0).map_or(0, |word| word.as_ptr().addr());
+    (start, mapping.words() / WORDS_PER_PAGE)
 }
 
 /// Distinct pages of a mapping.
@@ -121,20 +128,20 @@ fn check_repeated(
     limit: u32,
     map: impl Fn(usize) -> Result<Mapping>,
 ) -> kselftest::Result {
-    let touches = Atomic::new(0u64);
+    let met = Met::new();
     for _ in 0..module_parameters::rounds.value() {
         for pages in sizes(limit) {
-            let mapping = map(pages)?;
+            let mapping = met.remade(|| map(pages), place)?;
             check(
                 test,
                 pages,
-                &touches,
-                |_, word| mapping.word(word).map(|word| word.load(Relaxed)),
+                &met,
+                |_, word| mapping.word(word),
                 |_, word| pattern(0, word % (DISTINCT * WORDS_PER_PAGE)),
             )?;
         }
     }
-    test.report_some("touches", touches.load(Relaxed));
+    met.report(test);
     Ok(())
 }
 
@@ -151,73 +158,115 @@ fn vm_map_ram(test: &Test) -> kselftest::Result {
 }
 
 fn vmalloc(test: &Test) -> kselftest::Result {
-    let touches = Atomic::new(0u64);
+    let met = Met::new();
     for _ in 0..module_parameters::rounds.value() {
         for pages in sizes(module_parameters::allocated.value()) {
-            let mut area = VVec::<u64>::from_elem(0, pages * WORDS_PER_PAGE, GFP_KERNEL)?;
-            for page in 0..pages {
-                area[page * WORDS_PER_PAGE] = pattern(0, page * WORDS_PER_PAGE);
-            }
-            check(
-                test,
-                pages,
-                &touches,
-                |_, word| area.get(word).copied(),
-                |_, word| pattern(0, word),
+            let area = met.remade(
+                || -> Result<VVec<u64>> {
+                    let mut area = VVec::from_elem(0, pages * WORDS_PER_PAGE, GFP_KERNEL)?;
+                    for page in 0..pages {
+                        area[page * WORDS_PER_PAGE] = pattern(0, page * WORDS_PER_PAGE);
+                    }
+                    Ok(area)
+                },
+                |area| (area.as_ptr().addr(), pages),
             )?;
+            test.go_on()?;
+            let compare = |at, cpu: CpuId| {
+                for page in touched(pages) {
+                    let word = page * WORDS_PER_PAGE;
+                    test.expect_eq(
+                        area.get(word).map(|word| met.read(at, word)),
+                        Some(pattern(0, word)),
+                        fmt!("page {page} of {pages} on CPU {}", cpu.as_u32()),
+                    );
+                }
+            };
+            smp::call_function(|cpu| compare(Place::Ipi, cpu))?;
+            smp::on_each_cpu(|cpu| compare(Place::TaskWithoutInterrupts, cpu))?;
         }
     }
-    test.report_some("touches", touches.load(Relaxed));
+    met.report(test);
     Ok(())
 }
 
+/// Pages of a mapping by one entry of a higher page table.
+const HUGE_PAGES: usize = PAGE_SIZE / size_of::<u64>();
+
+/// Whether there is a huge page in a mapping.
+fn has_huge_page(mapping: &Mapping) -> bool {
+    let (start, pages) = place(mapping);
+    let frame = |page: usize| {
+        let address = core::ptr::with_exposed_provenance(start + page * PAGE_SIZE);
+        // SAFETY: Memory from vmalloc is mapped there.
+        unsafe { bindings::vmalloc_to_pfn(address) as usize }
+    };
+    // Aligned in both ways and without gaps: single pages are not, except by a rare coincidence.
+    let first = (start.next_multiple_of(HUGE_PAGES * PAGE_SIZE) - start) / PAGE_SIZE;
+    (first..pages).step_by(HUGE_PAGES).any(|page| {
+        page + HUGE_PAGES <= pages
+            && frame(page) % HUGE_PAGES == 0
+            && (1..HUGE_PAGES).all(|more| frame(page + more) == frame(page) + more)
+    })
+}
+
 fn vmalloc_huge(test: &Test) -> kselftest::Result {
-    let touches = Atomic::new(0u64);
+    let met = Met::new();
+    let mut huge = 0;
     for _ in 0..module_parameters::rounds.value() {
         for pages in sizes(module_parameters::allocated.value()) {
-            let mapping = Mapping::vmalloc_huge(pages)?;
-            for page in 0..pages {
-                let index = page * WORDS_PER_PAGE;
-                mapping
-                    .word(index)
-                    .ok_or(EINVAL)?
-                    .store(pattern(0, index), Relaxed);
-            }
+            let mapping = met.remade(
+                || {
+                    let mapping = Mapping::vmalloc_huge(pages)?;
+                    for page in 0..pages {
+                        let index = page * WORDS_PER_PAGE;
+                        let word = mapping.word(index).ok_or(EINVAL)?;
+                        word.store(pattern(0, index), Relaxed);
+                    }
+                    Ok(mapping)
+                },
+                place,
+            )?;
+            huge += u64::from(has_huge_page(&mapping));
             check(
                 test,
                 pages,
-                &touches,
-                |_, word| mapping.word(word).map(|word| word.load(Relaxed)),
+                &met,
+                |_, word| mapping.word(word),
                 |_, word| pattern(0, word),
             )?;
         }
     }
-    test.report_some("touches", touches.load(Relaxed));
+    met.report(test);
+    test.report("mappings with huge pages", huge);
+    if huge == 0 {
+        return Err(test.skip(fmt!(
+            "no huge page: `nohugevmalloc`, a small `allocated=`, or memory in pieces"
+        )));
+    }
     Ok(())
 }
 
 fn ioremap(test: &Test) -> kselftest::Result {
-    let touches = Atomic::new(0u64);
+    let met = Met::new();
     for _ in 0..module_parameters::rounds.value() {
         // Keep all of them, so that they have different addresses.
         let mut mappings = KVec::new();
         for number in 0..DISTINCT {
-            mappings.push(
-                Mapping::ioremap(|word| pattern(0, word + number))?,
-                GFP_KERNEL,
-            )?;
+            let make = || Mapping::ioremap(|word| pattern(0, word + number));
+            mappings.push(met.remade(make, place)?, GFP_KERNEL)?;
         }
         for (number, mapping) in mappings.iter().enumerate() {
             check(
                 test,
                 1,
-                &touches,
-                |_, word| mapping.word(word).map(|word| word.load(Relaxed)),
+                &met,
+                |_, word| mapping.word(word),
                 |_, word| pattern(0, word + number),
             )?;
         }
     }
-    test.report_some("touches", touches.load(Relaxed));
+    met.report(test);
     Ok(())
 }
 
@@ -233,7 +282,7 @@ fn own_pattern(cpu: CpuId, index: usize) -> u64 {
 }
 
 fn percpu_chunks(test: &Test) -> kselftest::Result {
-    let touches = Atomic::new(0u64);
+    let met = Met::new();
     for _ in 0..module_parameters::rounds.value() {
         let mut allocations = KVec::new();
         for _ in 0..ALLOCATIONS {
@@ -250,13 +299,13 @@ fn percpu_chunks(test: &Test) -> kselftest::Result {
             check(
                 test,
                 PER_CPU_PAGES,
-                &touches,
-                |cpu, word| words.word(cpu, word).map(|word| word.load(Relaxed)),
+                &met,
+                |cpu, word| words.word(cpu, word),
                 own_pattern,
             )?;
             allocations.push(words, GFP_KERNEL)?;
         }
     }
-    test.report_some("touches", touches.load(Relaxed));
+    met.report(test);
     Ok(())
 }

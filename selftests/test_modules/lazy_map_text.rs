@@ -8,7 +8,6 @@
 //!
 //! Loading the module runs the test, see `kernel::kselftest`.
 
-use core::arch::asm;
 use kernel::{
     cpu::CpuId,
     execmem::{
@@ -22,6 +21,7 @@ use kernel::{
     kthread,
     page::PAGE_SIZE,
     prelude::*,
+    processor::cpu_relax,
     smp,
     sync::atomic::{
         Acquire,
@@ -30,6 +30,13 @@ use kernel::{
         Relaxed,
         Release, //
     },
+};
+
+mod touch;
+
+use touch::{
+    Met,
+    Place, //
 };
 
 kernel::kselftest! {
@@ -87,26 +94,23 @@ fn make(round: u32) -> Result<Text> {
     unsafe { Text::new(&code) }
 }
 
+/// Makes a new piece of code where all CPUs have found nothing before.
+fn make_new(met: &Met, round: u32) -> Result<Text> {
+    let pages = module_parameters::pages.value() as usize;
+    met.remade(|| make(round), |text| (text.address(), pages))
+}
+
 /// Calls all functions of the code at `address`, starting with a different one on each CPU.
-fn execute(test: &Test, address: usize, round: u32, cpu: CpuId, touches: &Atomic<u64>) {
+fn execute(test: &Test, met: &Met, place: Place, address: usize, round: u32, cpu: CpuId) {
     for number in 0..functions() {
         let number = (number + cpu.as_u32() as usize) % functions();
-        let found: u64;
-        // SAFETY: There is such a function, and it changes only a0 and the return address.
-        unsafe {
-            asm!(
-                "jalr {address}",
-                address = in(reg) address + offset(number),
-                out("a0") found,
-                out("ra") _,
-            )
-        };
+        // SAFETY: There is such a function, and it changes only a0.
+        let found = unsafe { met.call(place, address + offset(number)) };
         test.expect_eq(
             found,
             u64::from(value(round, number)),
             fmt!("function {number} on CPU {}", cpu.as_u32()),
         );
-        touches.fetch_add(1, Relaxed);
     }
 }
 
@@ -124,27 +128,48 @@ fn keep(kept: &mut KVec<Text>, text: Text) -> Result {
 
 /// On CPUs that are interrupted wherever they are.
 fn executed_in_interrupt(test: &Test) -> kselftest::Result {
-    let touches = Atomic::new(0u64);
+    let met = Met::new();
     let mut kept = KVec::new();
     for round in 0..module_parameters::rounds.value() {
-        let text = make(round)?;
-        smp::call_function(|cpu| execute(test, text.address(), round, cpu, &touches))?;
+        test.go_on()?;
+        let text = make_new(&met, round)?;
+        let address = text.address();
+        smp::call_function(|cpu| execute(test, &met, Place::Ipi, address, round, cpu))?;
         // And on this one.
-        smp::on_each_cpu(|cpu| execute(test, text.address(), round, cpu, &touches))?;
+        smp::on_each_cpu(|cpu| {
+            execute(
+                test,
+                &met,
+                Place::TaskWithoutInterrupts,
+                address,
+                round,
+                cpu,
+            )
+        })?;
         keep(&mut kept, text)?;
     }
-    test.report_some("touches", touches.load(Relaxed));
+    met.report(test);
     Ok(())
 }
 
 /// By threads that wait for it on all CPUs. One of them makes it.
 fn executed_by_running_threads(test: &Test) -> kselftest::Result {
     let rounds = module_parameters::rounds.value();
-    let touches = Atomic::new(0u64);
+    let met = Met::new();
     // Where the code is, or 0 if it could not be made.
     let address = Atomic::new(0usize);
     let made = Atomic::new(0u32);
     let done = Atomic::new(0u32);
+    // Whether the threads are still to do something; waits until `ready` says yes.
+    let wait = |ready: &dyn Fn() -> bool| {
+        while !ready() {
+            if kthread::should_stop() {
+                return false;
+            }
+            cpu_relax();
+        }
+        true
+    };
 
     kthread::on_each_cpu_of_group(
         |member| {
@@ -152,7 +177,7 @@ fn executed_by_running_threads(test: &Test) -> kselftest::Result {
             for round in 0..rounds {
                 let mut text = None;
                 if member.number == 0 {
-                    match make(round) {
+                    match make_new(&met, round) {
                         Ok(new) => text = Some(new),
                         Err(error) => test.fail(fmt!("no code: {error:?}")),
                     }
@@ -160,17 +185,19 @@ fn executed_by_running_threads(test: &Test) -> kselftest::Result {
                     // What a CPU learns about here has been announced to it.
                     made.store(round + 1, Release);
                 }
-                while made.load(Acquire) <= round {
-                    core::hint::spin_loop();
+                if !wait(&|| made.load(Acquire) > round) {
+                    break;
                 }
                 match address.load(Relaxed) {
                     0 => {}
-                    address => execute(test, address, round, member.cpu, &touches),
+                    address => execute(test, &met, Place::Task, address, round, member.cpu),
                 }
                 done.fetch_add(1, Full);
                 if let Some(text) = text {
-                    while done.load(Acquire) < (round + 1) * member.count {
-                        core::hint::spin_loop();
+                    if !wait(&|| done.load(Acquire) >= (round + 1) * member.count) {
+                        // Others may be executing it.
+                        core::mem::forget(text);
+                        break;
                     }
                     if let Err(error) = keep(&mut kept, text) {
                         test.fail(fmt!("{error:?}"));
@@ -180,6 +207,6 @@ fn executed_by_running_threads(test: &Test) -> kselftest::Result {
         },
         || {},
     )?;
-    test.report_some("touches", touches.load(Relaxed));
+    met.report(test);
     Ok(())
 }

@@ -12,7 +12,6 @@
 //!
 //! Loading the module runs the test, see `kernel::kselftest`.
 
-use core::arch::asm;
 use kernel::{
     alloc::Flags,
     cpu::{
@@ -29,25 +28,25 @@ use kernel::{
         pattern,
         Test, //
     },
-    kthread,
+    kthread::{
+        self,
+        Unbound, //
+    },
     prelude::*,
     smp,
-    sync::{
-        atomic::{
-            Atomic,
-            Relaxed, //
-        },
-        Arc, //
+    sync::atomic::{
+        Atomic,
+        Relaxed, //
     },
     time::{
         Instant,
         Monotonic, //
     },
     tracepoint::probe::{
+        attached,
         CsdFunctionEntry,
         PageFaultKernel,
         Probe,
-        Registration,
         Tracepoint, //
     },
     vmalloc::{
@@ -58,6 +57,13 @@ use kernel::{
         SparseArea,
         WORDS_PER_PAGE, //
     },
+};
+
+mod touch;
+
+use touch::{
+    Met,
+    Place, //
 };
 
 kernel::kselftest! {
@@ -168,12 +174,12 @@ impl Random {
 struct Totals {
     /// Times that each action was done, and that it was refused.
     actions: KVec<(Atomic<u64>, Atomic<u64>)>,
-    touches: Atomic<u64>,
+    met: Met,
     /// Touches on another CPU than the one that made the mapping.
     crossings: Atomic<u64>,
     /// Threads that moved to another CPU.
     migrations: Atomic<u64>,
-    /// Bytes that are kept.
+    /// Pages that are kept.
     kept: Atomic<u64>,
     corrupt: Atomic<u64>,
     /// Bad accesses that were not reported.
@@ -189,7 +195,7 @@ impl Totals {
         }
         Ok(Self {
             actions,
-            touches: Atomic::new(0),
+            met: Met::new(),
             crossings: Atomic::new(0),
             migrations: Atomic::new(0),
             kept: Atomic::new(0),
@@ -229,6 +235,7 @@ impl Totals {
 
 /// One thread of the test.
 struct Thread<'a> {
+    unbound: &'a Unbound,
     test: &'a Test,
     totals: &'a Totals,
     /// For the current step.
@@ -239,11 +246,12 @@ struct Thread<'a> {
 
 impl Thread<'_> {
     /// Acts until the time is up.
-    fn run(&mut self, number: u32, start: Instant<Monotonic>) {
+    fn run(&mut self, start: Instant<Monotonic>) {
+        let number = self.unbound.number();
         let limit = i64::from(module_parameters::seconds.value()) * 1000;
         let mut here = CpuId::current();
         let mut step = 0;
-        while start.elapsed().as_millis() < limit {
+        while start.elapsed().as_millis() < limit && !kthread::should_stop() {
             self.random = Random::new(number, step);
             step += 1;
 
@@ -251,7 +259,7 @@ impl Thread<'_> {
             // An offline CPU refuses.
             if self.random.below(4) == 0 {
                 if let Some(cpu) = self.any_cpu() {
-                    let _ = kthread::migrate_to(cpu);
+                    let _ = self.unbound.migrate_to(cpu);
                 }
             }
             if CpuId::current() != here {
@@ -289,41 +297,31 @@ impl Thread<'_> {
         CpuId::from_u32(self.random.below(nr_cpu_ids().into()) as u32)
     }
 
-    /// Reads the start of each page on other CPUs, and compares.
-    fn check(
-        &mut self,
-        pages: usize,
-        seed: u64,
-        read: impl Fn(usize) -> Option<u64> + Sync,
-    ) -> Result {
-        self.check_each(pages, |_, page| (read(page), pattern(seed, page)))
-    }
-
-    /// Reads a word of each page on other CPUs; `read` also returns what it should be.
+    /// Reads a word of each page on other CPUs by `read`, which also returns what it should be.
     fn check_each(
         &mut self,
         pages: usize,
-        read: impl Fn(CpuId, usize) -> (Option<u64>, u64) + Sync,
+        read: impl Fn(Place, CpuId, usize) -> (Option<u64>, u64) + Sync,
     ) -> Result {
         let totals = self.totals;
         let sender = CpuId::current();
-        let compare = |here: CpuId| {
+        let compare = |place, here: CpuId| {
             for page in 0..pages {
-                let (found, expected) = read(here, page);
+                let (found, expected) = read(place, here, page);
                 if found != Some(expected) {
                     totals.corrupt.fetch_add(1, Relaxed);
                 }
             }
-            totals.touches.fetch_add(pages as u64, Relaxed);
             if here != sender {
                 totals.crossings.fetch_add(1, Relaxed);
             }
         };
+        let in_ipi = |here| compare(Place::Ipi, here);
         match self.random.below(4) {
-            0 => smp::on_each_cpu(compare),
-            1 => smp::call_function(compare),
+            0 => smp::on_each_cpu(in_ipi),
+            1 => smp::call_function(in_ipi),
             2 => match self.any_cpu() {
-                Some(cpu) => smp::call_function_single(cpu, compare).or_else(|error| match error {
+                Some(cpu) => smp::call_function_single(cpu, in_ipi).or_else(|error| match error {
                     // It is offline.
                     ENXIO => Ok(()),
                     error => Err(error),
@@ -331,7 +329,7 @@ impl Thread<'_> {
                 None => Ok(()),
             },
             _ => {
-                compare(sender);
+                compare(Place::Task, sender);
                 Ok(())
             }
         }
@@ -348,16 +346,19 @@ impl Thread<'_> {
     }
 
     fn check_area(&mut self, area: &[u64], seed: u64) -> Result {
-        let pages = area.len() / WORDS_PER_PAGE;
-        self.check(pages, seed, |page| area.get(page * WORDS_PER_PAGE).copied())
+        let met = &self.totals.met;
+        self.check_each(area.len() / WORDS_PER_PAGE, |place, _, page| {
+            let word = area.get(page * WORDS_PER_PAGE);
+            (word.map(|word| met.read(place, word)), pattern(seed, page))
+        })
     }
 
     fn check_mapping(&mut self, mapping: &Mapping, seed: u64) -> Result {
-        let pages = mapping.words() / WORDS_PER_PAGE;
-        self.check_each(pages, |_, page| {
+        let met = &self.totals.met;
+        self.check_each(mapping.words() / WORDS_PER_PAGE, |place, _, page| {
             let word = mapping.word(page * WORDS_PER_PAGE);
             (
-                word.map(|word| word.load(Relaxed)),
+                word.map(|word| met.touch(place, word)),
                 pattern(seed, page % DISTINCT),
             )
         })
@@ -449,9 +450,10 @@ fn percpu(thread: &mut Thread<'_>) -> Result {
             }
         }
     }
-    thread.check_each(pages, |cpu, page| {
+    let met = &thread.totals.met;
+    thread.check_each(pages, |place, cpu, page| {
         let word = words.word(cpu, page * WORDS_PER_PAGE);
-        (word.map(|word| word.load(Relaxed)), own(cpu, page))
+        (word.map(|word| met.touch(place, word)), own(cpu, page))
     })
 }
 
@@ -460,17 +462,10 @@ fn new_code(thread: &mut Thread<'_>) -> Result {
     let number = thread.random.below(2048) as u16;
     // SAFETY: The function is sound in all contexts, and the text is dropped after all calls.
     let text = unsafe { Text::new(&execmem::returning(number)) }?;
-    thread.check_each(1, |_, _| {
-        let found: u64;
-        // SAFETY: There is such a function, and it changes only a0 and the return address.
-        unsafe {
-            asm!(
-                "jalr {address}",
-                address = in(reg) text.address(),
-                out("a0") found,
-                out("ra") _,
-            )
-        };
+    let met = &thread.totals.met;
+    thread.check_each(1, |place, _, _| {
+        // SAFETY: There is such a function, and it changes only a0.
+        let found = unsafe { met.call(place, text.address()) };
         (Some(found), number.into())
     })
 }
@@ -482,11 +477,11 @@ fn new_stacks(thread: &mut Thread<'_>) -> Result {
     let totals = thread.totals;
     let touch = || {
         for (page, words) in area.chunks_exact(WORDS_PER_PAGE).enumerate() {
-            if words.first() != Some(&pattern(seed, page)) {
+            let word = words.first().map(|word| totals.met.read(Place::Task, word));
+            if word != Some(pattern(seed, page)) {
                 totals.corrupt.fetch_add(1, Relaxed);
             }
         }
-        totals.touches.fetch_add(pages as u64, Relaxed);
     };
     match thread.random.below(3) {
         0 => kthread::on_each_cpu(|_| touch(), || {}),
@@ -498,48 +493,47 @@ fn new_stacks(thread: &mut Thread<'_>) -> Result {
 fn bad_access(thread: &mut Thread<'_>) -> Result {
     let seed = thread.random.next();
     let area = SparseArea::new(2, |_| seed)?;
+    // Some CPUs have tried in vain, and some have not.
+    let _ = area.read_nofault(0);
     area.map(0)?;
     let totals = thread.totals;
-    thread.check_each(1, |_, _| {
+    thread.check_each(1, |place, _, _| {
         if area.read_nofault(WORDS_PER_PAGE) != Err(EFAULT) {
             totals.unreported.fetch_add(1, Relaxed);
         }
-        (area.read_nofault(1).ok(), seed)
+        (totals.met.try_touch(place, &area, 0), seed)
     })
 }
 
 /// An area that tracers touch as soon as something is mapped there.
-struct Target {
+struct Target<'a> {
+    totals: &'a Totals,
     area: SparseArea,
     seed: u64,
     page: Atomic<usize>,
-    touches: Atomic<u64>,
-    corrupt: Atomic<u64>,
 }
 
-impl Target {
+impl Target<'_> {
     fn touch(&self) {
         let page = self.page.load(Relaxed);
         if let Some(word) = self.area.word(page * WORDS_PER_PAGE) {
-            if word.load(Relaxed) != pattern(self.seed, page) {
-                self.corrupt.fetch_add(1, Relaxed);
+            let value = self.totals.met.touch(Place::Tracepoint, word);
+            if value != pattern(self.seed, page) {
+                self.totals.corrupt.fetch_add(1, Relaxed);
             }
-            self.touches.fetch_add(1, Relaxed);
         }
     }
 }
 
-struct Tracer(Arc<Target>);
-
-impl Probe<CsdFunctionEntry> for Tracer {
+impl Probe<CsdFunctionEntry> for Target<'_> {
     fn fire(&self, _args: &<CsdFunctionEntry as Tracepoint>::Args) {
-        self.0.touch();
+        self.touch();
     }
 }
 
-impl Probe<PageFaultKernel> for Tracer {
+impl Probe<PageFaultKernel> for Target<'_> {
     fn fire(&self, _args: &<PageFaultKernel as Tracepoint>::Args) {
-        self.0.touch();
+        self.touch();
     }
 }
 
@@ -547,31 +541,21 @@ impl Probe<PageFaultKernel> for Tracer {
 fn traced(thread: &mut Thread<'_>) -> Result {
     let (pages, seed) = (thread.random.pages(), thread.random.next());
     let target = Target {
+        totals: thread.totals,
         area: SparseArea::new(pages, |word| pattern(seed, word / WORDS_PER_PAGE))?,
         seed,
         page: Atomic::new(0),
-        touches: Atomic::new(0),
-        corrupt: Atomic::new(0),
     };
-    let target = Arc::new(target, GFP_KERNEL)?;
-    let calls = Registration::<CsdFunctionEntry, _>::new(Tracer(target.clone()));
-    let calls = KBox::pin_init(calls, GFP_KERNEL)?;
-    let faults = Registration::<PageFaultKernel, _>::new(Tracer(target.clone()));
-    let faults = KBox::pin_init(faults, GFP_KERNEL)?;
-    for page in 0..pages {
-        target.page.store(page, Relaxed);
-        target.area.map(page)?;
-        smp::on_each_cpu(|_| {})?;
-    }
-    drop((calls, faults));
-
-    let totals = thread.totals;
-    totals
-        .touches
-        .fetch_add(target.touches.load(Relaxed), Relaxed);
-    totals
-        .corrupt
-        .fetch_add(target.corrupt.load(Relaxed), Relaxed);
+    attached::<CsdFunctionEntry, _, _>(&target, || {
+        attached::<PageFaultKernel, _, _>(&target, || -> Result {
+            for page in 0..pages {
+                target.page.store(page, Relaxed);
+                target.area.map(page)?;
+                smp::on_each_cpu(|_| {})?;
+            }
+            Ok(())
+        })
+    })???;
     Ok(())
 }
 
@@ -612,14 +596,15 @@ fn torture(test: &Test) -> kselftest::Result {
 
     let ran = kthread::on_any_cpu(
         module_parameters::threads.value(),
-        |number| {
+        |unbound| {
             let mut thread = Thread {
+                unbound,
                 test,
                 totals: &totals,
-                random: Random::new(number, 0),
+                random: Random::new(unbound.number(), 0),
                 kept: KVec::new(),
             };
-            thread.run(number, start);
+            thread.run(start);
         },
         || {
             if start.elapsed().as_millis() >= next {
@@ -629,7 +614,7 @@ fn torture(test: &Test) -> kselftest::Result {
         },
     );
     report(test, &totals, start);
-    test.report_some("touches", totals.touches.load(Relaxed));
+    totals.met.report(test);
     for ((name, _, _), (done, refused)) in ACTIONS.iter().zip(&totals.actions) {
         test.report(name, done.load(Relaxed));
         // Memory may be short at times, but not every time.

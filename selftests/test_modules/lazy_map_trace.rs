@@ -14,8 +14,9 @@
 //! mapping has been made.
 //!
 //! The other cases trace what nothing may interrupt: interrupts, the scheduler, work items, and any
-//! instruction by means of a kprobe. Each CPU is made to pass that, once for each page. In the last
-//! case the buffer itself is replaced all the time.
+//! instruction by means of a kprobe. Each CPU is made to pass that, once for each page. A switch to
+//! another task may make a CPU fence, so what passes the place spins on each CPU before the page is
+//! mapped, and goes there directly. In the last case the buffer itself is replaced all the time.
 //!
 //! Loading the module runs the test, see `kernel::kselftest`.
 
@@ -32,12 +33,14 @@ use kernel::{
     kthread,
     page::PAGE_SIZE,
     prelude::*,
+    processor::cpu_relax,
     revocable::Revocable,
     smp,
     sync::{
         atomic::{
             Acquire,
             Atomic,
+            Full,
             Relaxed,
             Release, //
         },
@@ -51,11 +54,11 @@ use kernel::{
         Monotonic, //
     },
     tracepoint::probe::{
+        attached,
         CsdFunctionEntry,
         IrqHandlerEntry,
         PageFaultKernel,
         Probe,
-        Registration,
         SchedSwitch,
         SchedWakeup,
         Tracepoint,
@@ -72,6 +75,16 @@ use kernel::{
         Work,
         WorkItem, //
     },
+};
+
+mod touch;
+
+use touch::{
+    prime,
+    prime_here,
+    Meeting,
+    Met,
+    Place, //
 };
 
 kernel::kselftest! {
@@ -116,29 +129,31 @@ kernel::kselftest! {
 const ENOUGH: u32 = 4;
 
 /// New areas, and what the probes found there.
-struct Target {
+struct Target<'a> {
+    met: &'a Met,
     areas: KVec<SparseArea>,
     seed: u64,
     /// The area that is being mapped, and its page.
     area: Atomic<usize>,
     page: Atomic<usize>,
-    /// Whether to touch a page before its mapping has been announced; not 0 if so.
-    early: Atomic<i32>,
+    /// Whether to touch a page before its mapping has been announced.
+    early: Atomic<bool>,
     /// Calls requested by another CPU, or by the same, since the start.
     calls: Atomic<u64>,
     touches: Atomic<u64>,
     corrupt: Atomic<u64>,
 }
 
-impl Target {
-    fn new(round: u32, areas: usize, pages: usize) -> Result<Self> {
+impl<'a> Target<'a> {
+    fn new(met: &'a Met, round: u32, areas: usize, pages: usize) -> Result<Self> {
         let seed = u64::from(round) << 32;
         let mut target = Self {
+            met,
             areas: KVec::with_capacity(areas, GFP_KERNEL)?,
             seed,
             area: Atomic::new(0),
             page: Atomic::new(0),
-            early: Atomic::new(0),
+            early: Atomic::new(false),
             calls: Atomic::new(0),
             touches: Atomic::new(0),
             corrupt: Atomic::new(0),
@@ -156,12 +171,20 @@ impl Target {
             return;
         };
         let word = page * WORDS_PER_PAGE;
-        let value = if self.early.load(Relaxed) != 0 {
-            // SAFETY: The kernel has been seen to call all CPUs for new mappings. One that dies of
-            // the fault all the same is what this test looks for.
-            unsafe { area.peek(word) }
+        let value = if self.early.load(Relaxed) {
+            let exists = area.is_mapped(page);
+            exists.then(|| {
+                // SAFETY: The page table has the page. The kernel has been seen to call all CPUs
+                // for new mappings. One that dies of the fault all the same is what this test looks
+                // for.
+                unsafe {
+                    self.met
+                        .peek(Place::Tracepoint, area.address(page).unwrap_or_default())
+                }
+            })
         } else {
-            area.word(word).map(|word| word.load(Relaxed))
+            area.word(word)
+                .map(|word| self.met.touch(Place::Tracepoint, word))
         };
         if let Some(value) = value {
             if value != pattern(self.seed, page) {
@@ -170,79 +193,63 @@ impl Target {
             self.touches.fetch_add(1, Relaxed);
         }
     }
-}
 
-struct Tracer(Arc<Target>);
-
-impl Probe<CsdFunctionEntry> for Tracer {
-    fn fire(&self, _args: &<CsdFunctionEntry as Tracepoint>::Args) {
-        self.0.calls.fetch_add(1, Relaxed);
-        self.0.touch();
-    }
-}
-
-impl Probe<PageFaultKernel> for Tracer {
-    fn fire(&self, _args: &<PageFaultKernel as Tracepoint>::Args) {
-        self.0.touch();
-    }
-}
-
-/// Attaches a probe, or says which tracepoint the kernel lacks.
-fn attach<T: Tracepoint, P: Probe<T>>(
-    test: &Test,
-    probe: P,
-) -> kselftest::Result<Pin<KBox<Registration<T, P>>>> {
-    KBox::pin_init(Registration::new(probe), GFP_KERNEL).map_err(|error| match error {
-        ENOENT => test.skip(fmt!("no tracepoint {}", T::NAME)),
-        error => error.into(),
-    })
-}
-
-/// Maps page after page of new areas while tracers watch; returns the number of touches.
-fn round(
-    test: &Test,
-    round: u32,
-    areas: usize,
-    pages: usize,
-    others: u64,
-) -> kselftest::Result<u64> {
-    let target = Arc::new(Target::new(round, areas, pages)?, GFP_KERNEL)?;
-    let calls = attach::<CsdFunctionEntry, _>(test, Tracer(target.clone()))?;
-    let faults = attach::<PageFaultKernel, _>(test, Tracer(target.clone()))?;
-    let mut told = 0;
-
-    for (number, area) in target.areas.iter().enumerate() {
-        for page in 0..pages {
-            // The page first: a probe in between sees page 0 of the last area, which is mapped.
-            target.page.store(page, Relaxed);
-            target.area.store(number, Relaxed);
-            let calls = target.calls.load(Relaxed);
-            area.map(page)?;
-            if target.calls.load(Relaxed) - calls >= others {
-                told += 1;
-                // Some calls have nothing to do with this. Many are not a coincidence.
-                target.early.store(i32::from(told >= ENOUGH), Relaxed);
-            } else {
-                told = 0;
-                target.early.store(0, Relaxed);
+    /// Maps page after page while probes watch.
+    fn map_all(&self, test: &Test, others: u64) -> kselftest::Result {
+        let mut told = 0;
+        for (number, area) in self.areas.iter().enumerate() {
+            for page in 0..area.pages() {
+                test.go_on()?;
+                // The page first: a probe in between sees page 0 of the last area, which is mapped.
+                self.page.store(page, Relaxed);
+                self.area.store(number, Relaxed);
+                prime(test, area, page)?;
+                let calls = self.calls.load(Relaxed);
+                area.map(page)?;
+                if self.calls.load(Relaxed) - calls >= others {
+                    told += 1;
+                    // Some calls have nothing to do with this. Many are not a coincidence.
+                    self.early.store(told >= ENOUGH, Relaxed);
+                } else {
+                    told = 0;
+                    self.early.store(false, Relaxed);
+                }
+                // All CPUs that were not called yet are now, and touch the page for the first time.
+                let before = self.touches.load(Relaxed);
+                smp::on_each_cpu(|_| {})?;
+                test.require(
+                    self.touches.load(Relaxed) != before,
+                    fmt!("a probe touched page {page} of area {number}"),
+                )?;
             }
-            // All CPUs that were not called yet are now, and touch the page for the first time.
-            let before = target.touches.load(Relaxed);
-            smp::on_each_cpu(|_| {})?;
-            test.require(
-                target.touches.load(Relaxed) != before,
-                fmt!("a probe touched page {page} of area {number} in round {round}"),
-            )?;
         }
+        Ok(())
     }
+}
 
-    drop((calls, faults));
-    test.require_eq(
-        target.corrupt.load(Relaxed),
-        0,
-        fmt!("words that are not what was written"),
-    )?;
-    Ok(target.touches.load(Relaxed))
+impl Probe<CsdFunctionEntry> for Target<'_> {
+    fn fire(&self, _args: &<CsdFunctionEntry as Tracepoint>::Args) {
+        self.calls.fetch_add(1, Relaxed);
+        self.touch();
+    }
+}
+
+impl Probe<PageFaultKernel> for Target<'_> {
+    fn fire(&self, _args: &<PageFaultKernel as Tracepoint>::Args) {
+        self.touch();
+    }
+}
+
+/// Runs `scope` while a probe is attached, or says which tracepoint the kernel lacks.
+fn traced<T: Tracepoint, P: Probe<T>>(
+    test: &Test,
+    probe: &P,
+    scope: impl FnOnce() -> kselftest::Result,
+) -> kselftest::Result {
+    attached::<T, P, _>(probe, scope).unwrap_or_else(|error| match error {
+        ENOENT => Err(test.skip(fmt!("no tracepoint {}", T::NAME))),
+        error => Err(error.into()),
+    })
 }
 
 fn new_mapping_touched_from_tracepoint(test: &Test) -> kselftest::Result {
@@ -252,11 +259,19 @@ fn new_mapping_touched_from_tracepoint(test: &Test) -> kselftest::Result {
 
     let others = u64::max(1, u64::from(smp::num_online_cpus()) - 1);
 
-    let mut touches = 0;
+    let met = Met::new();
     for number in 0..rounds {
-        touches += round(test, number, areas, pages, others)?;
+        let target = Target::new(&met, number, areas, pages)?;
+        traced::<CsdFunctionEntry, _>(test, &target, || {
+            traced::<PageFaultKernel, _>(test, &target, || target.map_all(test, others))
+        })?;
+        test.require_eq(
+            target.corrupt.load(Relaxed),
+            0,
+            fmt!("words that are not what was written"),
+        )?;
     }
-    test.report_some("touches", touches);
+    met.report(test);
     Ok(())
 }
 
@@ -264,170 +279,225 @@ fn new_mapping_touched_from_tracepoint(test: &Test) -> kselftest::Result {
 const PATIENCE_MS: i64 = 10_000;
 
 /// An area that is mapped page by page, and what has been read there on each CPU.
-struct Pages {
-    area: SparseArea,
+struct Pages<'a> {
+    met: &'a Met,
+    place: Place,
+    area: Arc<SparseArea>,
     seed: u64,
-    /// The page that has been mapped last.
-    page: Atomic<usize>,
+    /// Number of pages that have been mapped; the last one is touched.
+    mapped: Atomic<usize>,
     /// For each CPU the number of pages that it has seen, the last one included.
     seen: KVec<Atomic<usize>>,
-    touches: Atomic<u64>,
     corrupt: Atomic<u64>,
 }
 
-impl Pages {
-    fn new(seed: u64) -> Result<Arc<Self>> {
+impl<'a> Pages<'a> {
+    fn new(met: &'a Met, place: Place, round: u32) -> Result<Self> {
         let pages = module_parameters::size.value() as usize / PAGE_SIZE;
+        let seed = u64::from(round) << 32;
         let mut seen = KVec::new();
         for _ in 0..nr_cpu_ids() {
             seen.push(Atomic::new(0), GFP_KERNEL)?;
         }
         let area = SparseArea::new(pages, |word| pattern(seed, word / WORDS_PER_PAGE))?;
-        let pages = Self {
-            area,
+        Ok(Self {
+            met,
+            place,
+            area: Arc::new(area, GFP_KERNEL)?,
             seed,
-            page: Atomic::new(0),
+            mapped: Atomic::new(0),
             seen,
-            touches: Atomic::new(0),
             corrupt: Atomic::new(0),
-        };
-        Ok(Arc::new(pages, GFP_KERNEL)?)
+        })
     }
 
     /// Reads a word of the last page.
     fn touch(&self) {
-        let page = self.page.load(Acquire);
+        let mapped = self.mapped.load(Acquire);
+        let Some(page) = mapped.checked_sub(1) else {
+            return;
+        };
         let Some(word) = self.area.word(page * WORDS_PER_PAGE) else {
             return;
         };
-        if word.load(Relaxed) != pattern(self.seed, page) {
+        // Where preemption is enabled the touch and the note may be made on different CPUs. Then
+        // the first one has to pass here once more.
+        let cpu = CpuId::current();
+        if self.met.touch(self.place, word) != pattern(self.seed, page) {
             self.corrupt.fetch_add(1, Relaxed);
         }
-        self.touches.fetch_add(1, Relaxed);
-        if let Some(seen) = self.seen.get(CpuId::current().as_u32() as usize) {
-            seen.store(page + 1, Relaxed);
+        if let Some(seen) = self.seen.get(cpu.as_u32() as usize) {
+            seen.store(mapped, Relaxed);
         }
     }
 
-    /// Whether `cpu` has touched the last page.
-    fn is_seen(&self, cpu: CpuId) -> bool {
+    /// Maps the next page.
+    fn map(&self, page: usize) -> Result {
+        self.area.map(page)?;
+        self.mapped.store(page + 1, Release);
+        Ok(())
+    }
+
+    /// Whether `cpu` has touched the first `pages` pages.
+    fn is_seen(&self, cpu: CpuId, pages: usize) -> bool {
         let seen = self.seen.get(cpu.as_u32() as usize);
-        seen.is_some_and(|seen| seen.load(Relaxed) > self.page.load(Relaxed))
+        seen.is_some_and(|seen| seen.load(Relaxed) >= pages)
+    }
+
+    /// Makes `cpu`, which runs this, pass what is traced until it has touched a page.
+    fn pass(&self, test: &Test, cpu: CpuId, page: usize, pass: impl Fn(CpuId) -> Result) {
+        let start = Instant::<Monotonic>::now();
+        while !self.is_seen(cpu, page + 1) && !kthread::should_stop() {
+            if let Err(error) = pass(cpu) {
+                test.fail(fmt!("CPU {}: {error:?}", cpu.as_u32()));
+                break;
+            }
+            if start.elapsed().as_millis() > PATIENCE_MS {
+                test.fail(fmt!("CPU {} has not touched page {page}", cpu.as_u32()));
+                break;
+            }
+        }
+    }
+
+    /// Maps page after page while all CPUs spin, and then makes them pass what is traced.
+    fn map_all(&self, test: &Test, pass: impl Fn(CpuId) -> Result + Sync) -> kselftest::Result {
+        let meeting = Meeting::new();
+        kthread::on_each_cpu_of_group(
+            |member| {
+                for page in 0..self.area.pages() {
+                    prime_here(test, &self.area, page);
+                    if !meeting.meet(2 * page as u64, member.count) {
+                        return;
+                    }
+                    if member.number == 0 {
+                        if let Err(error) = self.map(page) {
+                            test.fail(fmt!("page {page}: {error:?}"));
+                        }
+                    }
+                    while self.mapped.load(Acquire) <= page {
+                        if kthread::should_stop() || test.has_failed() {
+                            return;
+                        }
+                        cpu_relax();
+                    }
+                    self.pass(test, member.cpu, page, &pass);
+                    // The others still need this CPU to call it.
+                    if !meeting.meet(2 * page as u64 + 1, member.count) {
+                        return;
+                    }
+                }
+            },
+            || {},
+        )?;
+        test.require(!test.has_failed(), fmt!("all pages"))
     }
 }
 
 /// What touches the last page wherever it is called from.
-#[derive(Clone)]
-struct Toucher(Arc<Pages>);
+struct Toucher<'a>(&'a Pages<'a>);
 
-impl Probe<IrqHandlerEntry> for Toucher {
+impl Probe<IrqHandlerEntry> for Toucher<'_> {
     fn fire(&self, _args: &<IrqHandlerEntry as Tracepoint>::Args) {
         self.0.touch();
     }
 }
 
-impl Probe<SchedSwitch> for Toucher {
+impl Probe<SchedSwitch> for Toucher<'_> {
     fn fire(&self, _args: &<SchedSwitch as Tracepoint>::Args) {
         self.0.touch();
     }
 }
 
-impl Probe<SchedWakeup> for Toucher {
+impl Probe<SchedWakeup> for Toucher<'_> {
     fn fire(&self, _args: &<SchedWakeup as Tracepoint>::Args) {
         self.0.touch();
     }
 }
 
-impl Probe<WorkqueueExecuteStart> for Toucher {
+impl Probe<WorkqueueExecuteStart> for Toucher<'_> {
     fn fire(&self, _args: &<WorkqueueExecuteStart as Tracepoint>::Args) {
         self.0.touch();
     }
 }
 
 #[cfg(CONFIG_DYNAMIC_FTRACE)]
-impl kernel::ftrace::Tracer for Toucher {
+impl kernel::ftrace::Tracer for Toucher<'_> {
     fn enter(&self, _ip: usize, _parent_ip: usize) {
         self.0.touch();
     }
 }
 
 #[cfg(CONFIG_KPROBES)]
-impl kernel::kprobe::Handler for Toucher {
+impl kernel::kprobe::Handler for Toucher<'_> {
     fn pre(&self, _address: usize) {
         self.0.touch();
     }
 }
 
-/// Maps page after page of new areas while something is traced that each CPU is made to `pass`.
-fn touched_by<R>(
+/// Maps page after page of new areas; `trace` runs its second argument while something is traced.
+fn touched_by(
     test: &Test,
-    trace: impl Fn(Toucher) -> kselftest::Result<R>,
-    pass: impl Fn() -> Result + Sync,
+    met: &Met,
+    place: Place,
+    trace: impl Fn(&Toucher<'_>, &dyn Fn() -> kselftest::Result) -> kselftest::Result,
+    map_all: impl Fn(&Pages<'_>) -> kselftest::Result,
 ) -> kselftest::Result {
-    let mut touches = 0;
-    // Each CPU needs a new thread for each page.
     for round in 0..module_parameters::rounds.value().div_ceil(4) {
-        let pages = Pages::new(u64::from(round) << 32)?;
-        let traced = trace(Toucher(pages.clone()))?;
-        for page in 0..pages.area.pages() {
-            pages.area.map(page)?;
-            pages.page.store(page, Release);
-            kthread::on_each_cpu(
-                |cpu| {
-                    let start = Instant::<Monotonic>::now();
-                    while !pages.is_seen(cpu) {
-                        if let Err(error) = pass() {
-                            test.fail(fmt!("CPU {}: {error:?}", cpu.as_u32()));
-                            break;
-                        }
-                        if start.elapsed().as_millis() > PATIENCE_MS {
-                            test.fail(fmt!("CPU {} has not touched page {page}", cpu.as_u32()));
-                            break;
-                        }
-                    }
-                },
-                || {},
-            )?;
-            test.require(!test.has_failed(), fmt!("round {round}"))?;
-        }
-        drop(traced);
+        let pages = Pages::new(met, place, round)?;
+        trace(&Toucher(&pages), &|| map_all(&pages))?;
         test.require_eq(
             pages.corrupt.load(Relaxed),
             0,
             fmt!("words that are not what was written"),
         )?;
-        touches += pages.touches.load(Relaxed);
     }
-    test.report_some("touches", touches);
     Ok(())
 }
 
 /// Makes the scheduler, a timer and its interrupt do something on this CPU.
-fn sleep_a_little() -> Result {
+fn sleep_a_little(_cpu: CpuId) -> Result {
     fsleep(Delta::from_micros(100));
     Ok(())
 }
 
+/// Interrupts all other CPUs. The tick interrupts a CPU that nobody else interrupts.
+fn interrupt_others(_cpu: CpuId) -> Result {
+    smp::call_function(|_| {})
+}
+
 fn touched_from_interrupts(test: &Test) -> kselftest::Result {
+    let met = Met::new();
     touched_by(
         test,
-        |toucher| attach::<IrqHandlerEntry, _>(test, toucher),
-        // The tick interrupts a CPU that nobody else interrupts.
-        || smp::call_function(|_| {}),
-    )
+        &met,
+        Place::Tracepoint,
+        |toucher, scope| traced::<IrqHandlerEntry, _>(test, toucher, scope),
+        |pages| pages.map_all(test, interrupt_others),
+    )?;
+    met.report(test);
+    Ok(())
 }
 
 fn touched_from_scheduler(test: &Test) -> kselftest::Result {
+    let met = Met::new();
     touched_by(
         test,
-        |toucher| attach::<SchedSwitch, _>(test, toucher),
-        sleep_a_little,
+        &met,
+        Place::Tracepoint,
+        |toucher, scope| traced::<SchedSwitch, _>(test, toucher, scope),
+        // The tracepoint comes before the switch.
+        |pages| pages.map_all(test, sleep_a_little),
     )?;
     touched_by(
         test,
-        |toucher| attach::<SchedWakeup, _>(test, toucher),
-        sleep_a_little,
-    )
+        &met,
+        Place::Tracepoint,
+        |toucher, scope| traced::<SchedWakeup, _>(test, toucher, scope),
+        // Without a switch.
+        |pages| pages.map_all(test, wake_a_worker),
+    )?;
+    met.report(test);
+    Ok(())
 }
 
 /// Work that does nothing.
@@ -447,8 +517,8 @@ impl WorkItem for Nothing {
     fn run(_this: Arc<Nothing>) {}
 }
 
-/// Makes a worker of this CPU do something.
-fn work_a_little() -> Result {
+/// Queues something for a worker of this CPU, which has to be woken up for it.
+fn wake_a_worker(_cpu: CpuId) -> Result {
     let nothing = Arc::pin_init(
         pin_init!(Nothing {
             work <- new_work!("lazy_map_trace::Nothing::work"),
@@ -456,38 +526,188 @@ fn work_a_little() -> Result {
         GFP_KERNEL,
     )?;
     // A new work item is not on a queue, so queueing it always succeeds.
-    let _ = workqueue::system().enqueue(nothing.clone());
+    let _ = workqueue::system_percpu().enqueue(nothing.clone());
+    // It runs code of the module.
     nothing.work.flush();
     Ok(())
 }
 
-fn touched_from_workqueue(test: &Test) -> kselftest::Result {
-    touched_by(
-        test,
-        |toucher| attach::<WorkqueueExecuteStart, _>(test, toucher),
-        work_a_little,
-    )
+/// A page that workers on all CPUs wait for.
+struct Crossing {
+    area: Arc<SparseArea>,
+    page: usize,
+    /// Workers that wait, and how many are expected; 0 as long as that is not known.
+    waiting: Atomic<u32>,
+    expected: Atomic<u32>,
+    /// Whether one of them maps the page, and whether it is not to be waited for any more.
+    claimed: Atomic<bool>,
+    passed: Atomic<bool>,
+    /// Work items that have been done.
+    done: Atomic<u32>,
+    failed: Atomic<bool>,
 }
 
-/// What is traced: in a hard interrupt, of the timer or another CPU, and in a task.
+impl Crossing {
+    fn new(area: Arc<SparseArea>, page: usize) -> Result<Arc<Self>> {
+        let crossing = Self {
+            area,
+            page,
+            waiting: Atomic::new(0),
+            expected: Atomic::new(0),
+            claimed: Atomic::new(false),
+            passed: Atomic::new(false),
+            done: Atomic::new(0),
+            failed: Atomic::new(false),
+        };
+        Ok(Arc::new(crossing, GFP_KERNEL)?)
+    }
+
+    /// Waits for the page. One of those who wait maps it, once all are there.
+    fn wait(&self) {
+        self.waiting.fetch_add(1, Full);
+        while !self.passed.load(Acquire) {
+            let expected = self.expected.load(Acquire);
+            if expected != 0
+                && self.waiting.load(Acquire) >= expected
+                && self.claimed.cmpxchg(false, true, Full).is_ok()
+            {
+                if self.area.map(self.page).is_err() {
+                    self.failed.store(true, Relaxed);
+                }
+                self.passed.store(true, Release);
+            }
+            cpu_relax();
+        }
+    }
+}
+
+/// Work that waits at a crossing, or that comes behind such work.
+#[pin_data]
+struct Step {
+    waits: bool,
+    crossing: Arc<Crossing>,
+    #[pin]
+    work: Work<Step>,
+}
+
+impl_has_work! {
+    impl HasWork<Self> for Step { self.work }
+}
+
+impl Step {
+    fn new(waits: bool, crossing: &Arc<Crossing>) -> Result<Arc<Self>> {
+        let crossing = crossing.clone();
+        Arc::pin_init(
+            pin_init!(Step {
+                waits,
+                crossing,
+                work <- new_work!("lazy_map_trace::Step::work"),
+            }),
+            GFP_KERNEL,
+        )
+    }
+}
+
+impl WorkItem for Step {
+    type Pointer = Arc<Step>;
+
+    fn run(this: Arc<Step>) {
+        if this.waits {
+            this.crossing.wait();
+        }
+        this.crossing.done.fetch_add(1, Release);
+    }
+}
+
+/// Maps page after page while a worker spins on each CPU. It goes on to the next item, which is
+/// traced, without a switch.
+fn pass_workers(test: &Test, pages: &Pages<'_>) -> kselftest::Result {
+    for page in 0..pages.area.pages() {
+        test.go_on()?;
+        prime(test, &pages.area, page)?;
+        let crossing = Crossing::new(pages.area.clone(), page)?;
+        let mut steps = KVec::new();
+        for _ in 0..nr_cpu_ids() {
+            let both = (Step::new(true, &crossing)?, Step::new(false, &crossing)?);
+            steps.push(both, GFP_KERNEL)?;
+        }
+        // It is touched once it is mapped.
+        pages.mapped.store(page + 1, Release);
+        let queued = Atomic::new(0u32);
+        smp::on_each_cpu(|cpu| {
+            if let Some((waiter, follower)) = steps.get(cpu.as_u32() as usize) {
+                // New work items are not on a queue, so queueing them always succeeds.
+                let _ = workqueue::system_percpu().enqueue(waiter.clone());
+                let _ = workqueue::system_percpu().enqueue(follower.clone());
+                queued.fetch_add(1, Relaxed);
+            }
+        })?;
+        let queued = queued.load(Relaxed);
+        crossing.expected.store(queued, Release);
+
+        let start = Instant::<Monotonic>::now();
+        while crossing.done.load(Acquire) < 2 * queued {
+            if start.elapsed().as_millis() > PATIENCE_MS {
+                crossing.passed.store(true, Release);
+                test.keep_module(fmt!("workers that run its code do not come back"));
+                return Err(kselftest::End::Failed);
+            }
+            fsleep(Delta::from_micros(100));
+        }
+        // They have been done, but may not have returned.
+        for (waiter, follower) in &steps {
+            waiter.work.flush();
+            follower.work.flush();
+        }
+        test.require(!crossing.failed.load(Relaxed), fmt!("page {page}"))?;
+        let seen = (0..nr_cpu_ids())
+            .filter_map(CpuId::from_u32)
+            .filter(|cpu| pages.is_seen(*cpu, page + 1))
+            .count();
+        test.require_eq(seen, queued as usize, fmt!("CPUs that touched page {page}"))?;
+    }
+    Ok(())
+}
+
+fn touched_from_workqueue(test: &Test) -> kselftest::Result {
+    let met = Met::new();
+    touched_by(
+        test,
+        &met,
+        Place::Tracepoint,
+        |toucher, scope| traced::<WorkqueueExecuteStart, _>(test, toucher, scope),
+        |pages| pass_workers(test, pages),
+    )?;
+    met.report(test);
+    Ok(())
+}
+
+/// What is traced, in a hard interrupt and in a task, and how to get there without a switch.
 #[cfg(any(CONFIG_DYNAMIC_FTRACE, CONFIG_KPROBES))]
-const FUNCTIONS: [&CStr; 2] = [c"generic_handle_domain_irq", c"usleep_range_state"];
+const FUNCTIONS: [(&CStr, fn(CpuId) -> Result); 2] = [
+    (c"generic_handle_domain_irq", interrupt_others),
+    (c"usleep_range_state", sleep_a_little),
+];
 
 #[cfg(CONFIG_DYNAMIC_FTRACE)]
 fn touched_from_function_tracer(test: &Test) -> kselftest::Result {
-    use kernel::ftrace::Registration;
-
-    for function in FUNCTIONS {
-        let trace = |toucher| {
-            KBox::pin_init(Registration::new(function, toucher), GFP_KERNEL).map_err(|error| {
-                match error {
-                    ENOENT => test.skip(fmt!("{function} cannot be traced")),
-                    error => error.into(),
-                }
-            })
-        };
-        touched_by(test, trace, sleep_a_little)?;
+    let met = Met::new();
+    for (function, pass) in FUNCTIONS {
+        touched_by(
+            test,
+            &met,
+            Place::FunctionTracer,
+            |toucher, scope| {
+                kernel::ftrace::traced(function, toucher, scope).unwrap_or_else(|error| match error
+                {
+                    ENOENT => Err(test.skip(fmt!("{function} cannot be traced"))),
+                    error => Err(error.into()),
+                })
+            },
+            |pages| pages.map_all(test, pass),
+        )?;
     }
+    met.report(test);
     Ok(())
 }
 
@@ -502,25 +722,29 @@ const HOOK: u32 = 8;
 
 #[cfg(CONFIG_KPROBES)]
 fn touched_from_kprobes(test: &Test) -> kselftest::Result {
-    use kernel::kprobe::Registration;
+    use kernel::kprobe::armed;
 
-    for function in FUNCTIONS {
-        let arm = |offset, toucher| {
-            KBox::pin_init(Registration::new(function, offset, toucher), GFP_KERNEL)
-        };
-        let trace = |toucher: Toucher| {
-            arm(0, toucher.clone())
-                .or_else(|error| match error {
-                    EINVAL => arm(HOOK, toucher),
-                    error => Err(error),
-                })
-                .map_err(|error| match error {
-                    ENOENT => test.skip(fmt!("no function {function}")),
-                    error => error.into(),
-                })
-        };
-        touched_by(test, trace, sleep_a_little)?;
+    let met = Met::new();
+    for (function, pass) in FUNCTIONS {
+        touched_by(
+            test,
+            &met,
+            Place::Kprobe,
+            |toucher, scope| {
+                armed(function, 0, toucher, scope)
+                    .or_else(|error| match error {
+                        EINVAL => armed(function, HOOK, toucher, scope),
+                        error => Err(error),
+                    })
+                    .unwrap_or_else(|error| match error {
+                        ENOENT => Err(test.skip(fmt!("no function {function}"))),
+                        error => Err(error.into()),
+                    })
+            },
+            |pages| pages.map_all(test, pass),
+        )?;
     }
+    met.report(test);
     Ok(())
 }
 
@@ -530,30 +754,31 @@ fn touched_from_kprobes(test: &Test) -> kselftest::Result {
 }
 
 /// Buffers that are used one after the other. The previous one is freed.
-struct Buffers {
+struct Buffers<'a> {
+    test: &'a Test,
+    met: Met,
     buffers: KVec<SetOnce<Arc<Revocable<SparseArea>>>>,
     /// How many there have been, including the one in use.
     made: Atomic<usize>,
-    touches: Atomic<u64>,
     /// Probes that came too late for the buffer that they had chosen.
     late: Atomic<u64>,
     corrupt: Atomic<u64>,
 }
 
-impl Buffers {
-    fn new(count: usize) -> Result<Arc<Self>> {
+impl<'a> Buffers<'a> {
+    fn new(test: &'a Test, count: usize) -> Result<Self> {
         let mut buffers = KVec::with_capacity(count, GFP_KERNEL)?;
         for _ in 0..count {
             buffers.push(SetOnce::new(), GFP_KERNEL)?;
         }
-        let buffers = Self {
+        Ok(Self {
+            test,
+            met: Met::new(),
             buffers,
             made: Atomic::new(0),
-            touches: Atomic::new(0),
             late: Atomic::new(0),
             corrupt: Atomic::new(0),
-        };
-        Ok(Arc::new(buffers, GFP_KERNEL)?)
+        })
     }
 
     fn seed(number: usize) -> u64 {
@@ -565,7 +790,7 @@ impl Buffers {
     }
 
     /// Replaces the buffer in use with a new one, and frees it.
-    fn replace(&self) -> Result {
+    fn replace(&self) -> kselftest::Result {
         let number = self.made.load(Relaxed);
         let Some(next) = self.buffers.get(number) else {
             return Ok(());
@@ -574,6 +799,7 @@ impl Buffers {
         let seed = Self::seed(number);
         let area = SparseArea::new(pages, |word| pattern(seed, word / WORDS_PER_PAGE))?;
         for page in 0..pages {
+            prime(self.test, &area, page)?;
             area.map(page)?;
         }
         next.populate(Arc::pin_init(Revocable::new(area), GFP_KERNEL)?);
@@ -602,48 +828,41 @@ impl Buffers {
         };
         for page in 0..area.pages() {
             let word = area.word(page * WORDS_PER_PAGE);
-            if word.map(|word| word.load(Relaxed)) != Some(pattern(Self::seed(number), page)) {
+            let value = word.map(|word| self.met.touch(Place::Tracepoint, word));
+            if value != Some(pattern(Self::seed(number), page)) {
                 self.corrupt.fetch_add(1, Relaxed);
             }
-            self.touches.fetch_add(1, Relaxed);
         }
     }
 }
 
-struct Recorder(Arc<Buffers>);
-
-impl Probe<CsdFunctionEntry> for Recorder {
+impl Probe<CsdFunctionEntry> for Buffers<'_> {
     fn fire(&self, _args: &<CsdFunctionEntry as Tracepoint>::Args) {
-        self.0.touch();
+        self.touch();
     }
 }
 
-impl Probe<IrqHandlerEntry> for Recorder {
+impl Probe<IrqHandlerEntry> for Buffers<'_> {
     fn fire(&self, _args: &<IrqHandlerEntry as Tracepoint>::Args) {
-        self.0.touch();
+        self.touch();
     }
 }
 
-impl Probe<SchedSwitch> for Recorder {
+impl Probe<SchedSwitch> for Buffers<'_> {
     fn fire(&self, _args: &<SchedSwitch as Tracepoint>::Args) {
-        self.0.touch();
+        self.touch();
     }
 }
 
-fn buffer_replaced_while_traced(test: &Test) -> kselftest::Result {
-    let buffers = Buffers::new(module_parameters::buffers.value() as usize)?;
-    let traced = (
-        attach::<CsdFunctionEntry, _>(test, Recorder(buffers.clone()))?,
-        attach::<IrqHandlerEntry, _>(test, Recorder(buffers.clone()))?,
-        attach::<SchedSwitch, _>(test, Recorder(buffers.clone()))?,
-    );
+/// Replaces buffers while all CPUs pass what is traced.
+fn replace_all(test: &Test, buffers: &Buffers<'_>) -> kselftest::Result {
     let mut replaced = Ok(());
-    // Not 0 when the last buffer is in use, or none is left.
-    let end = Atomic::new(0i32);
+    // Whether the last buffer is in use, or none is left.
+    let end = Atomic::new(false);
     kthread::on_each_cpu(
-        |_| {
-            while end.load(Relaxed) == 0 {
-                let passed = smp::call_function(|_| {}).and_then(|()| sleep_a_little());
+        |cpu| {
+            while !end.load(Relaxed) && !kthread::should_stop() {
+                let passed = interrupt_others(cpu).and_then(|()| sleep_a_little(cpu));
                 if let Err(error) = passed {
                     test.fail(fmt!("{error:?}"));
                     break;
@@ -655,15 +874,28 @@ fn buffer_replaced_while_traced(test: &Test) -> kselftest::Result {
                 replaced = buffers.replace();
             }
             if replaced.is_err() || buffers.is_last() {
-                end.store(1, Relaxed);
+                end.store(true, Relaxed);
             }
         },
     )?;
-    drop(traced);
-    replaced?;
-    test.report("buffers", buffers.made.load(Relaxed) as u64);
-    test.report_some("touches", buffers.touches.load(Relaxed));
+    replaced
+}
+
+fn buffer_replaced_while_traced(test: &Test) -> kselftest::Result {
+    let count = module_parameters::buffers.value() as usize;
+    let buffers = Buffers::new(test, count)?;
+    traced::<CsdFunctionEntry, _>(test, &buffers, || {
+        traced::<IrqHandlerEntry, _>(test, &buffers, || {
+            traced::<SchedSwitch, _>(test, &buffers, || replace_all(test, &buffers))
+        })
+    })?;
+    buffers.met.report(test);
     test.report("late probes", buffers.late.load(Relaxed));
+    test.expect_eq(
+        buffers.made.load(Relaxed),
+        count,
+        fmt!("buffers that were made"),
+    );
     test.expect_eq(
         buffers.corrupt.load(Relaxed),
         0,

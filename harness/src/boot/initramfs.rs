@@ -13,6 +13,9 @@ use std::path::Path;
 use cpio::newc::{self, ModeFileType};
 use flate2::Compression;
 use flate2::write::GzEncoder;
+use object::LittleEndian;
+use object::elf::{FileHeader64, PT_INTERP};
+use object::read::elf::{FileHeader, ProgramHeader};
 
 use crate::ground::error::{Error, Result};
 
@@ -50,14 +53,27 @@ pub fn build(busybox: &Path, selftests: &Path, archive: &Path) -> Result<()> {
     Ok(())
 }
 
+/// Checks that `path` is a program that a guest without any library can run.
+///
+/// # Errors
+/// When it is not for RISC-V, needs libraries, or cannot be read.
+pub fn check_busybox(path: &Path) -> Result<()> {
+    read_busybox(path).map(drop)
+}
+
 fn read_busybox(path: &Path) -> Result<Vec<u8>> {
     let bytes = fs::read(path).map_err(|e| Error::io("read", path, e))?;
+    let wrong =
+        |what: &str| Error::could_not(format!("{} {what}; a static busybox for riscv64 is needed", path.display()));
     let machine = bytes.get(E_MACHINE..E_MACHINE + 2).map(|b| u16::from_le_bytes([b[0], b[1]]));
     if !bytes.starts_with(b"\x7fELF") || machine != Some(EM_RISCV) {
-        return Err(Error::could_not(format!(
-            "{} is not a RISC-V program; a static busybox for riscv64 is needed",
-            path.display()
-        )));
+        return Err(wrong("is not a RISC-V program"));
+    }
+    // One that cannot be parsed is left to the guest: it says so.
+    let header = FileHeader64::<LittleEndian>::parse(&*bytes);
+    let segments = header.and_then(|header| header.program_headers(LittleEndian, &*bytes));
+    if segments.is_ok_and(|all| all.iter().any(|segment| segment.p_type(LittleEndian) == PT_INTERP)) {
+        return Err(wrong("is linked dynamically"));
     }
     Ok(bytes)
 }

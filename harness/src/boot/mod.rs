@@ -2,6 +2,8 @@
 //! Starts QEMU, and makes sure that it exits.
 
 pub mod initramfs;
+pub mod kernel_file;
 pub mod machine;
 pub mod models;
 pub mod program;
+pub mod reproduce;

@@ -7,6 +7,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::fs;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -143,6 +144,8 @@ pub fn build(on: Builder<'_>, name: &str, commit: &str, config: &Config, tests: 
         (build.o.join("vmlinux"), &kernel.vmlinux),
         (kept, &dir.join("config")),
     ] {
+        // Reproducers of earlier boots may link to it.
+        files::remove(to)?;
         fs::copy(&from, to).map_err(|e| Error::io("copy", &from, e))?;
     }
     if tests.is_none() {
@@ -177,11 +180,14 @@ pub fn build_with_modules(on: Builder<'_>, name: &str, commit: &str, config: &Co
     Ok((kernel, modules))
 }
 
-/// Copies the kernel's own modules from its `O=` folder `o`, into one folder.
+/// Copies the kernel's own modules, if it has any, from its `O=` folder `o` into one folder.
 fn copy_modules(o: &Path, modules: &Path) -> Result<()> {
     fs::create_dir_all(modules).map_err(|e| Error::io("create", modules, e))?;
     let order = o.join("modules.order");
-    let list = fs::read_to_string(&order).map_err(|e| Error::io("read", &order, e))?;
+    let list = match fs::read_to_string(&order) {
+        Err(e) if e.kind() == ErrorKind::NotFound => String::new(),
+        list => list.map_err(|e| Error::io("read", &order, e))?,
+    };
     for object in list.lines().filter(|l| !l.trim().is_empty()) {
         let from = o.join(object).with_extension("ko");
         let to = modules.join(from.file_name().unwrap_or_default());
@@ -303,11 +309,6 @@ impl<'a> Build<'a> {
         let mut make = cmd::plain("make");
         make.arg("--no-print-directory").arg("-C").arg(dir);
         self.environment(&mut make);
-        let variable = |name: &str, value: &Path| {
-            let mut word = std::ffi::OsString::from(format!("{name}="));
-            word.push(value);
-            word
-        };
         let cached = |name: &str| if host.ccache { format!("ccache {name}") } else { name.to_owned() };
         make.arg(format!("-j{}", self.options.jobs)).arg("ARCH=riscv");
         if self.compiler == Compiler::Gcc {
@@ -315,13 +316,8 @@ impl<'a> Build<'a> {
             make.arg(format!("CC={}", cached(&format!("{}gcc", host::GCC_PREFIX))));
             return make;
         }
-        make.args([format!("LLVM={}", host.llvm), format!("CC={}", cached(&host.clang))])
-            .arg(variable("RUSTC", &host.rustc))
-            .arg(variable("RUSTDOC", &host.rustdoc))
-            .arg(variable("HOSTRUSTC", &host.rustc))
-            .arg(variable("RUSTFMT", &host.rustfmt))
-            .arg(variable("BINDGEN", &host.bindgen))
-            .arg(variable("RUST_LIB_SRC", &host.rust_lib_src));
+        make.arg(format!("CC={}", cached(&host.clang)));
+        make.args(host.variables().into_iter().map(|(name, value)| format!("{name}={value}")));
         make
     }
 
@@ -355,9 +351,10 @@ impl<'a> Build<'a> {
         step.detail("configure");
         let mut fragments = Vec::new();
         if !self.config.standalone {
-            fragments.push(self.options.root.join(FRAGMENT));
+            // First, so that the other may take back what is for larger configurations only.
             let tests = self.tree_dir.join("tools/testing/selftests").join(TARGET).join("config");
             fragments.extend(tests.exists().then_some(tests));
+            fragments.push(self.options.root.join(FRAGMENT));
         }
         let mut key = Key::default()
             .text("recipe", RECIPE)

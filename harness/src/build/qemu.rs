@@ -23,19 +23,23 @@ use crate::ground::progress::Step;
 use crate::options::Options;
 use crate::options::base::Base;
 use crate::source::apt::{self, Kind};
-use crate::source::host;
 use crate::source::mailbox::{does_not_apply, patches, patches_key};
+use crate::source::{given, host};
 
 /// The CPU model to check the property on: the one that the demo boots.
 const CPU: &str = "rv64";
 /// The emulator's name.
 const BINARY: &str = "qemu-system-riscv64";
-/// Build the emulator alone, with plugins, and nothing that needs blobs.
-const CONFIGURE: [&str; 10] = [
+/// Build the emulator alone, with plugins, and with folders of the host for guests (9p and virtiofs), which
+/// need no library. Nothing that needs blobs.
+const CONFIGURE: [&str; 13] = [
     "--target-list=riscv64-softmmu",
     "--without-default-features",
     "--enable-tcg",
     "--enable-plugins",
+    "--enable-attr",
+    "--enable-virtfs",
+    "--enable-vhost-user",
     "--enable-fdt=system",
     "--enable-download",
     "--disable-install-blobs",
@@ -43,6 +47,11 @@ const CONFIGURE: [&str; 10] = [
     "--disable-tools",
     "--disable-guest-agent",
 ];
+/// A network for guests without any right on the host (`-netdev user`), if the host has the library:
+/// pkg-config's name, and the options with it and without.
+const SLIRP: (&str, &str, &str) = ("slirp", "--enable-slirp", "--disable-slirp");
+/// What `-bios default` looks for below the folder of the program.
+const DEFAULT_BIOS: &str = "share/qemu/opensbi-riscv64-generic-fw_dynamic.bin";
 
 /// A QEMU with the property.
 #[derive(Clone, Debug)]
@@ -90,13 +99,19 @@ pub fn planned(options: &Options) -> Qemu {
     Qemu { binary, version: String::new() }
 }
 
+/// Whether the QEMU is built here, and not the one that `LAZYMAP_QEMU` names.
+pub fn is_ours() -> bool {
+    env::var_os("LAZYMAP_QEMU").is_none_or(|v| v.is_empty())
+}
+
 /// Identifies the unpacked source.
 #[derive(Serialize, Deserialize)]
 struct Unpacked {
     version: String,
-    /// The version that `base.toml` recorded then.
+    /// Where it comes from: the version that `base.toml` recorded then, or path and contents of the
+    /// user's source.
     recorded: String,
-    /// SHA-256 of its `.dsc`.
+    /// SHA-256 of its `.dsc`, or of the user's source.
     sha256: String,
     /// Commit of the source without the project's patches.
     commit: String,
@@ -120,11 +135,13 @@ pub fn build(options: &Options) -> Result<Qemu> {
     let patches = patches(&folder)?;
     let step = Step::start("build qemu");
     let wanted = patches_key(&patches)?;
+    let how = format!("{} {}", configuration().join(" "), base.qemu.python.join(" "));
     let key = |unpacked: &Unpacked| {
-        let key = Key::default().text("dsc", &unpacked.sha256).text("patches", &wanted);
-        key.text("configure", CONFIGURE.join(" ")).text("python", base.qemu.python.join(" ")).finish()
+        Key::default().text("dsc", &unpacked.sha256).text("patches", &wanted).text("how", &how).finish()
     };
-    let unpacked = read(&dir).filter(|unpacked| unpacked.recorded == base.qemu.package.version);
+    let given = env::var_os("QSRC").filter(|v| !v.is_empty()).map(|v| Given::find(Path::new(&v), base)).transpose()?;
+    let recorded = given.as_ref().map_or(&base.qemu.package.version, |given| &given.identity);
+    let unpacked = read(&dir).filter(|unpacked| unpacked.recorded == *recorded);
     if let Some(unpacked) = &unpacked
         && binary.exists()
         && key::fresh(&stamp, &key(unpacked))
@@ -133,19 +150,25 @@ pub fn build(options: &Options) -> Result<Qemu> {
         return look_at(&binary, base, "remove out/qemu and run again");
     }
     files::remove(&stamp)?;
-    let unpacked = match unpacked {
-        Some(unpacked) => unpacked,
-        None => unpack(&dir, options, base)?,
+    host::for_machine(options)?;
+    // The library may have come with the packages.
+    let how = format!("{} {}", configuration().join(" "), base.qemu.python.join(" "));
+    let key = |unpacked: &Unpacked| {
+        Key::default().text("dsc", &unpacked.sha256).text("patches", &wanted).text("how", &how).finish()
+    };
+    let unpacked = match (unpacked, &given) {
+        (Some(unpacked), _) => unpacked,
+        (None, Some(given)) => given.unpack(&dir)?,
+        (None, None) => unpack(&dir, options, base)?,
     };
     let repo = source(&dir);
     apply(&repo, &dir, &unpacked.commit, &patches)?;
     let build = dir.join("build");
     let configured = build.join("lazymap.stamp");
-    let how = format!("{} {}", CONFIGURE.join(" "), base.qemu.python.join(" "));
     if !key::fresh(&configured, &how) {
         step.detail("configure");
         configure(&dir, options, base, &step)?;
-        files::write_whole(&configured, how)?;
+        files::write_whole(&configured, &how)?;
     }
     let log = options.out.join("log/qemu-build.log");
     let mut ninja = cmd::plain("ninja");
@@ -193,6 +216,112 @@ fn source(dir: &Path) -> Repo {
     Repo::at(dir.join("src")).with("GIT_DIR", dir.join("src.git")).with("GIT_WORK_TREE", dir.join("src"))
 }
 
+/// The options of QEMU's `configure` on this host.
+fn configuration() -> Vec<&'static str> {
+    let slirp = if host::has_library(SLIRP.0) { SLIRP.1 } else { SLIRP.2 };
+    CONFIGURE.into_iter().chain([slirp]).collect()
+}
+
+/// Puts the firmware where `-bios default` looks, beside a QEMU that was built here.
+///
+/// # Errors
+/// When it cannot be copied.
+pub fn add_firmware(options: &Options, firmware: &Path) -> Result<()> {
+    let place = options.out.join("qemu").join(DEFAULT_BIOS);
+    let bytes = fs::read(firmware).map_err(|e| Error::io("read", firmware, e))?;
+    if fs::read(&place).ok().as_ref() == Some(&bytes) {
+        return Ok(());
+    }
+    files::write_whole(&place, bytes)
+}
+
+/// A source of QEMU that the user names with `QSRC`: read, never written.
+struct Given {
+    path: PathBuf,
+    version: String,
+    /// Path and contents.
+    identity: String,
+    sha256: String,
+}
+
+impl Given {
+    /// Looks at `QSRC`.
+    ///
+    /// # Errors
+    /// When it is neither an unpacked source nor a tarball of one, or of another version (exit code 64).
+    fn find(path: &Path, base: &Base) -> Result<Self> {
+        let show = path.display();
+        let wrong = |why: String| {
+            let wanted = &base.qemu.version;
+            Error::usage(format!("QSRC={show} {why}; give a folder with QEMU {wanted}.x, or a tarball of it"))
+        };
+        let about = fs::metadata(path).map_err(|e| wrong(format!("cannot be read: {e}")))?;
+        let (version, sha256) = if about.is_dir() {
+            let version =
+                fs::read_to_string(path.join("VERSION")).map_err(|e| wrong(format!("has no VERSION: {e}")))?;
+            (version, given::listing(path)?)
+        } else {
+            // The first member is the folder with all others.
+            let list = cmd::output(cmd::plain("tar").arg("-tf").arg(path))
+                .map_err(|e| wrong(format!("cannot be read: {e}")))?;
+            let name = list
+                .lines()
+                .map(|l| l.trim_start_matches("./"))
+                .find(|l| l.ends_with("/VERSION") && l.matches('/').count() == 1);
+            let name = name.ok_or_else(|| wrong("has no FOLDER/VERSION".to_owned()))?;
+            let exact = list.lines().find(|l| l.ends_with(name)).unwrap_or(name);
+            (cmd::output(cmd::plain("tar").arg("-xOf").arg(path).arg(exact))?, files::sha256_file(path)?)
+        };
+        let version = version.trim().to_owned();
+        if version != base.qemu.version && !version.starts_with(&format!("{}.", base.qemu.version)) {
+            return Err(wrong(format!("is QEMU {version}, and the patches are for {}", base.qemu.version)));
+        }
+        let path = std::path::absolute(path).map_err(|e| wrong(format!("cannot be read: {e}")))?;
+        let identity = format!("QSRC {} {sha256}", path.display());
+        Ok(Self { path, version, identity, sha256 })
+    }
+
+    fn unpack(&self, dir: &Path) -> Result<Unpacked> {
+        let src = start_over(dir)?;
+        if self.path.is_dir() {
+            // Without its repository: QEMU's build behaves differently in one.
+            let entries = fs::read_dir(&self.path).map_err(|e| Error::io("read", &self.path, e))?;
+            let inside = entries.flatten().map(|e| e.path()).filter(|p| p.file_name() != Some(".git".as_ref()));
+            cmd::output(cmd::plain("cp").args(["-a", "-t"]).arg(&src).args(inside))?;
+        } else {
+            let mut tar = cmd::plain("tar");
+            tar.arg("-xf").arg(&self.path).arg("-C").arg(&src).args(["--strip-components=1", "--no-same-owner"]);
+            cmd::output(&mut tar)?;
+        }
+        commit(dir, &self.version, &self.identity, &self.sha256)
+    }
+}
+
+/// Makes room for another source, and the folder for it.
+fn start_over(dir: &Path) -> Result<PathBuf> {
+    for part in ["src", "src.git", "build"] {
+        files::remove(&dir.join(part))?;
+    }
+    let src = dir.join("src");
+    fs::create_dir_all(&src).map_err(|e| Error::io("create", &src, e))?;
+    Ok(src)
+}
+
+/// Makes the commit of the source that was unpacked.
+fn commit(dir: &Path, version: &str, recorded: &str, sha256: &str) -> Result<Unpacked> {
+    let repo = source(dir);
+    repo.run(["init", "--quiet", "--template=", "-b", "base"])?;
+    repo.run(["-c", "core.bigFileThreshold=1", "-c", "core.compression=1", "add", "--all", "--force"])?;
+    let files = repo.run(["write-tree"])?;
+    let commit = repo.feed(["commit-tree", &files], format!("QEMU {version}\n").as_bytes())?;
+    repo.run(["update-ref", "HEAD", &commit])?;
+    let (version, recorded, sha256) = (version.to_owned(), recorded.to_owned(), sha256.to_owned());
+    let unpacked = Unpacked { version, recorded, sha256, commit };
+    let text = serde_json::to_string_pretty(&unpacked).map_err(|e| Error::could_not(e.to_string()))?;
+    files::write_whole(&dir.join("unpacked.json"), text)?;
+    Ok(unpacked)
+}
+
 fn read(dir: &Path) -> Option<Unpacked> {
     serde_json::from_str(&fs::read_to_string(dir.join("unpacked.json")).ok()?).ok()
 }
@@ -207,30 +336,13 @@ fn unpack(dir: &Path, options: &Options, base: &Base) -> Result<Unpacked> {
             package.name, fetched.version, base.qemu.version
         )));
     }
-    for part in ["src", "src.git", "build"] {
-        files::remove(&dir.join(part))?;
-    }
-    fs::create_dir_all(dir).map_err(|e| Error::io("create", dir, e))?;
+    files::remove(&start_over(dir)?)?;
     let dsc = options.out.join("dl").join(&fetched.main().name);
     // The index is signed, and it has the checksum of the .dsc.
     let mut command = Command::new("dpkg-source");
     command.args(["--no-check", "-x"]).arg(&dsc).arg("src").current_dir(dir).env("LC_ALL", "C");
     cmd::output(&mut command)?;
-    let repo = source(dir);
-    repo.run(["init", "--quiet", "--template=", "-b", "base"])?;
-    repo.run(["-c", "core.bigFileThreshold=1", "-c", "core.compression=1", "add", "--all", "--force"])?;
-    let files = repo.run(["write-tree"])?;
-    let commit = repo.feed(["commit-tree", &files], format!("QEMU {}\n", fetched.version).as_bytes())?;
-    repo.run(["update-ref", "HEAD", &commit])?;
-    let unpacked = Unpacked {
-        version: fetched.version.clone(),
-        recorded: package.version.clone(),
-        sha256: fetched.main().sha256.clone(),
-        commit,
-    };
-    let text = serde_json::to_string_pretty(&unpacked).map_err(|e| Error::could_not(e.to_string()))?;
-    files::write_whole(&dir.join("unpacked.json"), text)?;
-    Ok(unpacked)
+    commit(dir, &fetched.version, &package.version, &fetched.main().sha256)
 }
 
 /// Applies the patches in a separate index, then checks the result out: this leaves unchanged files
@@ -264,7 +376,7 @@ fn configure(dir: &Path, options: &Options, base: &Base, step: &Step) -> Result<
     if host::in_path("ccache").is_some() {
         command.arg("--cc=ccache gcc");
     }
-    command.args(CONFIGURE);
+    command.args(configuration());
     ccache(&mut command, options);
     cmd::logged(&mut command, &options.out.join("log/qemu-configure.log"), step)
 }

@@ -4,14 +4,16 @@
 //! A [`Workbench`] is what a boot needs; a [`Lab`] is a workbench plus what builds kernels for it.
 
 use std::collections::BTreeMap;
+use std::env;
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use super::kernel::{self, Builder, Compiled, Compiler, Config, Kernel};
 use super::qemu::{self, Qemu};
+use crate::boot::initramfs;
 use crate::boot::machine::Machine;
 use crate::ground::error::{Error, Result};
-use crate::ground::{files, key};
+use crate::ground::{files, key, pace};
 use crate::options::Options;
 use crate::options::base::{BaseUsed, Package};
 use crate::source::apt::{self, Kind};
@@ -58,6 +60,11 @@ impl Workbench {
         }
     }
 
+    /// How slow the host is: as the user says, or as measured now.
+    pub fn host(&self) -> pace::Host {
+        self.options.asked.slow.map_or_else(pace::Host::measure, |slow| pace::Host { slow, ..pace::Host::IDLE })
+    }
+
     /// Checks that QEMU accepts a machine with these CPU properties.
     ///
     /// # Errors
@@ -87,7 +94,7 @@ impl Lab {
     /// The first thing that cannot be found or built (exit code 2).
     pub fn open(options: &Options) -> Result<Self> {
         let mut lab = Self::for_kernels(options)?;
-        lab.bench = bench(options, &lab.host, lab.tree.used.clone())?;
+        lab.bench = bench(options, lab.host.versions().clone(), lab.tree.used.clone())?;
         Ok(lab)
     }
 
@@ -179,23 +186,63 @@ impl Lab {
     }
 }
 
-/// The machine, its firmware and the guest's programs, for kernels built elsewhere.
+/// The machine, its firmware and the guest's programs, for kernels built elsewhere: no compiler for
+/// kernels is looked for.
 ///
 /// # Errors
 /// The first thing that cannot be found or built (exit code 2).
 pub fn without_kernels(options: &Options) -> Result<Workbench> {
-    let host = host::prepare(options, true)?;
-    bench(options, &host, Workbench::planned(options).base_used)
+    bench(options, BTreeMap::new(), Workbench::planned(options).base_used)
 }
 
-fn bench(options: &Options, host: &Host, base_used: BaseUsed) -> Result<Workbench> {
+/// Builds the machine, with the firmware where `-bios default` looks.
+///
+/// # Errors
+/// As [`without_kernels`].
+pub fn machine(options: &Options) -> Result<Qemu> {
     let qemu = qemu::build(options)?;
+    if qemu::is_ours() {
+        qemu::add_firmware(options, &firmware(options)?)?;
+    }
+    Ok(qemu)
+}
+
+fn bench(options: &Options, mut toolchain: BTreeMap<String, String>, base_used: BaseUsed) -> Result<Workbench> {
+    // What the user names is looked at before anything is built.
+    let given = (asked("LAZYMAP_BUSYBOX")?, asked("LAZYMAP_FIRMWARE")?);
+    if let Some(busybox) = &given.0 {
+        initramfs::check_busybox(busybox)?;
+    }
+    let qemu = machine(options)?;
     let guest = &options.base.guest;
-    let busybox = guest_file(options, &guest.busybox, &guest.busybox_path, "busybox")?;
-    let firmware = guest_file(options, &guest.firmware, &guest.firmware_path, "fw_dynamic.bin")?;
-    let mut toolchain = host.versions().clone();
+    let busybox = match given.0 {
+        Some(busybox) => busybox,
+        None => guest_file(options, &guest.busybox, &guest.busybox_path, "busybox")?,
+    };
+    let firmware = firmware(options)?;
     toolchain.insert("qemu".to_owned(), qemu.version.clone());
     Ok(Workbench { options: options.clone(), base_used, toolchain, qemu, busybox, firmware })
+}
+
+/// OpenSBI: the user's or the package's.
+fn firmware(options: &Options) -> Result<PathBuf> {
+    let guest = &options.base.guest;
+    match asked("LAZYMAP_FIRMWARE")? {
+        Some(firmware) => Ok(firmware),
+        None => guest_file(options, &guest.firmware, &guest.firmware_path, "fw_dynamic.bin"),
+    }
+}
+
+/// The file that the variable `name` names, if it is set.
+fn asked(name: &str) -> Result<Option<PathBuf>> {
+    let Some(path) = env::var_os(name).filter(|v| !v.is_empty()).map(PathBuf::from) else { return Ok(None) };
+    match fs::metadata(&path) {
+        Ok(about) if about.is_file() && about.len() > 0 => Ok(Some(path)),
+        Ok(_) => {
+            Err(Error::usage(format!("{name}={} is not a file, or empty; name another or unset it", path.display())))
+        }
+        Err(e) => Err(Error::usage(format!("{name}={}: {e}; name another or unset it", path.display()))),
+    }
 }
 
 /// A file from a package for the guest, kept as `out/guest/NAME`.

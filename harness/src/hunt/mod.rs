@@ -7,6 +7,7 @@
 //! killed it, and [`report`] and [`html`] show it.
 
 pub mod html;
+pub mod image;
 pub mod layout;
 pub mod report;
 pub mod symbols;
@@ -28,6 +29,7 @@ use self::symbols::Symbols;
 use self::trace::{Story, Trace};
 use self::verdict::{Guest, Outcome};
 use crate::boot::initramfs;
+use crate::boot::kernel_file;
 use crate::boot::machine::{Boot, Counters, Limits, Machine, Run};
 use crate::boot::program;
 use crate::build::kernel::{BASE, Config, SERIES};
@@ -53,9 +55,11 @@ const WORKLOAD: &[(&str, &str)] = &[
     ("hotplug.sh", include_str!("../boot/guest/hunt/hotplug.sh")),
     ("bpf.sh", include_str!("../boot/guest/hunt/bpf.sh")),
     ("percpu.sh", include_str!("../boot/guest/hunt/percpu.sh")),
+    ("tlb.sh", include_str!("../boot/guest/hunt/tlb.sh")),
 ];
-/// A program of the workload in C. Without a compiler for it, the script that needs it is skipped.
-const BPF: &str = include_str!("../boot/guest/hunt/bpf.c");
+/// Programs of the workload in C. Without a compiler for them, the scripts that need them are skipped.
+const PROGRAMS: &[(&str, &str)] =
+    &[("bpf", include_str!("../boot/guest/hunt/bpf.c")), ("tlb", include_str!("../boot/guest/hunt/tlb.c"))];
 /// On every kernel's command line: addresses on the console must be those of the vmlinux and of the
 /// trace.
 const ALWAYS: &str = "nokaslr no_hash_pointers";
@@ -71,10 +75,11 @@ built or booted, or the result is uncertain; 64 wrong usage; 130 interrupted";
 /// What follows the verb.
 #[derive(clap::Args, Clone, Debug)]
 pub struct Args {
-    /// A kernel built elsewhere: its arch/riscv/boot/Image
+    /// A kernel built elsewhere: its Image, Image.gz, vmlinuz.efi or vmlinux
     #[arg(long, value_name = "IMAGE", conflicts_with = "tree")]
     kernel: Option<PathBuf>,
     /// The vmlinux of that kernel, for names of functions; with debug information also for lines
+    /// [default: the kernel itself, if it is a vmlinux]
     #[arg(long, value_name = "ELF", requires = "kernel")]
     vmlinux: Option<PathBuf>,
     /// An initramfs to boot, which switches the machine off at its end [default: the tool's own
@@ -165,9 +170,12 @@ impl Plan {
         let (from, name) = match (&args.kernel, &args.tree) {
             (None, None) => return Err(usage("no kernel given: --kernel IMAGE or --tree base".to_owned())),
             (Some(image), _) => {
+                // Before anything is downloaded or built.
+                let elf = kernel_file::kind(image)? == kernel_file::Kind::Elf;
+                let vmlinux = args.vmlinux.clone().or_else(|| elf.then(|| image.clone()));
                 let files = KernelFrom::Files {
                     image: image.clone(),
-                    vmlinux: args.vmlinux.clone(),
+                    vmlinux,
                     initrd: args.initrd.clone(),
                     modules: args.modules.clone(),
                 };
@@ -248,13 +256,15 @@ pub fn run(options: &Options, plan: &Plan) -> Result<Exit> {
     fs::create_dir_all(&folder).map_err(|e| Error::io("create", &folder, e))?;
     let (bench, target) = match &plan.from {
         KernelFrom::Files { image, vmlinux, initrd, modules } => {
+            image::check(image, vmlinux.as_deref())?;
             let bench = workbench::without_kernels(options)?;
             let guest = match initrd {
                 Some(initrd) => Workload::Initrd(initrd.clone()),
                 None => workload(plan, host::clang(&options.base).as_deref(), &folder, modules.as_deref())?,
             };
             let kernel = image.file_name().unwrap_or_default().to_string_lossy().into_owned();
-            (bench, plan.target(kernel, image.clone(), vmlinux.clone(), guest))
+            let image = kernel_file::image(image, &folder.join(format!("{}.Image", plan.name)))?;
+            (bench, plan.target(kernel, image, vmlinux.clone(), guest))
         }
         KernelFrom::Tree { name, config } => {
             let mut lab = Lab::open(options)?;
@@ -285,7 +295,7 @@ pub fn run(options: &Options, plan: &Plan) -> Result<Exit> {
 pub fn exit(report: &Report) -> Exit {
     match report.result {
         Outcome::Survived => Exit::Pass,
-        Outcome::Killed { .. } => Exit::Failed,
+        Outcome::Killed { .. } | Outcome::Exposed { .. } => Exit::Failed,
         Outcome::Uncertain { .. } => Exit::CouldNot,
     }
 }
@@ -310,18 +320,7 @@ fn workload(plan: &Plan, clang: Option<&str>, folder: &Path, modules: Option<&Pa
         }
         return Ok(Workload::Scripts(given.clone(), names));
     }
-    let all = folder.join("workload");
-    files::remove(&all)?;
-    fs::create_dir_all(&all).map_err(|e| Error::io("create", &all, e))?;
-    for (name, text) in WORKLOAD {
-        let file = all.join(name);
-        fs::write(&file, text).map_err(|e| Error::io("write", &file, e))?;
-        let runs = fs::Permissions::from_mode(0o755);
-        fs::set_permissions(&file, runs).map_err(|e| Error::io("change", &file, e))?;
-    }
-    if let Some(clang) = clang {
-        program::compile(clang, BPF, &all, "bpf")?;
-    }
+    let all = scripts(folder, clang)?;
     if let Some(from) = modules {
         let to = all.join("modules");
         fs::create_dir_all(&to).map_err(|e| Error::io("create", &to, e))?;
@@ -334,6 +333,28 @@ fn workload(plan: &Plan, clang: Option<&str>, folder: &Path, modules: Option<&Pa
     Ok(Workload::Scripts(all, WORKLOAD.iter().map(|(name, _)| (*name).to_owned()).collect()))
 }
 
+/// Writes the tool's workload to a folder in `folder`; without `clang`, leaves out what is in C.
+///
+/// # Errors
+/// When the folder cannot be written, or a program cannot be compiled.
+pub fn scripts(folder: &Path, clang: Option<&str>) -> Result<PathBuf> {
+    let all = folder.join("workload");
+    files::remove(&all)?;
+    fs::create_dir_all(&all).map_err(|e| Error::io("create", &all, e))?;
+    for (name, text) in WORKLOAD {
+        let file = all.join(name);
+        fs::write(&file, text).map_err(|e| Error::io("write", &file, e))?;
+        let runs = fs::Permissions::from_mode(0o755);
+        fs::set_permissions(&file, runs).map_err(|e| Error::io("change", &file, e))?;
+    }
+    if let Some(clang) = clang {
+        for (name, text) in PROGRAMS {
+            program::compile(clang, text, &all, name)?;
+        }
+    }
+    Ok(all)
+}
+
 /// Boots a kernel with tracing, and reports the result. Console, command line and trace go to
 /// `FOLDER/NAME.*`.
 ///
@@ -344,13 +365,17 @@ pub fn boot(bench: &Workbench, target: &Target, folder: &Path) -> Result<Report>
     let name = &target.name;
     let symbols = target.vmlinux.as_deref().map(Symbols::load).transpose()?.unwrap_or_default();
     let console = folder.join(format!("{name}.log"));
+    let host = bench.host();
+    let limits = target.limits.times(host.slow);
     let mut append = format!("{ALWAYS} {}", target.append).trim_end().to_owned();
     let (initrd, guest) = match &target.guest {
         Workload::Initrd(file) => (file.clone(), Guest::Foreign),
         Workload::Scripts(from, names) => {
             let file = bench.options.out.join("guest").join(format!("hunt-{name}.cpio.gz"));
             initramfs::build(&bench.busybox, from, &file)?;
-            let test_seconds = target.limits.silence.as_secs().saturating_sub(GUEST_GRACE).max(1);
+            // The guest's clock goes on while others have the host's CPUs.
+            let silence = limits.silence.mul_f64(host.busy);
+            let test_seconds = silence.as_secs().saturating_sub(GUEST_GRACE).max(1);
             append = plan::command_line(&append, names.iter().map(String::as_str), test_seconds);
             (file, Guest::Own)
         }
@@ -362,12 +387,13 @@ pub fn boot(bench: &Workbench, target: &Target, folder: &Path) -> Result<Report>
         property: &bench.options.base.qemu.property,
         firmware: &bench.firmware,
         image: &target.image,
+        image_stays: false,
         initrd: &initrd,
         append: &append,
         plugin: None,
         trace: Some((&pipe.fifo, trace::EVENTS)),
         console: &console,
-        limits: target.limits,
+        limits,
     };
     let step = Step::start(format!("hunt in {} on {}", target.kernel, target.machine));
     let command = boot.reproducer();
@@ -414,6 +440,11 @@ fn told_of(
         note = death.as_ref().map(|_| "the kernel reported a stale hit on the console, and went on".to_owned());
         let doubt = counted(counters, story).or_else(|| doubts(reading, &subject));
         outcome = doubt.map_or(outcome, |why| Outcome::Uncertain { why });
+    }
+    if !matches!(outcome, Outcome::Killed { .. })
+        && let Some((of, how)) = verdict::exposure(&story.uses)
+    {
+        outcome = Outcome::Exposed { of, how };
     }
     let used = story.hits.iter().flat_map(|hit| [hit.addr, hit.pc, hit.read.as_ref().map_or(hit.addr, |r| r.addr)]);
     let layout = Layout::new(log, used, symbols.image());

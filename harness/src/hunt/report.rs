@@ -8,7 +8,7 @@ use serde::Serialize;
 
 use super::layout::Layout;
 use super::symbols::Symbols;
-use super::trace::{Access, Hit, Story};
+use super::trace::{Access, Fence, Hit, Story, Use, What};
 use super::verdict::{Death, Fate, Outcome};
 use crate::ground::table::{self, Align, Cell};
 
@@ -105,6 +105,8 @@ pub struct HitReport {
     pub end: Option<Place>,
     /// Fences of the hart from the hit until then.
     pub fences_after: Option<u64>,
+    /// What ended it: `fence`, or `expired`, `evicted`, `chosen` or `late`, which the kernel has no part in.
+    pub reason: Option<String>,
 }
 
 /// Hits with the same mapping function, touching function and region.
@@ -147,6 +149,77 @@ pub struct Counts {
     pub by_unknown: usize,
     /// Hits that are not in the report's `hits`.
     pub left_out: usize,
+    /// Hits that ended only because the hart looked again after some time, as with Svvptc: not by a fence.
+    pub expired: usize,
+    /// Translations that a hart went on using after the page tables had changed.
+    pub uses: usize,
+}
+
+/// A translation that a hart went on using after the page tables had changed, with names.
+#[derive(Clone, Debug, Serialize)]
+pub struct UseReport {
+    /// Its index in order of time, from 0.
+    pub index: usize,
+    /// The first access through it.
+    #[serde(flatten)]
+    pub touch: Place,
+    /// Whether that was a program's own access, not the kernel's.
+    pub user: bool,
+    /// What the translation was not.
+    pub what: What,
+    /// The kind of access.
+    pub access: Access,
+    /// The address.
+    pub addr: String,
+    /// The region of the address.
+    pub region: String,
+    /// The address space.
+    pub asid: u64,
+    /// The level of the PTE above the lowest.
+    pub level: Option<u32>,
+    /// Whether it is for all address spaces.
+    pub global: Option<bool>,
+    /// The PTE that the hart held.
+    pub held: Option<String>,
+    /// The leaf PTE in memory at that time, or 0.
+    pub memory: Option<String>,
+    /// The access for which the hart read the PTE.
+    pub read: Option<Place>,
+    /// Fences of the hart from then to the use, none of them for this page.
+    pub fences_between: Option<u64>,
+    /// What changed the PTE.
+    pub store: Option<Place>,
+    /// The last fence of the hart before the use.
+    pub fence: Option<Place>,
+    /// What that fence was for.
+    pub fence_for: Option<String>,
+    /// What ended it: the fence, if `reason` is `fence`.
+    pub end: Option<Place>,
+    /// `fence`, `evicted` or `walked`.
+    pub reason: Option<String>,
+    /// How many of its uses were traced.
+    pub repeats: u64,
+}
+
+/// Stale translations with the same kind, and the same functions that changed the PTE and used it.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct UseGroup {
+    /// What they were not.
+    pub what: What,
+    /// The function that changed the PTE.
+    pub changed_by: String,
+    /// The region of the address.
+    pub region: String,
+    /// The function that used it, or `(user)`.
+    pub used_by: String,
+    /// What ended them, or `nothing`.
+    pub ended_by: String,
+    /// How many.
+    pub uses: u64,
+    /// The longest time from the change to the last use, in virtual nanoseconds.
+    pub longest: i64,
+    /// The first one, as an index.
+    pub first: usize,
 }
 
 /// A whole report.
@@ -173,6 +246,10 @@ pub struct Report {
     pub groups: Vec<Group>,
     /// The hits in order of time: those that did not end, and a sample of the others.
     pub hits: Vec<HitReport>,
+    /// Translations that were used after the page tables had changed, by who changed and who used them.
+    pub use_groups: Vec<UseGroup>,
+    /// These in order of time, and the one that `result` names.
+    pub uses: Vec<UseReport>,
 }
 
 /// Puts a report together.
@@ -194,7 +271,15 @@ pub fn report(
         open: count(Fate::Open),
         by_unknown: story.hits.iter().filter(|h| h.store.as_ref().is_none_or(|s| s.by.is_none())).count(),
         left_out: story.hits.len() - chosen.len(),
+        expired: story.hits.iter().filter(|h| reason(h) == Some("expired")).count(),
+        uses: story.uses.len(),
     };
+    let culprit = match result {
+        Outcome::Exposed { of, .. } => Some(of),
+        _ => None,
+    };
+    let uses = story.uses.iter().enumerate().filter(|(at, _)| *at < MOST || Some(*at) == culprit);
+    let uses = uses.map(|(at, of)| tell_use(at, of, symbols, layout)).collect();
     let hits = chosen.into_iter().map(|at| tell(at, &story.hits[at], fates[at], symbols, layout)).collect();
     Report {
         schema: SCHEMA,
@@ -207,6 +292,22 @@ pub fn report(
         counts,
         groups: groups(&story.hits, &fates, symbols, layout),
         hits,
+        use_groups: use_groups(&story.uses, symbols, layout),
+        uses,
+    }
+}
+
+fn reason(hit: &Hit) -> Option<&str> {
+    hit.end.as_ref()?.reason.as_deref()
+}
+
+/// What a fence is for.
+fn fence_for(fence: &Fence) -> String {
+    match fence.flags & 3 {
+        0 => "everything".to_owned(),
+        1 => format!("{:#x}", fence.addr),
+        2 => format!("ASID {}", fence.asid),
+        _ => format!("{:#x}, ASID {}", fence.addr, fence.asid),
     }
 }
 
@@ -226,6 +327,72 @@ fn choose(fates: &[Fate]) -> Vec<usize> {
 fn function(symbols: &Symbols, layout: &Layout, pc: u64, ra: u64) -> String {
     // Modules and BPF programs are not in the vmlinux: give their region instead.
     symbols.actor(pc, ra).map_or_else(|| format!("({})", layout.region(pc)), str::to_owned)
+}
+
+fn tell_use(index: usize, of: &Use, symbols: &Symbols, layout: &Layout) -> UseReport {
+    let place = |time: i64, hart: Option<u32>, pc: u64, ra: u64| Place {
+        time,
+        hart,
+        pc,
+        at: symbols.place(pc),
+        by: function(symbols, layout, pc, ra),
+        line: symbols.line(pc),
+    };
+    let own = |time: i64, pc: u64| place(time, Some(of.hart), pc, 0);
+    let hex = |number: u64| format!("{number:#x}");
+    UseReport {
+        index,
+        touch: place(of.time, Some(of.hart), of.pc, of.ra),
+        user: of.mode == 0,
+        what: of.what,
+        access: of.access,
+        addr: hex(of.addr),
+        region: layout.region(of.addr),
+        asid: of.asid,
+        level: of.held.map(|held| held.0),
+        global: of.held.map(|held| held.1),
+        held: of.held.map(|held| hex(held.2)),
+        memory: of.held.map(|held| hex(held.3)),
+        read: of.read.map(|(time, pc)| own(time, pc)),
+        fences_between: of.fences,
+        store: of.store.as_ref().filter(|s| s.by.is_some()).map(|s| place(s.time, s.by, s.pc, s.ra)),
+        fence: of.fence.as_ref().map(|f| own(f.time, f.pc)),
+        fence_for: of.fence.as_ref().map(fence_for),
+        end: of.end.as_ref().map(|e| own(e.time, e.pc)),
+        reason: of.end.as_ref().map(|e| e.reason.clone()),
+        repeats: of.repeats,
+    }
+}
+
+fn use_groups(uses: &[Use], symbols: &Symbols, layout: &Layout) -> Vec<UseGroup> {
+    let mut groups: BTreeMap<(What, String, String, String, String), UseGroup> = BTreeMap::new();
+    for (first, of) in uses.iter().enumerate() {
+        let known = of.store.as_ref().filter(|s| s.by.is_some());
+        let changed_by = known.map_or_else(|| "(unknown)".to_owned(), |s| function(symbols, layout, s.pc, s.ra));
+        let used_by = if of.mode == 0 { "(user)".to_owned() } else { function(symbols, layout, of.pc, of.ra) };
+        let region = layout.region(of.addr);
+        let ended_by = match &of.end {
+            Some(end) if end.reason == "fence" => function(symbols, layout, end.pc, 0),
+            Some(end) => format!("({})", end.reason),
+            None => "(nothing)".to_owned(),
+        };
+        let key = (of.what, changed_by.clone(), region.clone(), used_by.clone(), ended_by.clone());
+        let group = groups.entry(key).or_insert(UseGroup {
+            what: of.what,
+            changed_by,
+            region,
+            used_by,
+            ended_by,
+            uses: 0,
+            longest: 0,
+            first,
+        });
+        group.uses += of.repeats;
+        group.longest = group.longest.max(known.map_or(0, |s| of.last - s.time));
+    }
+    let mut groups: Vec<UseGroup> = groups.into_values().collect();
+    groups.sort_by_key(|g| (g.what, std::cmp::Reverse(g.uses)));
+    groups
 }
 
 fn tell(index: usize, hit: &Hit, fate: Fate, symbols: &Symbols, layout: &Layout) -> HitReport {
@@ -255,14 +422,10 @@ fn tell(index: usize, hit: &Hit, fate: Fate, symbols: &Symbols, layout: &Layout)
         fences_between: hit.read.as_ref().map(|r| hit.fences.saturating_sub(r.fences)),
         store: hit.store.as_ref().filter(|s| s.by.is_some()).map(|s| place(s.time, s.by, s.pc, s.ra)),
         fence: hit.fence.as_ref().map(|f| own(f.time, f.pc)),
-        fence_for: hit.fence.as_ref().map(|f| match f.flags & 3 {
-            0 => "everything".to_owned(),
-            1 => hex(f.addr),
-            2 => format!("ASID {}", f.asid),
-            _ => format!("{:#x}, ASID {}", f.addr, f.asid),
-        }),
+        fence_for: hit.fence.as_ref().map(fence_for),
         end: hit.end.as_ref().map(|e| own(e.time, e.pc)),
         fences_after: hit.end.as_ref().map(|e| e.fences),
+        reason: reason(hit).map(str::to_owned),
     }
 }
 
@@ -307,6 +470,7 @@ impl Report {
         let result = match &self.result {
             Outcome::Survived => "no stale hit killed the kernel".to_owned(),
             Outcome::Killed { how, .. } => format!("a stale hit killed the kernel: {how}"),
+            Outcome::Exposed { how, .. } => format!("a hart used a stale translation: {how}"),
             Outcome::Uncertain { why } => format!("not certain: {why}"),
         };
         let mut say = |text: String| {
@@ -334,6 +498,12 @@ impl Report {
                 say(format!("  calls       {}", calls.join(" < ")));
             }
         }
+        if let Outcome::Exposed { of, .. } = self.result
+            && let Some(of) = self.uses.iter().find(|u| u.index == of)
+        {
+            say(String::new());
+            exposed(of).into_iter().for_each(&mut say);
+        }
         let c = &self.counts;
         say(format!(
             "\n{} stale hits ({} faults): {} absorbed, {} killed, {} not tried again",
@@ -342,8 +512,15 @@ impl Report {
         if c.by_unknown > 0 {
             say(format!("of {} it is not known who made the PTE valid", c.by_unknown));
         }
+        if c.expired > 0 {
+            say(format!("{} ended only because the hart looked again after some time: without a fence", c.expired));
+        }
         if !self.groups.is_empty() {
             say(groups_table(&self.groups));
+        }
+        if c.uses > 0 {
+            say(format!("\n{} translations were used after the page tables had changed", c.uses));
+            say(uses_table(&self.use_groups));
         }
         for (name, what) in subject.workload.iter().filter(|(_, what)| what != "pass") {
             say(format!("workload {name}: {what}"));
@@ -356,10 +533,6 @@ impl Report {
 fn killer(hit: &HitReport) -> Vec<String> {
     let before = |then: i64| ago(hit.touch.time - then);
     let line = |place: &Place| place.line.as_ref().map(|l| format!(" ({l})")).unwrap_or_default();
-    let at = |place: &Place| match place.at.starts_with(place.by.as_str()) {
-        true => place.at.clone(),
-        false => format!("{} called by {}", place.at, place.by),
-    };
     let mut lines = vec![
         format!("  victim      {}{}", at(&hit.touch), line(&hit.touch)),
         format!(
@@ -402,6 +575,65 @@ fn killer(hit: &HitReport) -> Vec<String> {
     lines
 }
 
+/// Explains the use of a stale translation.
+fn exposed(of: &UseReport) -> Vec<String> {
+    let before = |then: i64| ago(of.touch.time - then);
+    let line = |place: &Place| place.line.as_ref().map(|l| format!(" ({l})")).unwrap_or_default();
+    let who = if of.user { "a program".to_owned() } else { of.touch.at.clone() };
+    let mut lines = vec![
+        format!("  used        by {who}, on hart {}{}", of.touch.hart.unwrap_or_default(), line(&of.touch)),
+        format!("  touched     {} of {}, {}, ASID {}", of.access.name(), of.addr, of.region, of.asid),
+        format!(
+            "  held        {}, in memory {}: {}",
+            of.held.as_deref().unwrap_or("?"),
+            of.memory.as_deref().unwrap_or("?"),
+            of.what.name()
+        ),
+    ];
+    lines.push(match &of.store {
+        Some(store) => format!(
+            "  changed     by {}{}, on hart {}, {} before",
+            at(store),
+            line(store),
+            store.hart.unwrap_or_default(),
+            before(store.time)
+        ),
+        None => "  changed     it is not known by whom".to_owned(),
+    });
+    if let Some(read) = &of.read {
+        lines.push(format!(
+            "  read        {} before; {} fences since, none for this page",
+            before(read.time),
+            of.fences_between.unwrap_or_default()
+        ));
+    }
+    match &of.fence {
+        Some(fence) => lines.push(format!(
+            "  last fence  {} before, by {}, for {}",
+            before(fence.time),
+            fence.at,
+            of.fence_for.as_deref().unwrap_or("?")
+        )),
+        None => lines.push("  last fence  none".to_owned()),
+    }
+    lines.push(match (&of.end, of.reason.as_deref()) {
+        (Some(end), Some("fence")) => {
+            format!("  ended       {} after, by the fence at {}", ago(end.time - of.touch.time), end.at)
+        }
+        (Some(end), Some(reason)) => format!("  ended       {} after, {reason}", ago(end.time - of.touch.time)),
+        _ => "  ended       never".to_owned(),
+    });
+    lines
+}
+
+/// A place, and the caller if that says more.
+fn at(place: &Place) -> String {
+    match place.at.starts_with(place.by.as_str()) {
+        true => place.at.clone(),
+        false => format!("{} called by {}", place.at, place.by),
+    }
+}
+
 /// A time span for humans.
 fn ago(nanoseconds: i64) -> String {
     match nanoseconds {
@@ -428,4 +660,24 @@ fn groups_table(groups: &[Group]) -> String {
         ]);
     }
     table::text(&[Right, Left, Left, Left, Left], &rows, false).trim_end().to_owned()
+}
+
+fn uses_table(groups: &[UseGroup]) -> String {
+    use Align::{Left, Right};
+    let names = ["uses", "what", "changed by", "region", "used by", "ended by", "after"];
+    let mut rows: Vec<Vec<Cell>> = vec![names.map(Cell::from).into()];
+    for group in groups.iter().take(ROWS) {
+        let UseGroup { changed_by, region, used_by, ended_by, .. } = group;
+        let (uses, longest) = (group.uses.to_string(), ago(group.longest));
+        let texts = [&uses, group.what.name(), changed_by, region, used_by, ended_by, &longest];
+        rows.push(texts.into_iter().map(Cell::from).collect());
+    }
+    if groups.len() > ROWS {
+        let left: u64 = groups[ROWS..].iter().map(|g| g.uses).sum();
+        rows.push(vec![
+            left.to_string().into(),
+            format!("in {} more groups, see the JSON", groups.len() - ROWS).into(),
+        ]);
+    }
+    table::text(&[Right, Left, Left, Left, Left, Left, Right], &rows, false).trim_end().to_owned()
 }

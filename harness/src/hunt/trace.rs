@@ -10,8 +10,10 @@ use serde::Serialize;
 
 /// The prefix of the events' names.
 pub const PREFIX: &str = "riscv_invalid_cache_";
+/// The same for translations that outlive their PTEs.
+const VALID_PREFIX: &str = "riscv_valid_cache_";
 /// The events that are read, for QEMU's `-trace`.
-pub const EVENTS: &str = "riscv_invalid_cache_stale_*";
+pub const EVENTS: &str = "riscv_*valid_cache_stale_*";
 /// At most this many hits are kept; later ones are only counted.
 pub const MOST: usize = 200_000;
 /// Bits of an address within a page.
@@ -94,6 +96,90 @@ pub struct End {
     pub pc: u64,
     /// Fences of the hart from the hit up to then.
     pub fences: u64,
+    /// What made the difference: `fence`, `expired`, `evicted`, `chosen` or `late`; `None` in the trace of an
+    /// older QEMU.
+    pub reason: Option<String>,
+}
+
+/// What a translation that a hart held was not, or no longer, when it was used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum What {
+    /// The page tables map another page there.
+    Remapped,
+    /// They map nothing there.
+    Unmapped,
+    /// They do not permit the access.
+    Restricted,
+    /// They permit it, but what was held did not: the access faulted.
+    Upgraded,
+}
+
+impl What {
+    /// The printed name.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Remapped => "remapped",
+            Self::Unmapped => "unmapped",
+            Self::Restricted => "restricted",
+            Self::Upgraded => "upgraded",
+        }
+    }
+}
+
+/// What ended a translation that was stale.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Gone {
+    /// When.
+    pub time: i64,
+    /// The fence, if that was it, or the access for which the hart walked.
+    pub pc: u64,
+    /// How often the translation was used while it was stale.
+    pub uses: u64,
+    /// `fence`, `evicted` or `walked`.
+    pub reason: String,
+}
+
+/// A translation that a hart went on using after the page tables had changed. The uses of one translation are
+/// one: the first is described, the others are counted.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Use {
+    /// The hart.
+    pub hart: u32,
+    /// The number of its first stale use on this hart, from 1.
+    pub number: u64,
+    /// When it was first used.
+    pub time: i64,
+    /// 0 for U-mode, 1 for S-mode.
+    pub mode: u32,
+    /// How the memory was accessed.
+    pub access: Access,
+    /// The address.
+    pub addr: u64,
+    /// The access.
+    pub pc: u64,
+    /// The return address at that time; see [`Store::ra`].
+    pub ra: u64,
+    /// The address space.
+    pub asid: u64,
+    /// What it was not.
+    pub what: What,
+    /// Its level above the lowest, whether it is global, the PTE that was held, and the leaf PTE in memory or 0.
+    pub held: Option<(u32, bool, u64, u64)>,
+    /// When, and for which access, the hart read the PTE.
+    pub read: Option<(i64, u64)>,
+    /// What changed the PTE.
+    pub store: Option<Store>,
+    /// The last fence before the use.
+    pub fence: Option<Fence>,
+    /// Fences of the hart from the reading of the PTE to the use.
+    pub fences: Option<u64>,
+    /// What ended it, if anything.
+    pub end: Option<Gone>,
+    /// How many uses were traced.
+    pub repeats: u64,
+    /// The last of them.
+    pub last: i64,
 }
 
 /// An access that faulted although the PTE was already valid.
@@ -156,6 +242,12 @@ pub struct Trace {
     /// All hits, including repetitions and those that are not kept.
     total: u64,
     left_out: u64,
+    uses: Vec<Use>,
+    /// By hart and page: the translation that is stale there.
+    held: HashMap<(u32, u64), usize>,
+    /// By hart and number: the uses whose story is being told.
+    told: HashMap<(u32, u64), usize>,
+    total_uses: u64,
     /// The first line that could not be read.
     problem: Option<String>,
 }
@@ -169,6 +261,10 @@ pub struct Story {
     pub total: u64,
     /// How many of these are not kept.
     pub left_out: u64,
+    /// Translations that were used after the page tables had changed, in order of time; at most [`MOST`].
+    pub uses: Vec<Use>,
+    /// Number of their uses, including repetitions and those that are not kept.
+    pub total_uses: u64,
 }
 
 /// The fields of a line, each taken by its name.
@@ -195,9 +291,13 @@ impl<'a> Fields<'a> {
 impl Trace {
     /// Reads a line; ignores anything but these events.
     pub fn line(&mut self, line: &str) {
-        let Some((name, rest)) = line.strip_prefix(PREFIX).and_then(|l| l.split_once(' ')) else { return };
-        let Some(name) = name.strip_prefix("stale_") else { return };
-        if self.event(name, &Fields::of(rest)).is_none() && self.problem.is_none() {
+        let part = |prefix: &str| line.strip_prefix(prefix)?.strip_prefix("stale_")?.split_once(' ');
+        let read = match (part(PREFIX), part(VALID_PREFIX)) {
+            (Some((name, rest)), _) => self.event(name, &Fields::of(rest)),
+            (None, Some((name, rest))) => self.valid_event(name, &Fields::of(rest)),
+            (None, None) => return,
+        };
+        if read.is_none() && self.problem.is_none() {
             self.problem = Some(line.chars().take(200).collect());
         }
     }
@@ -232,7 +332,8 @@ impl Trace {
                 }
             }
             "end" => {
-                hit.end = Some(End { time, pc, fences: fields.number("fences")? });
+                let reason = fields.text("reason").map(str::to_owned);
+                hit.end = Some(End { time, pc, fences: fields.number("fences")?, reason });
                 self.open.remove(&(hart, number));
             }
             _ => return None,
@@ -240,13 +341,107 @@ impl Trace {
         Some(())
     }
 
-    fn hit(&mut self, hart: u32, number: u64, time: i64, pc: u64, fields: &Fields<'_>) -> Option<()> {
-        let access = match fields.text("access")? {
-            "load" => Access::Load,
-            "store" => Access::Store,
-            "fetch" => Access::Fetch,
+    /// Reads an event about a translation that has outlived its PTE.
+    fn valid_event(&mut self, name: &str, fields: &Fields<'_>) -> Option<()> {
+        let hart: u32 = fields.number("hart")?;
+        let number: u64 = fields.number("use")?;
+        let time: i64 = fields.number("time")?;
+        let pc = fields.hex("pc")?;
+        if name == "use" {
+            return self.stale_use(hart, number, time, pc, fields);
+        }
+        let at = self.told.get(&(hart, number)).copied();
+        let Some(of) = at.and_then(|at| self.uses.get_mut(at)) else { return Some(()) };
+        match name {
+            "read" => {
+                let global: u32 = fields.number("global")?;
+                let held = (fields.number("level")?, global != 0, fields.hex("held")?, fields.hex("memory")?);
+                of.held.get_or_insert(held);
+                of.read.get_or_insert((time, pc));
+                of.fences.get_or_insert(fields.number("fences")?);
+            }
+            "store" => {
+                let by: i64 = fields.number("by")?;
+                let (ra, pte) = (fields.hex("ra")?, fields.hex("pte")?);
+                of.store.get_or_insert(Store { time, by: u32::try_from(by).ok(), pc, ra, pte });
+            }
+            "fence" => {
+                let (asid, flags, count) =
+                    (fields.number("asid")?, fields.number("flags")?, fields.number::<u64>("fences")?);
+                let addr = fields.hex("addr")?;
+                if of.fence.is_none() && of.repeats == 1 {
+                    of.fences = of.fences.map(|before| count.saturating_sub(before));
+                    of.fence = (time > 0).then_some(Fence { time, pc, addr, asid, flags });
+                }
+                // The story of one that repeats is not told again.
+                if of.number != number {
+                    self.told.remove(&(hart, number));
+                }
+            }
+            "end" => {
+                let (uses, reason) = (fields.number("uses")?, fields.text("reason")?.to_owned());
+                of.end = Some(Gone { time, pc, uses, reason });
+                let page = (hart, of.addr >> PAGE_BITS);
+                self.held.remove(&page);
+                self.told.remove(&(hart, number));
+            }
+            _ => return None,
+        }
+        Some(())
+    }
+
+    fn stale_use(&mut self, hart: u32, number: u64, time: i64, pc: u64, fields: &Fields<'_>) -> Option<()> {
+        let what = match fields.text("what")? {
+            "unmapped" => What::Unmapped,
+            "remapped" => What::Remapped,
+            "restricted" => What::Restricted,
+            "upgraded" => What::Upgraded,
             _ => return None,
         };
+        let addr = fields.hex("addr")?;
+        let (mode, ra, asid, access) =
+            (fields.number("mode")?, fields.hex("ra")?, fields.number("asid")?, access(fields)?);
+        self.total_uses += 1;
+        let page = (hart, addr >> PAGE_BITS);
+        if let Some(&at) = self.held.get(&page)
+            && self.uses[at].what == what
+            && self.uses[at].asid == asid
+        {
+            self.uses[at].repeats += 1;
+            self.uses[at].last = time;
+            self.told.insert((hart, number), at);
+            return Some(());
+        }
+        if self.uses.len() == MOST {
+            return Some(());
+        }
+        self.held.insert(page, self.uses.len());
+        self.told.insert((hart, number), self.uses.len());
+        self.uses.push(Use {
+            hart,
+            number,
+            time,
+            mode,
+            access,
+            addr,
+            pc,
+            ra,
+            asid,
+            what,
+            held: None,
+            read: None,
+            store: None,
+            fence: None,
+            fences: None,
+            end: None,
+            repeats: 1,
+            last: time,
+        });
+        Some(())
+    }
+
+    fn hit(&mut self, hart: u32, number: u64, time: i64, pc: u64, fields: &Fields<'_>) -> Option<()> {
+        let access = access(fields)?;
         let hit = Hit {
             hart,
             number,
@@ -296,7 +491,18 @@ impl Trace {
         }
         let (mut hits, total, left_out) = (self.hits, self.total, self.left_out);
         hits.sort_by_key(|hit| (hit.time, hit.hart));
-        Ok(Story { hits, total, left_out })
+        let (mut uses, total_uses) = (self.uses, self.total_uses);
+        uses.sort_by_key(|of| (of.time, of.hart));
+        Ok(Story { hits, total, left_out, uses, total_uses })
+    }
+}
+
+fn access(fields: &Fields<'_>) -> Option<Access> {
+    match fields.text("access")? {
+        "load" => Some(Access::Load),
+        "store" => Some(Access::Store),
+        "fetch" => Some(Access::Fetch),
+        _ => None,
     }
 }
 

@@ -9,7 +9,7 @@ use regex_lite::Regex;
 use serde::Serialize;
 
 use super::symbols;
-use super::trace::{Hit, Story};
+use super::trace::{Hit, Story, Use, What};
 use crate::console::end::{End, Reading};
 use crate::console::log::Log;
 
@@ -19,6 +19,9 @@ const ENDLESS: u64 = 1000;
 const LOOP: usize = 8;
 /// How many of a hart's last hits to search for a loop.
 const RECENT: usize = 256;
+/// A hit that ended this long before the last event of the trace, in virtual nanoseconds, was survived: a
+/// kernel that dies of one does so at once, and reports that within this time.
+const JUST_NOW: i64 = 2_000_000_000;
 
 /// How a hit ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -52,6 +55,8 @@ pub struct Death {
     pub epc: Option<u64>,
     /// What could not be accessed.
     pub badaddr: Option<u64>,
+    /// The hart that reported it, if the console tells.
+    pub hart: Option<u32>,
     /// The functions on the stack, innermost first, as the kernel names them.
     pub calls: Vec<String>,
     /// The report, up to its end or 60 lines.
@@ -71,12 +76,24 @@ pub enum Outcome {
         /// How we know.
         how: String,
     },
+    /// A hart used a translation that it should have been made to forget.
+    Exposed {
+        /// Which, as an index into the uses.
+        #[serde(rename = "use")]
+        of: usize,
+        /// How we know.
+        how: String,
+    },
     /// The result is uncertain.
     Uncertain {
         /// Why.
         why: String,
     },
 }
+
+/// A page that was unmapped, or that does not permit an access any more, must be fenced for within this time, in
+/// virtual nanoseconds. In between a hart may use it: the fence of another hart is on its way.
+const LATE: i64 = 1_000_000_000;
 
 /// Whether the guest runs the tool's own init, which prints marks on the console.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -115,8 +132,24 @@ pub fn death(log: &Log, reading: &Reading) -> Option<Death> {
         // Kernels before 5.11 print `epc: `.
         epc: find(r"^\s*epc ?: ([0-9a-f]{16}) ra :"),
         badaddr: find(r"\bbadaddr: ([0-9a-f]{16})\b"),
+        hart: reporter(log, &lines),
         calls: calls.collect(),
         lines,
+    })
+}
+
+/// The hart that a report is from. Linux numbers the hart that it booted on 0, and the others in the order of
+/// the device tree, which on QEMU's `virt` machine is that of their IDs.
+fn reporter(log: &Log, report: &[String]) -> Option<u32> {
+    let number = |pattern: &str, line: &str| -> Option<u32> {
+        Regex::new(pattern).ok()?.captures(line)?.get(1)?.as_str().parse().ok()
+    };
+    let cpu = report.iter().find_map(|line| number(r"^\s*CPU: (\d+) ", line))?;
+    let boot = log.lines.iter().find_map(|line| number(r"Booting Linux on hartid (\d+)", &line.text))?;
+    Some(match cpu {
+        0 => boot,
+        cpu if cpu <= boot => cpu - 1,
+        cpu => cpu,
     })
 }
 
@@ -163,7 +196,9 @@ fn hinted(reading: &Reading, why: &str) -> String {
 /// Whether the kernel reported a hit as if it died of it, fenced and went on, as vendors' kernels do: the hart used the
 /// page later, and the guest ran to its end.
 pub fn went_on(story: &Story, reading: &Reading, death: Option<&Death>) -> bool {
-    let hit = death.and_then(|death| culprit(&story.hits, death)).map(|(hit, _)| &story.hits[hit]);
+    // The kernel has had other hits since.
+    let any = vec![true; story.hits.len()];
+    let hit = death.and_then(|death| reported(&story.hits, death, &any)).map(|(hit, _)| &story.hits[hit]);
     reading.went_on && hit.is_some_and(|hit| hit.end.is_some() && hit.repeats < ENDLESS)
 }
 
@@ -172,25 +207,46 @@ fn started_init(log: &Log) -> bool {
     log.lines.iter().any(|line| line.text.starts_with("Run ") && line.text.ends_with(" as init process"))
 }
 
-/// The hit that a report is about, and how we know.
+/// Which hits may have killed the kernel: the last one of its hart, if it did not end long before, and
+/// those that did not end. With `hart`, only those of this hart.
+fn suspects(hits: &[Hit], hart: Option<u32>) -> Vec<bool> {
+    let now = hits.iter().map(|hit| hit.end.as_ref().map_or(hit.last, |end| end.time)).max().unwrap_or_default();
+    let suspect = |(at, hit): (usize, &Hit)| {
+        let latest = !hits[at + 1..].iter().any(|later| later.hart == hit.hart);
+        let just_now = hit.end.as_ref().is_none_or(|end| now - end.time < JUST_NOW);
+        hart.is_none_or(|hart| hart == hit.hart) && (hit.end.is_none() || (latest && just_now))
+    };
+    hits.iter().enumerate().map(suspect).collect()
+}
+
+/// The hit that a report is about, and how we know. A hit that was absorbed long before is none of its
+/// business, even if it was at the same instruction: memset() has hits in every run.
 fn culprit(hits: &[Hit], death: &Death) -> Option<(usize, String)> {
-    let last = |matches: &dyn Fn(&Hit) -> bool| hits.iter().rposition(matches);
+    reported(hits, death, &suspects(hits, death.hart))
+}
+
+/// The last of the suspects that a report can be about, and how we know.
+fn reported(hits: &[Hit], death: &Death, suspects: &[bool]) -> Option<(usize, String)> {
+    let last = |matches: &dyn Fn(&Hit) -> bool| (0..hits.len()).rev().find(|&at| suspects[at] && matches(&hits[at]));
+    let page = |address: u64| address >> 12;
     if let (Some(epc), Some(badaddr)) = (death.epc, death.badaddr) {
         if let Some(hit) = last(&|h| h.pc == epc && h.addr == badaddr) {
             return Some((hit, "the report on the console is about this very access".to_owned()));
         }
         // The report of a nested trap may name the access only by its page.
-        if let Some(hit) = last(&|h| h.pc == epc && h.page() == badaddr >> 12 && h.end.is_none()) {
+        if let Some(hit) = last(&|h| h.pc == epc && h.page() == page(badaddr) && h.end.is_none()) {
             return Some((hit, "the report on the console is about this instruction and page".to_owned()));
         }
-        if let Some(hit) = last(&|h| h.page() == badaddr >> 12 && h.end.is_none()) {
+        if let Some(hit) = last(&|h| h.page() == page(badaddr) && h.end.is_none()) {
             return Some((hit, "the report on the console is about this page".to_owned()));
         }
     }
     // The kernel survived the hit, but had lost its own return address or status by then: it continued
-    // at the instruction in the wrong mode, or without what it needs.
+    // at the instruction in the wrong mode, or without what it needs. Then what it could not access is the
+    // instruction itself, or the page of the hit.
+    let fits = |h: &Hit, epc| death.badaddr.is_none_or(|bad| page(bad) == page(epc) || page(bad) == h.page());
     if let Some(epc) = death.epc
-        && let Some(hit) = last(&|h| h.pc == epc)
+        && let Some(hit) = last(&|h| h.pc == epc && fits(h, epc))
     {
         return Some((hit, "the kernel died at this instruction when it was run again".to_owned()));
     }
@@ -226,4 +282,23 @@ fn looping(hits: &[Hit]) -> Option<(usize, String)> {
         }
     }
     found.map(|(hit, count)| (hit, format!("{count} accesses to the page faulted, one while the other was handled")))
+}
+
+/// The use of a stale translation that no fence can have been about to end, and how we know.
+pub fn exposure(uses: &[Use]) -> Option<(usize, String)> {
+    // Whoever maps another page at an address has to be sure that nobody uses the old one there.
+    let remapped = |of: &Use| of.what == What::Remapped;
+    if let Some(at) = uses.iter().position(|of| remapped(of) && of.mode == 0).or_else(|| uses.iter().position(remapped))
+    {
+        let again = uses.iter().filter(|of| remapped(of)).count();
+        return Some((at, format!("the page tables have another page there; {again} in all")));
+    }
+    let latest = uses.iter().map(|of| of.end.as_ref().map_or(of.last, |end| end.time)).max()?;
+    let late = |of: &Use| {
+        let since = of.store.as_ref().filter(|store| store.by.is_some()).map(|store| store.time);
+        of.what != What::Upgraded
+            && since.is_some_and(|since| of.end.as_ref().map_or(latest, |end| end.time) - since > LATE)
+    };
+    let at = uses.iter().position(late)?;
+    Some((at, "the page tables had changed more than a second before, and there was no fence for it".to_owned()))
 }

@@ -7,10 +7,11 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
+use super::bots;
 use super::each::each;
 use super::rules;
 use super::topics::{self, Applied, Outcome, Row};
-use super::write::{COVER, series_files, write_mails};
+use super::write::{COVER, of_thread, series_files, write_mails};
 use crate::ground::error::{Error, Result};
 use crate::ground::files;
 use crate::ground::progress::Step;
@@ -85,6 +86,7 @@ pub fn check(options: &Options, build: bool) -> Result<Checked> {
         result(format!("{name} is not signed off"), not_signed(mail)?);
     }
     step.finish("done");
+    result("b4 and patchwork can thread the mails".to_owned(), rules::threaded(&folder.join(COVER), &mails)?);
     result("each Fixes: has digits and subject".to_owned(), rules::fixes_are_whole(&mails)?);
     result("nothing that the linux-riscv bot refuses".to_owned(), rules::bot_takes(&mails)?);
     let (mut rows, tips) = in_topics(&tree, applied.as_deref().ok(), &folder, &mails, options, &mut result)?;
@@ -96,6 +98,7 @@ pub fn check(options: &Options, build: bool) -> Result<Checked> {
             let lean = rules::switch_is_lean(&tree, tip, &base.switch)?;
             result("the switch touches no header that every file includes".to_owned(), lean);
         }
+        bots::check(&mut tree, tip, options, &mut result)?;
         if build {
             drop(tree);
             let wanted: Vec<_> = tips.iter().flatten().cloned().collect();
@@ -230,6 +233,7 @@ fn same_but_functions(one: &[u8], other: &[u8]) -> bool {
     let strip = |bytes: &[u8]| -> Vec<String> {
         String::from_utf8_lossy(bytes)
             .lines()
+            .filter(|l| !of_thread(l))
             .map(|l| match l.strip_prefix("@@ ").and_then(|rest| rest.split_once(" @@")) {
                 Some((range, _)) => range.to_owned(),
                 None => l.to_owned(),
@@ -243,7 +247,9 @@ fn same_but_functions(one: &[u8], other: &[u8]) -> bool {
 fn same_change(one: &[u8], other: &[u8]) -> bool {
     let strip = |bytes: &[u8]| -> Vec<String> {
         let text = String::from_utf8_lossy(bytes);
-        let keep = |l: &&str| !l.starts_with("@@ ") && !l.starts_with("index ") && !l.starts_with("base-commit: ");
+        let keep = |l: &&str| {
+            !of_thread(l) && !l.starts_with("@@ ") && !l.starts_with("index ") && !l.starts_with("base-commit: ")
+        };
         text.lines().filter(keep).map(str::to_owned).collect()
     };
     strip(one) == strip(other)
@@ -361,6 +367,7 @@ mod tests {
         let one = b"x\n@@ -1,2 +1,2 @@ f()\n-a\n+b\n";
         assert!(same_but_functions(one, b"x\n@@ -1,2 +1,2 @@ g()\n-a\n+b\n"));
         assert!(!same_but_functions(one, b"x\n@@ -2,2 +1,2 @@ f()\n-a\n+b\n"));
+        assert!(same_but_functions(one, b"Message-ID: <x@localhost>\nx\n@@ -1,2 +1,2 @@ g()\n-a\n+b\n"));
         assert!(same_change(one, b"x\n@@ -9,2 +9,2 @@ f()\n-a\n+b\n"));
         assert!(!same_change(one, b"x\n@@ -1,2 +1,2 @@ f()\n-a\n+c\n"));
     }

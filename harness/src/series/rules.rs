@@ -60,6 +60,34 @@ pub fn fixes_are_whole(mails: &[PathBuf]) -> Result<Result<String, String>> {
     Ok(Ok(format!("{tags} tags")))
 }
 
+/// Whether each mail has what b4 and patchwork need: From, Date, an id of its own, and for patches that of the
+/// cover letter.
+pub fn threaded(cover: &Path, mails: &[PathBuf]) -> Result<Result<String, String>> {
+    let mut ids: Vec<String> = Vec::new();
+    for mail in std::iter::once(cover).chain(mails.iter().map(PathBuf::as_path)) {
+        let name = mail.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let text = match fs::read(mail) {
+            Ok(text) => text,
+            Err(e) => return Ok(Err(format!("{name} cannot be read: {e}"))),
+        };
+        let text = String::from_utf8_lossy(&text);
+        let header = |key: &str| text.lines().take_while(|l| !l.is_empty()).find_map(|l| l.strip_prefix(key));
+        for key in ["From: ", "Date: ", "Subject: "] {
+            if header(key).is_none_or(|value| value.trim().is_empty()) {
+                return Ok(Err(format!("{name} has no \"{key}\"; run `make series`")));
+            }
+        }
+        let Some(id) = header("Message-ID: ").filter(|id| !ids.iter().any(|other| other == id)) else {
+            return Ok(Err(format!("{name} has no Message-ID of its own; run `make series`")));
+        };
+        if ids.first().is_some_and(|cover| header("In-Reply-To: ") != Some(cover.as_str())) {
+            return Ok(Err(format!("{name} is no reply to the cover letter; run `make series`")));
+        }
+        ids.push(id.to_owned());
+    }
+    Ok(Ok(format!("{} mails", ids.len())))
+}
+
 /// What the linux-riscv bot refuses in added lines, beyond checkpatch: a function of a header that is not
 /// inline, and a parameter of a C module. Test modules may have parameters.
 pub fn bot_takes(mails: &[PathBuf]) -> Result<Result<String, String>> {
@@ -197,6 +225,25 @@ mod tests {
         assert!(for_stable(&good.replace("Fixes: 0123456789ab (\"y\")", "No Fixes tag: ")).is_err());
         assert!(for_stable(&good.replace("Fixes: 0123456789ab", "Fixes 0123456789ab")).unwrap_err().contains("Fixes:"));
         assert!(for_stable(&good.replace("Cc: stable@", "Cc: linux-riscv@")).unwrap_err().contains("stable@"));
+    }
+
+    #[test]
+    fn a_thread_hangs_together() {
+        let dir = tempfile::tempdir().unwrap();
+        let (cover, patch) = (dir.path().join("0000-c.txt"), dir.path().join("0001-x.patch"));
+        let ask = |one: &str, other: &str| {
+            fs::write(&cover, format!("From 0\n{one}\n\n")).unwrap();
+            fs::write(&patch, format!("From 0\n{other}\n\n")).unwrap();
+            threaded(&cover, std::slice::from_ref(&patch)).unwrap()
+        };
+        let one = "From: a <b>\nDate: d\nMessage-ID: <1>\nSubject: s";
+        let other = "From: a <b>\nDate: d\nMessage-ID: <2>\nIn-Reply-To: <1>\nSubject: s";
+        assert_eq!(ask(one, other).unwrap(), "2 mails");
+        assert!(ask(&one.replace("Date: d\n", ""), other).unwrap_err().contains("0000-c.txt has no \"Date: \""));
+        assert!(
+            ask(one, &other.replace("<2>", "<1>")).unwrap_err().contains("0001-x.patch has no Message-ID of its own")
+        );
+        assert!(ask(one, &other.replace("In-Reply-To: <1>\n", "")).unwrap_err().contains("no reply"));
     }
 
     #[test]

@@ -3,14 +3,16 @@
 
 use std::fs;
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use crate::ground::error::{Error, Result};
 use crate::ground::files;
+use crate::ground::key::Key;
 use crate::ground::progress::Step;
 use crate::options::Options;
 use crate::source::tree::{BASE_TAG, Tree};
 use crate::source::{host, mailbox, weave};
+use crate::trial::coverage;
 
 /// Name of the cover letter beside the patches. It must not match `*.patch`: `git am` stops at a mail
 /// without a patch, and `git am patches/linux-*/*.patch` must work.
@@ -37,6 +39,7 @@ pub fn write(options: &Options) -> Result<()> {
             tree.repo.dir().display()
         )));
     }
+    coverage::update(&options.root)?;
     let tip = weave::weave(&mut tree, options)?;
     let folder = options.root.join(&base.linux.patches);
     let step = Step::start("write the patches");
@@ -57,8 +60,35 @@ pub fn write(options: &Options) -> Result<()> {
     }
     let changed = publish(made.path(), &folder)?;
     tree.record(&folder, &applied)?;
+    let place = mbox_place(options);
+    files::write_whole(&place, mbox(made.path())?)?;
     step.finish(&format!("{} patches, {changed} files changed", mails.len()));
+    println!("{}", place.display());
     Ok(())
+}
+
+/// Where the whole series is one file, for `b4 am -m` and patchwork.
+fn mbox_place(options: &Options) -> PathBuf {
+    options.out.join(format!("mail/linux-{}.mbox", options.base.linux.version))
+}
+
+/// Cover letter and patches in one file.
+///
+/// # Errors
+/// When a mail cannot be read, or has a line that would begin another mail.
+pub fn mbox(folder: &Path) -> Result<String> {
+    let mut all = String::new();
+    for name in series_files(folder)? {
+        let path = folder.join(&name);
+        let text = fs::read(&path).map_err(|e| Error::io("read", &path, e))?;
+        let text = String::from_utf8_lossy(&text);
+        if let Some(line) = text.lines().skip(1).find(|line| line.starts_with("From ")) {
+            return Err(Error::could_not(format!("{name}: \"{line}\" begins another mail in an mbox; reword it")));
+        }
+        all.push_str(text.trim_end());
+        all.push_str("\n\n");
+    }
+    Ok(all)
 }
 
 /// Names of the files in a folder of patches that belong to the series.
@@ -68,7 +98,9 @@ pub fn series_files(folder: &Path) -> Result<Vec<String>> {
         entries => entries.map_err(|e| Error::io("read", folder, e))?,
     };
     let names = entries.flatten().map(|e| e.file_name().to_string_lossy().into_owned());
-    Ok(names.filter(|n| n == COVER || n.ends_with(".patch")).collect())
+    let mut names: Vec<String> = names.filter(|n| n == COVER || n.ends_with(".patch")).collect();
+    names.sort();
+    Ok(names)
 }
 
 /// Copies the files of `from` into `to`, and removes stale ones there; returns how many changed.
@@ -120,12 +152,15 @@ pub fn write_mails(tree: &Tree, tip: &str, options: &Options) -> Result<tempfile
     let made = dir.path().join("0000-cover-letter.patch");
     let cover = fs::read_to_string(&made).map_err(|e| Error::io("read", &made, e))?;
     files::remove(&made)?;
-    files::write_whole(&dir.path().join(COVER), finish_cover(&cover, &text))?;
+    // The same bytes every time: not who runs the tool, and when.
+    let sender = tree.repo.run(["log", "-1", "--format=From: %an <%ae>%nDate: %aD", tip])?;
+    files::write_whole(&dir.path().join(COVER), finish_cover(&cover, &text, &sender))?;
+    thread(dir.path(), &options.base.linux.version)?;
     Ok(dir)
 }
 
-/// Fills in subject and text, and drops author and date: they are up to whoever sends it.
-fn finish_cover(cover: &str, text: &str) -> String {
+/// Fills in subject and text of the cover letter, and who sends it when, which are the headers `sender`.
+fn finish_cover(cover: &str, text: &str, sender: &str) -> String {
     let (subject, body) = text.split_once('\n').unwrap_or((text, ""));
     let subject = subject.trim_start_matches('#').trim();
     let mut head = true;
@@ -134,6 +169,10 @@ fn finish_cover(cover: &str, text: &str) -> String {
         head &= !line.is_empty();
         if head && (line.starts_with("From: ") || line.starts_with("Date: ")) {
             continue;
+        }
+        if head && line.starts_with("Subject: ") {
+            out.push_str(sender.trim());
+            out.push('\n');
         }
         match line {
             "*** BLURB HERE ***" => out.push_str(body.trim()),
@@ -144,17 +183,74 @@ fn finish_cover(cover: &str, text: &str) -> String {
     out
 }
 
+/// Headers that [`thread`] adds.
+const THREAD: [&str; 3] = ["Message-ID: ", "In-Reply-To: ", "References: "];
+
+/// Whether a line is one of the headers that tie mails together. They follow from the rest of a mail.
+pub fn of_thread(line: &str) -> bool {
+    THREAD.iter().any(|name| line.starts_with(name)) && line.contains("@localhost>")
+}
+
+/// Gives each mail in `folder` an id made of its contents, and makes the patches replies to the cover letter,
+/// as b4 and patchwork expect. Whoever sends the series makes new mails, with ids of their own.
+fn thread(folder: &Path, version: &str) -> Result<()> {
+    let mut cover = None;
+    for name in series_files(folder)? {
+        let path = folder.join(&name);
+        // Patches are bytes: a file in them may have any encoding.
+        let bytes = fs::read(&path).map_err(|e| Error::io("read", &path, e))?;
+        let hash = Key::default().text("mail", &bytes).finish();
+        let number = name.split('-').next().unwrap_or_default();
+        let id = format!("<lazymap-{version}-{number}-{}@localhost>", &hash[..16]);
+        let mut headers = format!("{}{id}\n", THREAD[0]);
+        match &cover {
+            Some(cover) => headers += &format!("{}{cover}\n{}{cover}\n", THREAD[1], THREAD[2]),
+            None => cover = Some(id),
+        }
+        let subject = b"\nSubject: ";
+        let Some(at) = bytes.windows(subject.len()).position(|window| window == subject) else {
+            return Err(Error::could_not(format!("{name} has no Subject")));
+        };
+        let (before, after) = bytes.split_at(at + 1);
+        files::write_whole(&path, [before, headers.as_bytes(), after].concat())?;
+    }
+    Ok(())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn cover_letters_have_no_sender_and_no_date() {
-        let cover = "From 0 Mon Sep 17 00:00:00 2001\nFrom: lazymap <x>\nDate: today\nSubject: [PATCH 0/2] *** SUBJECT HERE ***\n\n*** BLURB HERE ***\n\nDate: kept\n";
-        let made = finish_cover(cover, "# riscv: a subject\n\nText.\n\nMore.\n");
+    fn cover_letters_have_the_sender_and_the_date_of_the_patches() {
+        let cover = "From 0 Mon Sep 17 00:00:00 2001\nFrom: me <x>\nDate: today\nSubject: [PATCH 0/2] *** SUBJECT HERE ***\n\n*** BLURB HERE ***\n\nDate: kept\n";
+        let made = finish_cover(cover, "# riscv: a subject\n\nText.\n\nMore.\n", "From: a <b>\nDate: then\n");
         assert_eq!(
             made,
-            "From 0 Mon Sep 17 00:00:00 2001\nSubject: [PATCH 0/2] riscv: a subject\n\nText.\n\nMore.\n\nDate: kept\n"
+            "From 0 Mon Sep 17 00:00:00 2001\nFrom: a <b>\nDate: then\nSubject: [PATCH 0/2] riscv: a subject\n\nText.\n\nMore.\n\nDate: kept\n"
         );
+    }
+
+    #[test]
+    fn mails_are_a_thread() {
+        let dir = tempfile::tempdir().unwrap();
+        let mail = |name: &str, text: &str| fs::write(dir.path().join(name), text).unwrap();
+        mail(COVER, "From 0\nFrom: a\nSubject: [PATCH 0/1] x\n\nText.\n");
+        mail("0001-x.patch", "From 0\nFrom: a\nSubject: [PATCH 1/1]\n folded\n\nSubject: y\n\n---\n");
+        thread(dir.path(), "7.3").unwrap();
+        let read = |name: &str| fs::read_to_string(dir.path().join(name)).unwrap();
+        let (cover, patch) = (read(COVER), read("0001-x.patch"));
+        let id = cover.lines().find_map(|l| l.strip_prefix("Message-ID: ")).unwrap();
+        assert!(id.starts_with("<lazymap-7.3-0000-") && id.ends_with("@localhost>"), "{id}");
+        assert!(patch.starts_with("From 0\nFrom: a\nMessage-ID: <lazymap-7.3-0001-"), "{patch}");
+        assert!(patch.contains(&format!("\nIn-Reply-To: {id}\nReferences: {id}\nSubject: [PATCH 1/1]\n folded\n")));
+        assert_eq!(patch.lines().filter(|l| of_thread(l)).count(), 3);
+        let all = mbox(dir.path()).unwrap();
+        assert!(
+            all.starts_with("From 0\n") && all.contains("Text.\n\nFrom 0\nFrom: a\nMessage-ID: <lazymap-7.3-0001-"),
+            "{all}"
+        );
+        mail("0001-x.patch", "From 0\nSubject: x\n\nFrom here on.\n");
+        assert!(mbox(dir.path()).unwrap_err().message.contains("\"From here on.\""));
     }
 }

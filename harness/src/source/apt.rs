@@ -21,9 +21,14 @@ use crate::ground::error::{Error, Result};
 use crate::ground::files;
 use crate::ground::progress::Step;
 use crate::options::base::Package;
+use crate::source::host;
 
 /// Keys that sign the distribution's archive.
 const KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
+
+/// What a host without apt does instead.
+const WITHOUT_APT: &str = "there is no apt-get here; name files of your own in KSRC, LAZYMAP_QEMU or QSRC, \
+LAZYMAP_BUSYBOX and LAZYMAP_FIRMWARE";
 
 /// How often to try an index or a file before giving up.
 const TRIES: u32 = 3;
@@ -96,6 +101,9 @@ pub fn fetch(out: &Path, package: &Package, kind: Kind, arch: &str) -> Result<Fe
     let note = dl.join(format!("{}.json", package.name));
     if let Some(have) = present(&dl, &note, package)? {
         return Ok(have);
+    }
+    if host::in_path("apt-get").is_none() {
+        return Err(Error::could_not(format!("{} cannot be downloaded: {WITHOUT_APT}", package.name)));
     }
     if !Path::new(KEYRING).exists() && !local(&mirror()?) {
         return Err(Error::could_not(format!("{KEYRING} is missing; install debian-archive-keyring")));
@@ -453,6 +461,9 @@ pub fn mirror() -> Result<String> {
     {
         return Ok(mirror);
     }
+    if host::in_path("apt-get").is_none() {
+        return Err(Error::could_not(WITHOUT_APT));
+    }
     let format = "$(CREATED_BY)|$(ORIGIN)|$(LABEL)|$(COMPONENT)|$(REPO_URI)";
     let targets = cmd::output(Command::new("apt-get").args(["indextargets", "--format", format]).env("LC_ALL", "C"))?;
     if let Some(uri) = targets.lines().find_map(|l| l.strip_prefix("Packages|Debian|Debian|main|")) {
@@ -460,16 +471,31 @@ pub fn mirror() -> Result<String> {
     }
     // Before the first `apt-get update` apt knows no origins, only where it would look.
     let release = fs::read_to_string("/etc/os-release").unwrap_or_default();
-    let codename = release.lines().find_map(|l| l.strip_prefix("VERSION_CODENAME=")).unwrap_or("stable");
     let uris = cmd::output(Command::new("apt-get").args(["update", "--print-uris"]).env("LC_ALL", "C"))?;
+    first_mirror(&release, &uris).map_err(Error::could_not)
+}
+
+/// The mirror among what `apt-get update --print-uris` prints, on a host with this `/etc/os-release`.
+fn first_mirror(release: &str, uris: &str) -> Result<String, String> {
+    let field = |name: &str| {
+        let line = release.lines().find_map(|l| l.strip_prefix(name)?.strip_prefix('='))?;
+        Some(line.trim_matches('"')).filter(|value| !value.is_empty())
+    };
+    // Ubuntu's mirrors look the same, and have none of it.
+    if field("ID") != Some("debian") {
+        return Err(format!(
+            "this is {}, whose apt sources name no Debian mirror: set LAZYMAP_MIRROR=http://deb.debian.org/debian and \
+             install the package debian-archive-keyring",
+            field("PRETTY_NAME").or(field("ID")).unwrap_or("a system without /etc/os-release")
+        ));
+    }
+    let codename = field("VERSION_CODENAME").unwrap_or("stable");
     uris.lines()
         .filter_map(|l| l.strip_prefix('\'')?.split_once('\''))
         .find_map(|(uri, _)| uri.strip_suffix(&format!("dists/{codename}/InRelease")))
         .map(str::to_owned)
         .ok_or_else(|| {
-            Error::could_not(
-                "this machine's apt sources name no Debian mirror (main); add one, or name one in LAZYMAP_MIRROR",
-            )
+            "this machine's apt sources name no Debian mirror (main); add one, or name one in LAZYMAP_MIRROR".to_owned()
         })
 }
 
@@ -478,6 +504,9 @@ pub fn mirror() -> Result<String> {
 /// # Errors
 /// When dpkg is missing.
 pub fn host_arch() -> Result<String> {
+    if host::in_path("dpkg").is_none() {
+        return Err(Error::could_not(WITHOUT_APT));
+    }
     Ok(cmd::output(Command::new("dpkg").arg("--print-architecture"))?.trim().to_owned())
 }
 
@@ -500,6 +529,21 @@ mod tests {
         let file = FetchedFile { name: "q_1+ds.dsc".into(), size: 12462, sha256: "a4".into() };
         assert_eq!(uri_line(line), Some(file));
         assert_eq!(uri_line("Need to get 40.2 MB of source archives."), None);
+    }
+
+    #[test]
+    fn a_mirror_of_another_distribution_is_none() {
+        let uris = "'http://a.example/ubuntu/dists/noble/InRelease' a_noble_InRelease 0 \n\
+                    'http://b.example/debian/dists/trixie-updates/InRelease' b 0 \n\
+                    'http://b.example/debian/dists/trixie/InRelease' b_trixie_InRelease 0 \n";
+        let debian = "PRETTY_NAME=\"Debian GNU/Linux 13 (trixie)\"\nVERSION_CODENAME=trixie\nID=debian\n";
+        assert_eq!(first_mirror(debian, uris), Ok("http://b.example/debian/".to_owned()));
+        let ubuntu = "PRETTY_NAME=\"Ubuntu 24.04.2 LTS\"\nVERSION_CODENAME=noble\nID=ubuntu\nID_LIKE=debian\n";
+        let why = first_mirror(ubuntu, uris).unwrap_err();
+        assert!(why.starts_with("this is Ubuntu 24.04.2 LTS,"), "{why}");
+        assert!(why.contains("LAZYMAP_MIRROR=") && why.contains("debian-archive-keyring"), "{why}");
+        assert!(first_mirror(&debian.replace("=trixie", "=forky"), uris).unwrap_err().contains("LAZYMAP_MIRROR"));
+        assert!(first_mirror("", uris).unwrap_err().contains("without /etc/os-release"));
     }
 
     #[test]

@@ -14,36 +14,44 @@ use crate::ground::progress::Step;
 use crate::options::Options;
 use crate::options::base::Base;
 
-/// Packages to install if missing; the toolchain has its own lists.
-const PACKAGES: [&str; 27] = [
-    "bc",
-    "bison",
+/// Packages to install if missing, to build QEMU; the toolchain for kernels has its own lists.
+const MACHINE_PACKAGES: [&str; 16] = [
     "ca-certificates",
     "ccache",
-    "cpio",
-    "device-tree-compiler",
     "dpkg-dev",
-    "flex",
     "g++",
     "gcc",
     "git",
-    "kmod",
     "libc6-dev",
-    "libelf-dev",
     "libfdt-dev",
     "libglib2.0-dev",
-    "libpixman-1-dev",
-    "libssl-dev",
+    "libslirp-dev",
     "make",
     "ninja-build",
-    "patch",
-    "perl",
     "pkg-config",
     "python3",
     "python3-venv",
-    "rsync",
     "xz-utils",
 ];
+/// Those to build kernels and their tests, besides.
+const KERNEL_PACKAGES: [&str; 11] = [
+    "bc",
+    "bison",
+    "cpio",
+    "device-tree-compiler",
+    "flex",
+    "kmod",
+    "libelf-dev",
+    "libssl-dev",
+    "patch",
+    "perl",
+    "rsync",
+];
+
+/// What a host without Debian's packages must have to build QEMU: program, and what it belongs to.
+const MACHINE_PROGRAMS: [&str; 5] = ["cc", "git", "ninja", "pkg-config", "python3"];
+/// The libraries that go with them, as pkg-config calls them.
+const MACHINE_LIBRARIES: [&str; 1] = ["glib-2.0"];
 
 /// LLVM with everything that kbuild and bindgen use of it: bookworm's newest, then any Debian's own.
 const LLVM_PACKAGES: [&str; 2] = ["clang-22 lld-22 llvm-22 libclang-22-dev", "clang lld llvm libclang-dev"];
@@ -51,6 +59,8 @@ const LLVM_PACKAGES: [&str; 2] = ["clang-22 lld-22 llvm-22 libclang-22-dev", "cl
 const RUST_PACKAGES: [&str; 2] = ["rustc-web rust-web-src", "rustc rust-src"];
 /// For `series-check`.
 const RUSTFMT_PACKAGES: [&str; 2] = ["rustfmt-web", "rustfmt"];
+/// What a new enough distribution has; it is built otherwise.
+const BINDGEN_PACKAGE: &str = "bindgen";
 /// To build bindgen with.
 const CARGO_PACKAGES: [&str; 2] = ["cargo-web", "cargo"];
 
@@ -65,9 +75,11 @@ const DISK: [(&str, u64); 5] = [
     ("linux-7.3/.git/lazymap.json", 3000),
     ("build/vmlinux", 1000),
     ("kernel/series/stamp", 200),
-    ("qemu/stamp", 2000),
+    (DISK_MACHINE, 2000),
     ("tools/bin/bindgen", 1000),
 ];
+/// The part that the machine is.
+const DISK_MACHINE: &str = "qemu/stamp";
 /// What a run needs when every part exists.
 const DISK_SLACK: u64 = 1000;
 
@@ -87,8 +99,8 @@ pub struct Host {
     pub rustc: PathBuf,
     /// The one beside `rustc`.
     pub rustdoc: PathBuf,
-    /// The formatter; need not belong to `rustc`.
-    pub rustfmt: PathBuf,
+    /// The formatter, if there is one; need not belong to `rustc`.
+    pub rustfmt: Option<PathBuf>,
     /// The library's source, `…/library`.
     pub rust_lib_src: PathBuf,
     /// At least the oldest that the kernel accepts.
@@ -100,6 +112,46 @@ pub struct Host {
 }
 
 impl Host {
+    /// What Kbuild must be given to use this toolchain: variable and value, in the order of its documentation.
+    pub fn variables(&self) -> Vec<(&'static str, String)> {
+        let mut all = vec![("LLVM", self.llvm.clone())];
+        let paths = [
+            ("RUSTC", Some(&self.rustc)),
+            ("RUSTDOC", Some(&self.rustdoc)),
+            ("HOSTRUSTC", Some(&self.rustc)),
+            ("RUSTFMT", self.rustfmt.as_ref()),
+            ("BINDGEN", Some(&self.bindgen)),
+            ("RUST_LIB_SRC", Some(&self.rust_lib_src)),
+        ];
+        all.extend(paths.into_iter().filter_map(|(name, path)| Some((name, path?.display().to_string()))));
+        all
+    }
+
+    /// A PATH in which `rustc` is the kernel's.
+    pub fn path(&self) -> OsString {
+        let first = self.rustc.parent().map(Path::to_path_buf).into_iter();
+        env::join_paths(first.chain(path_folders())).unwrap_or_default()
+    }
+
+    /// Commands for a shell, to build a kernel with the series and its tests on this host, with the source tree
+    /// as the current folder.
+    pub fn commands(&self) -> String {
+        let quoted = |(name, value): (&str, String)| format!("{name}={value}");
+        let kernel = self.variables().into_iter().map(quoted).collect::<Vec<_>>().join(" ");
+        let libclang =
+            self.libclang.as_ref().map(|dir| format!("LIBCLANG_PATH={} ", dir.display())).unwrap_or_default();
+        // kselftest clears MAKEFLAGS, so RUSTC= does not get through; PATH does.
+        let other = in_path("rustc").as_ref() != Some(&self.rustc);
+        let folder = self.rustc.parent().unwrap_or(Path::new("/usr/bin")).display();
+        let path = if other { format!("PATH={folder}:$PATH ") } else { String::new() };
+        let llvm = &self.llvm;
+        format!(
+            "{libclang}make ARCH=riscv {kernel} O=$BUILD defconfig kselftest-merge\n\
+             {libclang}make ARCH=riscv {kernel} O=$BUILD -j$(nproc)\n\
+             {path}make ARCH=riscv LLVM={llvm} O=$BUILD TARGETS=riscv/lazy_map INSTALL_PATH=$PWD/tests kselftest-install\n"
+        )
+    }
+
     /// Tool to version, for `results.json` and as part of cache keys.
     pub fn versions(&self) -> &BTreeMap<String, String> {
         &self.versions
@@ -112,11 +164,11 @@ impl Host {
 /// The first thing that is missing or too old and could not be installed.
 pub fn prepare(options: &Options, install: bool) -> Result<Host> {
     let base = &options.base;
-    disk(options)?;
-    packages(options, base, install)?;
+    disk(options, Purpose::Kernels)?;
+    packages(options, Purpose::Kernels, install)?;
     let (llvm, clang, clang_version) = llvm(base)?;
     let rust = rust(base)?;
-    let rustfmt = rustfmt()?;
+    let rustfmt = rustfmt().ok();
     let libclang = libclang(&clang_version);
     let bindgen = bindgen(options, base, install)?;
     let libclang_version = libclang_version(&bindgen, libclang.as_deref(), base)?;
@@ -145,19 +197,58 @@ pub fn prepare(options: &Options, install: bool) -> Result<Host> {
 /// # Errors
 /// As [`prepare`].
 pub fn for_series(options: &Options) -> Result<PathBuf> {
-    let base = &options.base;
-    disk(options)?;
-    packages(options, base, true)?;
+    disk(options, Purpose::Kernels)?;
+    packages(options, Purpose::Kernels, true)?;
     rustfmt()
+}
+
+/// What building QEMU needs: installs packages, or names what is missing.
+///
+/// # Errors
+/// As [`prepare`].
+pub fn for_machine(options: &Options) -> Result<()> {
+    disk(options, Purpose::Machine)?;
+    packages(options, Purpose::Machine, true)?;
+    let missing: Vec<&str> = MACHINE_PROGRAMS.into_iter().filter(|name| in_path(name).is_none()).collect();
+    if !missing.is_empty() {
+        return Err(Error::could_not(format!(
+            "QEMU is built with {}, which cannot be found; install them, or name a finished QEMU in LAZYMAP_QEMU",
+            missing.join(", ")
+        )));
+    }
+    match MACHINE_LIBRARIES.into_iter().find(|name| !has_library(name)) {
+        Some(name) => Err(Error::could_not(format!(
+            "QEMU is built with {name}, which pkg-config does not find; install its development files, or name a \
+             finished QEMU in LAZYMAP_QEMU"
+        ))),
+        None => Ok(()),
+    }
+}
+
+/// Whether pkg-config knows the library `name`.
+pub fn has_library(name: &str) -> bool {
+    let asked = Command::new("pkg-config").args(["--exists", name]).status();
+    asked.is_ok_and(|status| status.success())
+}
+
+/// What the host is prepared for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Purpose {
+    /// The machine alone.
+    Machine,
+    /// Machine and kernels.
+    Kernels,
 }
 
 /// Compares the free space where `out` is with what the missing parts will take.
 ///
 /// `LAZYMAP_DISK_MIB` overrides the estimate.
-fn disk(options: &Options) -> Result<()> {
-    let missing = DISK.iter().filter(|(part, _)| !options.out.join(part).exists()).map(|(_, mib)| mib);
+fn disk(options: &Options, purpose: Purpose) -> Result<()> {
+    let needed = |part: &str| purpose == Purpose::Kernels || part == DISK_MACHINE;
+    let parts = DISK.iter().filter(|(part, _)| needed(part) && !options.out.join(part).exists());
+    let missing = parts.map(|(_, mib)| mib);
     let mut need = DISK_SLACK + missing.sum::<u64>();
-    if options.ksrc.is_some() {
+    if options.ksrc.is_some() && purpose == Purpose::Kernels {
         need += DISK.iter().take(2).map(|(_, mib)| mib).sum::<u64>();
     }
     if let Ok(text) = env::var("LAZYMAP_DISK_MIB") {
@@ -177,12 +268,15 @@ fn disk(options: &Options) -> Result<()> {
 }
 
 /// Installs the packages that are missing.
-fn packages(options: &Options, base: &Base, install: bool) -> Result<()> {
+fn packages(options: &Options, purpose: Purpose, install: bool) -> Result<()> {
+    let base = &options.base;
     let Some(installed) = installed()? else {
         // Without dpkg, only the tools can be checked, not the libraries.
         return Ok(());
     };
-    let plain: Vec<&str> = PACKAGES.into_iter().filter(|p| !installed.iter().any(|i| i == p)).collect();
+    let kernels: &[&str] = if purpose == Purpose::Kernels { &KERNEL_PACKAGES } else { &[] };
+    let all = MACHINE_PACKAGES.iter().chain(kernels).copied();
+    let plain: Vec<&str> = all.filter(|p| !installed.iter().any(|i| i == p)).collect();
     let mut missing: Vec<[&str; 2]> = plain.iter().map(|p| [*p, *p]).collect();
     let mut why = match plain.len() {
         0 => Vec::new(),
@@ -194,16 +288,27 @@ fn packages(options: &Options, base: &Base, install: bool) -> Result<()> {
     let llvm = llvm(base).and_then(|(.., version)| {
         libclang(&version).map(drop).ok_or_else(|| Error::could_not(format!("libclang {version} is missing")))
     });
-    let cargo_for_bindgen = match (bindgen_present(options, base), cargo()) {
+    let bindgen = bindgen_present(options, base);
+    let packaged = purpose == Purpose::Kernels
+        && bindgen.is_err()
+        && !asked("LAZYMAP_BINDGEN")
+        && candidate(BINDGEN_PACKAGE).is_some_and(|version| at_least(&version, &base.linux.min_bindgen));
+    if packaged {
+        missing.push([BINDGEN_PACKAGE, BINDGEN_PACKAGE]);
+        why.push("bindgen is missing".to_owned());
+    }
+    let cargo_for_bindgen = match (bindgen, cargo()) {
+        (Err(_), None) if packaged => Ok(()),
         (Err(why), None) => Err(Error::could_not(format!("{why}, and cargo to build it is missing"))),
         _ => Ok(()),
     };
-    for (found, asked, names) in [
+    let toolchain = [
         (llvm, asked("LLVM"), LLVM_PACKAGES),
         (rust(base).map(drop), asked("LAZYMAP_RUSTC"), RUST_PACKAGES),
         (rustfmt().map(drop), false, RUSTFMT_PACKAGES),
         (cargo_for_bindgen, asked("LAZYMAP_BINDGEN"), CARGO_PACKAGES),
-    ] {
+    ];
+    for (found, asked, names) in toolchain.into_iter().filter(|_| purpose == Purpose::Kernels) {
         match found {
             Err(error) if !asked => {
                 missing.push(names);
@@ -285,6 +390,13 @@ fn known(missing: &[[&str; 2]]) -> Vec<String> {
         .flat_map(|names| names.split(' '))
         .map(str::to_owned)
         .collect()
+}
+
+/// The version of the package `name` that apt would install, as far as it is a number.
+fn candidate(name: &str) -> Option<String> {
+    let asked = Command::new("apt-cache").args(["policy", name]).env("LC_ALL", "C").output().ok()?;
+    let text = String::from_utf8_lossy(&asked.stdout).into_owned();
+    number(text.lines().find_map(|l| l.trim().strip_prefix("Candidate: "))?)
 }
 
 /// Names of the installed packages, or `None` without dpkg.

@@ -18,7 +18,7 @@ use crate::boot::machine::{LimitsGiven, Machine};
 use crate::build::kernel::{Config, Kernel};
 use crate::build::workbench::Lab;
 use crate::ground::error::{Error, Result};
-use crate::ground::toml_file;
+use crate::ground::{nearest, toml_file};
 
 /// Where the patches are, in the repository.
 pub const FOLDER: &str = "patches/controls";
@@ -40,6 +40,9 @@ const PASS: &str = "pass";
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct File {
+    /// Cases, as `MODULE.CASE`, that no control fails yet.
+    #[serde(default)]
+    uncovered: Vec<String>,
     #[serde(default)]
     control: Vec<ControlFile>,
 }
@@ -50,17 +53,21 @@ struct ControlFile {
     name: String,
     what: String,
     on: String,
+    hunt: Option<String>,
     #[serde(default)]
     run: Vec<RunFile>,
 }
 
-#[derive(Deserialize)]
+#[derive(Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct RunFile {
     scenario: Option<String>,
     /// A name or a table.
     machine: Option<toml::Value>,
     test: Option<String>,
+    /// Cases of the test's module: a run for each, in which no other case runs.
+    #[serde(default)]
+    cases: Vec<String>,
     /// One sign or a list, or [`PASS`].
     observe: toml::Value,
     symbol: Option<String>,
@@ -108,6 +115,8 @@ pub struct Control {
     pub what: String,
     /// Subject of the commit that it applies to, or `tip`.
     pub on: String,
+    /// The machine on which a hunt must find it, in the full tier.
+    pub hunt: Option<Machine>,
     /// The boots in which it must be caught.
     pub runs: Vec<ControlRun>,
 }
@@ -119,6 +128,8 @@ pub struct ControlRun {
     pub config: Config,
     /// The first tier of `make check` that runs it.
     pub tier: Tier,
+    /// The case of the test's module that runs alone, if there is one.
+    pub case: Option<String>,
     /// The trial, with the scenario's limits or the default ones.
     pub trial: Trial,
 }
@@ -146,6 +157,18 @@ pub fn load(root: &Path) -> Result<Vec<Control>> {
     Ok(controls)
 }
 
+/// The test cases, as `MODULE.CASE`, that the file admits that no control fails yet.
+///
+/// # Errors
+/// When the file cannot be read (exit code 2), or is wrong (64).
+pub fn uncovered(root: &Path) -> Result<BTreeSet<String>> {
+    let path = root.join(FOLDER).join(FILE);
+    let text = fs::read_to_string(&path).map_err(|e| Error::io("read", &path, e))?;
+    let file: File =
+        toml_file::parse(&text).map_err(|why| Error::usage(format!("{FOLDER}/{FILE}{why}; correct the file")))?;
+    Ok(file.uncovered.into_iter().collect())
+}
+
 /// Reads the file; the error is `:LINE: WHY` or `: WHY`.
 fn parse(text: &str, scenarios: &BTreeMap<String, Scenario>) -> Result<Vec<Control>, String> {
     let file: File = toml_file::parse(text)?;
@@ -162,24 +185,54 @@ fn parse(text: &str, scenarios: &BTreeMap<String, Scenario>) -> Result<Vec<Contr
         if control.what.trim().is_empty() || control.what.contains('\n') {
             return Err(say("what must be one line".to_owned()));
         }
-        if control.run.is_empty() {
-            return Err(say("it has no run, so nothing could catch it".to_owned()));
+        if control.run.is_empty() && control.hunt.is_none() {
+            return Err(say("it has no run and no hunt, so nothing could catch it".to_owned()));
         }
+        let hunt = control.hunt.map(|name| MachineFile::named(&name).machine()).transpose().map_err(say)?;
         let mut runs: Vec<ControlRun> = Vec::new();
         for run in control.run {
-            let run = run.control_run(&name, scenarios).map_err(say)?;
-            if runs.iter().any(|other| other.trial.name == run.trial.name) {
-                return Err(say(format!("there are two runs {}", run.trial.name)));
+            for run in run.control_runs(&name, scenarios).map_err(say)? {
+                if runs.iter().any(|other| other.trial.name == run.trial.name) {
+                    return Err(say(format!("there are two runs {}", run.trial.name)));
+                }
+                runs.push(run);
             }
-            runs.push(run);
         }
-        controls.push(Control { name, what: control.what, on: control.on, runs });
+        controls.push(Control { name, what: control.what, on: control.on, hunt, runs });
     }
     Ok(controls)
 }
 
+/// The module of a test's cases.
+pub fn module_of(test: &str) -> String {
+    format!("lazy_map_{}", short(test).replace('-', "_"))
+}
+
+/// What is special in a test's name.
+fn short(test: &str) -> &str {
+    test.trim_start_matches("test-").trim_end_matches(".sh")
+}
+
 impl RunFile {
-    fn control_run(self, control: &str, scenarios: &BTreeMap<String, Scenario>) -> Result<ControlRun, String> {
+    /// One run, or one for each of its cases.
+    fn control_runs(
+        mut self,
+        control: &str,
+        scenarios: &BTreeMap<String, Scenario>,
+    ) -> Result<Vec<ControlRun>, String> {
+        let cases = std::mem::take(&mut self.cases);
+        if cases.is_empty() {
+            return Ok(vec![self.control_run(control, scenarios, None)?]);
+        }
+        cases.into_iter().map(|case| self.clone().control_run(control, scenarios, Some(case))).collect()
+    }
+
+    fn control_run(
+        self,
+        control: &str,
+        scenarios: &BTreeMap<String, Scenario>,
+        case: Option<String>,
+    ) -> Result<ControlRun, String> {
         let scenario = self.scenario.as_deref().unwrap_or(DEFAULT);
         let Some(Scenario { config, kind: Kind::Boot(of), .. }) = scenarios.get(scenario) else {
             return Err(format!("there is no scenario `{scenario}` that boots"));
@@ -217,9 +270,15 @@ impl RunFile {
         }
         let text = self.text.map(|t| Regex::new(&t).map_err(|e| format!("text: `{t}`: {e}"))).transpose()?;
         let observation = Observation { signs, symbol: self.symbol, text };
-        let append = [of.append.as_str(), self.append.trim()].join(" ").trim().to_owned();
-        let short = self.test.as_deref().unwrap_or("boot").trim_start_matches("test-").trim_end_matches(".sh");
-        let name = format!("{control}-{scenario}-{machine}-{}-{short}", machine.harts);
+        let alone = match (&case, &self.test) {
+            (Some(case), Some(test)) => format!("{}.case={case}", module_of(test)),
+            (Some(_), None) => return Err("cases need a test".to_owned()),
+            (None, _) => String::new(),
+        };
+        let append = [of.append.as_str(), self.append.trim(), &alone].join(" ").trim().to_owned();
+        let test = self.test.as_deref().map_or("boot", short);
+        let case_name = case.as_ref().map(|case| format!("-{case}")).unwrap_or_default();
+        let name = format!("{control}-{scenario}-{machine}-{}-{test}{case_name}", machine.harts);
         let (tests, at_boot) = match self.test {
             Some(test) if passes => (vec![(test, Expect::Pass)], None),
             Some(test) => (vec![(test, Expect::Caught(observation))], None),
@@ -233,7 +292,7 @@ impl RunFile {
             limits: LimitsGiven { silence: self.silence.or(of.limits.silence), ..of.limits },
             ..Trial::new(control, machine, tests)
         };
-        Ok(ControlRun { config: config.clone(), tier: self.tier, trial })
+        Ok(ControlRun { config: config.clone(), tier: self.tier, case, trial })
     }
 }
 
@@ -246,8 +305,8 @@ pub fn choose(root: &Path, which: &Which) -> Result<Vec<Control>> {
     match which {
         Which::Named(names) if !names.is_empty() => {
             if let Some(name) = names.iter().find(|n| !all.iter().any(|c| c.name == **n)) {
-                let there = all.iter().map(|c| c.name.as_str()).collect::<Vec<_>>().join(", ");
-                return Err(Error::usage(format!("there is no control `{name}`; there are {there}")));
+                let hint = nearest::hint(name, all.iter().map(|c| c.name.as_str()));
+                return Err(Error::usage(format!("there is no control `{name}`; {hint}")));
             }
             all.retain(|c| names.contains(&c.name));
         }

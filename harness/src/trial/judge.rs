@@ -5,6 +5,7 @@
 //! nothing was seen.
 
 use super::expect::{Expect, Observation, Sign};
+use super::met;
 use super::plan::Trial;
 use super::report::Row;
 use super::seen::{BootSeen, TestSeen};
@@ -41,6 +42,8 @@ pub fn judge(trial: &Trial, seen: &BootSeen<'_>) -> Vec<Row> {
             seconds: (own.seconds * 10.0).round() / 10.0,
             console: format!("{}.log", trial.name),
             why,
+            repeat: trial.repeat,
+            cases: Vec::new(),
         });
     }
     rows
@@ -99,6 +102,9 @@ fn judge_test(expect: &Expect, seen: &BootSeen<'_>, own: &TestSeen<'_>, at: usiz
             failures.push(NOTHING_STALE.to_owned());
         }
         Ok(_) => {}
+    }
+    if let Ok(counters) = &seen.counters {
+        errors.extend(met::contradiction(&seen.tests, counters.map(|c| c.stale_hits)));
     }
     errors.extend(seen.lacking.iter().map(|l| format!("the console lacks what this scenario must show: {l}")));
     errors.extend(seen.problem.iter().map(|p| format!("the results cannot be trusted: {p}")));

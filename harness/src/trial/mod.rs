@@ -2,12 +2,17 @@
 //! Trials: what is booted, what is expected, what was seen, and the verdict.
 
 pub mod control;
+pub mod coverage;
 pub mod expect;
 pub mod judge;
+pub mod met;
+pub mod outputs;
 pub mod plan;
+pub mod record;
 pub mod report;
 pub mod run;
 pub mod scenario;
 pub mod seen;
+pub mod select;
 pub mod tally;
 pub mod verdict;

@@ -19,8 +19,13 @@ const PER_BASE: &[&str] = &[
     "bench",
     "run",
     "controls",
+    "exhaust",
     "hunt",
+    "mutants",
     "each",
+    "board",
+    "bots",
+    "bundle",
     "check",
     "guest-check",
     "shell",
@@ -28,7 +33,7 @@ const PER_BASE: &[&str] = &[
     "scenarios-ksrc",
 ];
 /// Folders that are built or measured for all versions.
-const BUILT: &[&str] = &["qemu", "machine", "log", "guest"];
+const BUILT: &[&str] = &["qemu", "machine", "log", "guest", "mail"];
 /// Folders that are downloaded or slow to build again.
 const KEPT: &[&str] = &["linux-ksrc", "dl", "apt", "herd", "tools", "ccache", "harness"];
 

@@ -28,6 +28,9 @@ const VICTIMS: [&str; 2] = ["kasan_poison", "kasan_unpoison"];
 /// The machine on which the control dies before any test, and where it dies.
 const WINDOW: (&str, &str) = ("window-1", "handle_exception");
 
+/// The machine on which translations outlive their PTEs, and the part of the workload that changes mappings.
+const VALID: (&str, &str) = ("valid", "tlb.sh");
+
 /// A result: name, verdict, and why if it is not a pass.
 pub type Checked = (String, Verdict, String);
 
@@ -50,24 +53,50 @@ pub fn run(lab: &mut Lab, tier: Tier) -> Result<Vec<Checked>> {
         let config = found.first().map(|s| s.config.clone()).unwrap_or_default();
         all.extend(of_series("series with KASAN", hunted(lab, SERIES, &config, &stale, &place.append)));
         all.extend(of_mainline(hunted(lab, CONTROL, &config, &stale, &place.append)));
+        let valid = Machine::new(models::find(VALID.0)?);
+        all.push(of_valid(SERIES, &valid, false, flushes(lab, SERIES, &valid)));
+        for control in control::load(&lab.options.root)? {
+            if let Some(machine) = &control.hunt {
+                all.push(of_valid(&control.name, machine, true, flushes(lab, &control.name, machine)));
+            }
+        }
     }
     let tip = lab.tip.clone();
     lab.tree.check_out(&tip)?;
     Ok(all)
 }
 
+/// Hunts with the series' test of all kinds of mappings.
 fn hunted(lab: &mut Lab, name: &str, config: &Config, machine: &Machine, append: &str) -> Result<Report> {
-    let Kernel { name: kernel, image, vmlinux, selftests, .. } = match name {
-        SERIES => lab.kernel(config)?,
-        _ => control::kernel(lab, name, config)?,
-    };
+    let kernel = kernel(lab, name, config)?;
+    let tests = Workload::Scripts(kernel.selftests.clone(), vec![TEST.to_owned()]);
+    boot(lab, kernel, tests, machine, append)
+}
+
+/// Hunts with the program that changes mappings which other harts have used.
+fn flushes(lab: &mut Lab, name: &str, machine: &Machine) -> Result<Report> {
+    let kernel = kernel(lab, name, &Config::default())?;
+    let folder = lab.options.place("hunt");
+    let scripts = hunt::scripts(&folder, Some(lab.clang()))?;
+    boot(lab, kernel, Workload::Scripts(scripts, vec![VALID.1.to_owned()]), machine, "")
+}
+
+fn kernel(lab: &mut Lab, name: &str, config: &Config) -> Result<Kernel> {
+    match name {
+        SERIES => lab.kernel(config),
+        _ => control::kernel(lab, name, config),
+    }
+}
+
+fn boot(lab: &Lab, kernel: Kernel, guest: Workload, machine: &Machine, append: &str) -> Result<Report> {
+    let Kernel { name: kernel, image, vmlinux, .. } = kernel;
     let folder = lab.options.place("hunt");
     let target = Target {
         name: format!("check-{kernel}-{machine}"),
         kernel,
         image,
         vmlinux: Some(vmlinux),
-        guest: Workload::Scripts(selftests, vec![TEST.to_owned()]),
+        guest,
         machine: machine.clone(),
         append: append.to_owned(),
         limits: lab.options.limits.over(Limits::for_boot(1, machine)),
@@ -87,7 +116,7 @@ fn of_window(report: Result<Report>) -> Vec<Checked> {
     };
     let killed = match report.result {
         Outcome::Killed { .. } => Verdict::Pass,
-        Outcome::Survived => Verdict::Fail,
+        Outcome::Survived | Outcome::Exposed { .. } => Verdict::Fail,
         Outcome::Uncertain { .. } => Verdict::Error,
     };
     let said = first_line(&report);
@@ -109,7 +138,7 @@ fn of_series(what: &str, report: Result<Report>) -> Vec<Checked> {
     let said = first_line(&report);
     let survived = match report.result {
         Outcome::Survived => Verdict::Pass,
-        Outcome::Killed { .. } => Verdict::Fail,
+        Outcome::Killed { .. } | Outcome::Exposed { .. } => Verdict::Fail,
         Outcome::Uncertain { .. } => Verdict::Error,
     };
     vec![
@@ -128,7 +157,7 @@ fn of_mainline(report: Result<Report>) -> Vec<Checked> {
     let said = first_line(&report);
     let killed = match report.result {
         Outcome::Killed { .. } => Verdict::Pass,
-        Outcome::Survived => Verdict::Fail,
+        Outcome::Survived | Outcome::Exposed { .. } => Verdict::Fail,
         Outcome::Uncertain { .. } => Verdict::Error,
     };
     let calls = report.death.iter().flat_map(|death| &death.calls);
@@ -143,6 +172,24 @@ fn of_mainline(report: Result<Report>) -> Vec<Checked> {
         (named("the mapping is the vmalloc shadow"), pass(region), said.clone()),
         (named("it was mapped by KASAN"), pass(mapper), said),
     ]
+}
+
+/// Judges a kernel that forgets to end translations, or one that does not.
+fn of_valid(name: &str, machine: &Machine, broken: bool, report: Result<Report>) -> Checked {
+    let named = |what: &str| format!("hunt: {name} on {machine}: {what}");
+    let report = match report {
+        Ok(report) => report,
+        Err(error) => return (named("hunt"), Verdict::Error, error.message),
+    };
+    let said = first_line(&report);
+    let exposed = matches!(report.result, Outcome::Exposed { .. });
+    let verdict = match report.result {
+        Outcome::Uncertain { .. } => Verdict::Error,
+        _ if broken => pass(exposed),
+        _ => pass(report.result == Outcome::Survived),
+    };
+    let what = if broken { "a stale translation is used" } else { "no stale translation is used" };
+    (named(what), verdict, said)
 }
 
 fn pass(yes: bool) -> Verdict {

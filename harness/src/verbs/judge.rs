@@ -161,6 +161,7 @@ pub fn run(options: &Options, args: &Args) -> Result<Exit> {
             Outcome::Killed { .. } if death => tally.ok("trace"),
             Outcome::Survived => tally.not_ok("trace", "no stale hit killed the kernel"),
             Outcome::Killed { how, .. } => tally.not_ok("trace", &format!("a stale hit killed the kernel: {how}")),
+            Outcome::Exposed { how, .. } => tally.not_ok("trace", &format!("a hart used a stale translation: {how}")),
             Outcome::Uncertain { why } => tally.error("trace", why),
         }
         if *outcome == Outcome::Survived && reading.went_on {
@@ -296,8 +297,8 @@ fn tests(
     report: Report,
     counters: Option<Counters>,
 ) -> bool {
-    let run = Run { log, reading, ending: Ending::Unknown, counters: Ok(counters), harts: Ok(Vec::new()) };
-    let booted = Booted { run, report, console: PathBuf::new() };
+    let run = Run { log, reading, ending: Ending::Unknown, counters: Ok(counters), harts: Ok(Vec::new()), slowed: 1.0 };
+    let booted = Booted { run, report, console: PathBuf::new(), append: String::new() };
     let mut seen = BootSeen::of(&booted, trial);
     // On other machines tests may be skipped or known to fail.
     let mut skipped: Vec<Option<String>> = vec![None; trial.rows().len()];

@@ -46,6 +46,10 @@ const FLAGS: [&str; 11] = [
 
 /// The prefix of the lines with QEMU's counters.
 const PROPERTY: &str = "x-cache-invalid";
+/// The same for what harts hold of valid translations.
+const HELD: &str = "x-cache-valid";
+/// The same for stores that walks see late.
+const LATE_STORE: &str = "x-late-store";
 /// Default number of harts of a run.
 const HARTS: u32 = 2;
 /// How long a guest may take, on a host that may be busy.
@@ -78,6 +82,8 @@ const EVENTS: [(&str, &str); 9] = [
 ];
 /// One instruction takes 1 ns, and the harts take turns.
 const ONE: &[&str] = &["-icount", "shift=0"];
+/// One takes 32 ns: a hart that waits for others has fewer of them in its turn.
+const SLOW: &[&str] = &["-icount", "shift=5,sleep=off"];
 /// On one host thread, with virtual time, a run depends on nothing but the seeds: what each hart sees, and when.
 const REPLAY: &[&str] = &["-icount", "shift=1,sleep=off", "-rtc", "base=2026-01-01,clock=vm", "-seed", "1"];
 /// A CPU on which everything can happen.
@@ -87,7 +93,7 @@ const STORM_CPU: &str = "rv64,x-cache-invalid=on,x-cache-invalid-scope=all,x-cac
 const STORM_HARTS: u32 = 4;
 
 /// CPUs that QEMU must refuse with an accelerator, and what it must say.
-const REFUSALS: [(&str, &str, &str); 20] = [
+const REFUSALS: [(&str, &str, &str); 30] = [
     ("rv32,x-cache-invalid=on", "tcg", "'x-cache-invalid' requires a 64-bit CPU"),
     (
         "rv64,x-cache-invalid=on,x-cache-invalid-coexist=some",
@@ -118,7 +124,7 @@ const REFUSALS: [(&str, &str, &str); 20] = [
     (
         "rv64,x-cache-invalid=on,x-cache-invalid-scope=none",
         "tcg",
-        "'x-cache-invalid-scope' has unknown value 'none', not one of access, leaf, all",
+        "'x-cache-invalid-scope' has unknown value 'none', not one of access, line, leaf, all",
     ),
     (
         "rv64,x-cache-invalid=on,x-cache-invalid-lifetime=19",
@@ -133,8 +139,30 @@ const REFUSALS: [(&str, &str, &str); 20] = [
     ("rv64,x-late-pte=on", "qtest", "'x-late-pte' requires TCG acceleration"),
     ("rv64,x-cache-invalid-what=on", "tcg", "x-cache-invalid-what"),
     ("rv64,x-cache-invalid-evict-at=sepc", "tcg", "'x-cache-invalid-evict-at' requires 'x-cache-invalid'"),
+    (
+        "rv64,x-cache-invalid-evict-in=1-2",
+        "tcg",
+        "'x-cache-invalid-evict-in' requires 'x-cache-invalid' or 'x-cache-valid'",
+    ),
+    (
+        "rv64,x-cache-valid=on,x-cache-invalid-evict-in=2-2",
+        "tcg",
+        "'x-cache-invalid-evict-in' has value '2-2', which is not START-END",
+    ),
     ("rv64,x-cache-invalid-seed=1", "tcg", "'x-cache-invalid-seed' requires 'x-cache-invalid'"),
     ("rv64,x-cache-invalid=on", "qtest", "'x-cache-invalid' requires TCG acceleration"),
+    ("rv32,x-cache-valid=on", "tcg", "'x-cache-valid' requires a 64-bit CPU"),
+    ("rv64,x-cache-valid=on", "qtest", "'x-cache-valid' requires TCG acceleration"),
+    ("rv64,x-cache-valid-scope=all", "tcg", "'x-cache-valid-scope' requires 'x-cache-valid'"),
+    (
+        "rv64,x-cache-valid=on,x-cache-valid-denied=never",
+        "tcg",
+        "'x-cache-valid-denied' has unknown value 'never', not one of fault, walk",
+    ),
+    ("rv64,x-cache-valid=on,x-cache-valid-size=2000000", "tcg", "'x-cache-valid-size' must not exceed 1048576"),
+    ("rv32,x-late-store=all", "tcg", "'x-late-store' requires a 64-bit CPU"),
+    ("rv64,x-late-store=on", "tcg", "'x-late-store' has unknown value 'on', not one of own, others, all"),
+    ("rv64,x-late-store=all", "qtest", "'x-late-store' requires TCG acceleration"),
     ("rv32,x-cip-453=on", "tcg", "'x-cip-453' requires a 64-bit CPU"),
     ("rv64,x-cip-453=on", "qtest", "'x-cip-453' requires TCG acceleration"),
 ];
@@ -264,6 +292,11 @@ impl Run {
         Self::beside("any", "valid", &format!(",x-cache-invalid-evict-at={}", words.join("+"))).and(&params)
     }
 
+    /// With valid translations that outlive their PTEs: more CPU properties, and the guest's names for them.
+    fn holding(more: &str, params: &[&'static str]) -> Self {
+        Self::new(format!("rv64,x-cache-valid=on{more}"), &["MODEL", "SVVPTC", "HELD"]).and(params)
+    }
+
     fn and(mut self, params: &[&'static str]) -> Self {
         self.params.extend_from_slice(params);
         self
@@ -279,6 +312,15 @@ impl Run {
 
     fn has(&self, param: &str) -> bool {
         self.params.contains(&param)
+    }
+
+    /// What its counters begin with.
+    fn property(&self) -> &'static str {
+        match (self.has("HELD"), self.has("LATE_STORE")) {
+            (true, _) => HELD,
+            (false, true) => LATE_STORE,
+            (false, false) => PROPERTY,
+        }
     }
 
     fn name(&self) -> String {
@@ -307,7 +349,7 @@ fn runs() -> Vec<Run> {
         Run::new(format!("{thead},svvptc=off"), &["MODEL", "THEAD", "QUICK"]),
         Run::new("max,x-cache-invalid=on", FULL).and(&["QUICK"]),
         quick().extra(&["-accel", "tcg,thread=single"]),
-        Run::new(FULL_CPU, FULL).and(&["VIRTUAL"]).extra(&["-icount", "shift=5,sleep=off"]),
+        Run::new(FULL_CPU, FULL).and(&["VIRTUAL"]).extra(SLOW),
         quick().extra(&["-accel", "tcg,one-insn-per-tb=on"]),
         quick().harts(1),
         quick().harts(4),
@@ -316,6 +358,7 @@ fn runs() -> Vec<Run> {
         Run::new("rv64,x-late-pte=on", &["MODEL", "LATE"]).harts(4),
         Run::new("rv64,x-cache-invalid=on,x-cache-invalid-scope=all", &["MODEL", "ALL"]),
         Run::new("rv64,x-cache-invalid=on,x-cache-invalid-scope=access", &["MODEL", "ACCESS"]),
+        Run::new("rv64,x-cache-invalid=on,x-cache-invalid-scope=line", &["MODEL", "LINE"]),
         Run::new("rv64,x-cache-invalid=on,x-cache-invalid-user=on", &["MODEL", "USER"]),
         Run::new("rv64,x-cache-invalid=on,x-cache-invalid-lifetime=1000", &["MODEL", "LIFETIME"]),
         Run::new("rv64,svvptc=off,x-cache-invalid=on,x-cache-invalid-lifetime=1000", &["MODEL", "LIFETIME", "VIRTUAL"])
@@ -337,6 +380,23 @@ fn runs() -> Vec<Run> {
         Run::beside("any", "random", ""),
         Run::beside("any", "random", "").extra(ONE),
         Run::beside("any", "random", ",x-cache-invalid-seed=1"),
+        Run::beside("any", "valid", ",x-cache-invalid-evict-in=0x201000-0x202000").and(&["EVICT_IN"]),
+    ]);
+    all.extend([
+        Run::new("rv64,svinval=on,svnapot=on", &["SVVPTC", "SVINVAL", "HELD", "NAPOT"]),
+        Run::holding(",svinval=on,svnapot=on", &["SVINVAL", "NAPOT"]),
+        Run::holding("", &[]).harts(4),
+        Run::holding(",svade=on,svadu=off", &["SVADE"]),
+        Run::holding(",x-cache-valid-denied=walk", &["HELD_WALK"]),
+        Run::holding(",x-cache-valid-scope=all", &["HELD_ALL"]),
+        Run::holding(",x-cache-valid-split=on", &["SPLIT"]),
+        Run::holding(",svnapot=on,x-cache-valid-napot=page", &["NAPOT", "NAPOT_PAGE"]),
+        Run::holding(",x-cache-valid-size=4", &["FEW"]),
+        Run::holding(",x-cache-invalid-evict-at=sscratch", &["SSCRATCH"]),
+        Run::holding("", &[]).extra(&["-accel", "tcg,thread=single"]),
+        Run::new("rv64", &["SVVPTC", "LATE_STORE", "VIRTUAL"]).extra(SLOW),
+        Run::new("rv64,x-late-store=all", &["MODEL", "LATE_STORE"]),
+        Run::new("rv64,x-late-store=all", &["MODEL", "LATE_STORE", "VIRTUAL"]).harts(4).extra(SLOW),
     ]);
     all
 }
@@ -628,8 +688,9 @@ fn judge(run: &Run, said: &Said) -> Verdict {
     problems.extend(wrong_results(&report));
     let mut note = format!("{} checks", report.totals().passed);
     if run.has("MODEL") {
-        problems.extend(wrong_counters(&said.stdout, &said.stderr));
-        if let Some(last) = said.stderr.lines().rfind(|line| line.starts_with(PROPERTY)) {
+        let property = run.property();
+        problems.extend(wrong_counters(property, &said.stdout, &said.stderr));
+        if let Some(last) = said.stderr.lines().rfind(|line| line.starts_with(property)) {
             note.push_str(&format!(", {last}"));
         }
     } else if !said.stderr.is_empty() {
@@ -653,13 +714,18 @@ fn wrong_results(report: &ktap::Report) -> Vec<String> {
 }
 
 /// How QEMU's counters differ from what the guest expects, and their total from their sum.
-fn wrong_counters(stdout: &str, stderr: &str) -> Vec<String> {
-    let start = format!("{PROPERTY}: ");
+///
+/// The guest says what the first counters must be, up to those that depend on QEMU's TLB.
+fn wrong_counters(property: &str, stdout: &str, stderr: &str) -> Vec<String> {
+    let start = format!("{property}: ");
     let wanted: Vec<&str> = lines_of(stdout, "expect ").collect();
     let counted = |word: &str| lines_of(stderr, &start).filter(|line| line.starts_with(word)).collect::<Vec<&str>>();
     let (harts, totals) = (counted("hart="), counted("total "));
     let mut problems = Vec::new();
-    if wanted.is_empty() || wanted != harts {
+    let begins = |(hart, wanted): (&&str, &&str)| {
+        hart.strip_prefix(wanted).is_some_and(|rest| rest.is_empty() || (property == HELD && rest.starts_with(' ')))
+    };
+    if wanted.is_empty() || wanted.len() != harts.len() || !harts.iter().zip(&wanted).all(begins) {
         problems.push(format!("counters: wanted {wanted:?}, got {harts:?}"));
     }
     match total_of(&harts) {
@@ -763,8 +829,13 @@ impl Event {
     }
 
     /// The same with a kind of access.
-    fn of_access(mut self, access: &str) -> Self {
-        self.fields.insert("access".to_owned(), Value::Word(access.to_owned()));
+    fn of_access(self, access: &str) -> Self {
+        self.with("access", access)
+    }
+
+    /// The same with a word.
+    fn with(mut self, name: &str, word: &str) -> Self {
+        self.fields.insert(name.to_owned(), Value::Word(word.to_owned()));
         self
     }
 
@@ -780,7 +851,7 @@ impl Event {
         let field = |word: &str| {
             let (name, text) = word.split_once('=')?;
             let value = match text {
-                "load" | "store" | "fetch" => Value::Word(text.to_owned()),
+                word if word.starts_with(|c: char| c.is_ascii_alphabetic()) => Value::Word(word.to_owned()),
                 _ => Value::Number(match text.strip_prefix("0x") {
                     Some(digits) => u64::from_str_radix(digits, 16).ok()?.into(),
                     None => text.parse().ok()?,
@@ -954,7 +1025,7 @@ fn first_six(part: &[Event; 6], table: i128, symbols: &Symbols) -> Told<[Event; 
         first("stale_read", &[("pc", load), ("addr", TOP), ("level", 0), ("fences", 1)]),
         first("stale_store", &[("by", 0), ("pc", told(2, "pc")?), ("ra", told(2, "ra")?), ("pte", table + 8)]),
         first("stale_fence", &[("pc", fence), ("addr", 0), ("asid", 0), ("flags", 0)]),
-        first("stale_end", &[("pc", load), ("fences", 0)]),
+        first("stale_end", &[("pc", load), ("fences", 0)]).with("reason", "late"),
         hit(2, 2, store, told(5, "ra")?).of_access("store"),
     ])
 }
@@ -1092,21 +1163,24 @@ x-cache-invalid: total harts=2 stale_hits=5 fences=7 remembered=4 coexisting=2 c
     #[test]
     fn machines_and_their_names() {
         let runs = runs();
-        assert_eq!(runs.len(), 41);
+        assert_eq!(runs.len(), 57);
         let mut names: BTreeSet<String> = runs.iter().map(Run::name).collect();
         names.extend(REFUSALS.iter().map(|(cpu, accelerator, _)| format!("{cpu} {accelerator}")));
         assert_eq!(names.len(), runs.len() + REFUSALS.len());
         for run in &runs {
             // The parameters must tell the guest what its machine does.
-            let models = run.cpu.contains("x-cache-invalid") || run.cpu.contains("x-late-pte");
+            let models =
+                ["x-cache-invalid", "x-late-pte", "x-cache-valid", "x-late-store"].iter().any(|p| run.cpu.contains(p));
             assert_eq!(run.has("MODEL"), models, "{}", run.name());
             assert_eq!(run.has("CIP_453"), run.cpu.contains("x-cip-453"), "{}", run.name());
             assert_eq!(run.has("LATE"), run.cpu.contains("x-late-pte"), "{}", run.name());
+            assert_eq!(run.has("HELD") && models, run.cpu.contains("x-cache-valid"), "{}", run.name());
+            assert_eq!(run.has("NAPOT"), run.cpu.contains("svnapot"), "{}", run.name());
             assert_eq!(run.has("ANY"), run.cpu.contains("coexist=any"), "{}", run.name());
             assert_eq!(run.has("VIRTUAL"), run.extra.contains(&"-icount") && !run.has("ANY"), "{}", run.name());
         }
         assert_eq!(runs.iter().filter(|run| run.has("RANDOM")).count(), 3);
-        let all = &runs[34];
+        let all = &runs[35];
         assert!(
             all.cpu.ends_with("-evict-at=trap-s+trap-u+sscratch+sscratch-set+sstatus+sepc+stvec+satp+sret"),
             "{}",
@@ -1131,6 +1205,23 @@ x-cache-invalid: total harts=2 stale_hits=5 fences=7 remembered=4 coexisting=2 c
         assert!(judge(&modelled(), &said(0, GUEST, &format!("qemu: warning\n{COUNTERS}"))).is_ok());
         let plain = Run::new("rv64", &["SVVPTC"]);
         assert_eq!(judge(&plain, &said(0, GUEST, "")).unwrap(), "4 checks");
+    }
+
+    #[test]
+    fn counters_of_what_is_held() {
+        let guest = GUEST.replace("expect hart=0 stale_hits=5 fences=7", "expect hart=0 fences=7 unmapped=5");
+        let (guest, _) = guest.split_once(" remembered=3").unwrap();
+        let counters = "x-cache-valid: hart=0 fences=7 unmapped=5 held=9\nx-cache-valid: total harts=1 fences=7 unmapped=5 held=9\n";
+        let run = Run::holding("", &[]);
+        assert!(judge(&run, &said(0, guest, counters)).is_ok(), "{:?}", judge(&run, &said(0, guest, counters)));
+        for (from, to) in [
+            ("unmapped=5 held", "unmapped=6 held"),
+            ("unmapped=5 held", "unmapped=51 held"),
+            ("x-cache-valid", "x-cache-invalid"),
+        ] {
+            let problems = judge(&run, &said(0, guest, &counters.replace(from, to))).unwrap_err();
+            assert!(problems.iter().any(|p| p.contains("counters: wanted")), "{from}: {problems:?}");
+        }
     }
 
     #[test]
@@ -1259,7 +1350,7 @@ x-cache-invalid: total harts=2 stale_hits=5 fences=7 remembered=4 coexisting=2 c
             (log.replace("stale_end", "stale_ending"), "0 ended"),
             (log.replace("by=1", "by=0"), "not every hart"),
             (but(&log, "hit=1 ", ""), "has no number hit"),
-            (but(&log, "hit=1 ", "hit=one "), "not an event"),
+            (but(&log, "hit=1 ", "hit=one "), "has no number hit"),
             (format!("{log}qemu: something else\n"), "not an event"),
             (String::new(), "0 hits of 16"),
         ] {
@@ -1278,7 +1369,7 @@ riscv_invalid_cache_stale_hit hart=0 hit=1 time=120 mode=1 access=load addr=0xff
 riscv_invalid_cache_stale_read hart=0 hit=1 time=90 pc=0x80000100 addr=0xffffffc000000000 level=0 fences=1
 riscv_invalid_cache_stale_store hart=0 hit=1 time=110 by=0 pc=0x80001100 ra=0x80001008 pte=0x80105008
 riscv_invalid_cache_stale_fence hart=0 hit=1 time=80 pc=0x80000204 addr=0x0 asid=0 flags=0
-riscv_invalid_cache_stale_end hart=0 hit=1 time=130 pc=0x80000100 fences=0
+riscv_invalid_cache_stale_end hart=0 hit=1 time=130 pc=0x80000100 fences=0 reason=late
 riscv_invalid_cache_stale_hit hart=0 hit=2 time=140 mode=1 access=store addr=0xffffffc000002000 pc=0x80000108 ra=0x8000100c asid=1 fences=1
 riscv_invalid_cache_stale_hit hart=0 hit=6 time=190 mode=1 access=load addr=0xffffffc000006000 pc=0x80000100 ra=0x80001004 asid=1 fences=2
 riscv_invalid_cache_stale_store hart=0 hit=6 time=118 by=0 pc=0x80001100 ra=0x80001008 pte=0x80105030
@@ -1309,6 +1400,7 @@ riscv_invalid_cache_stale_store hart=0 hit=6 time=118 by=0 pc=0x80001100 ra=0x80
             ("pte=0x80105008", "pte=0x80105010"),
             ("time=80 pc=0x80000204", "time=80 pc=0x80000200"),
             ("time=130 pc=0x80000100", "time=130 pc=0x80000108"),
+            ("reason=late", "reason=fence"),
             ("access=store", "access=load"),
             // Stored by a stub, by another one than that of page 6, called from a stub.
             ("time=110 by=0 pc=0x80001100", "time=110 by=0 pc=0x80000108"),

@@ -14,7 +14,7 @@ use lazymap::console::log::Log;
 use lazymap::hunt::layout::{Layout, Mode};
 use lazymap::hunt::report::{self, Report, Subject};
 use lazymap::hunt::symbols::{self, Symbols};
-use lazymap::hunt::trace::{self, Access};
+use lazymap::hunt::trace::{self, Access, What};
 use lazymap::hunt::verdict::{self, Fate, Guest, Outcome};
 use lazymap::hunt::{self, Target, Workload};
 use tempfile::TempDir;
@@ -147,6 +147,56 @@ fn a_death_that_no_hit_explains_is_no_finding() {
     assert_eq!((report.counts.killed, report.counts.open), (0, 1));
     let none = hunted(&fixture("shadow.log"), "", &Ending::Exited(0), Guest::Own);
     assert!(matches!(none.result, Outcome::Uncertain { .. }));
+}
+
+#[test]
+fn an_oops_is_not_put_down_to_a_hit_that_was_absorbed_long_before() {
+    let whole = fixture("shadow.trace");
+    // Without the hit that is open, memset() has only hits that were absorbed.
+    let at = whole.find("riscv_invalid_cache_stale_hit hart=1 hit=54 ").unwrap();
+    let absorbed = &whole[..at];
+    let memset = trace::read(absorbed).unwrap().hits.iter().rposition(|h| h.pc == 0xffff_ffff_8056_bef8).unwrap();
+    let log = fixture("shadow.log").replace("ffebfffefffe5000", "0000000000000008");
+    let log = log.replace("ffffffff8056bed4", "ffffffff8056bef8");
+    let report = hunted(&log, absorbed, &Ending::Exited(0), Guest::Own);
+    assert!(matches!(&report.result, Outcome::Uncertain { .. }), "hit {memset}: {:?}", report.result);
+    // Nor is the same instruction at an address that fits, if the hart has had other hits since.
+    let hit = |hart: u32, number: u64, time: u64, pc: &str, addr: &str, end: Option<u64>| {
+        let end = end.map(|end| {
+            format!("riscv_invalid_cache_stale_end hart={hart} hit={number} time={end} pc={pc} fences=1 reason=fence\n")
+        });
+        format!(
+            "riscv_invalid_cache_stale_hit hart={hart} hit={number} time={time} mode=1 access=load addr={addr} \
+             pc={pc} ra=0x0 asid=0 fences=3\n{}",
+            end.unwrap_or_default()
+        )
+    };
+    let (pc, other) = ("0xffffffff8056bed4", "0xffffffff8056b000");
+    let (here, there) = ("0xff20000000001000", "0xff20000000002000");
+    let oops = |cpu: u32| {
+        format!(
+            "Booting Linux on hartid 1\nLinux version 7\nOops [#1]\nCPU: {cpu} UID: 0 PID: 1\n\
+             epc : ffffffff8056bed4 ra : ffffffff8056b000 sp : ff20000000003000\n\
+             status: 0 badaddr: ff20000000001000 cause: 000000000000000d\n"
+        )
+    };
+    let judged = |log: &str, trace: String| hunted(log, &trace, &Ending::Exited(0), Guest::Own).result;
+    let first = hit(1, 1, 10, pc, here, Some(20));
+    assert!(matches!(judged(&oops(0), first.clone()), Outcome::Killed { hit: 0, .. }));
+    assert!(matches!(
+        judged(&oops(0), first.clone() + &hit(1, 2, 30, other, there, Some(40))),
+        Outcome::Uncertain { .. }
+    ));
+    // CPU 1 is hart 0: it has had no hit at all.
+    assert!(matches!(judged(&oops(1), first.clone()), Outcome::Uncertain { .. }));
+    // The last event of the trace is three seconds later.
+    let later = first + &hit(0, 1, 3_000_000_000, other, there, Some(3_000_000_010));
+    assert!(matches!(judged(&oops(0), later), Outcome::Uncertain { .. }));
+    // An access that faulted a thousand times, and was absorbed before others of the hart.
+    let many: String = (1..=1000).map(|n| hit(2, n, n, pc, here, (n == 1000).then_some(2000))).collect();
+    let oops = "Linux version 7\nOops [#1]\n";
+    assert!(matches!(judged(oops, many.clone()), Outcome::Killed { .. }));
+    assert!(matches!(judged(oops, many + &hit(2, 1001, 3000, other, there, Some(3001))), Outcome::Uncertain { .. }));
 }
 
 #[test]
@@ -380,4 +430,88 @@ fn the_trace_comes_through_a_pipe_and_has_to_be_whole() {
     assert!(matches!(report.result, Outcome::Uncertain { .. }));
     let wrong = on_fake_machine("echo riscv_invalid_cache_stale_hit hart=x >$trace\n").unwrap_err();
     assert!(wrong.message.contains("hart=x"), "{wrong}");
+}
+
+/// The events of a translation that was used `uses` times after its PTE had changed.
+fn stale_use(number: u64, what: &str, mode: u32, end: Option<u64>, reason: &str) -> String {
+    let (page, time) = (0x1000_0000 + number * 0x1000, number * 1_000_000);
+    let one = |number: u64, time: u64| {
+        format!(
+            "riscv_valid_cache_stale_use hart=2 use={number} time={time} mode={mode} access=load addr={page:#x} \
+             pc=0x10074 ra=0x0 asid=5 what={what}\n\
+             riscv_valid_cache_stale_read hart=2 use={number} time=500 pc=0x10060 level=0 global=0 held=0x20a3c4d7 \
+             memory=0x0 fences=7\n\
+             riscv_valid_cache_stale_store hart=2 use={number} time=900 by=1 pc=0xffffffff8056beb0 \
+             ra=0xffffffff80347df4 pte=0x8261ef28\n\
+             riscv_valid_cache_stale_fence hart=2 use={number} time=800 pc=0xffffffff8057b794 addr=0x0 asid=9 flags=2 \
+             fences=9\n"
+        )
+    };
+    let end = end.map(|end| {
+        format!(
+            "riscv_valid_cache_stale_end hart=2 use={number} time={end} pc=0xffffffff8057b794 uses=2 reason={reason}\n"
+        )
+    });
+    one(number, time) + &one(number + 1, time + 10) + &end.unwrap_or_default()
+}
+
+#[test]
+fn a_translation_that_outlives_its_pte_is_one_story() {
+    let story = trace::read(&stale_use(1, "unmapped", 0, Some(2_000_000), "fence")).unwrap();
+    assert_eq!((story.uses.len(), story.total_uses, story.hits.len()), (1, 2, 0));
+    let of = &story.uses[0];
+    assert_eq!((of.hart, of.number, of.what, of.repeats, of.last), (2, 1, What::Unmapped, 2, 1_000_010));
+    assert_eq!((of.held, of.read, of.fences), (Some((0, false, 0x20a3_c4d7, 0)), Some((500, 0x10060)), Some(2)));
+    assert_eq!((of.store.as_ref().unwrap().by, of.fence.as_ref().unwrap().asid), (Some(1), 9));
+    let end = of.end.as_ref().unwrap();
+    assert_eq!((end.time, end.uses, end.reason.as_str()), (2_000_000, 2, "fence"));
+    let wrong = stale_use(1, "lost", 0, None, "");
+    assert!(trace::read(&wrong).unwrap_err().contains("what=lost"));
+}
+
+#[test]
+fn a_stale_use_is_a_finding_if_no_fence_is_on_its_way() {
+    let found = |text: &str| verdict::exposure(&trace::read(text).unwrap().uses).map(|(at, _)| at);
+    let second = 1_000_000_000;
+    // The fence comes soon, or the run ends soon.
+    assert_eq!(found(""), None);
+    assert_eq!(found(&stale_use(1, "unmapped", 1, Some(second), "fence")), None);
+    assert_eq!(found(&stale_use(1, "restricted", 0, None, "")), None);
+    assert_eq!(found(&stale_use(1, "upgraded", 0, Some(3 * second), "fence")), None);
+    // It comes late, or never.
+    assert_eq!(found(&stale_use(1, "unmapped", 1, Some(2 * second), "fence")), Some(0));
+    let never = stale_use(1, "restricted", 0, None, "") + &stale_use(2000, "unmapped", 0, Some(second * 3), "evicted");
+    assert_eq!(found(&never), Some(0));
+    // Another page is there: that of a program first.
+    let both =
+        stale_use(1, "remapped", 1, Some(2_000_000), "fence") + &stale_use(3, "remapped", 0, Some(4_000_000), "fence");
+    assert_eq!(found(&both), Some(1));
+}
+
+#[test]
+fn a_report_names_who_changed_a_page_and_who_used_the_old_one() {
+    let story = trace::read(&stale_use(1, "remapped", 0, Some(2_000_000), "fence")).unwrap();
+    let (of, how) = verdict::exposure(&story.uses).unwrap();
+    let log = Log::of("Linux version 7\n");
+    let layout = Layout::new(&log, story.uses.iter().map(|of| of.addr), symbols().image());
+    let subject = Subject { kernel: "k".to_owned(), machine: "valid".to_owned(), ..Subject::default() };
+    let judged = (Outcome::Exposed { of, how }, Vec::new());
+    let report = report::report(subject, &story, judged, None, &symbols(), &layout);
+    assert_eq!(hunt::exit(&report) as i32, 1);
+    let text = report.text();
+    for part in [
+        "a hart used a stale translation: the page tables have another page there; 1 in all",
+        "used        by a program, on hart 2",
+        "held        0x20a3c4d7, in memory 0x0: remapped",
+        "changed     by __memset+0x3c called by kasan_poison, on hart 1, 999 us before",
+        "2 fences since, none for this page",
+        "last fence  999 us before, by handle_exception+0x64, for ASID 9",
+        "ended       1000 us after, by the fence at handle_exception+0x64",
+        "1 translations were used after the page tables had changed",
+    ] {
+        assert!(text.contains(part), "no `{part}` in\n{text}");
+    }
+    let json = serde_json::to_value(&report).unwrap();
+    assert_eq!((json["result"]["outcome"].as_str(), json["result"]["use"].as_u64()), (Some("exposed"), Some(0)));
+    assert_eq!(json["use_groups"][0]["changed_by"], "kasan_poison");
 }

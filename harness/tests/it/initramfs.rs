@@ -115,6 +115,13 @@ fn a_busybox_for_another_machine_is_refused_and_nothing_is_lost() {
         assert!(error.message.contains("busybox is not a RISC-V program"), "{error}");
         assert_eq!(error.exit, Exit::CouldNot);
     }
+    // One segment, which names a loader: the guest has none.
+    let mut dynamic = elf();
+    (dynamic[32], dynamic[54], dynamic[56]) = (64, 56, 1);
+    dynamic.extend([3_u8].into_iter().chain([0; 55]));
+    fs::write(&busybox, &dynamic).unwrap();
+    let error = initramfs::build(&busybox, &tests, &archive).unwrap_err();
+    assert!(error.message.contains("is linked dynamically; a static busybox"), "{error}");
     fs::remove_file(&busybox).unwrap();
     assert!(initramfs::build(&busybox, &tests, &archive).is_err());
     fs::write(&busybox, elf()).unwrap();

@@ -1,11 +1,13 @@
 // SPDX-License-Identifier: GPL-2.0-only
 //! The tool, tested from outside: one program, so that it is linked once.
 
+mod adhoc;
 mod common;
 mod console;
 mod control;
 mod demo;
 mod download;
+mod exhaust;
 mod host;
 mod hunt;
 mod initramfs;
@@ -13,6 +15,7 @@ mod judge;
 mod ksrc;
 mod ktap;
 mod machine;
+mod outputs;
 mod patches;
 mod qemu;
 mod reports;

@@ -146,3 +146,31 @@ fn the_patches_of_the_project_name_nobody() {
         assert!(!text.contains("\nSigned-off-by:"), "{}", mail.display());
     }
 }
+
+#[test]
+fn the_recipe_for_submitting_satisfies_the_bot() {
+    let text = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("../CONTRIBUTING.md")).unwrap();
+    let recipe = text.lines().map(str::trim).find(|l| l.starts_with("git rebase ")).unwrap().replace("v7.3.4", "base");
+    let lab = Lab::new();
+    let tree = lab.linux();
+    git(&tree, &["tag", "base"]);
+    let mut patches: Vec<_> = fs::read_dir(lab.patches()).unwrap().flatten().map(|e| e.path()).collect();
+    patches.retain(|p| p.extension().is_some_and(|e| e == "patch"));
+    patches.sort();
+    let mut am = vec!["-c", "user.name=submitter", "-c", "user.email=submitter@localhost", "am", "-q"];
+    am.extend(patches.iter().map(|p| p.to_str().unwrap()));
+    git(&tree, &am);
+    let mut sh = std::process::Command::new("sh");
+    sh.args(["-c", &recipe]).current_dir(&tree).env("GIT_CONFIG_GLOBAL", "/dev/null").env("HOME", lab.dir.path());
+    sh.env("EMAIL", "submitter@localhost");
+    for who in ["AUTHOR", "COMMITTER"] {
+        sh.env(format!("GIT_{who}_NAME"), "submitter").env(format!("GIT_{who}_EMAIL"), "submitter@localhost");
+    }
+    assert!(sh.status().unwrap().success());
+    // What the bot's verify_signedoff.sh asks for: author and committer are among those who sign off.
+    let log = git(&tree, &["log", "--format=%ae %ce %(trailers:key=Signed-off-by,separator=%x2C)", "base..HEAD"]);
+    let lines: Vec<&str> = log.lines().collect();
+    assert_eq!(lines.len(), 2, "{log}");
+    let signed = "submitter@localhost submitter@localhost Signed-off-by: submitter <submitter@localhost>";
+    assert!(lines.iter().all(|line| *line == signed), "{log}");
+}

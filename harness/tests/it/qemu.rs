@@ -7,6 +7,8 @@ use std::process::Stdio;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
+use lazymap::options::base::Base;
+
 use crate::common::{Lab, said, write};
 
 const WITH: &str = "case $1 in --version) echo 'QEMU emulator version 10.0.13' ;; *) echo '  x-cache-invalid=<bool>  -  (default: false)' ;; esac";
@@ -25,6 +27,112 @@ fn the_property_is_looked_for() {
         .fails(2, &["no CPU property x-cache-invalid", "10.0.13"]);
     run("exit 3").fails(2, &["does not run", "LAZYMAP_QEMU"]);
     said(lab.tool().env("LAZYMAP_QEMU", "/nowhere/qemu").arg("qemu")).fails(2, &["/nowhere/qemu does not run"]);
+}
+
+/// Bytes that look like an `Image`.
+fn image() -> Vec<u8> {
+    let mut bytes = vec![0; 128];
+    bytes[0x38..0x3c].copy_from_slice(b"RSC\x05");
+    bytes
+}
+
+/// A lab without a toolchain, and without apt: the user names what a hunt needs.
+fn without_apt(lab: &Lab) {
+    for name in ["clang-22", "rustc", "bindgen", "rustfmt", "dpkg-query", "dpkg", "apt-get", "apt-cache"] {
+        std::fs::remove_file(lab.bin().join(name)).unwrap();
+    }
+    let mut busybox = vec![0; 64];
+    busybox[..4].copy_from_slice(b"\x7fELF");
+    busybox[18] = 243;
+    std::fs::write(lab.dir.path().join("busybox"), busybox).unwrap();
+    write(&lab.dir.path().join("firmware"), "x");
+}
+
+#[test]
+fn a_hunt_in_a_finished_kernel_needs_neither_toolchain_nor_apt() {
+    let lab = Lab::new();
+    without_apt(&lab);
+    let qemu = lab.script("qemu", WITH);
+    let kernel = lab.dir.path().join("Image.gz");
+    let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+    std::io::Write::write_all(&mut gzip, &image()).unwrap();
+    std::fs::write(&kernel, gzip.finish().unwrap()).unwrap();
+    let hunt = |busybox: &str, firmware: &str| {
+        let mut tool = lab.tool();
+        tool.env_remove("LAZYMAP_RUSTC").env_remove("LAZYMAP_MIRROR").env("LAZYMAP_QEMU", &qemu);
+        for (name, file) in [("LAZYMAP_BUSYBOX", busybox), ("LAZYMAP_FIRMWARE", firmware)] {
+            if !file.is_empty() {
+                tool.env(name, lab.dir.path().join(file));
+            }
+        }
+        said(tool.args(["hunt", "--kernel"]).arg(&kernel))
+    };
+    hunt("", "firmware").fails(2, &["busybox-static cannot be downloaded", "no apt-get", "LAZYMAP_BUSYBOX"]);
+    hunt("busybox", "").fails(2, &["opensbi cannot be downloaded", "no apt-get", "LAZYMAP_FIRMWARE"]);
+    hunt("nowhere", "firmware").fails(64, &["LAZYMAP_BUSYBOX=", "nowhere", "unset it"]);
+    hunt("busybox", "linux").fails(64, &["LAZYMAP_FIRMWARE=", "is not a file"]);
+    hunt("Image.gz", "firmware").fails(2, &["Image.gz is not a RISC-V program", "static busybox"]);
+    // This QEMU boots nothing, which is no result.
+    let done = hunt("busybox", "firmware");
+    assert_eq!(done.code, Some(2), "{done:?}");
+    assert!(lab.out().join("hunt/kernel-stale.log").exists(), "{done:?}");
+    assert_eq!(std::fs::read(lab.out().join("hunt/kernel-stale.Image")).unwrap(), image());
+}
+
+#[test]
+fn without_apt_a_qemu_to_build_needs_programs() {
+    let lab = Lab::new();
+    without_apt(&lab);
+    write(&lab.repo().join("patches/qemu-10.0/README"), "");
+    let run = || said(lab.tool().env_remove("LAZYMAP_MIRROR").arg("qemu"));
+    run().fails(2, &["QEMU is built with cc, ninja, pkg-config, python3, which", "LAZYMAP_QEMU"]);
+    for name in ["cc", "ninja", "python3"] {
+        lab.script(name, "exit 0");
+    }
+    lab.script("pkg-config", "exit 1");
+    run().fails(2, &["glib-2.0", "pkg-config does not find", "LAZYMAP_QEMU"]);
+    lab.script("pkg-config", "exit 0");
+    run().fails(2, &["there is no apt-get here", "QSRC"]);
+}
+
+#[test]
+fn a_source_of_the_user_s() {
+    let lab = Lab::new();
+    let run = |source: &str| said(lab.tool().env("QSRC", lab.dir.path().join(source)).arg("qemu"));
+    run("nowhere").fails(64, &["QSRC=", "nowhere cannot be read", "QEMU 10.0.x"]);
+    run("linux").fails(64, &["linux has no VERSION"]);
+    let source = lab.dir.path().join("qemu-source");
+    write(&source.join("VERSION"), "9.2.0\n");
+    run("qemu-source").fails(64, &["is QEMU 9.2.0", "patches are for 10.0"]);
+    let tar = |name: &str| {
+        let mut tar = std::process::Command::new("tar");
+        tar.arg("-cf").arg(lab.dir.path().join(name)).arg("-C").arg(lab.dir.path()).arg("qemu-source");
+        assert!(tar.status().unwrap().success());
+    };
+    tar("old.tar");
+    run("old.tar").fails(64, &["is QEMU 9.2.0"]);
+    run("repo/base.toml").fails(64, &["base.toml", "give a folder"]);
+    // The right one is unpacked and patched; its configure is not there.
+    write(&source.join("VERSION"), "10.0.3\n");
+    write(&source.join("hw/a.c"), "one\n");
+    let patch = "--- a/hw/a.c\n+++ b/hw/a.c\n@@ -1 +1 @@\n-one\n+two\n";
+    write(&lab.repo().join("patches/qemu-10.0/0001-x.patch"), patch);
+    tar("new.tar");
+    for name in ["ninja", "cc", "pkg-config", "python3"] {
+        lab.script(name, "exit 0");
+    }
+    // As if an earlier run had made the Python environment, which takes a network.
+    let python = Base::load(&lab.repo()).unwrap().qemu.python.join("\n");
+    write(&lab.out().join("tools/venv/stamp"), &python);
+    write(&lab.out().join("tools/venv/bin/python3"), "");
+    for name in ["qemu-source", "new.tar"] {
+        let done = run(name);
+        assert_eq!(done.code, Some(2), "{done:?}");
+        let src = lab.out().join("qemu/src");
+        assert_eq!(std::fs::read_to_string(src.join("hw/a.c")).unwrap(), "two\n", "{done:?}");
+        assert_eq!(std::fs::read_to_string(source.join("hw/a.c")).unwrap(), "one\n");
+        assert!(std::fs::read_to_string(lab.out().join("qemu/unpacked.json")).unwrap().contains(name), "{name}");
+    }
 }
 
 #[test]

@@ -42,7 +42,10 @@ fn the_same_bytes_every_time() {
     let names: Vec<&str> = first.iter().map(|(n, _)| n.as_str()).collect();
     assert_eq!(names, ["0000-cover-letter.txt", "0001-riscv-first.patch", "0002-riscv-switch.patch"]);
     assert!(first[0].1.contains("Subject: [PATCH 0/2] A series\n\nIts text.\n"), "{}", first[0].1);
-    assert!(first[0].1.contains("base-commit: ") && !first[0].1.contains("Date:"), "{}", first[0].1);
+    assert!(first[0].1.contains("base-commit: ") && first[0].1.contains("\nDate: "), "{}", first[0].1);
+    assert!(first[0].1.contains("\nMessage-ID: <lazymap-7.3-0000-"), "{}", first[0].1);
+    let mbox = fs::read_to_string(lab.out().join("mail/linux-7.3.mbox")).unwrap();
+    assert_eq!(mbox.matches("\nMessage-ID: ").count(), 3, "{mbox}");
     assert!(first[1].1.starts_with("From 0000000000000000000000000000000000000000 "), "{}", first[1].1);
     fs::remove_dir_all(&tree).unwrap();
     tool(&lab, &mirror, "series").passes();

@@ -6,8 +6,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// The floors from the ground up. A module imports from its own floor and those below.
-const FLOORS: [&str; 11] =
-    ["ground", "console", "boot", "options", "source", "build", "trial", "series", "hunt", "verbs", "cli"];
+const FLOORS: [&str; 12] =
+    ["ground", "console", "boot", "options", "source", "build", "trial", "series", "hunt", "exhaust", "verbs", "cli"];
 
 /// All sources of the tool, with their path below `src`.
 fn sources() -> Vec<(String, String)> {

@@ -1,7 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0-only
 //! Wrong usage ends with 64 and one line.
 
-use crate::common::{Lab, edit, said};
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+
+use crate::common::{Lab, edit, said, write};
 
 #[test]
 fn wrong_usage_is_64() {
@@ -14,6 +18,9 @@ fn wrong_usage_is_64() {
     run(&["series", "--ksrc", "/nowhere"]).fails(64, &["leave KSRC out"]);
     said(lab.tool().env("BASE", "6.1").arg("demo")).fails(64, &["BASE=6.1", "for 7.3 only"]);
     said(lab.tool().env("LAZYMAP_OUT", "/tmp/a b").arg("demo")).fails(64, &["/tmp/a b", "OUT="]);
+    said(lab.tool().env("LAZYMAP_OUT", "/dev/null").arg("demo")).fails(64, &["OUT=/dev/null", "not a folder"]);
+    said(lab.tool().env("LAZYMAP_SLOW", "fast").arg("demo")).fails(64, &["fast", "0.1 to 100"]);
+    run(&["--root", "/nowhere", "demo"]).fails(64, &["/nowhere/base.toml", "checkout"]);
     said(lab.tool().current_dir("/").arg("demo")).fails(64, &["not in a checkout", "--root"]);
     said(lab.tool().env("LAZYMAP_DISK_MIB", "many").args(["host", "--no-install"]))
         .fails(64, &["LAZYMAP_DISK_MIB=many"]);
@@ -29,12 +36,33 @@ fn what_a_hunt_cannot_be_about_is_64() {
     run(&["--tree", "base", "--scenario", "nowhere"]).fails(64, &["`nowhere`"]);
     run(&["--tree", "base", "--kernel", "Image"]).fails(64, &["--kernel", "--help"]);
     run(&["--kernel", "/nowhere/Image"]).fails(64, &["/nowhere/Image: no such file"]);
+    // Looked at before anything is downloaded: no tool is needed to tell what a file is not.
+    let text = lab.dir.path().join("text");
+    write(&text, "root:x:0:0:root:/root:/bin/sh\n");
+    run(&["--kernel", text.to_str().unwrap()]).fails(64, &["is not a kernel", "0x38", "Image.gz"]);
+    run(&["--kernel", lab.dir.path().to_str().unwrap()]).fails(64, &["cannot be read", "Image.gz"]);
     run(&["--vmlinux", "vmlinux"]).fails(64, &["--kernel"]);
     run(&["--tree", "base", "--model", "plain"]).fails(64, &["`plain`", "no hit is possible"]);
     run(&["--tree", "base", "--model", "meaner"]).fails(64, &["`meaner`"]);
     run(&["--tree", "base", "--harts", "0"]).fails(64, &["harts = 0"]);
     run(&["--tree", "base", "--cpu", "fast"]).fails(64, &["`fast`"]);
     run(&["--tree", "base", "--seconds", "0"]).fails(64, &["--seconds"]);
+}
+
+#[test]
+fn a_board_needs_the_folder_of_a_build() {
+    let lab = Lab::new();
+    let run = |path: &str| said(lab.tool().arg("board").arg("--build").arg(lab.dir.path().join(path)));
+    run("nowhere").fails(64, &["nowhere", "cannot be read", "was built"]);
+    run("linux").fails(64, &["linux has no .config"]);
+    write(&lab.linux().join(".config"), "CONFIG_RUST=y\nCONFIG_RUSTC_VERSION_TEXT=\"rustc 1.95.0 (x)\"\n");
+    run("linux").fails(64, &["no Module.symvers", "not built"]);
+    write(&lab.linux().join("Module.symvers"), "");
+    run("linux").fails(64, &["which has no tools/testing/selftests/riscv/lazy_map"]);
+    write(&lab.linux().join("tools/testing/selftests/riscv/lazy_map/Makefile"), "");
+    run("linux").fails(2, &["built with rustc 1.95.0", "1.96.0", "LAZYMAP_RUSTC"]);
+    write(&lab.linux().join(".config"), "CONFIG_RUST=n\n");
+    run("linux").fails(2, &["built without rustc", "CONFIG_RUST"]);
 }
 
 #[test]
@@ -53,6 +81,7 @@ fn help_and_version_are_no_errors() {
     help.passes();
     assert!(help.out.contains("series-check") && help.out.contains("Exit codes: 0"), "{help:?}");
     said(lab.tool().arg("--version")).passes();
+    said(lab.tool().arg("help")).passes();
 }
 
 #[test]
@@ -65,4 +94,58 @@ fn a_broken_base_file_names_the_line() {
     edit(&lab.repo().join("base.toml"), "nonsense = 1\n", "");
     edit(&lab.repo().join("base.toml"), "version = \"7.3\"\n", "");
     said(lab.tool().arg("demo")).fails(2, &["base.toml:", "version"]);
+}
+
+/// The exit codes that `git bisect run` understands.
+#[test]
+fn a_bisection_is_told_what_cannot_be_tested() {
+    let lab = Lab::new();
+    let code = |args: &[&str]| said(lab.tool().args(args)).code;
+    assert_eq!(code(&["demo", "--frob", "--bisect"]), Some(128));
+    assert_eq!(code(&["--bisect", "frobnicate"]), Some(128));
+    let missing = |args: &[&str]| said(lab.tool().env("KSRC", "/nowhere").args(args)).code;
+    assert_eq!(missing(&["kernels"]), Some(64));
+    fs::remove_dir_all(lab.patches()).unwrap();
+    let broken = |args: &[&str]| said(lab.tool().env("KSRC", lab.linux()).args(args)).code;
+    assert_eq!((broken(&["kernels"]), broken(&["kernels", "--bisect"])), (Some(2), Some(125)));
+}
+
+/// make refuses variables that a target does not take, before anything is built or run.
+#[test]
+fn make_takes_no_variable_that_it_does_not_know() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
+    let make = |args: &[&str]| {
+        let mut command = Command::new("make");
+        command.arg("-n").args(args).current_dir(root);
+        ["MAKEFLAGS", "MAKELEVEL", "MFLAGS"].iter().for_each(|name| {
+            command.env_remove(name);
+        });
+        let done = command.output().unwrap();
+        assert!(done.status.success(), "{done:?}");
+        String::from_utf8_lossy(&done.stdout).into_owned()
+    };
+    for wrong in [
+        ["run", "SCENARIOS=sv39"],
+        ["check", "FULL=1"],
+        ["demo", "TIER=ci"],
+        ["controls", "SCENARIO=x"],
+        ["demo", "LAZYMAP_SILENT=3"],
+        ["clean", "ALL=1"],
+    ] {
+        let text = make(&wrong);
+        let name = wrong[1].split('=').next().unwrap();
+        assert!(text.contains(&format!("make {} does not take {name};", wrong[0])), "{text}");
+        assert!(text.contains("exit 64") && !text.contains("harness/lazymap"), "{text}");
+    }
+    for (right, line) in [
+        (&["run", "SCENARIO=sv39 lockdep", "LAZYMAP_SILENCE=9"][..], "harness/lazymap run sv39 lockdep"),
+        (&["check", "TIER=ci", "SHARD=1/2"], "check --tier ci"),
+        (&["cost", "FULL=1", "KSRC=/x", "OUT=/y"], "cost --full"),
+        (&["demo", "ARGS=--junit x.xml", "LLVM=-22", "LAZYMAP_SLOW=2"], "demo --junit x.xml"),
+        (&["series-check", "BUILD=1", "BASE=all"], "series-check --build"),
+        (&["hunt", "HUNT=--tree series"], "hunt --tree series"),
+    ] {
+        let text = make(right);
+        assert!(text.contains(line), "{right:?}: {text}");
+    }
 }

@@ -50,31 +50,49 @@ pub unsafe trait Tracepoint: Sized {
 
 /// Code to run when the tracepoint `T` is passed.
 ///
-/// A probe must be `'static`, because a leaked [`Registration`] stays registered.
-pub trait Probe<T: Tracepoint>: Sync + 'static {
-    /// Called each time, on the CPU that passes the tracepoint.
+/// [`attached()`] attaches one.
+pub trait Probe<T: Tracepoint>: Sync {
+    /// Called each time, by the task or interrupt that passes the tracepoint.
     ///
     /// # Context
     ///
     /// That of the tracepoint, which may be a hard interrupt or an exception handler: it must not
-    /// sleep. It may be entered again on the same CPU while it runs, if what it does passes the
-    /// tracepoint.
+    /// sleep. Preemption need not be disabled, so the CPU may change while it runs. It may be
+    /// entered again on the same CPU while it runs, by an interrupt, or if what it does passes the
+    /// tracepoint: a lock that it takes must be one that interrupts are disabled for.
+    ///
+    /// The tracepoint may be passed with locks held, as `sched_switch` is with that of the runqueue.
+    /// There it can neither wake anybody nor print.
     fn fire(&self, args: &T::Args);
 }
 
-/// A probe that is attached to the tracepoint `T` as long as this object exists.
+impl<T: Tracepoint, P: Probe<T>> Probe<T> for &P {
+    #[inline]
+    fn fire(&self, args: &T::Args) {
+        (**self).fire(args);
+    }
+}
+
+/// Calls `scope` while `probe` is attached to the tracepoint `T`; returns what `scope` returns.
 ///
-/// Dropping it detaches the probe and waits until no CPU runs it any more, so neither the probe
-/// nor its code can go away under a CPU that is inside it. Dropping may sleep. A module must not
-/// leak a registration: the tracepoint would call code that is gone.
+/// The probe is detached when this function returns, and no CPU runs it any more. So it may borrow.
+///
+/// # Context
+///
+/// Process context with interrupts enabled. Sleeps.
+///
+/// # Errors
+///
+/// As for [`Registration::new()`]; then `scope` has not run.
 ///
 /// # Examples
 ///
 /// ```
 /// # #[cfg(CONFIG_SMP)] // The tracepoint exists only with SMP.
 /// # {
+/// use kernel::smp;
 /// use kernel::sync::atomic::{Atomic, Relaxed};
-/// use kernel::tracepoint::probe::{CsdFunctionEntry, Probe, Registration, Tracepoint};
+/// use kernel::tracepoint::probe::{attached, CsdFunctionEntry, Probe, Tracepoint};
 ///
 /// struct Count(Atomic<i32>);
 ///
@@ -84,15 +102,24 @@ pub trait Probe<T: Tracepoint>: Sync + 'static {
 ///     }
 /// }
 ///
-/// let counting = KBox::pin_init(
-///     Registration::<CsdFunctionEntry, _>::new(Count(Atomic::new(0))),
-///     GFP_KERNEL,
-/// )?;
-/// kernel::smp::on_each_cpu(|_| {})?;
-/// assert!(counting.probe().0.load(Relaxed) > 0);
+/// let count = Count(Atomic::new(0));
+/// attached::<CsdFunctionEntry, _, _>(&count, || smp::on_each_cpu(|_| {}))??;
+/// assert!(count.0.load(Relaxed) > 0);
 /// # }
 /// # Ok::<(), Error>(())
 /// ```
+pub fn attached<T: Tracepoint, P: Probe<T>, R>(probe: &P, scope: impl FnOnce() -> R) -> Result<R> {
+    // SAFETY: It is dropped when this function returns.
+    pin_init::stack_try_pin_init!(let _registration =? unsafe {
+        Registration::<T, &P>::new(probe)
+    });
+    Ok(scope())
+}
+
+/// A probe that is attached to the tracepoint `T` as long as this object exists.
+///
+/// Dropping it detaches the probe and waits until no CPU runs it any more, so neither the probe
+/// nor its code can go away under a CPU that is inside it. Dropping sleeps.
 ///
 /// # Invariants
 ///
@@ -118,6 +145,12 @@ unsafe impl<T: Tracepoint, P: Probe<T>> Sync for Registration<T, P> {}
 impl<T: Tracepoint, P: Probe<T>> Registration<T, P> {
     /// Attaches `probe`; it may run before this returns.
     ///
+    /// # Safety
+    ///
+    /// Callers must not `mem::forget()` the registration or otherwise prevent its `Drop`
+    /// implementation from running before anything that `probe` borrows is gone, and before a
+    /// module to which the code of `probe` belongs is unloaded.
+    ///
     /// # Context
     ///
     /// May sleep.
@@ -127,7 +160,7 @@ impl<T: Tracepoint, P: Probe<T>> Registration<T, P> {
     /// [`ENOENT`] when the kernel image has no tracepoint with that name: only those are searched,
     /// because one that belongs to a module could vanish with it. [`EDEADLK`] when called with
     /// interrupts disabled or from an interrupt, [`ENOMEM`] when out of memory.
-    pub fn new(probe: P) -> impl PinInit<Self, Error> {
+    pub unsafe fn new(probe: P) -> impl PinInit<Self, Error> {
         try_pin_init!(&this in Self {
             tracepoint: smp::may_wait().and_then(|()| find(T::NAME).ok_or(ENOENT))?,
             probe,
@@ -151,6 +184,7 @@ impl<T: Tracepoint, P: Probe<T>> Registration<T, P> {
     }
 
     /// The probe.
+    #[inline]
     pub fn probe(&self) -> &P {
         &self.probe
     }
@@ -316,12 +350,9 @@ mod tests {
     use crate::{
         interrupt::local_interrupt_disable,
         kthread,
-        sync::{
-            atomic::{
-                Atomic,
-                Relaxed, //
-            },
-            Arc, //
+        sync::atomic::{
+            Atomic,
+            Relaxed, //
         }, //
     };
 
@@ -339,12 +370,11 @@ mod tests {
         }
     }
 
-    #[derive(Clone)]
-    struct Count(Arc<Atomic<u64>>);
+    struct Count(Atomic<u64>);
 
     impl Count {
-        fn new() -> Result<Self> {
-            Ok(Self(Arc::new(Atomic::new(0), GFP_KERNEL)?))
+        const fn new() -> Self {
+            Self(Atomic::new(0))
         }
 
         fn get(&self) -> u64 {
@@ -362,44 +392,46 @@ mod tests {
         }
     }
 
-    fn attach(count: &Count) -> Result<Pin<KBox<Registration<CsdFunctionEntry, Count>>>> {
-        KBox::pin_init(Registration::new(count.clone()), GFP_KERNEL)
+    fn attached_to_calls<R>(count: &Count, scope: impl FnOnce() -> R) -> Result<R> {
+        attached::<CsdFunctionEntry, _, _>(count, scope)
+    }
+
+    fn call_all() -> Result {
+        smp::on_each_cpu(|_| {})
     }
 
     #[test]
-    fn a_missing_one_is_named() -> Result {
-        let registration = Registration::<Missing, _>::new(Count::new()?);
-        assert_eq!(KBox::pin_init(registration, GFP_KERNEL).err(), Some(ENOENT));
-        Ok(())
+    fn a_missing_one_is_named() {
+        let mut ran = false;
+        let refused = attached::<Missing, _, _>(&Count::new(), || ran = true);
+        assert_eq!((refused, ran), (Err(ENOENT), false));
     }
 
     #[test]
-    fn refused_with_interrupts_disabled() -> Result {
-        let count = Count::new()?;
-        let place = KBox::new_uninit(GFP_KERNEL)?;
+    fn refused_with_interrupts_disabled() {
+        let count = Count::new();
         let interrupts = local_interrupt_disable();
-        let refused = place.write_pin_init(Registration::<CsdFunctionEntry, _>::new(count));
+        let refused = attached_to_calls(&count, || {});
         drop(interrupts);
-        assert_eq!(refused.err(), Some(EDEADLK));
-        Ok(())
+        assert_eq!(refused, Err(EDEADLK));
     }
 
     #[test]
     #[cfg(CONFIG_SMP)]
     fn fires_while_attached() -> Result {
-        let count = Count::new()?;
-        smp::on_each_cpu(|_| {})?;
+        let count = Count::new();
+        call_all()?;
         assert_eq!(count.get(), 0);
-        let attached = attach(&count)?;
-        for _ in 0..3 {
-            let before = count.get();
-            smp::on_each_cpu(|_| {})?;
-            assert!(count.get() > before);
-        }
-        assert_eq!(attached.probe().get(), count.get());
-        drop(attached);
+        attached_to_calls(&count, || -> Result {
+            for _ in 0..3 {
+                let before = count.get();
+                call_all()?;
+                assert!(count.get() > before);
+            }
+            Ok(())
+        })??;
         let after = count.get();
-        smp::on_each_cpu(|_| {})?;
+        call_all()?;
         assert_eq!(count.get(), after);
         Ok(())
     }
@@ -407,23 +439,22 @@ mod tests {
     #[test]
     #[cfg(CONFIG_SMP)]
     fn two_at_once() -> Result {
-        let (one, other) = (Count::new()?, Count::new()?);
-        let (first, second) = (attach(&one)?, attach(&other)?);
-        smp::on_each_cpu(|_| {})?;
-        assert!(one.get() > 0 && other.get() > 0);
-        drop(first);
-        let (gone, there) = (one.get(), other.get());
-        smp::on_each_cpu(|_| {})?;
-        assert_eq!(one.get(), gone);
-        assert!(other.get() > there);
-        drop(second);
-        Ok(())
+        let (one, other) = (Count::new(), Count::new());
+        attached_to_calls(&one, || -> Result {
+            attached_to_calls(&other, call_all)??;
+            assert!(one.get() > 0 && other.get() > 0);
+            let (before, gone) = (one.get(), other.get());
+            call_all()?;
+            assert_eq!(other.get(), gone);
+            assert!(one.get() > before);
+            Ok(())
+        })?
     }
 
     #[test]
     #[cfg(CONFIG_SMP)]
     fn comes_and_goes_while_it_fires() -> Result {
-        let count = Count::new()?;
-        kthread::attach_and_detach_while(|| attach(&count), || smp::on_each_cpu(|_| {}))
+        let count = Count::new();
+        kthread::attach_and_detach_while(|| attached_to_calls(&count, || {}), call_all)
     }
 }

@@ -11,6 +11,7 @@ use std::process::Command;
 use lazymap::boot::machine::LimitsGiven;
 use lazymap::console::log::{Line, Log};
 use lazymap::options::Options;
+use lazymap::options::asked::Asked;
 use lazymap::options::base::Base;
 use tempfile::TempDir;
 
@@ -172,7 +173,7 @@ impl Lab {
         self.script("rustfmt", "exec /bin/cat >/dev/null");
         // Every package is installed.
         let names = "bc bison ca-certificates ccache cpio device-tree-compiler dpkg-dev flex g++ gcc git kmod libc6-dev \
-                     libelf-dev libfdt-dev libglib2.0-dev libpixman-1-dev libssl-dev make ninja-build patch perl \
+                     libelf-dev libfdt-dev libglib2.0-dev libslirp-dev libssl-dev make ninja-build patch perl \
                      pkg-config python3 python3-venv rsync xz-utils";
         self.script("dpkg-query", &format!("for p in {names}; do echo \"installed $p\"; done"));
     }
@@ -230,14 +231,23 @@ impl Lab {
         let base = format!("--base={from}");
         let how = ["format-patch", "-q", "--zero-commit", "--no-signature", "--cover-letter", &base, "-o", &patches];
         git(&self.work(), &[&how[..], &[from.as_str()]].concat());
-        // The cover letter as the tool writes it: filled in, and without who and when.
+        // The mails as the tool writes them: the cover letter filled in, from whom the patches are.
         let made = self.patches().join("0000-cover-letter.patch");
         let cover = fs::read_to_string(&made).unwrap();
         let text = fs::read_to_string(self.repo().join("docs/cover-letter.md")).unwrap();
         let (subject, text) = text.split_once('\n').unwrap();
         let cover = cover.replace("*** SUBJECT HERE ***", subject).replace("*** BLURB HERE ***", text.trim());
         let kept = cover.lines().filter(|l| !l.starts_with("From: ") && !l.starts_with("Date: "));
-        write(&self.patches().join("0000-cover-letter.txt"), &kept.map(|l| format!("{l}\n")).collect::<String>());
+        let cover = kept.map(|l| format!("{l}\n")).collect::<String>();
+        let sender = git(&self.work(), &["log", "-1", "--format=From: %an <%ae>%nDate: %aD"]);
+        let thread = format!("{sender}\nMessage-ID: <0@localhost>\nSubject: ");
+        write(&self.patches().join("0000-cover-letter.txt"), &cover.replacen("Subject: ", &thread, 1));
+        for (at, entry) in fs::read_dir(self.patches()).unwrap().flatten().enumerate() {
+            if entry.path().extension().is_some_and(|e| e == "patch") {
+                let thread = format!("Message-ID: <{at}-patch@localhost>\nIn-Reply-To: <0@localhost>\nSubject: ");
+                edit(&entry.path(), "Subject: ", &thread);
+            }
+        }
         fs::remove_file(made).unwrap();
     }
 }
@@ -333,7 +343,7 @@ pub fn snapshot(dir: &Path) -> Vec<String> {
 pub fn options(out: PathBuf) -> Options {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().to_path_buf();
     let base = Base::load(&root).unwrap();
-    Options { root, out, ksrc: None, base, jobs: 1, limits: LimitsGiven::default() }
+    Options { root, out, ksrc: None, base, jobs: 1, limits: LimitsGiven::default(), asked: Asked::default() }
 }
 
 /// Messages as if they came from a console, one in each line.

@@ -1,0 +1,293 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * Changes mappings on one hart after another one has used them, and checks what
+ * that one sees. The thread moves from hart to hart, and each hart has another
+ * process to run in between, so that a page must be fenced for on harts that
+ * this address space has left. There is no C library in the guest.
+ *
+ * Prints for each kind of change how often the old mapping was seen. Exit
+ * status: 0, or 1 if it was, or 2 if something is not possible.
+ */
+typedef unsigned long u64;
+
+#define NR_OPENAT		56
+#define NR_CLOSE		57
+#define NR_READ			63
+#define NR_WRITE		64
+#define NR_EXIT			93
+#define NR_NANOSLEEP		101
+#define NR_SCHED_SETAFFINITY	122
+#define NR_SCHED_GETAFFINITY	123
+#define NR_KILL			129
+#define NR_PRCTL		167
+#define NR_MUNMAP		215
+#define NR_CLONE		220
+#define NR_MMAP			222
+#define NR_MPROTECT		226
+#define NR_MADVISE		233
+#define NR_WAIT4		260
+
+#define SIGKILL			9
+#define SIGCHLD			17
+#define PR_SET_PDEATHSIG	1
+#define PROT_READ		1
+#define PROT_WRITE		2
+#define MAP_PRIVATE_ANON_FIXED	0x32
+#define MADV_DONTNEED		4
+#define EFAULT			14
+#define AT_FDCWD		(-100)
+
+#define PAGE			4096ul
+#define HERE			((volatile u64 *)0x10000000)
+#define MOST_HARTS		64
+#define ROUNDS			100
+
+static long sys(long nr, long a, long b, long c, long d, long e)
+{
+	register long a0 asm("a0") = a;
+	register long a1 asm("a1") = b;
+	register long a2 asm("a2") = c;
+	register long a3 asm("a3") = d;
+	register long a4 asm("a4") = e;
+	register long a5 asm("a5") = 0;
+	register long a7 asm("a7") = nr;
+
+	asm volatile("ecall"
+		     : "+r"(a0)
+		     : "r"(a1), "r"(a2), "r"(a3), "r"(a4), "r"(a5), "r"(a7)
+		     : "memory");
+	return a0;
+}
+
+static void say(const char *text)
+{
+	long length = 0;
+
+	while (text[length])
+		length++;
+	sys(NR_WRITE, 1, (long)text, length, 0, 0);
+}
+
+static void say_number(u64 number)
+{
+	char digits[24];
+	int at = sizeof(digits) - 1;
+
+	digits[at] = 0;
+	do {
+		digits[--at] = '0' + number % 10;
+		number /= 10;
+	} while (number);
+	say(digits + at);
+}
+
+static void leave(int status)
+{
+	for (;;)
+		sys(NR_EXIT, status, 0, 0, 0, 0);
+}
+
+static void pin(int cpu)
+{
+	u64 mask = 1ul << cpu;
+
+	if (sys(NR_SCHED_SETAFFINITY, 0, sizeof(mask), (long)&mask, 0, 0) < 0)
+		leave(2);
+}
+
+/* long enough for the hart to run somebody else */
+static void nap(long nanoseconds)
+{
+	long time[2] = { 0, nanoseconds };
+
+	sys(NR_NANOSLEEP, (long)time, 0, 0, 0, 0);
+}
+
+static void map(volatile u64 *at)
+{
+	long got = sys(NR_MMAP, (long)at, PAGE, PROT_READ | PROT_WRITE,
+		       MAP_PRIVATE_ANON_FIXED, -1);
+
+	if (got != (long)at)
+		leave(2);
+}
+
+static int zero;
+
+/* Can the kernel store to this address on behalf of this process? */
+static int writable(volatile u64 *at)
+{
+	long done = sys(NR_READ, zero, (long)at, 8, 0, 0);
+
+	if (done != 8 && done != -EFAULT)
+		leave(2);
+	return done == 8;
+}
+
+/* A hart that has used the page is `user`, the one that changes it `owner`. */
+static u64 replaced(int owner, int user, u64 round)
+{
+	u64 wrong;
+
+	pin(user);
+	map(HERE);
+	*HERE = round;
+	pin(owner);
+	nap(3000000);
+	sys(NR_MUNMAP, (long)HERE, PAGE, 0, 0, 0);
+	map(HERE);
+	*HERE = ~round;
+	pin(user);
+	wrong = *HERE != ~round;
+	sys(NR_MUNMAP, (long)HERE, PAGE, 0, 0, 0);
+	return wrong;
+}
+
+static u64 unmapped(int owner, int user, u64 round)
+{
+	u64 wrong;
+
+	pin(user);
+	map(HERE);
+	*HERE = round;
+	pin(owner);
+	nap(3000000);
+	sys(NR_MUNMAP, (long)HERE, PAGE, 0, 0, 0);
+	pin(user);
+	wrong = writable(HERE);
+	return wrong;
+}
+
+/* a range of pages, of which only the ends are in use */
+static u64 ranges(int owner, int user, u64 round)
+{
+	volatile u64 *last = HERE + 3 * PAGE / sizeof(*HERE);
+	u64 wrong;
+
+	pin(user);
+	map(HERE);
+	map(last);
+	*HERE = *last = round;
+	pin(owner);
+	nap(3000000);
+	sys(NR_MUNMAP, (long)HERE, 4 * PAGE, 0, 0, 0);
+	map(last);
+	*last = ~round;
+	pin(user);
+	wrong = *last != ~round;
+	sys(NR_MUNMAP, (long)last, PAGE, 0, 0, 0);
+	return wrong;
+}
+
+static u64 discarded(int owner, int user, u64 round)
+{
+	u64 wrong;
+
+	pin(user);
+	map(HERE);
+	*HERE = round;
+	pin(owner);
+	nap(3000000);
+	/* not every kernel has madvise() */
+	wrong = sys(NR_MADVISE, (long)HERE, PAGE, MADV_DONTNEED, 0, 0) == 0;
+	pin(user);
+	wrong = wrong && *HERE != 0;
+	sys(NR_MUNMAP, (long)HERE, PAGE, 0, 0, 0);
+	return wrong;
+}
+
+static u64 protected(int owner, int user, u64 round)
+{
+	u64 wrong;
+
+	pin(user);
+	map(HERE);
+	*HERE = round;
+	pin(owner);
+	nap(3000000);
+	sys(NR_MPROTECT, (long)HERE, PAGE, PROT_READ, 0, 0);
+	pin(user);
+	wrong = writable(HERE);
+	sys(NR_MUNMAP, (long)HERE, PAGE, 0, 0, 0);
+	return wrong;
+}
+
+/* The child must not see what the parent stores after fork(). */
+static u64 shared(int owner, int user, u64 round)
+{
+	int status = 0;
+	long child;
+
+	pin(user);
+	map(HERE);
+	*HERE = round;
+	pin(owner);
+	nap(3000000);
+	child = sys(NR_CLONE, SIGCHLD, 0, 0, 0, 0);
+	if (!child) {
+		nap(20000000);
+		leave(*HERE != round);
+	}
+	pin(user);
+	*HERE = ~round;
+	sys(NR_WAIT4, child, (long)&status, 0, 0, 0);
+	sys(NR_MUNMAP, (long)HERE, PAGE, 0, 0, 0);
+	return status != 0;
+}
+
+static const struct {
+	const char *what;
+	u64 (*test)(int owner, int user, u64 round);
+	u64 rounds;
+} tests[] = {
+	{ "replaced", replaced, ROUNDS },
+	{ "unmapped", unmapped, ROUNDS },
+	{ "replaced as a range", ranges, ROUNDS },
+	{ "discarded", discarded, ROUNDS },
+	{ "protected", protected, ROUNDS },
+	{ "shared by fork", shared, ROUNDS / 4 },
+};
+
+void start(void) asm("_start");
+void start(void)
+{
+	u64 mask[MOST_HARTS / 64] = { 0 }, total = 0;
+	long children[MOST_HARTS];
+	int cpus[MOST_HARTS], harts = 0;
+
+	sys(NR_SCHED_GETAFFINITY, 0, sizeof(mask), (long)mask, 0, 0);
+	for (int cpu = 0; cpu < MOST_HARTS; cpu++)
+		if (mask[0] >> cpu & 1)
+			cpus[harts++] = cpu;
+	zero = sys(NR_OPENAT, AT_FDCWD, (long)"/dev/zero", 0, 0, 0);
+	if (zero < 0 || harts < 2)
+		leave(2);
+	for (int at = 0; at < harts; at++) {
+		children[at] = sys(NR_CLONE, SIGCHLD, 0, 0, 0, 0);
+		if (!children[at]) {
+			pin(cpus[at]);
+			sys(NR_PRCTL, PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0);
+			for (;;)
+				nap(1000000);
+		}
+	}
+	for (u64 kind = 0; kind < sizeof(tests) / sizeof(tests[0]); kind++) {
+		u64 wrong = 0, rounds = tests[kind].rounds;
+
+		for (u64 round = 1; round <= rounds; round++)
+			wrong += tests[kind].test(cpus[round % harts], cpus[(round + 1) % harts], round);
+		say("tlb: ");
+		say(tests[kind].what);
+		say(": ");
+		say_number(wrong);
+		say(" wrong of ");
+		say_number(rounds);
+		say("\n");
+		total += wrong;
+	}
+	for (int at = 0; at < harts; at++) {
+		sys(NR_KILL, children[at], SIGKILL, 0, 0, 0);
+		sys(NR_WAIT4, children[at], 0, 0, 0, 0);
+	}
+	leave(total != 0);
+}

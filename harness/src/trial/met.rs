@@ -1,0 +1,51 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//! Spurious faults that the tests of a boot have counted, compared with what QEMU has counted.
+//!
+//! A test counts those that its own touches met. QEMU counts all of the boot, so it must have at least as
+//! many, and none on a machine whose harts remember nothing.
+
+use super::seen::TestSeen;
+
+/// How the diagnostics of a case begin that say how many it met.
+const COUNTED: &str = "spurious faults: ";
+
+/// The sum over the cases of a test; `None` if none of them counts.
+fn counted(test: &TestSeen<'_>) -> Option<u64> {
+    let numbers = test.notes.iter().filter_map(|note| note.trim().strip_prefix(COUNTED)?.parse::<u64>().ok());
+    numbers.fold(None, |sum, number| Some(sum.unwrap_or(0) + number))
+}
+
+/// Why the two counts cannot both be right, if so. `stale_hits` is `None` for a machine that has none.
+pub fn contradiction(tests: &[TestSeen<'_>], stale_hits: Option<u64>) -> Option<String> {
+    let met: u64 = tests.iter().filter_map(counted).sum();
+    let hits = stale_hits.unwrap_or(0);
+    (met > hits).then(|| format!("the tests met {met} spurious faults, but QEMU counted {hits} stale hits"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn test(notes: &[&str]) -> TestSeen<'static> {
+        TestSeen { notes: notes.iter().map(|&note| note.to_owned()).collect(), ..TestSeen::default() }
+    }
+
+    #[test]
+    fn cases_are_added_up() {
+        let some = test(&["touches: 9", "spurious faults: 3", "in IPIs: 3 of 9 touches", "  spurious faults: 4"]);
+        assert_eq!(counted(&some), Some(7));
+        let none = test(&["touches: 9", "spurious faults are not counted: 3", "spurious faults met since boot: 12"]);
+        assert_eq!(counted(&none), None);
+        assert_eq!(counted(&test(&["spurious faults: 0"])), Some(0));
+    }
+
+    #[test]
+    fn qemu_counts_all_of_them() {
+        let tests = [test(&["spurious faults: 3"]), test(&[]), test(&["spurious faults: 4"])];
+        assert_eq!(contradiction(&tests, Some(7)), None);
+        assert_eq!(contradiction(&tests, Some(1000)), None);
+        assert!(contradiction(&tests, Some(6)).unwrap().contains("met 7 spurious faults"));
+        assert!(contradiction(&tests, None).unwrap().contains("counted 0 stale hits"));
+        assert_eq!(contradiction(&[test(&["spurious faults: 0"]), test(&[])], None), None);
+    }
+}

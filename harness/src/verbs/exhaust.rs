@@ -1,0 +1,183 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//! `lazymap exhaust`: interprets the exception entry of built kernels through everything that may happen.
+
+use std::path::{Path, PathBuf};
+
+use serde::Serialize;
+
+use crate::build::kernel::Config;
+use crate::build::workbench::Lab;
+use crate::exhaust::image::Image;
+use crate::exhaust::layout::Layout;
+use crate::exhaust::report::{self, Report};
+use crate::exhaust::search::Limit;
+use crate::exhaust::{Plan, judge};
+use crate::ground::error::{Error, Exit, Result};
+use crate::ground::files;
+use crate::hunt::symbols::Symbols;
+use crate::options::Options;
+use crate::trial::control;
+use crate::trial::verdict::Verdict;
+use crate::verbs::demo::Kernels;
+
+/// What the user gives.
+#[derive(clap::Args, Clone, Debug)]
+pub struct Args {
+    /// The vmlinux of each kernel [default: those in out/kernel]
+    #[arg(value_name = "VMLINUX")]
+    pub vmlinux: Vec<PathBuf>,
+    /// Traps that may be nested because C code takes them
+    #[arg(long, value_name = "N", default_value_t = 2, value_parser = clap::value_parser!(u8).range(1..=5))]
+    pub depth: u8,
+    /// Mappings that another hart makes meanwhile
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=3))]
+    pub mappings: u8,
+    /// Prints the steps to each finding
+    #[arg(long)]
+    pub steps: bool,
+}
+
+/// `out/exhaust/results.json`.
+#[derive(Serialize)]
+struct Results<'a> {
+    schema: u32,
+    kernels: &'a [Report],
+}
+
+/// Searches the kernels, prints a report of each, and writes `out/exhaust/results.json`.
+///
+/// # Errors
+/// When there is no kernel (exit code 64), or a file cannot be read or written.
+pub fn run(options: &Options, args: &Args) -> Result<Exit> {
+    let mut kernels = args.vmlinux.clone();
+    if kernels.is_empty() {
+        kernels = built(options)?;
+    }
+    let mut plan = Plan::full();
+    plan.bounds.depth = args.depth;
+    plan.bounds.mappings = args.mappings;
+    let mut reports = Vec::new();
+    for vmlinux in kernels {
+        let report = search(&name(&vmlinux), &vmlinux, &plan)?;
+        print!("{}", report.text(args.steps));
+        reports.push(report);
+    }
+    write(options, &reports)?;
+    Ok(if reports.iter().any(|r| r.unknown.is_some()) {
+        Exit::CouldNot
+    } else if reports.iter().all(|r| r.clean) {
+        Exit::Pass
+    } else {
+        Exit::Failed
+    })
+}
+
+fn write(options: &Options, reports: &[Report]) -> Result<()> {
+    let results = Results { schema: 1, kernels: reports };
+    let json = serde_json::to_string_pretty(&results).map_err(|e| Error::could_not(e.to_string()))?;
+    files::write_whole(&options.place("exhaust").join("results.json"), json + "\n")
+}
+
+/// The kernels that have been built.
+fn built(options: &Options) -> Result<Vec<PathBuf>> {
+    let folder = options.place("kernel");
+    let entries = std::fs::read_dir(&folder).into_iter().flatten().flatten();
+    let mut found: Vec<PathBuf> = entries.map(|e| e.path().join("vmlinux")).filter(|p| p.is_file()).collect();
+    found.sort();
+    if found.is_empty() {
+        let folder = folder.display();
+        return Err(Error::usage(format!("{folder}: no kernel has been built; name a vmlinux, or run `make kernels`")));
+    }
+    Ok(found)
+}
+
+/// A kernel's name: that of the folder it is in.
+fn name(vmlinux: &Path) -> String {
+    let folder = vmlinux.parent().and_then(Path::file_name);
+    folder.unwrap_or(vmlinux.as_os_str()).to_string_lossy().into_owned()
+}
+
+/// Searches one kernel.
+///
+/// # Errors
+/// When the file cannot be read, or is not a kernel's (exit code 64).
+pub fn search(name: &str, vmlinux: &Path, plan: &Plan) -> Result<Report> {
+    let image = Image::load(vmlinux)?;
+    let symbols = Symbols::load(vmlinux)?;
+    let layout = Layout::of(&image).map_err(|why| {
+        Error::could_not(format!("{}: the exception entry is not understood: {why}", vmlinux.display()))
+    })?;
+    let verdict = judge(&image, &layout, plan);
+    Ok(report::report(name, &image, &layout, &symbols, plan, &verdict))
+}
+
+/// What must be found in a control's machine code: windows, or a property.
+#[derive(Clone, Copy, Debug)]
+struct Known {
+    control: &'static str,
+    windows: &'static [u8],
+    property: Option<&'static str>,
+}
+
+/// The controls that the interpreter must catch.
+const KNOWN: [Known; 1] = [Known { control: "mainline", windows: &[2, 3], property: None }];
+
+/// A result: name, verdict, and why if it is not a pass.
+pub type Checked = (String, Verdict, String);
+
+/// The series must be clean, and the controls must be caught.
+///
+/// # Errors
+/// When the series cannot be checked out again.
+pub fn check(lab: &mut Lab, kernels: &Kernels) -> Result<Vec<Checked>> {
+    let plan = Plan::quick();
+    let mut reports = Vec::new();
+    let mut all = vec![of_series(search("series", &kernels.series.vmlinux, &plan), &mut reports)];
+    // A broken kernel has many more states; what is found in the first ones is certain.
+    let some = Plan { starts: 1, limit: Limit { states: 20_000, first: false }, ..plan.clone() };
+    for known in KNOWN {
+        let searched = control::kernel(lab, known.control, &Config::default())
+            .and_then(|kernel| search(&kernel.name, &kernel.vmlinux, &some));
+        all.push(of_control(known, searched, &mut reports));
+    }
+    let tip = lab.tip.clone();
+    lab.tree.check_out(&tip)?;
+    write(&lab.options, &reports)?;
+    Ok(all)
+}
+
+fn of_series(searched: Result<Report>, reports: &mut Vec<Report>) -> Checked {
+    let name = "exhaust: series: no path breaks a property".to_owned();
+    match searched {
+        Err(error) => (name, Verdict::Error, error.message),
+        Ok(report) => {
+            let verdict = match (&report.unknown, report.clean) {
+                (Some(_), _) => Verdict::Error,
+                (None, true) => Verdict::Pass,
+                (None, false) => Verdict::Fail,
+            };
+            let said = report.text(false);
+            reports.push(report);
+            (name, verdict, said)
+        }
+    }
+}
+
+fn of_control(known: Known, searched: Result<Report>, reports: &mut Vec<Report>) -> Checked {
+    let name = format!("exhaust: control {}: each hole is found", known.control);
+    match searched {
+        Err(error) => (name, Verdict::Error, error.message),
+        Ok(report) => {
+            let windows = known.windows.iter().all(|w| report.findings.iter().any(|f| f.window == *w));
+            let property = known.property.is_none_or(|p| report.findings.iter().any(|f| f.property == p));
+            let verdict = match &report.unknown {
+                _ if windows && property => Verdict::Pass,
+                Some(_) => Verdict::Error,
+                None => Verdict::Fail,
+            };
+            let said = report.text(false);
+            reports.push(report);
+            (name, verdict, said)
+        }
+    }
+}

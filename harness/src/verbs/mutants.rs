@@ -1,0 +1,232 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//! `lazymap mutants`: every single-instruction mutant of the scheme's machine code, and what finds it.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
+use std::time::Instant;
+
+use serde::{Deserialize, Serialize};
+
+use crate::exhaust::image::Image;
+use crate::exhaust::layout::Layout;
+use crate::exhaust::mutate::{self, Mutant};
+use crate::exhaust::search::Limit;
+use crate::exhaust::world::Bounds;
+use crate::exhaust::{Plan, Verdict, judge};
+use crate::ground::error::{Error, Exit, Result};
+use crate::ground::files;
+use crate::ground::table::{self, Align, Cell};
+use crate::ground::toml_file;
+use crate::options::Options;
+use crate::verbs::check::Shard;
+
+/// What the user gives.
+#[derive(clap::Args, Clone, Debug)]
+pub struct Args {
+    /// The kernel [default: out/kernel/series/vmlinux]
+    #[arg(value_name = "VMLINUX")]
+    pub vmlinux: Option<PathBuf>,
+    /// The I-th of N shares
+    #[arg(long, value_name = "I/N", default_value_t)]
+    pub shard: Shard,
+    /// Only every N-th mutant
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
+    pub every: u32,
+}
+
+/// `harness/mutants.toml`: what the interpreter does not kill, and why that is right.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Known {
+    #[serde(default)]
+    survivor: Vec<Survivor>,
+}
+
+/// A mutant that may survive.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Survivor {
+    /// `FUNCTION+0xOFFSET`.
+    place: String,
+    new: String,
+    /// One sentence: why it is equivalent, or which litmus file kills it.
+    why: String,
+}
+
+/// A row of the table.
+#[derive(Debug, Serialize)]
+pub struct Row {
+    pub place: String,
+    pub kind: String,
+    pub old: String,
+    pub new: String,
+    /// The property that is broken, or nothing.
+    pub killed: Option<String>,
+    /// Why the search says nothing.
+    pub uncertain: Option<String>,
+    /// Why it survives, if that is known.
+    pub why: Option<String>,
+    pub milliseconds: u64,
+}
+
+/// `out/mutants/results.json`.
+#[derive(Serialize)]
+struct Results<'a> {
+    schema: u32,
+    kernel: String,
+    seconds: f64,
+    mutants: &'a [Row],
+}
+
+/// Judges the mutants, prints the survivors and a table of what killed how many, and writes
+/// `out/mutants/results.json`.
+///
+/// # Errors
+/// When there is no kernel, its entry is not understood, or a file is wrong.
+pub fn run(options: &Options, args: &Args) -> Result<Exit> {
+    let started = Instant::now();
+    let vmlinux = args.vmlinux.clone().unwrap_or_else(|| options.place("kernel").join("series/vmlinux"));
+    let image = Image::load(&vmlinux)?;
+    let layout = Layout::of(&image)
+        .map_err(|why| Error::could_not(format!("{}: the entry is not understood: {why}", vmlinux.display())))?;
+    let known = known(&options.root)?;
+    let original = searched(&image, &layout);
+    if !original.is_clean() {
+        let vmlinux = vmlinux.display();
+        return Err(Error::could_not(format!("{vmlinux}: the kernel itself is not clean; see `lazymap exhaust`")));
+    }
+    let all: Vec<Mutant> =
+        ranges(&image, &layout).into_iter().flat_map(|range| mutate::mutants(&image, range)).collect();
+    let all: Vec<Mutant> = all.into_iter().step_by(args.every as usize).collect();
+    let mine = args.shard.share(all);
+    let mut rows = judged(&image, &layout, &mine, options.jobs);
+    if rows.len() != mine.len() {
+        return Err(Error::could_not(format!(
+            "{} of {} mutants have no verdict; report this",
+            mine.len() - rows.len(),
+            mine.len()
+        )));
+    }
+    for row in &mut rows {
+        let found = known.survivor.iter().find(|s| s.place == row.place && s.new == row.new);
+        row.why = found.filter(|_| row.killed.is_none()).map(|s| s.why.clone());
+    }
+    print(&rows);
+    let results = Results {
+        schema: 1,
+        kernel: vmlinux.display().to_string(),
+        seconds: started.elapsed().as_secs_f64(),
+        mutants: &rows,
+    };
+    let json = serde_json::to_string_pretty(&results).map_err(|e| Error::could_not(e.to_string()))?;
+    files::write_whole(&options.place("mutants").join("results.json"), json + "\n")?;
+    let unexplained = rows.iter().filter(|r| r.killed.is_none() && r.why.is_none()).count();
+    let killed = rows.iter().filter(|r| r.killed.is_some()).count();
+    println!(
+        "{} mutants: {killed} killed, {} explained, {unexplained} unexplained",
+        rows.len(),
+        rows.len() - killed - unexplained
+    );
+    Ok(if rows.is_empty() || unexplained > 0 { Exit::Failed } else { Exit::Pass })
+}
+
+/// Searches from the quickest on; the first one that finds something ends it. CPU 33 has its bit in the upper
+/// half of a word.
+fn plans() -> [Plan; 3] {
+    let plan = |depth, cpus| Plan {
+        bounds: Bounds { depth, mappings: 1 },
+        cpus,
+        starts: usize::MAX,
+        limit: Limit { states: 500_000, first: true },
+    };
+    [plan(1, vec![33]), plan(2, vec![33]), plan(2, vec![1])]
+}
+
+/// What the searches say of a kernel.
+fn searched(image: &Image, layout: &Layout) -> Verdict {
+    let mut last = Verdict::default();
+    for plan in plans() {
+        last = judge(image, layout, &plan);
+        if !last.is_clean() {
+            break;
+        }
+    }
+    last
+}
+
+/// The scheme's code: the head of handle_exception(), what fences at a switch, what announces.
+fn ranges(image: &Image, layout: &Layout) -> Vec<(u64, u64)> {
+    let head = (layout.vector, layout.saves);
+    let mut ranges = vec![head];
+    ranges.extend(&layout.syncs);
+    ranges.extend(layout.announce);
+    ranges.retain(|(start, _)| image.contains(*start));
+    ranges
+}
+
+fn known(root: &Path) -> Result<Known> {
+    let file = root.join("harness/mutants.toml");
+    let text = std::fs::read_to_string(&file).map_err(|e| Error::io("read", &file, e))?;
+    toml_file::parse(&text).map_err(|why| Error::usage(format!("harness/mutants.toml{why}; correct the file")))
+}
+
+fn judged(image: &Image, layout: &Layout, mutants: &[Mutant], jobs: usize) -> Vec<Row> {
+    let next = AtomicUsize::new(0);
+    let worker = |image: Image| {
+        let mut rows = Vec::new();
+        while let Some((at, mutant)) =
+            Some(next.fetch_add(1, Ordering::Relaxed)).and_then(|at| Some((at, mutants.get(at)?)))
+        {
+            let started = Instant::now();
+            let verdict = searched(&image.patched(mutant.address, &mutant.bytes), layout);
+            let killed = verdict.findings.first().map(|f| f.violation.property.to_owned());
+            rows.push((
+                at,
+                Row {
+                    place: image.place(mutant.address),
+                    kind: mutant.kind.to_string(),
+                    old: mutant.old.clone(),
+                    new: mutant.new.clone(),
+                    uncertain: verdict.unknown.filter(|_| killed.is_none()),
+                    killed,
+                    why: None,
+                    milliseconds: started.elapsed().as_millis() as u64,
+                },
+            ));
+        }
+        rows
+    };
+    let mut rows: Vec<(usize, Row)> = thread::scope(|scope| {
+        let threads: Vec<_> = (0..jobs.max(1))
+            .map(|_| {
+                let image = image.clone();
+                scope.spawn(move || worker(image))
+            })
+            .collect();
+        threads.into_iter().flat_map(|thread| thread.join().unwrap_or_default()).collect()
+    });
+    rows.sort_by_key(|(at, _)| *at);
+    rows.into_iter().map(|(_, row)| row).collect()
+}
+
+fn print(rows: &[Row]) {
+    let mut by: BTreeMap<(&str, &str), usize> = BTreeMap::new();
+    for row in rows {
+        let end = match (&row.killed, &row.why, &row.uncertain) {
+            (Some(property), ..) => property.as_str(),
+            (None, Some(_), _) => "explained",
+            (None, None, Some(_)) => "not certain",
+            (None, None, None) => "survives",
+        };
+        *by.entry((row.kind.as_str(), end)).or_default() += 1;
+    }
+    let mut lines: Vec<Vec<Cell>> = vec![["mutation", "ends in", "mutants"].map(Cell::from).into()];
+    lines.extend(by.into_iter().map(|((kind, end), n)| vec![kind.into(), end.into(), n.to_string().into()]));
+    print!("{}", table::text(&[Align::Left, Align::Left, Align::Right], &lines, false));
+    for row in rows.iter().filter(|r| r.killed.is_none() && r.why.is_none()) {
+        let end = row.uncertain.as_ref().map_or("survives".to_owned(), |why| format!("not certain ({why})"));
+        println!("{end}: {}: {}: `{}` becomes `{}`", row.place, row.kind, row.old, row.new);
+    }
+}

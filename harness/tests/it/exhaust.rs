@@ -1,0 +1,191 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//! The interpreter of the exception entry, on the machine code of a real kernel: as it is, and with one
+//! instruction changed.
+
+use std::fs;
+use std::path::Path;
+
+use lazymap::exhaust::image::Image;
+use lazymap::exhaust::layout::Layout;
+use lazymap::exhaust::mutate::{Kind, mutants};
+use lazymap::exhaust::search::Limit;
+use lazymap::exhaust::world::Bounds;
+use lazymap::exhaust::{Plan, Verdict, judge};
+
+/// The kernel of `fixtures/exhaust/series.txt`.
+fn kernel() -> Image {
+    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/exhaust/series.txt");
+    let text = fs::read_to_string(file).unwrap();
+    let number = |word: &str| u64::from_str_radix(word, 16).unwrap();
+    let mut bytes: Vec<(u64, Vec<u8>)> = Vec::new();
+    let mut symbols: Vec<(u64, u64, String)> = Vec::new();
+    let mut writable = Vec::new();
+    for line in text.lines().filter(|l| !l.starts_with('#')) {
+        let words: Vec<&str> = line.split(' ').collect();
+        match words[..] {
+            ["bytes", at, hex] => {
+                let new = (0..hex.len()).step_by(2).map(|i| u8::from_str_radix(&hex[i..i + 2], 16).unwrap());
+                match bytes.last_mut() {
+                    // One part, so that an instruction may cross from a line to the next.
+                    Some((start, part)) if *start + part.len() as u64 == number(at) => part.extend(new),
+                    _ => bytes.push((number(at), new.collect())),
+                }
+            }
+            ["symbol", at, size, name] => symbols.push((number(at), number(size), name.to_owned())),
+            ["writable", start, end] => writable.push((number(start), number(end))),
+            _ => panic!("{line}"),
+        }
+    }
+    let parts: Vec<_> = bytes.iter().map(|(at, part)| (*at, part.as_slice())).collect();
+    let symbols: Vec<_> = symbols.iter().map(|(at, size, name)| (*at, *size, name.as_str())).collect();
+    Image::from_parts(&parts, &symbols, &writable)
+}
+
+/// A small search.
+fn plan(cpu: u32) -> Plan {
+    Plan {
+        bounds: Bounds { depth: 1, mappings: 1 },
+        cpus: vec![cpu],
+        starts: 1,
+        limit: Limit { states: 1_000_000, first: false },
+    }
+}
+
+/// The same, until something is found.
+fn first(cpu: u32) -> Plan {
+    let plan = plan(cpu);
+    Plan { limit: Limit { first: true, ..plan.limit }, ..plan }
+}
+
+/// The kernel with one instruction in place of another of the same length; `nth` counts from 0 in the
+/// function.
+fn mutated(function: &str, old: &[u8], nth: usize, new: &[u8], plan: &Plan) -> Verdict {
+    assert_eq!(old.len(), new.len());
+    let image = kernel();
+    let layout = Layout::of(&image).unwrap();
+    let (start, end) = image.code(function).unwrap();
+    let body = image.bytes(start, (end - start) as usize).unwrap();
+    let places = (0..body.len() - old.len() + 1).step_by(2).filter(|at| body[*at..].starts_with(old));
+    let at = places.collect::<Vec<_>>()[nth];
+    judge(&image.patched(start + at as u64, new), &layout, plan)
+}
+
+/// Windows and properties of the findings.
+fn findings(verdict: &Verdict) -> Vec<(u8, &str)> {
+    assert_eq!(verdict.unknown, None);
+    verdict.findings.iter().map(|f| (f.violation.window, f.violation.property)).collect()
+}
+
+const NOP: [u8; 4] = [0x13, 0, 0, 0];
+const SFENCE_VMA: [u8; 4] = [0x73, 0, 0, 0x12];
+
+#[test]
+fn the_layout_is_found() {
+    let layout = Layout::of(&kernel()).unwrap();
+    assert_eq!((layout.kernel_sp, layout.user_sp, layout.cpu, layout.word), (0x10, 0x18, 0x20, Some(0x38)));
+    assert_eq!((layout.frame, layout.shift), (0x120, Some(14)));
+    assert!(layout.scratch.iter().eq(&[0x10, 0x18, 0x30]), "{:?}", layout.scratch);
+    assert_eq!(layout.fork.len(), 2);
+    let switch = layout.switch.unwrap();
+    assert_eq!((switch.prev, switch.next, switch.prev_cpu), (27, 20, Some(0xb3c)));
+    assert_eq!(layout.syncs.len(), 1);
+    assert_eq!(layout.saved.len(), 14);
+    assert!(layout.saved_sum.is_some() && layout.handlers.len() == 20);
+}
+
+#[test]
+fn the_series_is_clean() {
+    let image = kernel();
+    let verdict = judge(&image, &Layout::of(&image).unwrap(), &plan(1));
+    assert_eq!(findings(&verdict), []);
+    assert!(verdict.is_clean() && verdict.states > 500, "{verdict:?}");
+}
+
+#[test]
+fn a_switch_without_a_fence_opens_windows() {
+    // The search of such a kernel takes long, but these are found soon.
+    let some = Plan { limit: Limit { states: 20_000, first: false }, ..plan(1) };
+    let verdict = mutated("local_sync_new_mappings", &SFENCE_VMA, 0, &NOP, &some);
+    for window in [2, 3] {
+        assert!(verdict.findings.iter().any(|f| f.violation.window == window), "{window}: {verdict:?}");
+    }
+}
+
+#[test]
+fn a_check_without_a_fence_is_caught() {
+    let verdict = mutated("handle_exception", &SFENCE_VMA, 0, &NOP, &plan(1));
+    assert!(findings(&verdict).contains(&(0, "spurious faults are absorbed")), "{verdict:?}");
+}
+
+#[test]
+fn a_narrow_amo_is_caught_on_cpu_33() {
+    // amoor.d.aq a0, sp, (a0), and amoor.w.aq.
+    // A genuine fault of the kernel is the second trap.
+    let deep = Plan { bounds: Bounds { depth: 2, mappings: 1 }, ..first(33) };
+    let (d, w) = ([0x2f, 0x35, 0x25, 0x44], [0x2f, 0x25, 0x25, 0x44]);
+    assert!(findings(&mutated("handle_exception", &d, 0, &w, &deep)).contains(&(0, "ends")));
+    assert_eq!(findings(&mutated("handle_exception", &d, 0, &w, &plan(1))), []);
+}
+
+#[test]
+fn swapped_slots_are_caught() {
+    // sd gp, 24(sp) becomes sd gp, 40(sp).
+    let verdict = mutated("handle_exception", &[0x0e, 0xec], 0, &[0x0e, 0xf4], &first(1));
+    assert!(findings(&verdict).iter().any(|(_, property)| *property == "pt_regs"), "{verdict:?}");
+}
+
+#[test]
+fn an_unknown_instruction_is_no_pass() {
+    // vsetvli a0, a1, e8, m1
+    let verdict = mutated("handle_exception", &SFENCE_VMA, 0, &[0x57, 0xf5, 0x05, 0x00], &plan(1));
+    assert!(verdict.unknown.as_ref().is_some_and(|why| why.contains("handle_exception+")), "{verdict:?}");
+    assert!(!verdict.is_clean());
+}
+
+#[test]
+fn what_is_not_understood_is_an_error() {
+    let image = kernel();
+    // The branch that tests sscratch: without it nothing is known of the entry.
+    let (start, _) = image.code("handle_exception").unwrap();
+    let error = Layout::of(&image.patched(start + 4, &NOP)).unwrap_err();
+    assert!(error.contains("sscratch"), "{error}");
+}
+
+#[test]
+fn compressed_instructions_are_decoded() {
+    // c.and s0, s1; c.slli a0, 40; c.srli s0, 40; a reserved one.
+    let bytes = [0x65, 0x8c, 0x22, 0x15, 0x21, 0x90, 0x65, 0x9c];
+    let image = Image::from_parts(&[(0x1000, &bytes)], &[], &[]);
+    let decoded = |pc| image.decode(pc).map(|(instruction, len)| (instruction.to_string(), len));
+    assert_eq!(decoded(0x1000), Some(("and x8, x8, x9".to_owned(), 2)));
+    assert_eq!(decoded(0x1002), Some(("slli x10, x10, 40".to_owned(), 2)));
+    assert_eq!(decoded(0x1004), Some(("srli x8, x8, 40".to_owned(), 2)));
+    assert_eq!(decoded(0x1006), None);
+}
+
+#[test]
+fn each_kind_of_mutant_is_made() {
+    let image = kernel();
+    let layout = Layout::of(&image).unwrap();
+    let all = mutants(&image, (layout.vector, layout.saves));
+    assert!(all.len() >= 120, "{}", all.len());
+    for kind in [
+        Kind::Deleted,
+        Kind::Exchanged,
+        Kind::Register,
+        Kind::Swapped,
+        Kind::Sense,
+        Kind::Operation,
+        Kind::Width,
+        Kind::Number,
+        Kind::Csr,
+        Kind::Order,
+        Kind::Fence,
+    ] {
+        assert!(all.iter().any(|m| m.kind == kind), "{kind}");
+    }
+    for mutant in &all {
+        let old = image.bytes(mutant.address, mutant.bytes.len()).unwrap();
+        assert_ne!(old, mutant.bytes, "{mutant:?}");
+    }
+}
