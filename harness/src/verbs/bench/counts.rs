@@ -16,12 +16,12 @@ pub const WORKLOADS: [(u32, &str, Option<&str>); 9] = [
     (8, "busy-list", Some("long_busy_list_alloc_test")),
     (9, "vm-map-ram", Some("vm_map_ram_test")),
 ];
-/// Workloads that are left out with more harts than this.
-const LONG: ([&str; 2], u32) = (["full-fit", "busy-list"], 4);
+/// Workloads that are left out if they would take too long.
+const LONG: [&str; 2] = ["full-fit", "busy-list"];
 
-/// The workloads that a machine with this many harts runs.
-pub fn workloads(harts: u32) -> impl Iterator<Item = (u32, &'static str, Option<&'static str>)> {
-    WORKLOADS.into_iter().filter(move |(_, name, _)| harts <= LONG.1 || !LONG.0.contains(name))
+/// The workloads of a boot, with or without the long ones.
+pub fn workloads(long: bool) -> impl Iterator<Item = (u32, &'static str, Option<&'static str>)> {
+    WORKLOADS.into_iter().filter(move |(_, name, _)| long || !LONG.contains(name))
 }
 
 /// What a hart did.
@@ -75,13 +75,14 @@ impl Counts {
         notes: &[&str],
         console: impl Iterator<Item = &'a str>,
         harts: u32,
+        long: bool,
     ) -> Result<Self, String> {
         let mut counts = counted(file)?;
         let mut told =
             notes.iter().filter_map(|note| note.strip_prefix("phase ")).map(told).collect::<Result<_, _>>()?;
         let tested: Vec<(&str, u64)> = console.filter_map(tested).collect::<Result<_, _>>()?;
         let mut phases = BTreeMap::new();
-        for (number, name, test) in workloads(harts) {
+        for (number, name, test) in workloads(long) {
             let mut phase = counts.phases.remove(&number).ok_or_else(|| format!("{name} was not counted"))?;
             if phase.harts.len() != harts as usize {
                 return Err(format!("{name} has {} harts of {harts}", phase.harts.len()));
@@ -231,9 +232,9 @@ pub mod tests {
         )
     }
 
-    fn file(harts: u32) -> String {
+    fn file(harts: u32, long: bool) -> String {
         let mut file = "lazymap-phases 1\n".to_owned();
-        for (number, _, _) in workloads(harts) {
+        for (number, _, _) in workloads(long) {
             file += &format!("phase={number} instructions=1000\n");
             (0..harts).for_each(|h| file += &hart(&format!("phase={number}"), h, 10 + u64::from(h), 6));
         }
@@ -242,36 +243,36 @@ pub mod tests {
         file + "end\n"
     }
 
-    fn notes(harts: u32) -> Vec<String> {
-        workloads(harts).map(|(number, name, _)| format!("phase {number} {name} amount 7 ns {number}00")).collect()
+    fn notes(long: bool) -> Vec<String> {
+        workloads(long).map(|(number, name, _)| format!("phase {number} {name} amount 7 ns {number}00")).collect()
     }
 
-    fn console(harts: u32) -> Vec<String> {
-        let tests = workloads(harts).filter_map(|(_, _, test)| test);
+    fn console(long: bool) -> Vec<String> {
+        let tests = workloads(long).filter_map(|(_, _, test)| test);
         tests.map(|t| format!("Summary: {t} passed: 1 failed: 0 xfailed: 0 repeat: 1 loops: 9 avg: 5 usec")).collect()
     }
 
-    fn read(file: &str, notes: &[String], console: &[String], harts: u32) -> Result<Counts, String> {
+    fn read(file: &str, notes: &[String], console: &[String], harts: u32, long: bool) -> Result<Counts, String> {
         let notes: Vec<&str> = notes.iter().map(String::as_str).collect();
-        Counts::read(file, &notes, console.iter().map(String::as_str), harts)
+        Counts::read(file, &notes, console.iter().map(String::as_str), harts, long)
     }
 
     #[test]
     fn all_sources_make_counts() {
-        let counts = read(&file(2), &notes(2), &console(2), 2).unwrap();
+        let counts = read(&file(2, true), &notes(true), &console(true), 2, true).unwrap();
         assert_eq!((counts.phases.len(), counts.total.fences, counts.total.announcements), (9, 200, 120));
         let phase = &counts.phases["bpf-maps"];
         assert_eq!((phase.amount, phase.nanoseconds, phase.instructions), (7, 200, 1000));
         assert_eq!((phase.harts[1].fences, phase.harts[1].migrations, phase.harts.len()), (11, 5, 2));
         assert_eq!(counts.phases["fix-size"].nanoseconds, 5000, "as test_vmalloc measured it");
-        let many = read(&file(8), &notes(8), &console(8), 8).unwrap();
+        let many = read(&file(8, false), &notes(false), &console(false), 8, false).unwrap();
         assert!(!many.phases.contains_key("full-fit") && many.phases.contains_key("vm-map-ram"));
     }
 
     #[test]
     fn what_is_missing_or_wrong_is_told() {
-        let why = |file: &str, notes: &[String], console: &[String]| read(file, notes, console, 2).unwrap_err();
-        let (file, notes, console) = (file(2), notes(2), console(2));
+        let why = |file: &str, notes: &[String], console: &[String]| read(file, notes, console, 2, true).unwrap_err();
+        let (file, notes, console) = (file(2, true), notes(true), console(true));
         assert!(why(&file.replace("end\n", ""), &notes, &console).contains("the end"));
         assert!(why(&file.replace("end\n", "wrong phase 2 did not end\n"), &notes, &console).contains("did not end"));
         assert!(why(&file.replace("lazymap-phases 1", "lazymap-cost 1"), &notes, &console).contains("start with"));
@@ -299,6 +300,5 @@ pub mod tests {
             .filter(|l| l.starts_with("X(") && l.contains('"'))
             .collect();
         assert_eq!(there, list);
-        assert!(source.contains(&format!("harts <= {}", LONG.1)));
     }
 }

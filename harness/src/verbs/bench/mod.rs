@@ -51,6 +51,10 @@ const KERNELS: [&str; 5] = [BASE, SERIES, GENERATION, PREVENTIVE, ANY_SWITCH];
 /// kernels apart, and once is enough.
 const APART_HARTS: u32 = 4;
 
+/// The long workloads run with up to so many harts: the others are idle then, and the longest one grows
+/// with their number. A kernel that interrupts the others for each mapping would take minutes.
+const LONG_HARTS: u32 = 4;
+
 /// The numbers of harts.
 const HARTS: [u32; 6] = [1, 2, 4, 8, 16, 64];
 /// Those of machines without IMSICs.
@@ -207,12 +211,18 @@ fn parameters(harts: u32) -> String {
     }
 }
 
+/// Whether a kernel runs the long workloads.
+fn long(kernel: &str, harts: u32) -> bool {
+    harts <= LONG_HARTS && kernel != PREVENTIVE
+}
+
 /// A boot of `kernel` that runs all workloads.
 fn trial(kernel: &str, machine: Machine, seed: u32, tests: &Path) -> Trial {
     let script = vec![(SCRIPT.0.to_owned(), Expect::Pass)];
+    let long = if long(kernel, machine.harts) { " lazymap.long" } else { "" };
     Trial {
         name: format!("{kernel}-{machine}-{}-{seed}", machine.harts),
-        append: parameters(machine.harts),
+        append: parameters(machine.harts) + long,
         selftests: Some(tests.to_owned()),
         limits: LIMITS,
         ..Trial::new(kernel, machine, script)
@@ -266,7 +276,7 @@ impl Rig<'_> {
         let notes = booted.report.find(SCRIPT.0).ok().flatten().map(|case| case.all_notes()).unwrap_or_default();
         let file = fs::read_to_string(&out).map_err(|e| Error::io("read", &out, e).message)?;
         let console = booted.run.log.lines.iter().map(|line| line.text.as_str());
-        let counts = Counts::read(&file, &notes, console, harts)?;
+        let counts = Counts::read(&file, &notes, console, harts, long(name, harts))?;
         let machine = booted.run.counters?.ok_or("QEMU counted nothing")?;
         // Two witnesses.
         if counts.total.fences != machine.fences {
@@ -332,7 +342,8 @@ fn write(
     let json = serde_json::to_string_pretty(&results).map_err(|e| Error::could_not(e.to_string()))?;
     files::write_whole(&folder.join("results.json"), json + "\n")?;
     let kernels = &KERNELS[..KERNELS.len() - 1];
-    let workloads: Vec<&str> = counts::workloads(1).map(|(_, name, _)| name).filter(|name| *name != "none").collect();
+    let workloads: Vec<&str> =
+        counts::workloads(true).map(|(_, name, _)| name).filter(|name| *name != "none").collect();
     let mut plots = Vec::new();
     for (file, title, value) in PLOTS {
         let svg = plot::svg(title, places, kernels, &workloads, value);
@@ -358,7 +369,8 @@ mod tests {
         assert_eq!((one.append.as_str(), one.name.as_str()), (two.append.as_str(), "series-stale-4-1"));
         assert_eq!(Machine { seed: one.machine.seed, ..two.machine }, one.machine);
         assert!(one.machine.icount && one.machine.model.stale && two.name != one.name);
-        assert_eq!(one.append, "maxcpus=1 isolcpus=1-3 lazymap.online=1,2,3");
+        assert_eq!(one.append, "maxcpus=1 isolcpus=1-3 lazymap.online=1,2,3 lazymap.long");
+        assert!(!long("series", 8) && !long(PREVENTIVE, 4));
         assert_eq!(parameters(1), "maxcpus=1");
     }
 

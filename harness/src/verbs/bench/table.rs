@@ -22,7 +22,7 @@ const HEADING: [&str; 11] = [
 /// The rows of a machine, the heading first: for each workload each kernel.
 pub fn rows(place: &Place) -> Vec<Vec<String>> {
     let mut rows = vec![HEADING.map(str::to_owned).to_vec()];
-    for (_, workload, _) in super::counts::workloads(place.harts) {
+    for (_, workload, _) in super::counts::workloads(place.harts <= super::LONG_HARTS) {
         for measured in &place.kernels {
             let cells = match place.find(measured.kernel, workload) {
                 Some(figures) => cells(figures),

@@ -1,6 +1,11 @@
 #!/bin/sh
 # SPDX-License-Identifier: GPL-2.0-only
 #
-# Runs ./workloads on as many CPUs as there are.
+# Runs ./workloads on as many CPUs as there are, also the long ones with lazymap.long on the kernel
+# command line.
 
-exec ./workloads "$(grep -c '^processor' /proc/cpuinfo)"
+long=0
+for word in $(cat /proc/cmdline); do
+	[ "$word" != lazymap.long ] || long=1
+done
+exec ./workloads "$(grep -c '^processor' /proc/cpuinfo)" $long

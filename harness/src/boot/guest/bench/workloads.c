@@ -2,8 +2,8 @@
 /*
  * The workloads of `lazymap bench`, one after the other. There is no C library in the guest.
  *
- *   workloads HARTS	runs them on CPUs 0 to HARTS - 1
- *   workloads		does nothing: what the exec storm executes
+ *   workloads HARTS LONG	runs them on CPUs 0 to HARTS - 1, also the long ones if LONG is 1
+ *   workloads			does nothing: what the exec storm executes
  *
  * A HINT instruction before and one after each tell the plugin in QEMU when to count, and a line
  * says which it was, how many things it did, and how long they took by the guest's clock:
@@ -504,7 +504,7 @@ __attribute__((used)) static void start(u64 *stack)
 		leave(0);
 	self = argv[0];
 	harts = number(argv[1]);
-	if (stack[0] != 2 || !harts || harts > MAX_HARTS)
+	if (stack[0] != 3 || !harts || harts > MAX_HARTS)
 		leave(1);
 	shared = (struct shared *)sys(NR_MMAP, 0, 4096, PROT_READ_WRITE, MAP_SHARED_ANONYMOUS, -1);
 	if ((long)shared < 0)
@@ -515,8 +515,7 @@ __attribute__((used)) static void start(u64 *stack)
 	storm(4, 1, EXECS);
 	modules(5, "run_test_mask=8192", LOADS, LOADS);
 	modules(6, "run_test_mask=1 test_loop_count=2000", 1, 2000);
-	/* Long tests, in which harts beyond these are idle, and the first of which grows with them */
-	if (harts <= 4) {
+	if (number(argv[2])) {
 		modules(7, "run_test_mask=2 test_loop_count=1000", 1, 1000);
 		modules(8, "run_test_mask=4 test_loop_count=50", 1, 50);
 	}
