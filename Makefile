@@ -30,6 +30,31 @@ export KSRC BASE
 # Builds the tool if necessary, then runs it.
 LAZYMAP := harness/lazymap
 
+# Variables that a target takes on make's command line. A typo must not run everything that there is:
+# any other is refused. All targets take those that docs/environment.md says the tool reads.
+EVERYWHERE := OUT KSRC BASE ARGS MAKEFLAGS PATH
+takes_check := TIER ONLY SHARD
+takes_run := SCENARIO
+takes_shell := SCENARIO
+takes_controls := CONTROL
+takes_hunt := HUNT
+takes_bench := RUNS HARTS
+takes_cost := FULL
+takes_series-check := BUILD
+takes_qemu-install := PREFIX DESTDIR
+
+given := $(foreach v,$(.VARIABLES),$(if $(filter command%,$(origin $(v))),$(v)))
+read_by_tool := $(shell sed -n 's/^| `\([A-Z_]*\)` .*/\1/p' docs/environment.md)
+goals := $(or $(MAKECMDGOALS),help)
+ours := $(sort $(foreach g,demo check bench cost run controls hunt series series-check shell qemu-install,$(takes_$(g))))
+taken := $(foreach g,$(goals),$(takes_$(g)))
+unknown := $(filter-out $(EVERYWHERE) $(taken) $(filter-out $(ours),$(read_by_tool)),$(given))
+ifneq ($(unknown),)
+.PHONY: $(goals)
+$(goals):
+	@echo 'lazymap: make $(goals) does not take $(firstword $(unknown)); it takes $(or $(taken),no variable of its own), and OUT, KSRC, BASE, ARGS and those in docs/environment.md' >&2; exit 64
+else
+
 # Where `make qemu-install` puts the machine model; packagers set DESTDIR.
 PREFIX ?=
 DESTDIR ?=
@@ -59,17 +84,22 @@ help:
 	@echo 'OUT=path    folder for everything generated [out]'
 	@echo 'BASE=7.2    kernel version, one of those in base.toml [7.3; make series: each]; all: for series, series-check'
 	@echo
+	@echo 'ARGS=...    more options of the tool: ARGS="--junit results.xml --html results.html"'
+	@echo
 	@echo 'make returns 2 for every failure and names the exit code of the tool in its last line.'
 	@echo 'To get that code, call the tool itself: harness/lazymap demo'
 
+# More options of the tool, such as ARGS="--junit results.xml --repeat 5".
+ARGS ?=
+
 demo series kernels qemu litmus:
-	@$(LAZYMAP) $@
+	@$(LAZYMAP) $@ $(ARGS)
 
 check:
-	@$(LAZYMAP) $@ $(if $(TIER),--tier $(TIER)) $(if $(ONLY),--only $(ONLY)) $(if $(SHARD),--shard $(SHARD))
+	@$(LAZYMAP) $@ $(if $(TIER),--tier $(TIER)) $(if $(ONLY),--only $(ONLY)) $(if $(SHARD),--shard $(SHARD)) $(ARGS)
 
 shell:
-	@$(LAZYMAP) $@ $(SCENARIO)
+	@$(LAZYMAP) $@ $(SCENARIO) $(ARGS)
 
 BIOS := share/qemu/opensbi-riscv64-generic-fw_dynamic.bin
 
@@ -83,22 +113,22 @@ qemu-install:
 	install -D -m 644 docs/machine.md '$(DESTDIR)$(PREFIX)/share/doc/qemu-system-riscv64-lazymap/machine.md'
 
 bench:
-	@$(LAZYMAP) $@ $(if $(RUNS),--runs $(RUNS)) $(if $(HARTS),--harts $(HARTS))
+	@$(LAZYMAP) $@ $(if $(RUNS),--runs $(RUNS)) $(if $(HARTS),--harts $(HARTS)) $(ARGS)
 
 cost:
-	@$(LAZYMAP) $@ $(if $(filter-out 0,$(FULL)),--full)
+	@$(LAZYMAP) $@ $(if $(filter-out 0,$(FULL)),--full) $(ARGS)
 
 run:
-	@$(LAZYMAP) $@ $(SCENARIO)
+	@$(LAZYMAP) $@ $(SCENARIO) $(ARGS)
 
 controls:
-	@$(LAZYMAP) $@ $(CONTROL)
+	@$(LAZYMAP) $@ $(CONTROL) $(ARGS)
 
 hunt:
-	@$(LAZYMAP) $@ $(HUNT)
+	@$(LAZYMAP) $@ $(HUNT) $(ARGS)
 
 series-check:
-	@$(LAZYMAP) $@ $(if $(filter-out 0,$(BUILD)),--build)
+	@$(LAZYMAP) $@ $(if $(filter-out 0,$(BUILD)),--build) $(ARGS)
 
 clean:
 	@$(LAZYMAP) clean
@@ -106,4 +136,5 @@ clean:
 distclean:
 	@$(LAZYMAP) clean --all
 
+endif
 endif

@@ -7,6 +7,7 @@ use std::process::ExitCode;
 use std::thread;
 use std::time::Duration;
 
+use chrono::Utc;
 use clap::builder::{OsStringValueParser, TypedValueParser};
 use clap::error::ErrorKind;
 use clap::{Args, CommandFactory, Parser, Subcommand};
@@ -14,16 +15,20 @@ use clap::{Args, CommandFactory, Parser, Subcommand};
 use crate::boot::machine::LimitsGiven;
 use crate::build::workbench::{self, Lab};
 use crate::ground::error::{Error, Exit, Result};
-use crate::ground::{cmd, lock};
+use crate::ground::{cmd, lock, progress};
 use crate::options::Options;
+use crate::options::asked::{self, Asked, Outputs, Select};
 use crate::options::base::Base;
 use crate::series::check::Checked;
 use crate::source::host;
 use crate::trial::control;
-use crate::trial::report::Row;
+use crate::trial::outputs::{self, Told};
+use crate::trial::record::{Check, Provenance};
+use crate::trial::report::Ran;
 use crate::trial::scenario::{self, Tier, Which};
+use crate::trial::select::Selection;
 use crate::trial::tally::Tally;
-use crate::trial::verdict::Count;
+use crate::trial::verdict::{Count, Verdict};
 use crate::verbs::check::{Part, Plan, Shard};
 use crate::verbs::demo::{self, Kernels};
 use crate::verbs::{bench, board, bundle, check, clean, controls, cost, exhaust, judge, litmus, mutants, run, shell};
@@ -34,7 +39,7 @@ const EXIT_CODES: &str = "Exit codes: 0 all as expected; 1 a test failed; 2 some
 applied, built or booted, or the verdict is not certain; 4 everything was skipped; 64 wrong usage; 130 interrupted";
 
 #[derive(Parser, Debug)]
-#[command(name = "lazymap", version, about, after_help = EXIT_CODES, disable_help_subcommand = true)]
+#[command(name = "lazymap", version, about, after_help = EXIT_CODES)]
 struct Cli {
     #[command(flatten)]
     global: Global,
@@ -60,12 +65,27 @@ struct Global {
     /// Parallel jobs of a build [default: one per CPU]
     #[arg(long, short, global = true, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
     jobs: Option<u16>,
+    /// Stretches the limits of boots by this factor [default: measured, 1 on an idle host]
+    #[arg(long, global = true, value_name = "FACTOR", env = "LAZYMAP_SLOW", hide_env_values = true)]
+    slow: Option<String>,
+    /// For `git bisect run`: exits with 125 where the result is not certain, and ends the bisection
+    /// when the command line is wrong
+    #[arg(long, global = true)]
+    bisect: bool,
+    /// Prints only what is not as expected, and the last line
+    #[arg(long, short, global = true)]
+    quiet: bool,
 }
 
 #[derive(Subcommand, Clone, Debug)]
 enum Verb {
     /// Sets up what is missing, builds, boots both kernels on both machines, and prints the table
-    Demo,
+    Demo {
+        #[command(flatten)]
+        select: Select,
+        #[command(flatten)]
+        outputs: Outputs,
+    },
     /// Runs the tests: the tool, the patches, the machine, the demo's matrix, scenarios, controls and
     /// hunts; the last line counts them
     Check {
@@ -78,6 +98,8 @@ enum Verb {
         /// The I-th of N shares of the work, for parallel runs
         #[arg(long, value_name = "I/N", default_value_t)]
         shard: Shard,
+        #[command(flatten)]
+        outputs: Outputs,
     },
     /// Runs scenarios: other configurations, machines and boot parameters
     Run {
@@ -89,6 +111,10 @@ enum Verb {
         /// Prints what would be done, with QEMU's command line
         #[arg(long)]
         dry_run: bool,
+        #[command(flatten)]
+        select: Select,
+        #[command(flatten)]
+        outputs: Outputs,
     },
     /// Measures what new mappings cost in several workloads, and compares kernels
     Bench {
@@ -115,6 +141,10 @@ enum Verb {
         /// Prints what would be done, with QEMU's command line
         #[arg(long)]
         dry_run: bool,
+        #[command(flatten)]
+        select: Select,
+        #[command(flatten)]
+        outputs: Outputs,
     },
     /// Boots any kernel on harts that remember invalid translations, and reports each page
     /// fault that results: who mapped, who touched, and whether the kernel survived it
@@ -211,10 +241,23 @@ pub fn main() -> ExitCode {
         thread::sleep(Duration::from_millis(50));
         cmd::park_if_interrupted();
     }
-    ExitCode::from(exit.unwrap_or_else(|error| {
+    let code = exit.unwrap_or_else(|error| {
         eprintln!("lazymap: {error}");
         error.exit as u8
-    }))
+    });
+    ExitCode::from(if std::env::args_os().any(|word| word == "--bisect") { for_bisect(code) } else { code })
+}
+
+/// The exit code for `git bisect run`, to which 1 to 127 mean "bad", but for 125, "cannot be tested",
+/// and which ends at any other.
+fn for_bisect(code: u8) -> u8 {
+    const UNTESTABLE: u8 = 125;
+    const STOP: u8 = 128;
+    match code {
+        code if code == Exit::CouldNot as u8 || code == Exit::Skipped as u8 => UNTESTABLE,
+        code if code == Exit::Usage as u8 => STOP,
+        code => code,
+    }
 }
 
 /// What `--base` names.
@@ -275,6 +318,9 @@ fn parse() -> Result<Option<(Options, Verb, Named)>> {
             out.display()
         )));
     }
+    if out.exists() && !out.is_dir() {
+        return Err(Error::usage(format!("OUT={} is not a folder; name one", out.display())));
+    }
     let base = Base::load(&root)?;
     let ksrc = given(cli.global.ksrc).map(|p| absolute(&p)).transpose()?;
     let (base, named) = match cli.global.base.filter(|b| !b.is_empty()).as_deref() {
@@ -296,7 +342,27 @@ fn parse() -> Result<Option<(Options, Verb, Named)>> {
     }
     let jobs = cli.global.jobs.map_or_else(cpus, usize::from);
     let limits = LimitsGiven::from_env()?;
-    Ok(Some((Options { root, out, ksrc, base, jobs, limits }, cli.verb, named)))
+    let slow = cli.global.slow.filter(|text| !text.is_empty());
+    let slow =
+        slow.map(|text| asked::slow(&text).map_err(|why| Error::usage(format!("--slow {text}: {why}")))).transpose()?;
+    let (select, outputs) = match &cli.verb {
+        Verb::Demo { select, outputs } | Verb::Run { select, outputs, .. } | Verb::Controls { select, outputs, .. } => {
+            (select.clone(), outputs.clone())
+        }
+        Verb::Check { outputs, .. } => (Select::default(), outputs.clone()),
+        _ => (Select::default(), Outputs::default()),
+    };
+    let outputs = Outputs {
+        junit: outputs.junit.map(|path| absolute(&path)).transpose()?,
+        tap: outputs.tap.map(|path| absolute(&path)).transpose()?,
+        kcidb: outputs.kcidb.map(|path| absolute(&path)).transpose()?,
+        html: outputs.html.map(|path| absolute(&path)).transpose()?,
+    };
+    outputs.check()?;
+    progress::set_quiet(cli.global.quiet);
+    let command = std::env::args_os().map(|word| word.to_string_lossy().into_owned()).collect();
+    let asked = Asked { command, started: Utc::now(), outputs, select, slow, quiet: cli.global.quiet };
+    Ok(Some((Options { root, out, ksrc, base, jobs, limits, asked }, cli.verb, named)))
 }
 
 fn dispatch(options: &Options, verb: Verb, named: Named) -> Result<u8> {
@@ -336,26 +402,41 @@ type Work<'a> = Box<dyn FnOnce() -> Result<Exit> + 'a>;
 
 fn prepared(options: &Options, verb: Verb, named: Named) -> Result<Work<'_>> {
     Ok(match verb {
-        Verb::Demo => Box::new(move || {
-            let mut lab = Lab::open(options)?;
-            let kernels = Kernels::build(&mut lab)?;
-            Ok(count(&demo::run(&lab.bench, &kernels)?).exit())
-        }),
-        Verb::Check { tier, only, shard } => {
+        Verb::Demo { .. } => {
+            Selection::new(&options.root, &options.asked.select)?;
+            Box::new(move || {
+                let ran = reported(options, "demo", || {
+                    let mut lab = Lab::open(options)?;
+                    let kernels = Kernels::build(&mut lab)?;
+                    demo::run(&lab.bench, &kernels)
+                })?;
+                Ok(if options.asked.quiet { printed(&ran) } else { ran.count() }.exit())
+            })
+        }
+        Verb::Check { tier, only, shard, .. } => {
             let plan = Plan::new(options, tier, &only, shard)?;
             Box::new(move || {
+                outputs::start(&options.asked.outputs)?;
                 // The tool's own tests need git and other programs, too.
-                host::for_series(options)?;
-                Ok(check::run(options, &plan)?.exit())
+                let done = host::for_series(options).and_then(|_| check::run(options, &plan));
+                done.map(|count| count.exit()).map_err(|error| told(options, "check", error))
             })
         }
         Verb::Run { scenario, .. } => {
             let chosen = scenario::choose(&options.root, &Which::Named(scenario))?;
-            Box::new(move || Ok(printed(&run::run(&mut Lab::open(options)?, &chosen)?).exit()))
+            let chosen = run::narrow(chosen, &Selection::new(&options.root, &options.asked.select)?)?;
+            Box::new(move || {
+                let ran = reported(options, "run", || run::run(&mut Lab::open(options)?, &chosen))?;
+                Ok(printed(&ran).exit())
+            })
         }
         Verb::Controls { control, .. } => {
             let chosen = control::choose(&options.root, &Which::Named(control))?;
-            Box::new(move || Ok(printed(&controls::run(&mut Lab::open(options)?, &chosen)?).exit()))
+            let chosen = controls::narrow(chosen, &Selection::new(&options.root, &options.asked.select)?)?;
+            Box::new(move || {
+                let ran = reported(options, "controls", || controls::run(&mut Lab::open(options)?, &chosen))?;
+                Ok(printed(&ran).exit())
+            })
         }
         Verb::Bench { runs, harts } => Box::new(move || {
             let mut lab = Lab::open(options)?;
@@ -457,16 +538,37 @@ fn prepared(options: &Options, verb: Verb, named: Named) -> Result<Work<'_>> {
     })
 }
 
-/// Counts rows.
-fn count(rows: &[Row]) -> Count {
-    let mut count = Count::default();
-    rows.iter().for_each(|row| count.count(row.verdict));
-    count
+/// Runs a verb, and writes its results in the forms that were asked for, also if it never got as far as
+/// booting anything.
+fn reported(options: &Options, verb: &str, work: impl FnOnce() -> Result<Ran>) -> Result<Ran> {
+    let asked = &options.asked.outputs;
+    outputs::start(asked)?;
+    let done = work();
+    if asked.is_empty() {
+        return done;
+    }
+    match done {
+        Ok(ran) => {
+            let told = Told { verb, about: &ran.about, parts: std::slice::from_ref(&ran), checks: &[] };
+            outputs::write(asked, &options.root, &told)?;
+            Ok(ran)
+        }
+        Err(error) => Err(told(options, verb, error)),
+    }
+}
+
+/// Writes an error that ended everything as the only result.
+fn told(options: &Options, verb: &str, error: Error) -> Error {
+    let (part, name) = (verb.to_owned(), "everything is there that is needed to run".to_owned());
+    let check = Check { part, name, verdict: Verdict::Error, why: error.message.clone(), seconds: 0.0 };
+    let about = Provenance::of(options, None);
+    let told = Told { verb, about: &about, parts: &[], checks: &[check] };
+    outputs::write(&options.asked.outputs, &options.root, &told).err().unwrap_or(error)
 }
 
 /// Counts rows, and prints the count.
-fn printed(rows: &[Row]) -> Count {
-    let count = count(rows);
+fn printed(ran: &Ran) -> Count {
+    let count = ran.count();
     println!("{count}");
     count
 }

@@ -1,10 +1,12 @@
 // SPDX-License-Identifier: GPL-2.0-only
 //! What every verb needs to know, read once at the command line, and where things lie.
 
+pub mod asked;
 pub mod base;
 
 use std::path::PathBuf;
 
+use self::asked::Asked;
 use self::base::Base;
 use crate::boot::machine::LimitsGiven;
 
@@ -23,6 +25,8 @@ pub struct Options {
     pub jobs: usize,
     /// Limits of a boot from the environment; these override all others.
     pub limits: LimitsGiven,
+    /// What the user asked for besides.
+    pub asked: Asked,
 }
 
 impl Options {

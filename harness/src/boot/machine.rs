@@ -16,11 +16,13 @@ use std::time::{Duration, Instant};
 use rustix::process::{Pid, Signal, kill_process, kill_process_group};
 use serde::Deserialize;
 
+use super::reproduce::{Reproducer, quote};
 use crate::console::end::{self, Ending, Reading};
 use crate::console::log::Log;
 use crate::console::printk;
 use crate::ground::cmd;
 use crate::ground::error::{Error, Result};
+use crate::ground::pace::Pace;
 
 /// Every guest's kernel command line. With `panic=-1` a panic reboots at once, which
 /// ends a QEMU with `-no-reboot`.
@@ -165,6 +167,18 @@ impl Limits {
     }
 }
 
+/// A host that is busier than this shows in a run: limits may have hit because of it.
+pub const BUSY: f64 = 1.5;
+
+impl Limits {
+    /// The same for a host that is slower by `factor`.
+    #[must_use]
+    pub fn times(self, factor: f64) -> Self {
+        let longer = |time: Duration| time.mul_f64(factor.max(0.0));
+        Self { silence: longer(self.silence), total: longer(self.total), panic: longer(self.panic), ..self }
+    }
+}
+
 /// Limits that a file or the environment sets.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -211,6 +225,8 @@ pub struct Boot<'a> {
     pub firmware: &'a Path,
     /// The kernel's `Image`.
     pub image: &'a Path,
+    /// The image is replaced when it is built anew, and never overwritten: a link to it stays as it is.
+    pub image_stays: bool,
     /// The initramfs.
     pub initrd: &'a Path,
     /// What the kernel's command line has beyond [`APPEND`].
@@ -219,10 +235,10 @@ pub struct Boot<'a> {
     pub plugin: Option<&'a str>,
     /// Where QEMU's trace goes, and which events it has.
     pub trace: Option<(&'a Path, &'a str)>,
-    /// Where the console goes; `.log` is replaced by `.qemu.log` for QEMU's stderr and by `.cmd`
-    /// for the command line that repeats the run.
+    /// Where the console goes; `.log` is replaced by `.qemu.log` for QEMU's stderr, and left out for the
+    /// folder with what repeats the run; see [`super::reproduce`].
     pub console: &'a Path,
-    /// How long it may take.
+    /// How long it may take, less the time in which others had the host's CPUs.
     pub limits: Limits,
 }
 
@@ -261,15 +277,14 @@ pub struct Run {
     pub counters: Result<Option<Counters>, String>,
     /// The counters of each hart, in order: empty if the machine is not stale.
     pub harts: Result<Vec<HartCounters>, String>,
+    /// By how much other work on the host slowed QEMU down, at least 1.
+    pub slowed: f64,
 }
 
 impl Boot<'_> {
     /// QEMU's arguments.
     pub fn arguments(&self) -> Vec<OsString> {
-        let quiet = ["-display", "none", "-monitor", "none", "-serial", "stdio", "-no-reboot"];
-        let machine = self.machine.arguments();
-        let mut all: Vec<OsString> = machine.into_iter().map(OsString::from).collect();
-        all.extend(quiet.map(OsString::from));
+        let mut all: Vec<OsString> = self.machine_arguments().into_iter().map(OsString::from).collect();
         for (option, path) in [("-bios", self.firmware), ("-kernel", self.image), ("-initrd", self.initrd)] {
             all.push(option.into());
             all.push(path.into());
@@ -282,14 +297,45 @@ impl Boot<'_> {
             all.extend(["-D".into(), path.into(), "-trace".into(), events.into()]);
         }
         all.push("-append".into());
-        all.push(format!("{APPEND} {}", self.append).trim_end().into());
+        all.push(self.command_line().into());
         all
     }
 
-    /// The command line that repeats the run, for a shell.
+    /// QEMU's arguments that name no file.
+    fn machine_arguments(&self) -> Vec<String> {
+        let quiet = ["-display", "none", "-monitor", "none", "-serial", "stdio", "-no-reboot"];
+        let mut all = self.machine.arguments();
+        all.extend(quiet.map(str::to_owned));
+        all
+    }
+
+    /// The kernel's command line.
+    pub fn command_line(&self) -> String {
+        format!("{APPEND} {}", self.append).trim_end().to_owned()
+    }
+
+    /// QEMU's command line, for a shell on this machine.
     pub fn reproducer(&self) -> String {
         let words = std::iter::once(self.qemu.as_os_str().to_owned()).chain(self.arguments());
-        words.map(|w| quote(&w.to_string_lossy())).collect::<Vec<_>>().join(" ")
+        words.map(quote).collect::<Vec<_>>().join(" ")
+    }
+
+    /// Writes what repeats the run anywhere.
+    fn keep_reproducer(&self) -> Result<()> {
+        let reproducer = Reproducer {
+            console: self.console,
+            qemu: self.qemu,
+            property: self.property,
+            arguments: &self.machine_arguments(),
+            image: self.image,
+            image_stays: self.image_stays,
+            initrd: self.initrd,
+            firmware: self.firmware,
+            plugin: self.plugin,
+            trace: self.trace.map(|(_, events)| events),
+            append: &self.command_line(),
+        };
+        reproducer.write()
     }
 
     /// Boots the machine with the terminal as its console, and waits for QEMU to exit.
@@ -322,8 +368,7 @@ impl Boot<'_> {
         if let Some(parent) = self.console.parent() {
             fs::create_dir_all(parent).map_err(|e| Error::io("create", parent, e))?;
         }
-        let script = self.console.with_extension("cmd");
-        fs::write(&script, self.reproducer() + "\n").map_err(|e| Error::io("write", &script, e))?;
+        self.keep_reproducer()?;
         let stderr_path = self.console.with_extension("qemu.log");
         let stderr = File::create(&stderr_path).map_err(|e| Error::io("create", &stderr_path, e))?;
         let console = File::create(self.console).map_err(|e| Error::io("create", self.console, e))?;
@@ -336,10 +381,13 @@ impl Boot<'_> {
         let child = command
             .spawn()
             .map_err(|e| Error::could_not(format!("cannot run {}: {e}; `make qemu` builds it", self.qemu.display())))?;
-        let mut watched = Watched { child, limits: self.limits, console, path: self.console, log: Arriving::default() };
+        let pace = Pace::start(child.id());
+        let mut watched =
+            Watched { child, limits: self.limits, pace, console, path: self.console, log: Arriving::default() };
         let ending = watched.wait(watch);
         watched.end_all();
         let ending = ending?;
+        let slowed = watched.pace.slowed();
 
         let seconds = watched.log.started.elapsed().as_secs_f64();
         let raw = String::from_utf8_lossy(&watched.log.bytes).into_owned();
@@ -349,7 +397,7 @@ impl Boot<'_> {
         let reading = end::read(&log, &ending, &stderr);
         let counters = self.count(&stderr);
         let harts = parse_harts(&stderr, self.property);
-        Ok(Run { log, reading, ending, counters, harts })
+        Ok(Run { log, reading, ending, counters, harts, slowed })
     }
 
     /// The counters, which a stale machine must have and no other may have.
@@ -444,6 +492,7 @@ impl Arriving {
 struct Watched<'a> {
     child: Child,
     limits: Limits,
+    pace: Pace,
     console: File,
     path: &'a Path,
     log: Arriving,
@@ -453,14 +502,15 @@ impl Watched<'_> {
     /// Reads the console until QEMU exits, ending it at a limit.
     fn wait(&mut self, watch: &mut dyn FnMut(&str)) -> Result<Ending> {
         let parts = self.parts();
-        let mut heard = Instant::now();
-        let mut panicked: Option<Instant> = None;
+        let mut heard = self.pace.passed();
+        let mut panicked: Option<Duration> = None;
         let mut exited: Option<(ExitStatus, Instant)> = None;
         loop {
+            self.pace.tick();
             match parts.recv_timeout(TICK) {
                 Ok(part) => {
                     self.console.write_all(&part).map_err(|e| Error::io("write", self.path, e))?;
-                    heard = Instant::now();
+                    heard = self.pace.passed();
                     if self.log.add(&part, watch) {
                         panicked.get_or_insert(heard);
                     }
@@ -483,11 +533,12 @@ impl Watched<'_> {
                 }
                 continue;
             }
-            let forced = if panicked.is_some_and(|at| at.elapsed() >= self.limits.panic) {
+            let now = self.pace.passed();
+            let forced = if panicked.is_some_and(|at| now.saturating_sub(at) >= self.limits.panic) {
                 Ending::Panicked
-            } else if heard.elapsed() >= self.limits.silence {
+            } else if now.saturating_sub(heard) >= self.limits.silence {
                 Ending::Silent(self.limits.silence)
-            } else if self.log.started.elapsed() >= self.limits.total {
+            } else if now >= self.limits.total {
                 Ending::TimedOut(self.limits.total)
             } else {
                 continue;
@@ -554,15 +605,5 @@ impl Watched<'_> {
 
     fn pid(&self) -> Option<Pid> {
         i32::try_from(self.child.id()).ok().and_then(Pid::from_raw)
-    }
-}
-
-/// A word, quoted for a shell.
-fn quote(word: &str) -> String {
-    let plain = |c: char| c.is_ascii_alphanumeric() || "-_=+,./:@%".contains(c);
-    if !word.is_empty() && word.chars().all(plain) {
-        word.to_owned()
-    } else {
-        format!("'{}'", word.replace('\'', r"'\''"))
     }
 }

@@ -6,3 +6,4 @@ pub mod kernel_file;
 pub mod machine;
 pub mod models;
 pub mod program;
+pub mod reproduce;

@@ -7,6 +7,7 @@ use serde::Deserialize;
 
 use crate::boot::machine::Model;
 use crate::ground::error::{Error, Result};
+use crate::ground::nearest;
 
 /// Built in, because a machine's name in a result must always mean the same.
 const MODELS: &str = include_str!("../../models.toml");
@@ -26,10 +27,10 @@ struct Table {
 /// When it does not exist (exit code 64); the message lists the models.
 pub fn find(name: &str) -> Result<Model> {
     let models = parse(MODELS)?;
-    let names = || models.keys().map(String::as_str).collect::<Vec<_>>().join(", ");
+    let hint = || nearest::hint(name, models.keys().map(String::as_str));
     match models.get(name) {
         Some(table) => Ok(Model { name: name.to_owned().into(), cpu: table.cpu.clone().into(), stale: table.stale }),
-        None => Err(Error::usage(format!("there is no machine model `{name}`; harness/models.toml has {}", names()))),
+        None => Err(Error::usage(format!("there is no machine model `{name}` in harness/models.toml; {}", hint()))),
     }
 }
 

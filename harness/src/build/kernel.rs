@@ -144,6 +144,8 @@ pub fn build(on: Builder<'_>, name: &str, commit: &str, config: &Config, tests: 
         (build.o.join("vmlinux"), &kernel.vmlinux),
         (kept, &dir.join("config")),
     ] {
+        // Reproducers of earlier boots may link to it.
+        files::remove(to)?;
         fs::copy(&from, to).map_err(|e| Error::io("copy", &from, e))?;
     }
     if tests.is_none() {

@@ -13,7 +13,7 @@ use super::qemu::{self, Qemu};
 use crate::boot::initramfs;
 use crate::boot::machine::Machine;
 use crate::ground::error::{Error, Result};
-use crate::ground::{files, key};
+use crate::ground::{files, key, pace};
 use crate::options::Options;
 use crate::options::base::{BaseUsed, Package};
 use crate::source::apt::{self, Kind};
@@ -58,6 +58,11 @@ impl Workbench {
             busybox: guest.join("busybox"),
             firmware: guest.join("fw_dynamic.bin"),
         }
+    }
+
+    /// How slow the host is: as the user says, or as measured now.
+    pub fn host(&self) -> pace::Host {
+        self.options.asked.slow.map_or_else(pace::Host::measure, |slow| pace::Host { slow, ..pace::Host::IDLE })
     }
 
     /// Checks that QEMU accepts a machine with these CPU properties.

@@ -6,8 +6,17 @@ use std::path::Path;
 use std::process::Command;
 
 /// Variables for the run as a whole; the tool's own tests set what they need.
-const NOT_FOR_TESTS: &[&str] =
-    &["KSRC", "BASE", "LAZYMAP_OUT", "LAZYMAP_SILENCE", "LAZYMAP_TIMEOUT", "MAKEFLAGS", "MAKELEVEL", "MFLAGS"];
+const NOT_FOR_TESTS: &[&str] = &[
+    "KSRC",
+    "BASE",
+    "LAZYMAP_OUT",
+    "LAZYMAP_SILENCE",
+    "LAZYMAP_SLOW",
+    "LAZYMAP_TIMEOUT",
+    "MAKEFLAGS",
+    "MAKELEVEL",
+    "MFLAGS",
+];
 
 pub fn cargo(verb: &str) -> Command {
     let named = |name| env::var_os(name).filter(|v| !v.is_empty());

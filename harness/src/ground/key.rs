@@ -42,6 +42,11 @@ pub fn fresh(path: &Path, key: &str) -> bool {
     fs::read_to_string(path).is_ok_and(|text| text.trim_end() == key)
 }
 
+/// SHA-256 of a text, in hexadecimal.
+pub fn sha256(text: impl AsRef<[u8]>) -> String {
+    hex(&Sha256::digest(text))
+}
+
 pub fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|b| format!("{b:02x}")).collect()
 }

@@ -9,6 +9,8 @@ pub mod files;
 pub mod git;
 pub mod key;
 pub mod lock;
+pub mod nearest;
+pub mod pace;
 pub mod progress;
 pub mod table;
 pub mod toml_file;

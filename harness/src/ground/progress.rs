@@ -2,9 +2,22 @@
 //! What the user sees while a long step runs: a moving bar on a terminal, plain lines otherwise.
 
 use std::cell::Cell;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+
+/// Steps print nothing.
+static QUIET: AtomicBool = AtomicBool::new(false);
+
+/// Sets whether steps print nothing.
+pub fn set_quiet(quiet: bool) {
+    QUIET.store(quiet, Ordering::Relaxed);
+}
+
+fn quiet() -> bool {
+    QUIET.load(Ordering::Relaxed)
+}
 
 /// A long step; prints when it starts and, at its end, how long it took.
 pub struct Step {
@@ -23,7 +36,8 @@ impl Step {
         let name = name.into();
         let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr());
         let plain = bar.is_hidden();
-        if plain {
+        if quiet() {
+        } else if plain {
             eprintln!("  {name} ...");
         } else {
             style(&bar, "  {spinner} {msg} [{elapsed}]");
@@ -42,7 +56,7 @@ impl Step {
     /// Shows the latest detail, for instance the last line that a build printed; terminals only.
     /// A line that starts with `[3/20]`, as ninja prints them, moves the bar.
     pub fn detail(&self, text: &str) {
-        if self.plain {
+        if self.plain || quiet() {
             return;
         }
         if self.expected.get() > 0 {
@@ -66,7 +80,8 @@ impl Step {
         self.ended.set(true);
         self.bar.finish_and_clear();
         let seconds = self.started.elapsed().as_secs_f64();
-        if self.plain {
+        if quiet() {
+        } else if self.plain {
             eprintln!("  {}: {outcome} ({seconds:.1} s)", self.name);
         } else {
             eprintln!("  ✓ {}: {outcome} ({seconds:.1} s)", self.name);
@@ -74,7 +89,7 @@ impl Step {
     }
 
     fn measure(&self, of: u64) {
-        if !self.plain && self.bar.length() != Some(of) {
+        if !self.plain && !quiet() && self.bar.length() != Some(of) {
             self.bar.set_length(of);
             style(&self.bar, "  {bar:20} {percent:>3} % {msg} [{elapsed}]");
         }

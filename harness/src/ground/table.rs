@@ -25,6 +25,14 @@ impl<T: Into<String>> From<T> for Cell {
     }
 }
 
+/// What a table may be wide without wrapping: the terminal's width, 80 columns at least and where there
+/// is no terminal.
+pub fn width() -> usize {
+    const USUAL: usize = 80;
+    let size = rustix::termios::tcgetwinsize(std::io::stdout());
+    size.map_or(USUAL, |size| usize::from(size.ws_col).max(USUAL))
+}
+
 /// Prints rows with a column of spaces between cells. No line ends in a space.
 pub fn text(columns: &[Align], rows: &[Vec<Cell>], color: bool) -> String {
     let width =

@@ -365,13 +365,17 @@ pub fn boot(bench: &Workbench, target: &Target, folder: &Path) -> Result<Report>
     let name = &target.name;
     let symbols = target.vmlinux.as_deref().map(Symbols::load).transpose()?.unwrap_or_default();
     let console = folder.join(format!("{name}.log"));
+    let host = bench.host();
+    let limits = target.limits.times(host.slow);
     let mut append = format!("{ALWAYS} {}", target.append).trim_end().to_owned();
     let (initrd, guest) = match &target.guest {
         Workload::Initrd(file) => (file.clone(), Guest::Foreign),
         Workload::Scripts(from, names) => {
             let file = bench.options.out.join("guest").join(format!("hunt-{name}.cpio.gz"));
             initramfs::build(&bench.busybox, from, &file)?;
-            let test_seconds = target.limits.silence.as_secs().saturating_sub(GUEST_GRACE).max(1);
+            // The guest's clock goes on while others have the host's CPUs.
+            let silence = limits.silence.mul_f64(host.busy);
+            let test_seconds = silence.as_secs().saturating_sub(GUEST_GRACE).max(1);
             append = plan::command_line(&append, names.iter().map(String::as_str), test_seconds);
             (file, Guest::Own)
         }
@@ -383,12 +387,13 @@ pub fn boot(bench: &Workbench, target: &Target, folder: &Path) -> Result<Report>
         property: &bench.options.base.qemu.property,
         firmware: &bench.firmware,
         image: &target.image,
+        image_stays: false,
         initrd: &initrd,
         append: &append,
         plugin: None,
         trace: Some((&pipe.fifo, trace::EVENTS)),
         console: &console,
-        limits: target.limits,
+        limits,
     };
     let step = Step::start(format!("hunt in {} on {}", target.kernel, target.machine));
     let command = boot.reproducer();

@@ -2,6 +2,7 @@
 //! `base.toml`: which kernel, QEMU and guest programs the patches are for, and how to get them.
 
 use std::fs;
+use std::io;
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
@@ -183,11 +184,12 @@ impl Base {
     /// Reads `base.toml` in the repository `root`, for the first kernel.
     ///
     /// # Errors
-    /// When it is missing, is not TOML, or has unknown or missing fields; the error names line and column.
+    /// When it is missing (exit code 64), is not TOML, or has unknown or missing fields; the error names line and column.
     pub fn load(root: &Path) -> Result<Self> {
         let path = root.join("base.toml");
         let text = fs::read_to_string(&path).map_err(|e| {
-            Error::could_not(format!("cannot read {}: {e}; run in a checkout of the project", path.display()))
+            let what = format!("cannot read {}: {e}; run in a checkout of the project", path.display());
+            if e.kind() == io::ErrorKind::NotFound { Error::usage(what) } else { Error::could_not(what) }
         })?;
         Self::parse(&text, &path)
     }

@@ -46,10 +46,10 @@ impl Source {
         let show = path.display();
         match fs::read_dir(path) {
             Err(e) if e.kind() == io::ErrorKind::NotFound => {
-                return Err(Error::could_not(format!("KSRC={show} does not exist; give the top of a kernel tree")));
+                return Err(Error::usage(format!("KSRC={show} does not exist; give the top of a kernel tree")));
             }
             Err(e) if e.kind() == io::ErrorKind::NotADirectory => {
-                return Err(Error::could_not(format!(
+                return Err(Error::usage(format!(
                     "KSRC={show} is not a folder; unpack it and give the top of the tree"
                 )));
             }
@@ -71,7 +71,7 @@ impl Source {
         };
         let wanted = &options.base.linux.version;
         let Some(version) = version(&makefile).filter(|_| path.join("arch/riscv").is_dir()) else {
-            return Err(Error::could_not(format!(
+            return Err(Error::usage(format!(
                 "KSRC={show} is not a kernel tree (no Makefile with VERSION and PATCHLEVEL, or no arch/riscv); give the \
                  top of a Linux {wanted} tree"
             )));

@@ -18,7 +18,7 @@ use crate::boot::machine::{LimitsGiven, Machine};
 use crate::build::kernel::{Config, Kernel};
 use crate::build::workbench::Lab;
 use crate::ground::error::{Error, Result};
-use crate::ground::toml_file;
+use crate::ground::{nearest, toml_file};
 
 /// Where the patches are, in the repository.
 pub const FOLDER: &str = "patches/controls";
@@ -305,8 +305,8 @@ pub fn choose(root: &Path, which: &Which) -> Result<Vec<Control>> {
     match which {
         Which::Named(names) if !names.is_empty() => {
             if let Some(name) = names.iter().find(|n| !all.iter().any(|c| c.name == **n)) {
-                let there = all.iter().map(|c| c.name.as_str()).collect::<Vec<_>>().join(", ");
-                return Err(Error::usage(format!("there is no control `{name}`; there are {there}")));
+                let hint = nearest::hint(name, all.iter().map(|c| c.name.as_str()));
+                return Err(Error::usage(format!("there is no control `{name}`; {hint}")));
             }
             all.retain(|c| names.contains(&c.name));
         }

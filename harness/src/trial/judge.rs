@@ -42,6 +42,8 @@ pub fn judge(trial: &Trial, seen: &BootSeen<'_>) -> Vec<Row> {
             seconds: (own.seconds * 10.0).round() / 10.0,
             console: format!("{}.log", trial.name),
             why,
+            repeat: trial.repeat,
+            cases: Vec::new(),
         });
     }
     rows

@@ -8,6 +8,7 @@ use regex_lite::Regex;
 use super::expect::{Expect, Observation};
 use crate::boot::machine::{Limits, LimitsGiven, Machine};
 use crate::build::workbench::Workbench;
+use crate::ground::pace::Host;
 
 /// Seconds that the guest needs to end a test, report that and go on.
 pub const GUEST_GRACE: u64 = 15;
@@ -39,6 +40,21 @@ pub struct Trial {
     pub selftests: Option<PathBuf>,
     /// Seconds that the guest gives each test; by default the limits decide.
     pub test_seconds: Option<u32>,
+    /// Stretches the limits that neither the environment nor `test_seconds` sets, and the guest's own,
+    /// whose clock goes on while others have the host's CPUs.
+    pub host: Host,
+    /// Cases to select, where the modules can do that.
+    pub cases: Vec<Case>,
+    /// Which of several runs this is, from 1.
+    pub repeat: Option<u32>,
+}
+
+/// A case of a test module.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Case {
+    /// The module, without `.ko`.
+    pub module: String,
+    pub name: String,
 }
 
 impl Trial {
@@ -58,6 +74,9 @@ impl Trial {
             limits: LimitsGiven::default(),
             selftests: None,
             test_seconds: None,
+            host: Host::IDLE,
+            cases: Vec::new(),
+            repeat: None,
         }
     }
 
@@ -71,17 +90,37 @@ impl Trial {
 
     /// How long the boot may take: set by the environment, else by the trial, else the default.
     pub fn limits(&self, bench: &Workbench) -> Limits {
-        bench.options.limits.over(self.limits.over(Limits::for_boot(self.tests.len(), &self.machine)))
+        let usual = self.limits.over(Limits::for_boot(self.tests.len(), &self.machine));
+        bench.options.limits.over(usual.times(self.host.slow))
     }
 
     /// What the kernel's command line has beyond [`crate::boot::machine::APPEND`].
     pub fn command_line(&self, bench: &Workbench) -> String {
         // The guest must end a test and report it before the machine counts as dead.
-        let usual = || self.limits(bench).silence.as_secs().saturating_sub(GUEST_GRACE).max(1);
+        let Host { slow, busy } = self.host;
+        let usual = || self.limits(bench).silence.mul_f64(busy).as_secs().saturating_sub(GUEST_GRACE).max(1);
         let limit = self.test_seconds.map_or_else(usual, u64::from);
-        command_line(&self.append, self.tests.iter().map(|(test, _)| test.as_str()), limit)
+        let mut append = self.append.clone();
+        if slow * busy > PATIENCE && !append.contains(STALL) {
+            append += &format!(" {STALL}{}", ((STALL_SECONDS * slow * busy) as u32).min(MOST_STALL_SECONDS));
+        }
+        command_line(&append, self.tests.iter().map(|(test, _)| test.as_str()), limit)
+    }
+
+    /// The same trial as one of several runs.
+    #[must_use]
+    pub fn repeated(&self, run: u32) -> Self {
+        Self { name: format!("{}-run{run}", self.name), repeat: Some(run), ..self.clone() }
     }
 }
+
+/// After how many seconds RCU says that a CPU is stuck: its usual value, and its largest one
+/// (CONFIG_RCU_CPU_STALL_TIMEOUT).
+const STALL: &str = "rcupdate.rcu_cpu_stall_timeout=";
+const STALL_SECONDS: f64 = 21.0;
+const MOST_STALL_SECONDS: u32 = 300;
+/// Slower and busier hosts than this get more time before RCU complains.
+const PATIENCE: f64 = 1.3;
 
 /// `append`, plus the guest's parameters: which tests to run, and how many seconds each may take.
 pub fn command_line<'a>(append: &str, tests: impl Iterator<Item = &'a str>, seconds: u64) -> String {

@@ -4,13 +4,15 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::IsTerminal;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anstyle::Style;
 use serde::Serialize;
 
+use super::record::{BootRecord, CaseRow, Provenance};
 use super::seen::Booted;
-use super::verdict::Verdict;
+use super::verdict::{Count, Verdict};
+use crate::boot::reproduce;
 use crate::build::workbench::Workbench;
 use crate::ground::error::{Error, Result};
 use crate::ground::files;
@@ -46,17 +48,72 @@ pub struct Row {
     /// The console's log, relative to `results.json`; empty if nothing was booted.
     pub console: String,
     /// Why the verdict is what it is, if it is not a pass.
-    #[serde(skip)]
+    #[serde(skip_serializing_if = "Vec::is_empty")]
     pub why: Vec<String>,
+    /// Which of several runs it is from, from 1.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub repeat: Option<u32>,
+    /// The cases inside the test.
+    pub cases: Vec<CaseRow>,
 }
 
-/// `results.json`.
+impl Row {
+    /// The test was planned, and the boot ended before or never began.
+    pub fn missed(&self) -> bool {
+        self.verdict == Verdict::Miss || (self.verdict == Verdict::Error && self.observed.starts_with("not run: "))
+    }
+}
+
+/// The result of a trial.
+#[derive(Debug)]
+pub struct Done {
+    /// One for each test.
+    pub rows: Vec<Row>,
+    /// What helps to find out why, if not all rows passed.
+    pub report: Option<String>,
+    /// The message that ended the boot.
+    pub headline: Option<String>,
+    /// Whether the guest got as far as running tests.
+    pub ready: bool,
+    /// The boot, if there was one.
+    pub boot: Option<BootRecord>,
+}
+
+/// What a verb ran: `results.json` is made of it, and all other forms of results.
+#[derive(Clone, Debug)]
+pub struct Ran {
+    /// The verb.
+    pub verb: &'static str,
+    /// Where `results.json` is.
+    pub folder: PathBuf,
+    pub rows: Vec<Row>,
+    pub boots: Vec<BootRecord>,
+    pub base: BaseUsed,
+    pub toolchain: BTreeMap<String, String>,
+    pub about: Provenance,
+}
+
+impl Ran {
+    /// Its rows, counted.
+    pub fn count(&self) -> Count {
+        let mut count = Count::default();
+        self.rows.iter().for_each(|row| count.count(row.verdict));
+        count
+    }
+}
+
+/// `results.json`; docs/results.md describes it.
 #[derive(Serialize)]
 struct Results<'a> {
     schema: u32,
-    runs: &'a [Row],
+    verb: &'a str,
+    provenance: &'a Provenance,
     base: &'a BaseUsed,
     toolchain: &'a BTreeMap<String, String>,
+    totals: Count,
+    exit: u8,
+    boots: &'a [BootRecord],
+    runs: &'a [Row],
 }
 
 /// Prepares a folder for results and removes those of an earlier run, so that an interrupted run leaves
@@ -73,45 +130,154 @@ pub fn start(folder: &Path) -> Result<()> {
 ///
 /// # Errors
 /// When the results cannot be written.
-pub fn finish(bench: &Workbench, folder: &Path, rows: &[Row], reports: &[String]) -> Result<()> {
-    let results = Results { schema: 1, runs: rows, base: &bench.base_used, toolchain: &bench.toolchain };
+pub fn finish(bench: &Workbench, verb: &'static str, folder: &Path, done: Vec<Done>) -> Result<Ran> {
+    let reports: Vec<String> = done.iter().filter_map(|d| d.report.clone()).collect();
+    let mut ran = Ran {
+        verb,
+        folder: folder.to_path_buf(),
+        rows: Vec::new(),
+        boots: Vec::new(),
+        base: bench.base_used.clone(),
+        toolchain: bench.toolchain.clone(),
+        about: Provenance::of(&bench.options, Some(bench)),
+    };
+    for done in done {
+        ran.rows.extend(done.rows);
+        ran.boots.extend(done.boot);
+    }
+    let count = ran.count();
+    let results = Results {
+        schema: 1,
+        verb,
+        provenance: &ran.about,
+        base: &ran.base,
+        toolchain: &ran.toolchain,
+        totals: count,
+        exit: count.exit() as u8,
+        boots: &ran.boots,
+        runs: &ran.rows,
+    };
     let json = serde_json::to_string_pretty(&results).map_err(|e| Error::could_not(e.to_string()))?;
     files::write_whole(&folder.join("results.json"), json + "\n")?;
     let color = std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none();
-    println!("\n{}", rows_table(rows, color));
+    let quiet = bench.options.asked.quiet;
+    let shown: Vec<Row> = ran.rows.iter().filter(|row| !quiet || row.verdict != Verdict::Pass).cloned().collect();
+    if !shown.is_empty() {
+        println!("\n{}", rows_table(&shown, color, table::width()));
+    }
     reports.iter().for_each(|report| println!("{report}"));
-    Ok(())
+    repeats(&ran.rows).iter().for_each(|line| println!("{line}"));
+    Ok(ran)
 }
 
-/// The table, with a heading, aligned; colour is for terminals. Has a column for scenarios if rows have
-/// any.
-pub fn rows_table(rows: &[Row], color: bool) -> String {
-    use Align::{Left, Right};
-    let scenarios = rows.iter().any(|row| row.scenario.is_some());
-    let mut columns = vec![Left, Left, Right, Left, Left, Left, Left, Right, Right];
-    let heading = ["kernel", "machine", "harts", "test", "expected", "observed", "verdict", "seconds", "stale hits"];
+/// For each test that ran several times: how often it was not as expected.
+pub fn repeats(rows: &[Row]) -> Vec<String> {
+    let mut tests: Vec<(String, Vec<&Row>)> = Vec::new();
+    for row in rows.iter().filter(|row| row.repeat.is_some()) {
+        let name = [row.scenario.as_deref().map(|s| format!("{s}: ")).unwrap_or_default(), subject(row)].concat();
+        match tests.iter_mut().find(|(other, _)| *other == name) {
+            Some((_, all)) => all.push(row),
+            None => tests.push((name, vec![row])),
+        }
+    }
+    let told = |(name, all): &(String, Vec<&Row>)| {
+        let bad: Vec<&&Row> = all.iter().filter(|row| row.verdict != Verdict::Pass).collect();
+        let runs: Vec<String> = bad.iter().filter_map(|row| row.repeat).map(|run| run.to_string()).collect();
+        let kind = match bad.len() {
+            0 => return format!("{name}: 0 of {} failed", all.len()),
+            bad if bad == all.len() => "fails always".to_owned(),
+            _ => format!("flaky: run {}", runs.join(", ")),
+        };
+        format!("{name}: {} of {} failed: {kind}", bad.len(), all.len())
+    };
+    tests.iter().map(told).collect()
+}
+
+/// What a row is about.
+fn subject(row: &Row) -> String {
+    format!("{} on {}, {}", row.kernel, row.machine, row.test)
+}
+
+/// The table, with a heading, aligned; colour is for terminals.
+///
+/// In a table that is wider than `width`, columns go that say the same in every row, which a line above
+/// says instead, and what was expected, which is explained for each row where it matters; then texts are
+/// cut.
+pub fn rows_table(rows: &[Row], color: bool, width: usize) -> String {
+    let mut columns = columns(rows);
+    let mut above = Vec::new();
+    for name in ["expected", "harts", "kernel"] {
+        if table_width(&columns) <= width {
+            break;
+        }
+        let Some(at) = columns.iter().position(|column| column.name == name) else { continue };
+        let same = columns[at].cells.iter().all(|cell| cell.text == columns[at].cells[0].text);
+        if name == "expected" || (same && rows.len() > 1) {
+            let column = columns.remove(at);
+            if name != "expected" {
+                above.push(format!("{name} {}", column.cells[0].text));
+            }
+        }
+    }
+    let over = table_width(&columns).saturating_sub(width);
+    if over > 0
+        && let Some(column) = columns.iter_mut().find(|column| column.name == "observed")
+    {
+        let keep = column.width().saturating_sub(over).max(SHORT);
+        column.cells.iter_mut().for_each(|cell| cell.text = clip(&cell.text, keep));
+    }
     let bold = |text: &str| Cell { text: text.to_owned(), style: Style::new().bold() };
-    let mut lines: Vec<Vec<Cell>> = vec![heading.map(bold).into()];
-    for row in rows {
-        let harts = if row.harts > 0 { row.harts.to_string() } else { "-".to_owned() };
-        lines.push(vec![
-            row.kernel.as_str().into(),
-            row.machine.as_str().into(),
-            harts.into(),
-            row.test.as_str().into(),
-            clip(&row.expected, COLUMN).into(),
-            clip(&row.observed, COLUMN).into(),
-            Cell { text: row.verdict.name().to_owned(), style: row.verdict.style() },
-            format!("{:.1}", row.seconds).into(),
-            row.stale_hits.map_or_else(|| "-".to_owned(), |hits| hits.to_string()).into(),
-        ]);
+    let mut lines = vec![columns.iter().map(|column| bold(column.name)).collect::<Vec<_>>()];
+    lines.extend((0..rows.len()).map(|at| columns.iter().map(|column| column.cells[at].clone()).collect()));
+    let aligns: Vec<Align> = columns.iter().map(|column| column.align).collect();
+    let above = if above.is_empty() { String::new() } else { format!("in every row: {}\n", above.join(", ")) };
+    above + &table::text(&aligns, &lines, color)
+}
+
+/// The narrowest that a text is cut to, in characters.
+const SHORT: usize = 14;
+
+/// A column of the table, without its heading.
+struct Column {
+    name: &'static str,
+    align: Align,
+    cells: Vec<Cell>,
+}
+
+impl Column {
+    fn width(&self) -> usize {
+        self.cells.iter().map(|c| c.text.chars().count()).chain([self.name.chars().count()]).max().unwrap_or(0)
     }
-    if scenarios {
-        columns.insert(0, Left);
-        let names = rows.iter().map(|row| row.scenario.as_deref().unwrap_or("-").into());
-        lines.iter_mut().zip(std::iter::once(bold("scenario")).chain(names)).for_each(|(l, n)| l.insert(0, n));
+}
+
+/// All columns; scenarios and runs only if rows have any.
+fn columns(rows: &[Row]) -> Vec<Column> {
+    use Align::{Left, Right};
+    let column =
+        |name, align, cell: &dyn Fn(&Row) -> Cell| Column { name, align, cells: rows.iter().map(cell).collect() };
+    let or_dash = |text: Option<String>| text.unwrap_or_else(|| "-".to_owned());
+    let mut all = Vec::new();
+    if rows.iter().any(|row| row.scenario.is_some()) {
+        all.push(column("scenario", Left, &|row| or_dash(row.scenario.clone()).into()));
     }
-    table::text(&columns, &lines, color)
+    all.push(column("kernel", Left, &|row| row.kernel.as_str().into()));
+    all.push(column("machine", Left, &|row| row.machine.as_str().into()));
+    all.push(column("harts", Right, &|row| or_dash((row.harts > 0).then(|| row.harts.to_string())).into()));
+    if rows.iter().any(|row| row.repeat.is_some()) {
+        all.push(column("run", Right, &|row| or_dash(row.repeat.map(|run| run.to_string())).into()));
+    }
+    all.push(column("test", Left, &|row| row.test.as_str().into()));
+    all.push(column("expected", Left, &|row| clip(&row.expected, COLUMN).into()));
+    all.push(column("observed", Left, &|row| clip(&row.observed, COLUMN).into()));
+    let verdict = |row: &Row| Cell { text: row.verdict.name().to_owned(), style: row.verdict.style() };
+    all.push(column("verdict", Left, &verdict));
+    all.push(column("seconds", Right, &|row| format!("{:.1}", row.seconds).into()));
+    all.push(column("hits", Right, &|row| or_dash(row.stale_hits.map(|hits| hits.to_string())).into()));
+    all
+}
+
+fn table_width(columns: &[Column]) -> usize {
+    columns.iter().map(|column| column.width() + 2).sum::<usize>().saturating_sub(2)
 }
 
 /// At most `length` characters of `text`.
@@ -127,12 +293,11 @@ pub fn explain(root: &Path, console: &Path, rows: &[Row], booted: Option<&Booted
     let mut text = String::new();
     for row in rows.iter().filter(|r| r.verdict != Verdict::Pass) {
         let scenario = row.scenario.as_ref().map(|s| format!("{s}: ")).unwrap_or_default();
+        let run = row.repeat.map(|run| format!(" (run {run})")).unwrap_or_default();
         text.push_str(&format!(
-            "{}: {scenario}{} on {}, {}: expected {}, observed {}\n",
+            "{}: {scenario}{}{run}: expected {}, observed {}\n",
             row.verdict.name(),
-            row.kernel,
-            row.machine,
-            row.test,
+            subject(row),
             row.expected,
             row.observed
         ));
@@ -148,7 +313,8 @@ pub fn explain(root: &Path, console: &Path, rows: &[Row], booted: Option<&Booted
     text.push_str(&format!("    the last lines of {}:\n", shown(root, console)));
     // The bar keeps results of the guest from being read as results of whoever prints this.
     booted.run.reading.tail.iter().for_each(|l| text.push_str(&format!("      | {l}\n")));
-    text.push_str(&format!("    to repeat this boot: sh {}\n", shown(root, &console.with_extension("cmd"))));
+    let reproducer = reproduce::folder(console).join(reproduce::SCRIPT);
+    text.push_str(&format!("    to repeat this boot: sh {}\n", shown(root, &reproducer)));
     text
 }
 

@@ -20,7 +20,7 @@ use crate::boot::machine::{Irq, LimitsGiven, Machine};
 use crate::boot::models;
 use crate::build::kernel::{Compiler, Config, SERIES};
 use crate::ground::error::{Error, Result};
-use crate::ground::toml_file;
+use crate::ground::{nearest, toml_file};
 
 /// Where the files are, in the repository.
 pub const FOLDER: &str = "harness/scenarios";
@@ -445,8 +445,8 @@ pub fn choose(root: &Path, which: &Which) -> Result<Vec<Scenario>> {
         Which::Named(names) if !names.is_empty() => {
             for name in names {
                 if !all.values().any(|s| s.is_called(name)) {
-                    let there = all.keys().map(String::as_str).collect::<Vec<_>>().join(", ");
-                    return Err(Error::usage(format!("there is no scenario `{name}`; there are {there}")));
+                    let hint = nearest::hint(name, all.keys().map(String::as_str));
+                    return Err(Error::usage(format!("there is no scenario `{name}`; {hint}")));
                 }
             }
             all.into_values().filter(|s| names.iter().any(|name| s.is_called(name))).collect()

@@ -20,6 +20,8 @@ pub struct Booted {
     pub report: Report,
     /// Where the console is kept.
     pub console: PathBuf,
+    /// The kernel's command line.
+    pub append: String,
 }
 
 /// What was seen of a test.

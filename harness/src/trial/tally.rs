@@ -2,11 +2,13 @@
 //! The results of checks as KTAP, and their count.
 
 use std::collections::BTreeSet;
+use std::time::Instant;
 
-use crate::trial::verdict::Count;
+use crate::trial::record::{self, Check};
+use crate::trial::verdict::{Count, Verdict};
 
 /// Words that KTAP readers take for a directive if a reason starts with one.
-const DIRECTIVES: [&str; 6] = ["SKIP", "TODO", "XFAIL", "XPASS", "TIMEOUT", "ERROR"];
+pub const DIRECTIVES: [&str; 6] = ["SKIP", "TODO", "XFAIL", "XPASS", "TIMEOUT", "ERROR"];
 
 /// Counts checks, and prints each as a numbered line of KTAP; the plan comes last.
 #[derive(Default)]
@@ -18,6 +20,9 @@ pub struct Tally {
     /// The output, if it is kept instead of printed.
     kept: Option<String>,
     begun: bool,
+    /// The results since they were last taken, and when the last one came.
+    told: Vec<Check>,
+    last: Option<Instant>,
 }
 
 impl Tally {
@@ -28,34 +33,39 @@ impl Tally {
 
     /// A check that passed.
     pub fn ok(&mut self, name: &str) {
-        self.result("ok", name, "");
+        self.result("ok", name, "", Verdict::Pass);
         self.count.passed += 1;
     }
 
     /// A check that failed, and why.
     pub fn not_ok(&mut self, name: &str, why: &str) {
+        self.failed(name, why, Verdict::Fail);
+    }
+
+    fn failed(&mut self, name: &str, why: &str, verdict: Verdict) {
         let why = one_line(why);
         let first = why.split(|c: char| !c.is_ascii_alphabetic()).next().unwrap_or_default();
         // A failure must not be read as a skip because its reason begins with that word.
         let got = if DIRECTIVES.iter().any(|d| d.eq_ignore_ascii_case(first)) { "got " } else { "" };
-        self.result("not ok", name, &format!(" # {got}{why}"));
+        self.result("not ok", name, &format!(" # {got}{why}"), verdict);
         self.count.failed += 1;
     }
 
     /// A check that could not be made.
     pub fn error(&mut self, name: &str, why: &str) {
-        self.not_ok(name, why);
+        self.failed(name, why, Verdict::Error);
         self.count.errors += 1;
     }
 
     /// A check that was not reached.
     pub fn miss(&mut self, name: &str, why: &str) {
-        self.error(name, &format!("MISS: {}", one_line(why)));
+        self.failed(name, &format!("MISS: {}", one_line(why)), Verdict::Miss);
+        self.count.errors += 1;
     }
 
     /// A check that was not made, for a good reason.
     pub fn skip(&mut self, name: &str, why: &str) {
-        self.result("ok", name, &format!(" # SKIP {}", one_line(why)));
+        self.result("ok", name, &format!(" # SKIP {}", one_line(why)), Verdict::Skip);
         self.count.skipped += 1;
     }
 
@@ -81,10 +91,20 @@ impl Tally {
         self.kept.as_deref().unwrap_or_default()
     }
 
-    fn result(&mut self, verdict: &str, name: &str, directive: &str) {
+    /// The results since the last call, without their part.
+    pub fn take(&mut self) -> Vec<Check> {
+        std::mem::take(&mut self.told)
+    }
+
+    fn result(&mut self, word: &str, name: &str, directive: &str, verdict: Verdict) {
         let name = self.unique(name);
+        let now = Instant::now();
+        let seconds = self.last.replace(now).map_or(0.0, |last| (now - last).as_secs_f64());
+        let why = directive.trim_start_matches(" # ").trim_start_matches("SKIP ").to_owned();
+        let seconds = record::tenths(seconds);
+        self.told.push(Check { part: String::new(), name: name.clone(), verdict, why, seconds });
         self.results += 1;
-        self.line(&format!("{verdict} {} {name}{directive}", self.results));
+        self.line(&format!("{word} {} {name}{directive}", self.results));
     }
 
     /// The name on one line; a repeated name gets a number.

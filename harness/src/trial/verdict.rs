@@ -48,7 +48,7 @@ impl Verdict {
 }
 
 /// Counts the results of checks.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Count {
     /// Gave the expected result.
     pub passed: usize,

@@ -21,7 +21,9 @@ use crate::ground::table::{self, Align, Cell};
 use crate::options::Options;
 use crate::series;
 use crate::trial::control::{self, Control};
-use crate::trial::report::Row;
+use crate::trial::outputs::{self, Told};
+use crate::trial::record::{Check, Provenance};
+use crate::trial::report::Ran;
 use crate::trial::scenario::{self, Scenario, Tier, Which};
 use crate::trial::tally::Tally;
 use crate::trial::verdict::{Count, Verdict};
@@ -218,12 +220,15 @@ struct Phase {
 #[derive(Serialize)]
 struct Results<'a> {
     schema: u32,
+    provenance: &'a Provenance,
     tier: String,
     shard: String,
     phases: &'a [Phase],
     passed: usize,
     failed: usize,
     skipped: usize,
+    exit: u8,
+    checks: &'a [Check],
     not_run: &'a BTreeMap<&'static str, Vec<String>>,
 }
 
@@ -235,6 +240,10 @@ struct Checker<'a> {
     /// Opened once, when the first part needs it, or why that failed.
     lab: Option<Result<(Lab, Kernels), String>>,
     phases: Vec<Phase>,
+    /// What was booted and is rows of tables.
+    ran: Vec<Ran>,
+    /// All other results.
+    checks: Vec<Check>,
 }
 
 /// Runs the parts of `plan`. The last line of output is `N passed, N failed, N skipped`.
@@ -242,7 +251,8 @@ struct Checker<'a> {
 /// # Errors
 /// When the results cannot be written. Checks that could not run count as failed, with the reason.
 pub fn run(options: &Options, plan: &Plan) -> Result<Count> {
-    let mut checker = Checker { options, plan, tally: Tally::default(), lab: None, phases: Vec::new() };
+    let (phases, ran, checks) = (Vec::new(), Vec::new(), Vec::new());
+    let mut checker = Checker { options, plan, tally: Tally::default(), lab: None, phases, ran, checks };
     if plan.parts.iter().any(|p| p.boots()) {
         // Preparing is its own phase, or the first part would seem slow.
         checker.phase("kernels", |c| c.prepare());
@@ -250,9 +260,8 @@ pub fn run(options: &Options, plan: &Plan) -> Result<Count> {
     for &part in &plan.parts {
         checker.phase(part.name(), |c| c.part(part));
     }
-    let Checker { mut tally, phases, .. } = checker;
-    let count = tally.finish();
-    finish(options, plan, &phases, count)?;
+    let count = checker.tally.finish();
+    finish(&checker, count)?;
     Ok(count)
 }
 
@@ -261,6 +270,10 @@ impl Checker<'_> {
         let (started, before) = (Instant::now(), self.tally.count);
         work(self);
         let now = self.tally.count;
+        let rows = ["demo", "run", "controls"].contains(&name) && self.ran.last().is_some_and(|ran| ran.verb == name);
+        let told = self.tally.take();
+        // Rows of tables say more than the line that counts them.
+        self.checks.extend(told.into_iter().filter(|_| !rows).map(|told| Check { part: name.to_owned(), ..told }));
         self.phases.push(Phase {
             name,
             seconds: (started.elapsed().as_secs_f64() * 10.0).round() / 10.0,
@@ -306,7 +319,7 @@ impl Checker<'_> {
         match part {
             Part::Machine => machine(lab, tally),
             Part::Guest => guest_check::run(&lab.bench, &kernels.series, tally),
-            Part::Demo => rows(tally, "demo", demo::run(&lab.bench, kernels)),
+            Part::Demo => self.ran.extend(rows(tally, "demo", demo::run(&lab.bench, kernels))),
             Part::Exhaust => match exhaust::check(lab, kernels) {
                 Ok(all) => all.iter().for_each(|(name, verdict, why)| judged(tally, name, *verdict, why)),
                 Err(error) => tally.error("exhaust", &error.message),
@@ -317,9 +330,9 @@ impl Checker<'_> {
                 compared(tally, bench::run(lab, kernels, &of_tier));
             }
             Part::Run if plan.scenarios.is_empty() => {}
-            Part::Run => rows(tally, "run", scenarios::run(lab, &plan.scenarios)),
+            Part::Run => self.ran.extend(rows(tally, "run", scenarios::run(lab, &plan.scenarios))),
             Part::Controls if plan.controls.is_empty() => {}
-            Part::Controls => rows(tally, "control", controls::run(lab, &plan.controls)),
+            Part::Controls => self.ran.extend(rows(tally, "control", controls::run(lab, &plan.controls))),
             Part::Hunt => match hunt_check::run(lab, plan.tier) {
                 Ok(all) => all.iter().for_each(|(name, verdict, why)| judged(tally, name, *verdict, why)),
                 Err(error) => tally.error("hunt", &error.message),
@@ -330,7 +343,8 @@ impl Checker<'_> {
 }
 
 /// Prints and writes what comes after the last result.
-fn finish(options: &Options, plan: &Plan, phases: &[Phase], count: Count) -> Result<()> {
+fn finish(checker: &Checker<'_>, count: Count) -> Result<()> {
+    let Checker { options, plan, phases, .. } = checker;
     let mut lines: Vec<Vec<Cell>> = vec![["phase", "seconds", "passed", "failed", "skipped"].map(Cell::from).into()];
     for phase in phases {
         let numbers = [phase.passed, phase.failed, phase.skipped].map(|n| n.to_string());
@@ -347,18 +361,25 @@ fn finish(options: &Options, plan: &Plan, phases: &[Phase], count: Count) -> Res
     if plan.tier == Tier::Ci && seconds > CI_BUDGET {
         println!("# warning: {:.0} minutes are more than the {:.0} that CI has", seconds / 60.0, CI_BUDGET / 60.0);
     }
+    let bench = checker.lab.as_ref().and_then(|lab| lab.as_ref().ok()).map(|(lab, _)| &lab.bench);
+    let about = Provenance::of(options, bench);
     let results = Results {
         schema: 1,
+        provenance: &about,
         tier: plan.tier.to_string(),
         shard: plan.shard.to_string(),
         phases,
         passed: count.passed,
         failed: count.failed,
         skipped: count.skipped,
+        exit: count.exit() as u8,
+        checks: &checker.checks,
         not_run: &plan.left_out,
     };
     let json = serde_json::to_string_pretty(&results).map_err(|e| Error::could_not(e.to_string()))?;
     files::write_whole(&options.place("check").join("results.json"), json + "\n")?;
+    let told = Told { verb: "check", about: &about, parts: &checker.ran, checks: &checker.checks };
+    outputs::write(&options.asked.outputs, &options.root, &told)?;
     println!("{count}");
     Ok(())
 }
@@ -403,10 +424,10 @@ fn judged(tally: &mut Tally, name: &str, verdict: Verdict, why: &str) {
 }
 
 /// Records the rows of a table.
-fn rows(tally: &mut Tally, what: &str, rows: Result<Vec<Row>>) {
-    match rows {
-        Ok(rows) if rows.is_empty() => tally.error(what, "nothing was booted"),
-        Ok(rows) => rows.iter().for_each(|row| {
+fn rows(tally: &mut Tally, what: &str, ran: Result<Ran>) -> Option<Ran> {
+    match &ran {
+        Ok(ran) if ran.rows.is_empty() => tally.error(what, "nothing was booted"),
+        Ok(ran) => ran.rows.iter().for_each(|row| {
             let scenario = row.scenario.as_ref().map(|s| format!("{s}: ")).unwrap_or_default();
             let on = if row.harts > 0 { format!(" on {}", row.machine) } else { String::new() };
             let verb = if row.harts > 0 { " ends in" } else { "" };
@@ -415,6 +436,7 @@ fn rows(tally: &mut Tally, what: &str, rows: Result<Vec<Row>>) {
         }),
         Err(error) => tally.error(what, &error.message),
     }
+    ran.ok().filter(|ran| !ran.rows.is_empty())
 }
 
 /// Records the paths whose instructions were counted.
@@ -472,7 +494,13 @@ fn harness_tests(options: &Options, tally: &mut Tally) {
     let ended = cmd::captured(&mut command, &log, &step);
     step.finish(if matches!(ended, Ok(Ended::Well)) { "done" } else { "failed" });
     match ended {
-        Ok(Ended::Well) => tally.ok(name),
+        Ok(Ended::Well) => {
+            tally.ok(name);
+            let text = fs::read(&log).unwrap_or_default();
+            for (name, why) in skipped_tests(&String::from_utf8_lossy(&text)) {
+                tally.skip(name, why);
+            }
+        }
         Ok(Ended::Badly { what, .. }) => {
             let text = fs::read(&log).unwrap_or_default();
             match failed_tests(&String::from_utf8_lossy(&text)).as_slice() {
@@ -488,6 +516,12 @@ fn harness_tests(options: &Options, tally: &mut Tally) {
 /// Names of the tests that failed.
 fn failed_tests(log: &str) -> Vec<&str> {
     log.lines().filter_map(|line| line.trim().strip_prefix("test ")?.strip_suffix(" ... FAILED")).collect()
+}
+
+/// What tests did not do, and why: cargo has no word for that, so they print it.
+fn skipped_tests(log: &str) -> Vec<(&str, &str)> {
+    // The test runner may be in the middle of a line.
+    log.lines().filter_map(|line| line.split_once("SKIPPED ")?.1.split_once(": ")).collect()
 }
 
 /// A check with a component of the Rust toolchain that may not be installed.
@@ -549,6 +583,8 @@ failures:
 test result: FAILED. 1 passed; 2 failed; 0 ignored; 0 measured; 0 filtered out; finished in 0.11s
 ";
         assert_eq!(failed_tests(log), ["b - should panic", "c"]);
+        let log = "test a ... SKIPPED harness, b: no network: x\nok\ntest c ... ok\n";
+        assert_eq!(skipped_tests(log), [("harness, b", "no network: x")]);
         assert_eq!(failed_tests("error: could not compile `lazymap`\n"), [""; 0]);
     }
 }

@@ -9,9 +9,10 @@ use crate::build::workbench::{Lab, Workbench};
 use crate::ground::error::{Error, Result};
 use crate::options::Options;
 use crate::trial::control::{self, Control, ControlRun, FILE, FOLDER, build, choose, kernel_name};
-use crate::trial::report::{self, Row, shown};
-use crate::trial::run::{self, Done};
+use crate::trial::report::{self, Done, Ran, shown};
+use crate::trial::run;
 use crate::trial::scenario::Which;
+use crate::trial::select::Selection;
 
 /// Prints all controls with a description.
 ///
@@ -55,7 +56,7 @@ pub fn dry_run(options: &Options, which: &Which) -> Result<()> {
 /// # Errors
 /// When they cannot be selected, or the results cannot be written. If one of them fails to build or
 /// boot, that is a row of the table.
-pub fn run(lab: &mut Lab, controls: &[Control]) -> Result<Vec<Row>> {
+pub fn run(lab: &mut Lab, controls: &[Control]) -> Result<Ran> {
     for control in controls {
         for run in &control.runs {
             lab.bench.takes(&run.trial.machine).map_err(|why| {
@@ -74,17 +75,39 @@ pub fn run(lab: &mut Lab, controls: &[Control]) -> Result<Vec<Row>> {
             for run in control.runs.iter().filter(|r| r.config.name == config) {
                 let kernel = kernel.get_or_insert_with(|| build(lab, control, &run.config));
                 let kernel = kernel.as_ref().map_err(|e| Error::could_not(e.message.clone()));
-                done.push(run::run(&lab.bench, &run.trial, kernel, &folder));
+                for trial in run::repeated(&lab.bench, &[&run.trial]) {
+                    let kernel = kernel.as_ref().map(|k| *k).map_err(|e| Error::could_not(e.message.clone()));
+                    done.push(run::run(&lab.bench, &trial, kernel, &folder));
+                }
             }
         }
     }
     let tip = lab.tip.clone();
     lab.tree.check_out(&tip)?;
-    let reports: Vec<String> = done.iter().filter_map(|d| d.report.clone()).collect();
-    let mut rows: Vec<Row> = done.into_iter().flat_map(|d| d.rows).collect();
-    let place = |row: &Row| controls.iter().position(|c| c.name == row.kernel);
-    rows.sort_by_key(place);
-    report::finish(&lab.bench, &folder, &rows, &reports)?;
+    let place = |done: &Done| done.rows.first().and_then(|row| controls.iter().position(|c| c.name == row.kernel));
+    done.sort_by_key(place);
+    let ran = report::finish(&lab.bench, "controls", &folder, done)?;
     println!("Consoles and results: {}", shown(&lab.options.root, &folder));
-    Ok(rows)
+    Ok(ran)
+}
+
+/// The controls with the runs that have a test that is meant.
+///
+/// # Errors
+/// When none of them has one (exit code 64).
+pub fn narrow(mut controls: Vec<Control>, selection: &Selection) -> Result<Vec<Control>> {
+    if selection.is_all() {
+        return Ok(controls);
+    }
+    for control in &mut controls {
+        control.runs.retain_mut(|run| match selection.narrow(&run.trial) {
+            Some(trial) => {
+                run.trial = trial;
+                true
+            }
+            None => false,
+        });
+    }
+    controls.retain(|control| !control.runs.is_empty());
+    if controls.is_empty() { Err(selection.nothing()) } else { Ok(controls) }
 }

@@ -10,8 +10,9 @@ use crate::ground::error::{Error, Result};
 use crate::trial::control;
 use crate::trial::expect::Expect;
 use crate::trial::plan::Trial;
-use crate::trial::report::{self, Row, shown};
+use crate::trial::report::{self, Ran, Row, shown};
 use crate::trial::run;
+use crate::trial::select::Selection;
 use crate::trial::verdict::Verdict;
 
 const IPI: &str = "test-ipi.sh";
@@ -89,24 +90,30 @@ impl Kernels {
 ///
 /// # Errors
 /// When the results cannot be written. Problems with a boot become a row of the table.
-pub fn run(bench: &Workbench, kernels: &Kernels) -> Result<Vec<Row>> {
+pub fn run(bench: &Workbench, kernels: &Kernels) -> Result<Ran> {
     let folder = bench.options.place("demo");
-    report::start(&folder)?;
-    let mut rows = Vec::new();
-    let mut reports = Vec::new();
-    let mut headline = None;
-    for trial in &matrix()? {
-        let done = run::run(bench, trial, kernels.named(&trial.kernel), &folder);
-        reports.extend(done.report);
-        if trial.tests.iter().any(|(_, expect)| matches!(expect, Expect::StackOverflow)) {
-            headline = headline.or(done.headline);
-        }
-        rows.extend(done.rows);
+    let selection = Selection::new(&bench.options.root, &bench.options.asked.select)?;
+    let all = matrix()?;
+    let chosen: Vec<Trial> = all.iter().filter_map(|trial| selection.narrow(trial)).collect();
+    if chosen.is_empty() {
+        return Err(selection.nothing());
     }
-    report::finish(bench, &folder, &rows, &reports)?;
-    println!("{}", summary(&rows, headline.as_deref()));
+    report::start(&folder)?;
+    let mut all = Vec::new();
+    let mut headline = None;
+    for trial in run::repeated(bench, &chosen.iter().collect::<Vec<_>>()) {
+        let done = run::run(bench, &trial, kernels.named(&trial.kernel), &folder);
+        if trial.tests.iter().any(|(_, expect)| matches!(expect, Expect::StackOverflow)) {
+            headline = headline.or(done.headline.clone());
+        }
+        all.push(done);
+    }
+    let ran = report::finish(bench, "demo", &folder, all)?;
+    if selection.is_all() && !bench.options.asked.quiet {
+        println!("{}", summary(&ran.rows, headline.as_deref()));
+    }
     println!("Consoles and results: {}", shown(&bench.options.root, &folder));
-    Ok(rows)
+    Ok(ran)
 }
 
 /// Explains the result to somebody who sees it for the first time.

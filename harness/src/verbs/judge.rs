@@ -297,8 +297,8 @@ fn tests(
     report: Report,
     counters: Option<Counters>,
 ) -> bool {
-    let run = Run { log, reading, ending: Ending::Unknown, counters: Ok(counters), harts: Ok(Vec::new()) };
-    let booted = Booted { run, report, console: PathBuf::new() };
+    let run = Run { log, reading, ending: Ending::Unknown, counters: Ok(counters), harts: Ok(Vec::new()), slowed: 1.0 };
+    let booted = Booted { run, report, console: PathBuf::new(), append: String::new() };
     let mut seen = BootSeen::of(&booted, trial);
     // On other machines tests may be skipped or known to fail.
     let mut skipped: Vec<Option<String>> = vec![None; trial.rows().len()];

@@ -9,9 +9,10 @@ use crate::build::workbench::{Lab, Workbench};
 use crate::ground::error::{Error, Result};
 use crate::options::Options;
 use crate::trial::plan::Trial;
-use crate::trial::report::{self, Row, shown};
+use crate::trial::report::{self, Done, Ran, Row, shown};
 use crate::trial::run;
 use crate::trial::scenario::{self, FOLDER, Kind, Scenario, Which, choose};
+use crate::trial::select::Selection;
 use crate::trial::verdict::Verdict;
 
 /// Prints all scenarios with their descriptions.
@@ -60,7 +61,7 @@ pub fn dry_run(options: &Options, which: &Which) -> Result<()> {
 /// # Errors
 /// When they cannot be selected, or the results cannot be written. If one of them fails to build or
 /// boot, that is a row of the table.
-pub fn run(lab: &mut Lab, scenarios: &[Scenario]) -> Result<Vec<Row>> {
+pub fn run(lab: &mut Lab, scenarios: &[Scenario]) -> Result<Ran> {
     // Report wrong files before building anything.
     for scenario in scenarios {
         if let Kind::Boot(trial) = &scenario.kind {
@@ -71,28 +72,40 @@ pub fn run(lab: &mut Lab, scenarios: &[Scenario]) -> Result<Vec<Row>> {
     }
     let folder = lab.bench.options.place("run");
     report::start(&folder)?;
-    let mut rows = Vec::new();
-    let mut reports = Vec::new();
+    let mut all: Vec<Done> = Vec::new();
     // Those that share a kernel stand together.
     for group in scenarios.chunk_by(|a, b| a.boots() && b.boots() && a.config.name == b.config.name) {
         if let [scenario] = group
             && let Kind::Compile { folders, compiler } = &scenario.kind
         {
             let row = compile(lab, scenario, folders, *compiler);
-            reports.extend(report_of(&row));
-            rows.push(row);
+            all.push(Done { report: report_of(&row), rows: vec![row], headline: None, ready: false, boot: None });
             continue;
         }
         let kernel = lab.kernel(&group[0].config);
         let trials: Vec<&Trial> = group.iter().filter_map(Scenario::trial).collect();
-        for done in run::all(&lab.bench, &trials, &kernel, &folder) {
-            reports.extend(done.report);
-            rows.extend(done.rows);
-        }
+        let trials = run::repeated(&lab.bench, &trials);
+        all.extend(run::all(&lab.bench, &trials.iter().collect::<Vec<_>>(), &kernel, &folder));
     }
-    report::finish(&lab.bench, &folder, &rows, &reports)?;
+    let ran = report::finish(&lab.bench, "run", &folder, all)?;
     println!("Consoles and results: {}", shown(&lab.options.root, &folder));
-    Ok(rows)
+    Ok(ran)
+}
+
+/// The scenarios with the tests that are meant.
+///
+/// # Errors
+/// When none of them has one (exit code 64).
+pub fn narrow(scenarios: Vec<Scenario>, selection: &Selection) -> Result<Vec<Scenario>> {
+    if selection.is_all() {
+        return Ok(scenarios);
+    }
+    let narrow = |scenario: Scenario| {
+        let trial = selection.narrow(scenario.trial()?)?;
+        Some(Scenario { kind: Kind::Boot(Box::new(trial)), ..scenario })
+    };
+    let left: Vec<Scenario> = scenarios.into_iter().filter_map(narrow).collect();
+    if left.is_empty() { Err(selection.nothing()) } else { Ok(left) }
 }
 
 /// A scenario that boots nothing, as a row.
@@ -117,6 +130,8 @@ fn compile(lab: &mut Lab, scenario: &Scenario, folders: &[String], compiler: Com
         seconds: (started.elapsed().as_secs_f64() * 10.0).round() / 10.0,
         console: String::new(),
         why: Vec::new(),
+        repeat: None,
+        cases: Vec::new(),
     }
 }
 

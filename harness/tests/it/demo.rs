@@ -336,7 +336,7 @@ impl Lab {
     }
 
     fn rows(&self) -> Vec<Row> {
-        demo::run(&self.bench, &self.kernels).unwrap()
+        demo::run(&self.bench, &self.kernels).unwrap().rows
     }
 }
 
@@ -353,7 +353,7 @@ fn the_whole_demo_writes_results_and_keeps_the_consoles() {
     let keys = |value: &Value| value.as_object().unwrap().keys().cloned().collect::<Vec<_>>();
     let mut top = keys(&results);
     top.sort();
-    assert_eq!(top, ["base", "runs", "schema", "toolchain"]);
+    assert_eq!(top, ["base", "boots", "exit", "provenance", "runs", "schema", "toolchain", "totals", "verb"]);
     assert_eq!(results["schema"], 1);
     assert_eq!((&results["base"]["version"], &results["base"]["sha256"]), (&"7.3.4".into(), &"ab".into()));
     assert_eq!(results["toolchain"]["clang"], "22.1.8");
@@ -371,6 +371,7 @@ fn the_whole_demo_writes_results_and_keeps_the_consoles() {
         "stale_hits",
         "seconds",
         "console",
+        "cases",
     ];
     wanted.sort();
     assert_eq!(fields, wanted);
@@ -381,7 +382,7 @@ fn the_whole_demo_writes_results_and_keeps_the_consoles() {
     for run in results["runs"].as_array().unwrap() {
         let console = run["console"].as_str().unwrap();
         assert!(fs::read_to_string(lab.path(console)).unwrap().contains("Linux version"), "{console}");
-        assert!(lab.path(console).with_extension("cmd").exists());
+        assert!(lab.path(console).with_extension("").join("reproduce.sh").exists());
         assert!(lab.path(console).with_extension("qemu.log").exists());
     }
 }
@@ -454,16 +455,16 @@ fn the_table_is_aligned_and_has_colour_only_if_asked() {
         BootSeen { tests: vec![passed(), with(Status::Fail, &"long ".repeat(30))], counters: Ok(None), ..well() };
     let mut rows = judge::judge(&cell("preventive", "stale"), &died(overflow()));
     rows.extend(judge::judge(&cell("series", "plain"), &seen));
-    let text = report::rows_table(&rows, false);
+    let text = report::rows_table(&rows, false, 200);
     let expected = "\
-kernel      machine  harts  test    expected        observed                                          verdict  seconds  stale hits
-preventive  stale        4  one.sh  pass            pass                                              PASS         1.3          40
-preventive  stale        4  two.sh  stack overflow  stack overflow                                    PASS         1.3          40
-series      plain        4  one.sh  pass            pass                                              PASS         1.3           -
-series      plain        4  two.sh  pass            fail: long long long long long long long long l…  FAIL         1.3           -
+kernel      machine  harts  test    expected        observed                                          verdict  seconds  hits
+preventive  stale        4  one.sh  pass            pass                                              PASS         1.3    40
+preventive  stale        4  two.sh  stack overflow  stack overflow                                    PASS         1.3    40
+series      plain        4  one.sh  pass            pass                                              PASS         1.3     -
+series      plain        4  two.sh  pass            fail: long long long long long long long long l…  FAIL         1.3     -
 ";
     assert_eq!(text, expected);
-    let colored = report::rows_table(&rows, true);
+    let colored = report::rows_table(&rows, true, 200);
     assert!(colored.contains('\x1b'));
     let mut plain = colored;
     while let Some(start) = plain.find('\x1b') {
@@ -471,4 +472,22 @@ series      plain        4  two.sh  pass            fail: long long long long lo
         plain.replace_range(start..=end, "");
     }
     assert_eq!(plain, expected);
+    // In 80 columns: what is the same in every row is said once, what was expected is explained below
+    // the table, and a text is cut.
+    let expected = "\
+in every row: harts 4
+kernel      machine  test    observed                      verdict  seconds  hits
+preventive  stale    one.sh  pass                          PASS         1.3    40
+preventive  stale    two.sh  stack overflow                PASS         1.3    40
+series      plain    one.sh  pass                          PASS         1.3     -
+series      plain    two.sh  fail: long long long long lo…  FAIL         1.3     -
+";
+    let narrow = report::rows_table(&rows, false, 80);
+    assert!(narrow.lines().all(|line| line.chars().count() <= 80), "{narrow}");
+    let words = |text: &str| -> Vec<Vec<String>> {
+        let of = |line: &str| line.split_whitespace().map(|w| w.trim_end_matches('…').to_owned()).take(5).collect();
+        text.lines().map(of).collect()
+    };
+    assert_eq!(words(&narrow), words(expected), "{narrow}");
+    assert!(narrow.contains('…'), "{narrow}");
 }

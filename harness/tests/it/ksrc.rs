@@ -10,11 +10,11 @@ use crate::common::{Lab, edit, git, said, snapshot, write};
 fn missing_file_or_no_kernel_tree() {
     let lab = Lab::new();
     let run = |path: &str| said(lab.tool().env("KSRC", lab.dir.path().join(path)).arg("kernels"));
-    run("nowhere").fails(2, &["KSRC=", "nowhere", "does not exist"]);
-    run("repo/base.toml").fails(2, &["base.toml", "not a folder"]);
-    run("repo").fails(2, &["not a kernel tree", "7.3"]);
+    run("nowhere").fails(64, &["KSRC=", "nowhere", "does not exist"]);
+    run("repo/base.toml").fails(64, &["base.toml", "not a folder"]);
+    run("repo").fails(64, &["not a kernel tree", "7.3"]);
     fs::remove_dir_all(lab.linux().join("arch")).unwrap();
-    run("linux").fails(2, &["not a kernel tree", "arch/riscv"]);
+    run("linux").fails(64, &["not a kernel tree", "arch/riscv"]);
 }
 
 #[test]

@@ -80,6 +80,7 @@ impl Fake {
             property: "x-cache-invalid",
             firmware: Path::new("/fw dir/fw.bin"),
             image: Path::new("/Image"),
+            image_stays: true,
             initrd: Path::new("/it's.gz"),
             append: "lazymap.tests=a",
             plugin: None,
@@ -127,6 +128,7 @@ fn a_run_to_the_end_is_kept_and_can_be_repeated() {
         property: "x-cache-invalid",
         firmware: Path::new("/fw dir/fw.bin"),
         image: Path::new("/Image"),
+        image_stays: true,
         initrd: Path::new("/it's.gz"),
         append: "lazymap.tests=a",
         plugin: Some("file=x.so,out=a b"),
@@ -146,10 +148,116 @@ fn a_run_to_the_end_is_kept_and_can_be_repeated() {
          stdio\n-no-reboot\n-bios\n/fw dir/fw.bin\n-kernel\n/Image\n-initrd\n/it's.gz\n-plugin\nfile=x.so,out=a b\n-append\n\
          console=ttyS0 earlycon panic=-1 oops=panic printk.devkmsg=on loglevel=7 lazymap.tests=a\n";
     assert_eq!(fake.text("arguments"), arguments);
-    // The file does what the run did, whatever the names of the files are.
-    fs::remove_file(fake.path("arguments")).unwrap();
-    assert!(Command::new("sh").arg(fake.path("logs/k-m.cmd")).output().unwrap().status.success());
-    assert_eq!(fake.text("arguments"), arguments);
+}
+
+#[test]
+fn a_boot_leaves_what_repeats_it_elsewhere() {
+    let fake = Fake::new(&format!("for word; do echo \"$word\"; done >arguments\n{}", finished()));
+    let at = |name: &str| fake.path(name);
+    for (name, text) in [("Image", "kernel"), ("it's.gz", "guest"), ("fw.bin", "firmware")] {
+        fs::write(at(name), text).unwrap();
+    }
+    let (console, trace) = (at("logs/k-m.log"), at("trace"));
+    let boot = Boot {
+        machine: &PLAIN,
+        qemu: &fake.qemu,
+        property: "x-cache-invalid",
+        firmware: &at("fw.bin"),
+        image: &at("Image"),
+        image_stays: false,
+        initrd: &at("it's.gz"),
+        append: "lazymap.tests=a x=\"it's\"",
+        plugin: Some("file=x.so,out=a b"),
+        trace: Some((&trace, "riscv_*")),
+        console: &console,
+        limits: PATIENT,
+    };
+    boot.run(&mut |_| {}).unwrap();
+    // On another machine, nothing of this one is there.
+    let elsewhere = TempDir::new().unwrap();
+    let moved = elsewhere.path().join("moved here");
+    assert!(Command::new("cp").arg("-r").arg(at("logs/k-m")).arg(&moved).status().unwrap().success());
+    let script = moved.join("reproduce.sh");
+    let other = Fake::new("for word; do echo \"$word\"; done >arguments\n");
+    for name in ["Image", "it's.gz", "fw.bin", "qemu"] {
+        fs::remove_file(at(name)).unwrap();
+    }
+    let run = |env: &[(&str, &Path)], words: &[&str]| {
+        let mut command = Command::new("sh");
+        command.arg(&script).args(words).env_remove("QEMU").current_dir("/");
+        env.iter().for_each(|(name, value)| {
+            command.env(name, value);
+        });
+        command.output().unwrap()
+    };
+    let says = |done: &std::process::Output| String::from_utf8_lossy(&done.stderr).into_owned();
+    let none = run(&[], &[]);
+    assert_eq!(none.status.code(), Some(2));
+    assert!(says(&none).contains("there is no QEMU at") && says(&none).contains("QEMU="), "{none:?}");
+    let done = run(&[("QEMU", other.qemu.as_path())], &["-S", "a b"]);
+    assert!(done.status.success(), "{done:?}");
+    assert!(says(&done).contains("without the plugin x.so"), "{done:?}");
+    let arguments = "-M\nvirt,aia=aplic-imsic\n-cpu\nrv64\n-smp\n4\n-m\n1024M\n-display\nnone\n-monitor\nnone\n-serial\n\
+         stdio\n-no-reboot\n-bios\nfw_dynamic.bin\n-kernel\nImage\n-initrd\ninitramfs.cpio.gz\n-append\n\
+         console=ttyS0 earlycon panic=-1 oops=panic printk.devkmsg=on loglevel=7 lazymap.tests=a x=\"it's\"\n\
+         -D\nqemu.trace\n-trace\nriscv_*\n-S\na b\n";
+    assert_eq!(other.text("arguments"), arguments);
+    for (name, text) in [("Image", "kernel"), ("initramfs.cpio.gz", "guest"), ("fw_dynamic.bin", "firmware")] {
+        assert_eq!(fs::read_to_string(moved.join(name)).unwrap(), text);
+    }
+    // Another kernel, and more for its command line.
+    let image = Path::new("/else/Image");
+    assert!(
+        run(&[("QEMU", other.qemu.as_path()), ("IMAGE", image), ("APPEND", Path::new("debug"))], &[]).status.success()
+    );
+    let arguments = other.text("arguments");
+    assert!(arguments.contains("-kernel\n/else/Image\n") && arguments.contains("x=\"it's\" debug\n"), "{arguments}");
+    // Not the kernel that it says.
+    fs::write(moved.join("Image"), "another").unwrap();
+    let changed = run(&[("QEMU", other.qemu.as_path())], &[]);
+    assert_eq!(changed.status.code(), Some(2));
+    assert!(says(&changed).contains("not the kernel that was booted"), "{changed:?}");
+}
+
+#[test]
+fn a_link_to_an_image_outlives_its_replacement() {
+    let fake = Fake::new(&finished());
+    fs::write(fake.path("Image"), "old").unwrap();
+    let console = fake.path("logs/k-m.log");
+    let boot = Boot {
+        machine: &PLAIN,
+        qemu: &fake.qemu,
+        property: "x-cache-invalid",
+        firmware: Path::new("/none"),
+        image: &fake.path("Image"),
+        image_stays: true,
+        initrd: Path::new("/none"),
+        append: "",
+        plugin: None,
+        trace: None,
+        console: &console,
+        limits: PATIENT,
+    };
+    for text in ["old", "new"] {
+        fs::remove_file(fake.path("Image")).unwrap();
+        fs::write(fake.path("Image"), text).unwrap();
+        boot.run(&mut |_| {}).unwrap();
+        assert_eq!(fake.text("logs/k-m/Image"), text);
+    }
+    fs::remove_file(fake.path("Image")).unwrap();
+    assert_eq!(fake.text("logs/k-m/Image"), "new");
+}
+
+#[test]
+fn limits_stretch_with_the_host() {
+    let limits = Limits { silence: Duration::from_secs(60), total: Duration::from_secs(240), ..Limits::default() };
+    let slow = limits.times(2.5);
+    assert_eq!((slow.silence, slow.total, slow.end), (Duration::from_secs(150), Duration::from_secs(600), limits.end));
+    // Silent for longer than the limit allows on a fast host, for less than on a slow one.
+    let fake = Fake::new(&format!("{BOOT}sleep 3\n"));
+    let short = Limits { silence: Duration::from_secs(1), ..PATIENT };
+    assert!(matches!(fake.run(PLAIN, short).ending, Ending::Silent(_)));
+    assert_eq!(fake.run(PLAIN, short.times(20.0)).ending, Ending::Exited(0));
 }
 
 #[test]

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only
 //! The tool, tested from outside: one program, so that it is linked once.
 
+mod adhoc;
 mod common;
 mod console;
 mod control;
@@ -14,6 +15,7 @@ mod judge;
 mod ksrc;
 mod ktap;
 mod machine;
+mod outputs;
 mod patches;
 mod qemu;
 mod reports;

@@ -26,6 +26,7 @@ tinyconfig) mkdir -p $o; : >$o/.config ;;
 olddefconfig) ;;
 modules)
 	mkdir -p $o/arch/riscv/boot
+	: >$o/modules.order
 	cat $dir/arch/riscv/kernel/entry.S $o/.config >$o/arch/riscv/boot/Image
 	cp $o/arch/riscv/boot/Image $o/vmlinux ;;
 install)
@@ -296,4 +297,112 @@ fn each_patch_and_each_topic_is_built_and_booted() {
     assert_eq!(row(&bad, "selftests"), "7.3.4 selftests 3-3 fixes yes yes yes yes");
     assert_eq!(row(&bad, "all"), "7.3.4 all 1-3 - yes yes yes NO");
     assert!(bad.out.contains("FAILED series: 0002-riscv-switch boots on plain: "), "{bad:?}");
+}
+
+#[test]
+fn tests_are_selected_and_repeated() {
+    let rows = Rows::new();
+    let done = rows.run(&["run", "default", "other", "--test", "trace", "--repeat", "3"]);
+    done.passes();
+    assert!(done.out.contains("default: series on stale, test-trace.sh: 0 of 3 failed\n"), "{done:?}");
+    assert!(done.out.ends_with("6 passed, 0 failed, 0 skipped\n"), "{done:?}");
+    assert_eq!(rows.results("run").len(), 6);
+    for run in 1..=3 {
+        assert!(rows.0.out().join(format!("run/default-run{run}.log")).is_file());
+    }
+    rows.run(&["run", "--test", "tracee"]).fails(64, &["`tracee`", "did you mean `test-trace.sh`"]);
+    rows.run(&["run", "compiled", "--test", "trace"]).fails(64, &["nothing that was named runs test-trace.sh"]);
+    rows.run(&["run", "--case", "no_such_case"]).fails(64, &["`no_such_case`"]);
+    rows.run(&["run", "defualt"]).fails(64, &["`defualt`", "did you mean `default`"]);
+    rows.run(&["controls", "brokken"]).fails(64, &["`brokken`", "did you mean `broken`"]);
+    // Every other boot dies.
+    let count = rows.0.dir.path().join("count");
+    let machine = format!(
+        "case \"$*\" in *lazymap.tests=*)\n\
+         n=$(cat {count} 2>/dev/null || echo 0); echo $((n + 1)) >{count}\n\
+         [ $((n % 2)) = 0 ] || {{ echo 'x-cache-invalid: total harts=4 stale_hits=40 fences=50' >&2; \
+         cat {logs}/stack-overflow.log; exit; }} ;;\nesac\nexec \"${{0%/*}}/qemu\" \"$@\"",
+        count = count.display(),
+        logs = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/console"),
+    );
+    let flaky = rows.0.script("flaky", &machine);
+    let mut tool = rows.0.tool();
+    tool.env("KSRC", rows.0.linux()).env("LAZYMAP_QEMU", flaky).args(["run", "default", "--repeat", "4", "-q"]);
+    let done = said(&mut tool);
+    assert_eq!(done.code, Some(1), "{done:?}");
+    assert!(done.out.contains("test-trace.sh: 2 of 4 failed: flaky: run 2, 4\n"), "{done:?}");
+    // Quiet: no steps, no rows that passed.
+    assert!(!done.err.contains(" ...") && !done.out.contains("PASS") && done.out.contains("FAIL"), "{done:?}");
+}
+
+#[test]
+fn results_are_written_also_if_nothing_could_be_booted() {
+    let rows = Rows::new();
+    let folder = rows.0.dir.path().join("for the bot");
+    let options = ["--junit", "j.xml", "--tap", "tap", "--kcidb", "k.json", "--html", "h.html"];
+    let words: Vec<String> = options
+        .iter()
+        .map(|w| if w.starts_with("--") { (*w).into() } else { folder.join(w).display().to_string() })
+        .collect();
+    let all: Vec<&str> = words.iter().map(String::as_str).collect();
+    rows.run(&[&["run", "default"][..], all.as_slice()].concat()).passes();
+    let read = |name: &str| fs::read_to_string(folder.join(name)).unwrap();
+    assert!(read("j.xml").contains("run.default") && read("tap/run-default.tap").contains("ok 1 selftests:"));
+    assert!(read("k.json").contains("lazymap.run.default.test-trace_sh") && read("h.html").contains("<svg"));
+    // Nothing of the first run may pass for a result of one that could not start.
+    edit(&rows.0.linux().join("arch/riscv/kernel/entry.S"), "line 1\n", "changed\n");
+    rows.run(&[&["run", "default"][..], all.as_slice()].concat()).fails(2, &["not committed"]);
+    assert!(read("j.xml").contains("errors=\"1\"") && read("j.xml").contains("not committed"), "{}", read("j.xml"));
+    assert!(!folder.join("tap/run-default.tap").exists());
+    assert!(read("tap/run-checks.tap").contains("not ok 1 ") && read("h.html").contains("not committed"));
+    assert!(!read("k.json").contains("tests"));
+    rows.run(&["run", "default", "--junit", "/"]).fails(64, &["--junit / is a folder"]);
+    rows.run(&["run", "default", "--slow", "0"]).fails(64, &["--slow 0", "0.1 to 100"]);
+}
+
+/// Six commits: the fifth brings a culprit, the third cannot be tested.
+#[test]
+fn a_bisection_finds_the_culprit_past_what_cannot_be_tested() {
+    let rows = Rows::new();
+    let linux = rows.0.linux();
+    let entry = linux.join("arch/riscv/kernel/entry.S");
+    let commit = |subject: &str| {
+        git(&linux, &["commit", "-q", "-a", "--allow-empty", "-m", subject]);
+        git(&linux, &["rev-parse", "HEAD"])
+    };
+    let good = commit("c0");
+    commit("c1");
+    commit("c2");
+    // The first that git tries, and the second patch does not apply there.
+    edit(&entry, "line 21\n", "elsewhere\n");
+    commit("c3");
+    edit(&entry, "elsewhere\n", "line 21\n");
+    commit("c4");
+    edit(&entry, "line 55\n", "broken\n");
+    let culprit = commit("c5");
+    commit("c6");
+    let tool = env!("CARGO_BIN_EXE_lazymap");
+    let bisect = |options: &str| {
+        git(&linux, &["bisect", "start", "HEAD", &good]);
+        let line = format!("exec {tool} --root {} run default {options} >/dev/null 2>&1", rows.0.repo().display());
+        let command = rows.0.tool();
+        let environment: Vec<_> = command.get_envs().map(|(k, v)| (k.to_owned(), v.unwrap().to_owned())).collect();
+        let mut git_bisect = std::process::Command::new("git");
+        git_bisect.args(["-c", "safe.directory=*", "bisect", "run", "/bin/sh", "-c", &line]);
+        git_bisect.env_clear().envs(environment).env("KSRC", &linux).env("LAZYMAP_QEMU", rows.0.bin().join("qemu"));
+        git_bisect.env("GIT_CONFIG_GLOBAL", "/dev/null").env("GIT_CONFIG_NOSYSTEM", "1").current_dir(&linux);
+        git_bisect.env("PATH", format!("{}:/usr/bin:/bin", rows.0.bin().display()));
+        let done = said(&mut git_bisect);
+        let first = git(&linux, &["rev-parse", "refs/bisect/bad"]);
+        git(&linux, &["bisect", "reset"]);
+        (done, first)
+    };
+    let (done, first) = bisect("--bisect");
+    assert_eq!((done.code, &first), (Some(0), &culprit), "{done:?}");
+    // A wrong command line ends it, and blames nobody.
+    let (done, _) = bisect("--bisect --frobnicate");
+    assert_ne!(done.code, Some(0), "{done:?}");
+    // Without the option, the commit that cannot be tested is blamed: the option is what helps.
+    let (_, first) = bisect("");
+    assert_ne!(first, culprit);
 }

@@ -3,7 +3,7 @@
 
 use std::fs;
 use std::os::unix::fs::symlink;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use lazymap::boot::machine::Machine;
 use lazymap::boot::models;
@@ -12,7 +12,7 @@ use lazymap::build::workbench::Workbench;
 use lazymap::ground::error::Error;
 use lazymap::options::Options;
 use lazymap::trial::expect::{Expect, Observation, Sign};
-use lazymap::trial::plan::Trial;
+use lazymap::trial::plan::{Case, Trial};
 use lazymap::trial::report;
 use lazymap::trial::run::{self, Done};
 use lazymap::trial::verdict::Verdict;
@@ -22,17 +22,17 @@ use tempfile::TempDir;
 use crate::common::options;
 
 /// A workbench with nothing real but the files that have to exist, and a kernel.
-struct Bench {
-    dir: TempDir,
-    bench: Workbench,
+pub struct Bench {
+    pub dir: TempDir,
+    pub bench: Workbench,
     kernel: Kernel,
 }
 
-const COUNTERS: &str = "echo 'x-cache-invalid: total harts=4 stale_hits=7 fences=8 remembered=9' >&2\n";
+pub const COUNTERS: &str = "echo 'x-cache-invalid: total harts=4 stale_hits=7 fences=8 remembered=9' >&2\n";
 
 impl Bench {
     /// A machine that runs `script`, in which `$logs` is the folder of recorded consoles.
-    fn new(script: &str) -> Self {
+    pub fn new(script: &str) -> Self {
         let dir = TempDir::new().unwrap();
         let here = Path::new(env!("CARGO_MANIFEST_DIR"));
         let at = |name: &str| dir.path().join(name);
@@ -53,17 +53,22 @@ impl Bench {
         Self { dir, bench, kernel }
     }
 
-    fn run(&self, trial: &Trial) -> Done {
-        run::run(&self.bench, trial, Ok(&self.kernel), &self.dir.path().join("out/x"))
+    /// Where consoles go.
+    pub fn folder(&self) -> PathBuf {
+        self.dir.path().join("out/x")
+    }
+
+    pub fn run(&self, trial: &Trial) -> Done {
+        run::run(&self.bench, trial, Ok(&self.kernel), &self.folder())
     }
 }
 
-fn stale(tests: &[(&str, Expect)]) -> Trial {
+pub fn stale(tests: &[(&str, Expect)]) -> Trial {
     let tests = tests.iter().map(|(test, expect)| ((*test).to_owned(), expect.clone())).collect();
     Trial::new("series", Machine::new(models::find("stale").unwrap()), tests)
 }
 
-fn finished() -> String {
+pub fn finished() -> String {
     format!("cat \"$logs/finished.log\"\n{COUNTERS}")
 }
 
@@ -134,12 +139,12 @@ echo '[    0.300000] epc : handle_exception+0xa8/0x130'; echo '[    0.400000]  r
 fn scenarios_have_a_column_where_there_are_some() {
     let bench = Bench::new(&finished());
     let plain = bench.run(&stale(&[("test-ipi.sh", Expect::Survive)])).rows;
-    assert!(!report::rows_table(&plain, false).contains("scenario"));
+    assert!(!report::rows_table(&plain, false, 80).contains("scenario"));
     let mut of = stale(&[("test-ipi.sh", Expect::Survive)]);
     of.scenario = Some("sv39".to_owned());
     let mut rows = bench.run(&of).rows;
     rows.extend(plain);
-    let text = report::rows_table(&rows, false);
+    let text = report::rows_table(&rows, false, 200);
     let starts: Vec<&str> = text.lines().map(|l| l.get(..16).unwrap()).collect();
     assert_eq!(starts, ["scenario  kernel", "sv39      series", "-         series"]);
 }
@@ -177,5 +182,46 @@ fn another_base_has_folders_of_its_own() {
     assert_eq!(places(&options)[..2], ["/out/build-ksrc-1.0", "/out/scenarios-ksrc-1.0/x"]);
     // What is about the patches alone is about those of each version.
     let suffixes: Vec<String> = options.every_base().iter().map(|o| o.base.suffix()).collect();
-    assert_eq!(suffixes, ["", "-7.2"]);
+    assert_eq!(suffixes, ["", "-7.2", "-6.12"]);
+}
+
+/// Keeps the command lines of a machine.
+const CALLS: &str = r#"
+case "$*" in
+*lazymap.timeout=*) echo "$*" >>calls ;;
+esac
+"#;
+
+#[test]
+fn limits_that_the_user_stretches_reach_the_guest() {
+    let mut bench = Bench::new(&format!("{CALLS}{}", finished()));
+    let trial = stale(&[("test-ipi.sh", Expect::Survive)]);
+    bench.bench.options.asked.slow = Some(3.0);
+    let done = bench.run(&trial);
+    let boot = done.boot.unwrap();
+    assert_eq!((boot.limits.slow, boot.limits.silence, boot.tries), (3.0, 180.0, 1));
+    let calls = fs::read_to_string(bench.dir.path().join("calls")).unwrap();
+    assert!(calls.contains(" lazymap.timeout=165 ") && calls.contains("rcupdate.rcu_cpu_stall_timeout=63"), "{calls}");
+    // What the environment sets is in seconds, whatever the host.
+    bench.bench.options.limits.silence = Some(40);
+    assert_eq!(bench.run(&trial).boot.unwrap().limits.silence, 40.0);
+    bench.bench.options.limits.silence = None;
+    bench.bench.options.asked.slow = Some(1.0);
+    assert_eq!(bench.run(&trial).boot.unwrap().limits.silence, 60.0);
+    let calls = fs::read_to_string(bench.dir.path().join("calls")).unwrap();
+    assert!(!calls.lines().last().unwrap().contains("rcu_cpu_stall"), "{calls}");
+}
+
+#[test]
+fn a_case_is_selected_where_the_module_can_do_that() {
+    let bench = Bench::new(&format!("{CALLS}{}", finished()));
+    let modules = bench.dir.path().join("tests/test_modules");
+    fs::create_dir_all(&modules).unwrap();
+    fs::write(modules.join("new.ko"), b"\x7fELF\0parmtype=rounds:uint\0new.parmtype=case:string\0").unwrap();
+    fs::write(modules.join("old.ko"), b"\x7fELF\0parmtype=rounds:uint\0").unwrap();
+    let case = |module: &str| Case { module: module.to_owned(), name: "one".to_owned() };
+    let trial = stale(&[("test-ipi.sh", Expect::Survive)]);
+    bench.run(&Trial { cases: vec![case("new"), case("old"), case("none")], ..trial });
+    let calls = fs::read_to_string(bench.dir.path().join("calls")).unwrap();
+    assert!(calls.contains(" new.case=one ") && !calls.contains("old.case") && !calls.contains("none.case"), "{calls}");
 }

@@ -1,6 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0-only
 //! Wrong usage ends with 64 and one line.
 
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+
 use crate::common::{Lab, edit, said, write};
 
 #[test]
@@ -14,6 +18,9 @@ fn wrong_usage_is_64() {
     run(&["series", "--ksrc", "/nowhere"]).fails(64, &["leave KSRC out"]);
     said(lab.tool().env("BASE", "6.1").arg("demo")).fails(64, &["BASE=6.1", "for 7.3 only"]);
     said(lab.tool().env("LAZYMAP_OUT", "/tmp/a b").arg("demo")).fails(64, &["/tmp/a b", "OUT="]);
+    said(lab.tool().env("LAZYMAP_OUT", "/dev/null").arg("demo")).fails(64, &["OUT=/dev/null", "not a folder"]);
+    said(lab.tool().env("LAZYMAP_SLOW", "fast").arg("demo")).fails(64, &["fast", "0.1 to 100"]);
+    run(&["--root", "/nowhere", "demo"]).fails(64, &["/nowhere/base.toml", "checkout"]);
     said(lab.tool().current_dir("/").arg("demo")).fails(64, &["not in a checkout", "--root"]);
     said(lab.tool().env("LAZYMAP_DISK_MIB", "many").args(["host", "--no-install"]))
         .fails(64, &["LAZYMAP_DISK_MIB=many"]);
@@ -74,6 +81,7 @@ fn help_and_version_are_no_errors() {
     help.passes();
     assert!(help.out.contains("series-check") && help.out.contains("Exit codes: 0"), "{help:?}");
     said(lab.tool().arg("--version")).passes();
+    said(lab.tool().arg("help")).passes();
 }
 
 #[test]
@@ -86,4 +94,58 @@ fn a_broken_base_file_names_the_line() {
     edit(&lab.repo().join("base.toml"), "nonsense = 1\n", "");
     edit(&lab.repo().join("base.toml"), "version = \"7.3\"\n", "");
     said(lab.tool().arg("demo")).fails(2, &["base.toml:", "version"]);
+}
+
+/// The exit codes that `git bisect run` understands.
+#[test]
+fn a_bisection_is_told_what_cannot_be_tested() {
+    let lab = Lab::new();
+    let code = |args: &[&str]| said(lab.tool().args(args)).code;
+    assert_eq!(code(&["demo", "--frob", "--bisect"]), Some(128));
+    assert_eq!(code(&["--bisect", "frobnicate"]), Some(128));
+    let missing = |args: &[&str]| said(lab.tool().env("KSRC", "/nowhere").args(args)).code;
+    assert_eq!(missing(&["kernels"]), Some(64));
+    fs::remove_dir_all(lab.patches()).unwrap();
+    let broken = |args: &[&str]| said(lab.tool().env("KSRC", lab.linux()).args(args)).code;
+    assert_eq!((broken(&["kernels"]), broken(&["kernels", "--bisect"])), (Some(2), Some(125)));
+}
+
+/// make refuses variables that a target does not take, before anything is built or run.
+#[test]
+fn make_takes_no_variable_that_it_does_not_know() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
+    let make = |args: &[&str]| {
+        let mut command = Command::new("make");
+        command.arg("-n").args(args).current_dir(root);
+        ["MAKEFLAGS", "MAKELEVEL", "MFLAGS"].iter().for_each(|name| {
+            command.env_remove(name);
+        });
+        let done = command.output().unwrap();
+        assert!(done.status.success(), "{done:?}");
+        String::from_utf8_lossy(&done.stdout).into_owned()
+    };
+    for wrong in [
+        ["run", "SCENARIOS=sv39"],
+        ["check", "FULL=1"],
+        ["demo", "TIER=ci"],
+        ["controls", "SCENARIO=x"],
+        ["demo", "LAZYMAP_SILENT=3"],
+        ["clean", "ALL=1"],
+    ] {
+        let text = make(&wrong);
+        let name = wrong[1].split('=').next().unwrap();
+        assert!(text.contains(&format!("make {} does not take {name};", wrong[0])), "{text}");
+        assert!(text.contains("exit 64") && !text.contains("harness/lazymap"), "{text}");
+    }
+    for (right, line) in [
+        (&["run", "SCENARIO=sv39 lockdep", "LAZYMAP_SILENCE=9"][..], "harness/lazymap run sv39 lockdep"),
+        (&["check", "TIER=ci", "SHARD=1/2"], "check --tier ci"),
+        (&["cost", "FULL=1", "KSRC=/x", "OUT=/y"], "cost --full"),
+        (&["demo", "ARGS=--junit x.xml", "LLVM=-22", "LAZYMAP_SLOW=2"], "demo --junit x.xml"),
+        (&["series-check", "BUILD=1", "BASE=all"], "series-check --build"),
+        (&["hunt", "HUNT=--tree series"], "hunt --tree series"),
+    ] {
+        let text = make(right);
+        assert!(text.contains(line), "{right:?}: {text}");
+    }
 }

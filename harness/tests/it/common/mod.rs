@@ -11,6 +11,7 @@ use std::process::Command;
 use lazymap::boot::machine::LimitsGiven;
 use lazymap::console::log::{Line, Log};
 use lazymap::options::Options;
+use lazymap::options::asked::Asked;
 use lazymap::options::base::Base;
 use tempfile::TempDir;
 
@@ -342,7 +343,7 @@ pub fn snapshot(dir: &Path) -> Vec<String> {
 pub fn options(out: PathBuf) -> Options {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().to_path_buf();
     let base = Base::load(&root).unwrap();
-    Options { root, out, ksrc: None, base, jobs: 1, limits: LimitsGiven::default() }
+    Options { root, out, ksrc: None, base, jobs: 1, limits: LimitsGiven::default(), asked: Asked::default() }
 }
 
 /// Messages as if they came from a console, one in each line.

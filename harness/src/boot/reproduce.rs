@@ -1,0 +1,148 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//! What repeats a boot elsewhere: a folder with the files that it used, and `reproduce.sh`.
+
+use std::ffi::OsStr;
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+
+use crate::ground::error::{Error, Result};
+use crate::ground::files;
+
+/// The script's name.
+pub const SCRIPT: &str = "reproduce.sh";
+/// Names of the files beside it.
+pub const IMAGE: &str = "Image";
+pub const INITRD: &str = "initramfs.cpio.gz";
+pub const FIRMWARE: &str = "fw_dynamic.bin";
+
+/// Where the reproducer of a boot with this console is.
+pub fn folder(console: &Path) -> PathBuf {
+    console.with_extension("")
+}
+
+/// What a reproducer needs to know.
+#[derive(Clone, Debug)]
+pub struct Reproducer<'a> {
+    /// The console; the folder is beside it.
+    pub console: &'a Path,
+    pub qemu: &'a Path,
+    /// The CPU property that such a QEMU has.
+    pub property: &'a str,
+    /// QEMU's arguments but for files, plugin, trace and command line.
+    pub arguments: &'a [String],
+    pub image: &'a Path,
+    /// Nobody overwrites the image: the folder may have a link to it in place of a copy.
+    pub image_stays: bool,
+    pub initrd: &'a Path,
+    pub firmware: &'a Path,
+    /// A plugin with its arguments.
+    pub plugin: Option<&'a str>,
+    /// Events of a trace.
+    pub trace: Option<&'a str>,
+    /// The kernel's command line.
+    pub append: &'a str,
+}
+
+impl Reproducer<'_> {
+    /// Writes the folder.
+    ///
+    /// # Errors
+    /// When it cannot be written. A file that QEMU will not find either is left out.
+    pub fn write(&self) -> Result<()> {
+        let folder = folder(self.console);
+        fs::create_dir_all(&folder).map_err(|e| Error::io("create", &folder, e))?;
+        keep(self.image, &folder.join(IMAGE), self.image_stays)?;
+        keep(self.initrd, &folder.join(INITRD), false)?;
+        keep(self.firmware, &folder.join(FIRMWARE), false)?;
+        let script = folder.join(SCRIPT);
+        files::write_whole(&script, self.script(&folder))?;
+        fs::set_permissions(&script, fs::Permissions::from_mode(0o755)).map_err(|e| Error::io("change", &script, e))
+    }
+
+    fn script(&self, folder: &Path) -> String {
+        let name = folder.file_name().unwrap_or_default().to_string_lossy();
+        let words: Vec<String> = self.arguments.iter().map(quote).collect();
+        let sum = files::sha256_file(&folder.join(IMAGE)).unwrap_or_default();
+        let mut text = format!(
+            "#!/bin/sh\n\
+             # SPDX-License-Identifier: GPL-2.0-only\n\
+             #\n\
+             # Repeats the boot {name}. This folder has what it needs but for QEMU, and may be copied\n\
+             # to another machine.\n\
+             #\n\
+             #   QEMU=PATH     a qemu-system-riscv64; for a CPU with {property}, one with the\n\
+             #                 patches of lazymap (patches/qemu-*)\n\
+             #   IMAGE=PATH    another kernel; also INITRD=PATH and FIRMWARE=PATH\n\
+             #   APPEND=WORDS  more for the kernel's command line\n\
+             #\n\
+             # Arguments go to QEMU, such as -S -s to wait for a debugger.\n\
+             set -eu\n\
+             cd \"$(dirname \"$0\")\"\n\
+             QEMU=${{QEMU:-{qemu}}}\n\
+             command -v \"$QEMU\" >/dev/null || {{\n\
+             \techo \"$0: there is no QEMU at $QEMU; name one with QEMU=\" >&2\n\
+             \texit 2\n\
+             }}\n",
+            property = self.property,
+            qemu = quote(self.qemu),
+        );
+        if !sum.is_empty() {
+            text += &format!(
+                "if [ -z \"${{IMAGE-}}\" ] && command -v sha256sum >/dev/null &&\n\
+                 \t! echo '{sum}  {IMAGE}' | sha256sum -c --status; then\n\
+                 \techo \"$0: {IMAGE} is not the kernel that was booted; name one with IMAGE=\" >&2\n\
+                 \texit 2\n\
+                 fi\n"
+            );
+        }
+        if let Some(plugin) = self.plugin {
+            let path = plugin.strip_prefix("file=").unwrap_or(plugin);
+            let path = path.split(',').next().unwrap_or_default();
+            text += &format!(
+                "if [ -e {file} ]; then\n\
+                 \tset -- -plugin {plugin} \"$@\"\n\
+                 else\n\
+                 \techo \"$0: note: without the plugin \"{file} >&2\n\
+                 fi\n",
+                file = quote(path),
+                plugin = quote(plugin),
+            );
+        }
+        if let Some(events) = self.trace {
+            text += &format!("set -- -D qemu.trace -trace {} \"$@\"\n", quote(events));
+        }
+        text += &format!(
+            "append={append}\n\
+             exec \"$QEMU\" {words} \\\n\
+             \t-bios \"${{FIRMWARE:-{FIRMWARE}}}\" -kernel \"${{IMAGE:-{IMAGE}}}\" -initrd \"${{INITRD:-{INITRD}}}\" \\\n\
+             \t-append \"$append${{APPEND:+ $APPEND}}\" \"$@\"\n",
+            append = quote(self.append),
+            words = words.join(" "),
+        );
+        text
+    }
+}
+
+/// Puts `from` at `to`, as a link if that is as good as a copy.
+fn keep(from: &Path, to: &Path, link: bool) -> Result<()> {
+    if from == to {
+        return Ok(());
+    }
+    files::remove(to)?;
+    if !from.is_file() || (link && fs::hard_link(from, to).is_ok()) {
+        return Ok(());
+    }
+    fs::copy(from, to).map(drop).map_err(|e| Error::io("copy", from, e))
+}
+
+/// A word, quoted for a shell.
+pub fn quote(word: impl AsRef<OsStr>) -> String {
+    let word = word.as_ref().to_string_lossy();
+    let plain = |c: char| c.is_ascii_alphanumeric() || "-_=+,./:@%".contains(c);
+    if !word.is_empty() && word.chars().all(plain) {
+        word.into_owned()
+    } else {
+        format!("'{}'", word.replace('\'', r"'\''"))
+    }
+}

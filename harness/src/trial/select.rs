@@ -1,0 +1,136 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//! `--test` and `--case`: a part of what trials run.
+
+use std::fs;
+use std::path::Path;
+
+use super::plan::{Case, Trial};
+use super::scenario;
+use crate::ground::error::{Error, Result};
+use crate::ground::nearest;
+use crate::options::asked::Select;
+
+/// Where the tests' sources are, in the repository.
+const TESTS: &str = "selftests";
+
+/// The tests to run.
+#[derive(Clone, Debug, Default)]
+pub struct Selection {
+    /// Names of scripts; `None` for all.
+    tests: Option<Vec<String>>,
+    cases: Vec<Case>,
+}
+
+impl Selection {
+    /// Finds the scripts that are meant, among those in the repository `root`.
+    ///
+    /// # Errors
+    /// When there is no such test or case (exit code 64).
+    pub fn new(root: &Path, select: &Select) -> Result<Self> {
+        if select.test.is_empty() && select.case.is_empty() {
+            return Ok(Self::default());
+        }
+        let folder = root.join(TESTS);
+        let known = scenario::tests_in(&folder)?;
+        let mut tests = Vec::new();
+        for name in &select.test {
+            let full = script(name);
+            if !known.contains(&full) {
+                let hint = nearest::hint(&full, known.iter().map(String::as_str));
+                return Err(Error::usage(format!("there is no test `{name}` in {TESTS}/; {hint}")));
+            }
+            tests.push(full);
+        }
+        let mut cases = Vec::new();
+        for name in &select.case {
+            let found = scripts_with(&folder, &known, name)?;
+            if found.is_empty() {
+                return Err(Error::usage(format!(
+                    "no test in {TESTS}/ has a case `{name}`; see the functions in {TESTS}/test_modules"
+                )));
+            }
+            for (script, module) in found {
+                tests.push(script);
+                cases.extend(module.map(|module| Case { module, name: name.clone() }));
+            }
+        }
+        cases.dedup();
+        Ok(Self { tests: Some(tests), cases })
+    }
+
+    /// Whether everything is meant.
+    pub fn is_all(&self) -> bool {
+        self.tests.is_none()
+    }
+
+    /// The trial with the tests that are meant; `None` if it has none of them.
+    pub fn narrow(&self, trial: &Trial) -> Option<Trial> {
+        let Some(tests) = &self.tests else { return Some(trial.clone()) };
+        let mut narrow = Trial { cases: self.cases.clone(), ..trial.clone() };
+        narrow.tests.retain(|(test, _)| tests.contains(test));
+        // A trial without tests is about the boot.
+        (!narrow.tests.is_empty()).then_some(narrow)
+    }
+
+    /// The error for trials that have none of the tests.
+    pub fn nothing(&self) -> Error {
+        let names = self.tests.iter().flatten().map(String::as_str).collect::<Vec<_>>().join(", ");
+        Error::usage(format!(
+            "nothing that was named runs {names}; leave --test and --case out, or name something else"
+        ))
+    }
+}
+
+/// The file name of a test that may be called without `test-` and `.sh`.
+fn script(name: &str) -> String {
+    let name = name.rsplit('/').next().unwrap_or_default();
+    let short = name.strip_suffix(".sh").unwrap_or(name);
+    format!("test-{}.sh", short.strip_prefix("test-").unwrap_or(short))
+}
+
+/// The scripts that run the case `name`, each with the module that has it, if it is a module's.
+fn scripts_with(folder: &Path, known: &[String], name: &str) -> Result<Vec<(String, Option<String>)>> {
+    let read = |path: &Path| fs::read_to_string(path).map_err(|e| Error::io("read", path, e));
+    let mut modules = Vec::new();
+    for entry in fs::read_dir(folder.join("test_modules")).into_iter().flatten().flatten() {
+        let path = entry.path();
+        if path.extension().is_some_and(|e| e == "rs") && read(&path)?.contains(&format!("fn {name}(")) {
+            modules.push(path.file_stem().unwrap_or_default().to_string_lossy().into_owned());
+        }
+    }
+    let mut found = Vec::new();
+    for script in known {
+        let text = read(&folder.join(script))?;
+        let has = |word: &str| text.split(|c: char| !c.is_ascii_alphanumeric() && c != '_').any(|w| w == word);
+        let module = modules.iter().find(|module| has(module));
+        if module.is_some() || has(name) {
+            found.push((script.clone(), module.cloned()));
+        }
+    }
+    Ok(found)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_test_has_a_short_name() {
+        for name in ["ipi", "test-ipi", "ipi.sh", "test-ipi.sh", "selftests/test-ipi.sh"] {
+            assert_eq!(script(name), "test-ipi.sh");
+        }
+    }
+
+    #[test]
+    fn cases_are_those_of_the_repository() {
+        let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
+        let select = |case: &str| Selection::new(root, &Select { case: vec![case.to_owned()], ..Select::default() });
+        let ipi = select("new_mapping_touched_from_ipi").unwrap();
+        assert!(ipi.tests.as_ref().unwrap().contains(&"test-ipi.sh".to_owned()), "{ipi:?}");
+        assert!(ipi.cases.iter().any(|case| case.module == "lazy_map_ipi"), "{ipi:?}");
+        assert!(select("no_such_case").unwrap_err().message.contains("`no_such_case`"));
+        let test = Select { test: vec!["ipii".to_owned()], ..Select::default() };
+        let error = Selection::new(root, &test).unwrap_err();
+        assert!(error.message.contains("did you mean `test-ipi.sh`"), "{error}");
+    }
+}
