@@ -253,6 +253,10 @@ impl Layout {
         let (_, len) = graph.code[&call];
         let mut switch = Switch { start, code, back: call + u64::from(len), prev, next, prev_cpu: None };
         switch.prev_cpu = self.prev_cpu(image, &graph, &switch, call);
+        if switch.prev_cpu.is_none() {
+            // Without it nothing tells a task that is new to the hart, and the verdict would be wrong.
+            return Err("nothing stores thread.prev_cpu before __switch_to".to_owned());
+        }
         self.switch = Some(switch);
         Ok(())
     }

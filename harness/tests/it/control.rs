@@ -61,8 +61,17 @@ fn the_controls_of_the_project() {
     assert!(!all.is_empty());
     for control in &all {
         // What differs in a header that everything includes, or in its configuration, is built for it alone;
-        // where it takes luck to see it, it may take minutes; and one is there for `lazymap bench`.
-        let late = ["fence-always", "fence-at-any-switch", "no-vmemmap", "offline-fences"];
+        // where it takes luck to see it, it may take minutes; and two are there for `lazymap bench`.
+        let late = [
+            "address-filter",
+            "fence-always",
+            "fence-at-any-switch",
+            "generation",
+            "no-cip-453",
+            "no-vmemmap",
+            "offline-fences",
+            "vector-nesting",
+        ];
         let late = late.contains(&control.name.as_str());
         let late = late || control.hunt.is_some();
         assert!(late || control.runs.iter().any(|r| r.tier < Tier::Full), "{} is in no `make check`", control.name);

@@ -182,7 +182,7 @@ fn another_base_has_folders_of_its_own() {
     assert_eq!(places(&options)[..2], ["/out/build-ksrc-1.0", "/out/scenarios-ksrc-1.0/x"]);
     // What is about the patches alone is about those of each version.
     let suffixes: Vec<String> = options.every_base().iter().map(|o| o.base.suffix()).collect();
-    assert_eq!(suffixes, ["", "-7.2"]);
+    assert_eq!(suffixes, ["", "-7.2", "-6.12"]);
 }
 
 /// Keeps the command lines of a machine.
