@@ -256,15 +256,15 @@ pub fn run(options: &Options, plan: &Plan) -> Result<Exit> {
     fs::create_dir_all(&folder).map_err(|e| Error::io("create", &folder, e))?;
     let (bench, target) = match &plan.from {
         KernelFrom::Files { image, vmlinux, initrd, modules } => {
-            image::check(image, vmlinux.as_deref())?;
+            let kernel = image.file_name().unwrap_or_default().to_string_lossy().into_owned();
+            let plain = kernel_file::image(image, &folder.join(format!("{}.Image", plan.name)))?;
+            image::check(&plain, image, vmlinux.as_deref())?;
             let bench = workbench::without_kernels(options)?;
             let guest = match initrd {
                 Some(initrd) => Workload::Initrd(initrd.clone()),
                 None => workload(plan, host::clang(&options.base).as_deref(), &folder, modules.as_deref())?,
             };
-            let kernel = image.file_name().unwrap_or_default().to_string_lossy().into_owned();
-            let image = kernel_file::image(image, &folder.join(format!("{}.Image", plan.name)))?;
-            (bench, plan.target(kernel, image, vmlinux.clone(), guest))
+            (bench, plan.target(kernel, plain, vmlinux.clone(), guest))
         }
         KernelFrom::Tree { name, config } => {
             let mut lab = Lab::open(options)?;

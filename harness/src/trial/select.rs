@@ -113,12 +113,30 @@ fn scripts_with(folder: &Path, known: &[String], name: &str) -> Result<Vec<(Stri
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::boot::machine::Machine;
+    use crate::boot::models;
+    use crate::trial::expect::Expect;
 
     #[test]
     fn a_test_has_a_short_name() {
         for name in ["ipi", "test-ipi", "ipi.sh", "test-ipi.sh", "selftests/test-ipi.sh"] {
             assert_eq!(script(name), "test-ipi.sh");
         }
+    }
+
+    #[test]
+    fn a_trial_keeps_the_tests_that_are_meant() {
+        let tests = ["test-a.sh", "test-b.sh", "test-c.sh"].map(|test| (test.to_owned(), Expect::Pass));
+        let trial = Trial::new("series", Machine::new(models::find("plain").unwrap()), tests.to_vec());
+        let select = |tests: &[&str]| {
+            let tests = Some(tests.iter().map(|test| (*test).to_owned()).collect());
+            Selection { tests, cases: Vec::new() }.narrow(&trial)
+        };
+        let left = select(&["test-c.sh", "test-a.sh", "test-d.sh"]).unwrap();
+        let left: Vec<&str> = left.tests.iter().map(|(test, _)| test.as_str()).collect();
+        assert_eq!(left, ["test-a.sh", "test-c.sh"], "in the trial's order");
+        assert!(select(&["test-d.sh"]).is_none());
+        assert_eq!(Selection::default().narrow(&trial).unwrap().tests.len(), 3);
     }
 
     #[test]

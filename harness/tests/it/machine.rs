@@ -243,6 +243,9 @@ fn a_link_to_an_image_outlives_its_replacement() {
         fs::write(fake.path("Image"), text).unwrap();
         boot.run(&mut |_| {}).unwrap();
         assert_eq!(fake.text("logs/k-m/Image"), text);
+        // Once more: what is there already is a link to the very same file.
+        boot.run(&mut |_| {}).unwrap();
+        assert_eq!((fake.text("logs/k-m/Image").as_str(), fake.text("Image").as_str()), (text, text));
     }
     fs::remove_file(fake.path("Image")).unwrap();
     assert_eq!(fake.text("logs/k-m/Image"), "new");

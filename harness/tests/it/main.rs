@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-only
 //! The tool, tested from outside: one program, so that it is linked once.
 
-mod adhoc;
 mod common;
 mod console;
 mod control;
