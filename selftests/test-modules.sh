@@ -19,6 +19,7 @@ set -- $missing
 [ $# -eq 0 ] || modules_required ||
 	skip_test "$# of $total test modules are missing: $why"
 ktap_set_plan 1
+ktap_print_msg "modules: checks: $total"
 if [ $# -eq 0 ] && [ "$total" -gt 0 ]; then
 	ktap_test_pass test_modules_are_built
 else
