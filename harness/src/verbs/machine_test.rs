@@ -393,7 +393,6 @@ fn runs() -> Vec<Run> {
         Run::holding(",svnapot=on,x-cache-valid-napot=page", &["NAPOT", "NAPOT_PAGE"]),
         Run::holding(",x-cache-valid-size=4", &["FEW"]),
         Run::holding(",x-cache-invalid-evict-at=sscratch", &["SSCRATCH"]),
-        Run::holding("", &[]).extra(&["-accel", "tcg,thread=single"]),
         Run::new("rv64", &["SVVPTC", "LATE_STORE", "VIRTUAL"]).extra(SLOW),
         Run::new("rv64,x-late-store=all", &["MODEL", "LATE_STORE"]),
         Run::new("rv64,x-late-store=all", &["MODEL", "LATE_STORE", "VIRTUAL"]).harts(4).extra(SLOW),
