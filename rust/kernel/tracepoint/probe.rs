@@ -61,7 +61,7 @@ pub trait Probe<T: Tracepoint>: Sync {
     /// entered again on the same CPU while it runs, by an interrupt, or if what it does passes the
     /// tracepoint: a lock that it takes must be one that interrupts are disabled for.
     ///
-    /// The tracepoint may be passed with locks held, as `sched_switch` is with that of the runqueue.
+    /// It may be passed with locks held, as `sched_switch` is with that of the runqueue.
     /// There it can neither wake anybody nor print.
     fn fire(&self, args: &T::Args);
 }
