@@ -46,11 +46,11 @@ fn register(at: usize) -> u64 {
     HANDLES.get().unwrap_or_else(|| die("no registers")).read(at)
 }
 
-/// Adds to a counter of the hart that executes this callback.
-fn add(counter: Counter, amount: u64) {
+/// Adds to a [`Counter`], by its number, of the hart that executes this callback.
+fn add(counter: usize, amount: u64) {
     let counts = usize::try_from(register(3)).ok().and_then(|hart| COUNTS.get(hart));
     let Some(counts) = counts else { die("a hart has a number that is too high") };
-    counts[counter as usize].fetch_add(amount, Relaxed);
+    counts[counter].fetch_add(amount, Relaxed);
 }
 
 /// What was counted so far.
@@ -82,45 +82,26 @@ extern "C" fn on_mark(_hart: c_uint, number: *mut c_void) {
     with_phases(|phases| phases.mark(number.addr() as u32, now()));
 }
 
-extern "C" fn on_fence(_hart: c_uint, _: *mut c_void) {
-    add(Counter::Fences, 1);
-}
-
-extern "C" fn on_absorbed(_hart: c_uint, _: *mut c_void) {
-    add(Counter::Absorbed, 1);
-}
-
-extern "C" fn on_announce(_hart: c_uint, _: *mut c_void) {
-    add(Counter::Announcements, 1);
-}
-
-extern "C" fn on_send(_hart: c_uint, _: *mut c_void) {
-    add(Counter::Ipis, 1);
-}
-
-extern "C" fn on_new_task(_hart: c_uint, _: *mut c_void) {
-    add(Counter::NewTasks, 1);
-}
-
-extern "C" fn on_migrate(_hart: c_uint, _: *mut c_void) {
-    add(Counter::Migrations, 1);
+/// One more of the [`Counter`] whose number is the argument.
+extern "C" fn on_count(_hart: c_uint, counter: *mut c_void) {
+    add(counter.addr(), 1);
 }
 
 extern "C" fn on_sbi(_hart: c_uint, _: *mut c_void) {
     let others = STARTED.load(Relaxed) as u64 - 1;
     if let Some((counter, harts)) = phases::sbi(register(0), register(1), register(2), others) {
-        add(counter, harts);
+        add(counter as usize, harts);
     }
 }
 
 extern "C" fn on_translation(_id: u64, block: *mut Opaque) {
     let arguments = arguments();
-    let functions: [(u64, OnHart); 5] = [
-        (arguments.announce, on_announce),
-        (arguments.send, on_send),
-        (arguments.sbi, on_sbi),
-        (arguments.new_task, on_new_task),
-        (arguments.migrate, on_migrate),
+    let functions: [(u64, OnHart, usize); 5] = [
+        (arguments.announce, on_count, Counter::Announcements as usize),
+        (arguments.send, on_count, Counter::Ipis as usize),
+        (arguments.sbi, on_sbi, 0),
+        (arguments.new_task, on_count, Counter::NewTasks as usize),
+        (arguments.migrate, on_count, Counter::Migrations as usize),
     ];
     // SAFETY: `block` is good during this callback, and so are its instructions. The callback has the
     // type that QEMU wants.
@@ -138,9 +119,9 @@ extern "C" fn on_translation(_id: u64, block: *mut Opaque) {
             // SAFETY: As above.
             unsafe { qemu_plugin_register_vcpu_insn_exec_cb(instruction, callback, READ_REGISTERS, data(number)) };
         };
-        for (function, callback) in functions {
+        for (function, callback, number) in functions {
             if function == address {
-                call(callback, 0);
+                call(callback, number);
             }
         }
         let mut code = [0; 4];
@@ -149,8 +130,8 @@ extern "C" fn on_translation(_id: u64, block: *mut Opaque) {
         match phases::kind(u32::from_le_bytes(code)) {
             // A shorter one is none of those.
             _ if read < code.len() => {}
-            Kind::Fence => call(on_fence, 0),
-            Kind::Sret if arguments.entry.contains(&address) => call(on_absorbed, 0),
+            Kind::Fence => call(on_count, Counter::Fences as usize),
+            Kind::Sret if arguments.entry.contains(&address) => call(on_count, Counter::Absorbed as usize),
             Kind::Mark(number) => call(on_mark, number as usize),
             Kind::Sret | Kind::Other => {}
         }
