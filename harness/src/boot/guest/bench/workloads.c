@@ -12,33 +12,13 @@
  *
  * Exit status: 0, or 4 if the kernel has no BPF, or 1 if it breaks off.
  */
-typedef unsigned int u32;
-typedef unsigned long u64;
+#include "guest.h"
 
-#define NR_OPENAT		56
-#define NR_CLOSE		57
-#define NR_PIPE2		59
-#define NR_READ			63
-#define NR_WRITE		64
-#define NR_EXIT			93
-#define NR_NANOSLEEP		101
-#define NR_CLOCK_GETTIME	113
-#define NR_SCHED_SETAFFINITY	122
-#define NR_CLONE		220
-#define NR_EXECVE		221
-#define NR_MMAP			222
-#define NR_WAIT4		260
-#define NR_FINIT_MODULE		273
-#define NR_BPF			280
-
-#define AT_FDCWD		-100
 #define EAGAIN			11
-#define SIGCHLD			17
 #define PROT_READ_WRITE		3
 #define MAP_SHARED_ANONYMOUS	0x21
 #define CLOCK_MONOTONIC		1
 
-#define MAP_CREATE		0
 #define MAP_TYPE_ARRAY		2
 /* From the allocator of pages that are mapped already, and the first that vmalloc() has to map */
 #define SMALL_MAP_BYTES		(16 << 10)
@@ -53,27 +33,6 @@ typedef unsigned long u64;
 #define BURST			8
 #define LOADS			6
 #define MESSAGE_BYTES		100
-
-static long sys(long nr, long a, long b, long c, long d, long e)
-{
-	register long a0 asm("a0") = a;
-	register long a1 asm("a1") = b;
-	register long a2 asm("a2") = c;
-	register long a3 asm("a3") = d;
-	register long a4 asm("a4") = e;
-	register long a5 asm("a5") = 0;
-	register long a7 asm("a7") = nr;
-
-	asm volatile("ecall" : "+r"(a0)
-		     : "r"(a1), "r"(a2), "r"(a3), "r"(a4), "r"(a5), "r"(a7) : "memory");
-	return a0;
-}
-
-static void leave(int status)
-{
-	for (;;)
-		sys(NR_EXIT, status, 0, 0, 0, 0);
-}
 
 /* What all tasks see */
 struct shared {
@@ -227,14 +186,6 @@ static void end(int phase, u64 amount)
  * BPF maps, made and closed on the last CPU. On all others two tasks send a byte to and fro, which is
  * a switch each time. Small maps come first: all the same but that nothing new is mapped.
  */
-struct map {
-	u32 type;
-	u32 key_size;
-	u32 value_size;
-	u32 entries;
-	u32 rest[28];
-};
-
 static struct map map = {
 	.type = MAP_TYPE_ARRAY,
 	.key_size = 4,

@@ -8,56 +8,20 @@
  * Prints for each kind of change how often the old mapping was seen. Exit
  * status: 0, or 1 if it was, or 2 if something is not possible.
  */
-typedef unsigned long u64;
-
-#define NR_OPENAT		56
-#define NR_CLOSE		57
-#define NR_READ			63
-#define NR_WRITE		64
-#define NR_EXIT			93
-#define NR_NANOSLEEP		101
-#define NR_SCHED_SETAFFINITY	122
-#define NR_SCHED_GETAFFINITY	123
-#define NR_KILL			129
-#define NR_PRCTL		167
-#define NR_MUNMAP		215
-#define NR_CLONE		220
-#define NR_MMAP			222
-#define NR_MPROTECT		226
-#define NR_MADVISE		233
-#define NR_WAIT4		260
+#include "guest.h"
 
 #define SIGKILL			9
-#define SIGCHLD			17
 #define PR_SET_PDEATHSIG	1
 #define PROT_READ		1
 #define PROT_WRITE		2
 #define MAP_PRIVATE_ANON_FIXED	0x32
 #define MADV_DONTNEED		4
 #define EFAULT			14
-#define AT_FDCWD		(-100)
 
 #define PAGE			4096ul
 #define HERE			((volatile u64 *)0x10000000)
 #define MOST_HARTS		64
 #define ROUNDS			100
-
-static long sys(long nr, long a, long b, long c, long d, long e)
-{
-	register long a0 asm("a0") = a;
-	register long a1 asm("a1") = b;
-	register long a2 asm("a2") = c;
-	register long a3 asm("a3") = d;
-	register long a4 asm("a4") = e;
-	register long a5 asm("a5") = 0;
-	register long a7 asm("a7") = nr;
-
-	asm volatile("ecall"
-		     : "+r"(a0)
-		     : "r"(a1), "r"(a2), "r"(a3), "r"(a4), "r"(a5), "r"(a7)
-		     : "memory");
-	return a0;
-}
 
 static void say(const char *text)
 {
@@ -79,12 +43,6 @@ static void say_number(u64 number)
 		number /= 10;
 	} while (number);
 	say(digits + at);
-}
-
-static void leave(int status)
-{
-	for (;;)
-		sys(NR_EXIT, status, 0, 0, 0, 0);
 }
 
 static void pin(int cpu)
@@ -124,16 +82,24 @@ static int writable(volatile u64 *at)
 	return done == 8;
 }
 
-/* A hart that has used the page is `user`, the one that changes it `owner`. */
-static u64 replaced(int owner, int user, u64 round)
+/*
+ * A hart that has used the page is `user`, the one that changes it `owner`. Returns on the latter, when
+ * the former has had time to run somebody else.
+ */
+static void use(int owner, int user, u64 round)
 {
-	u64 wrong;
-
 	pin(user);
 	map(HERE);
 	*HERE = round;
 	pin(owner);
 	nap(3000000);
+}
+
+static u64 replaced(int owner, int user, u64 round)
+{
+	u64 wrong;
+
+	use(owner, user, round);
 	sys(NR_MUNMAP, (long)HERE, PAGE, 0, 0, 0);
 	map(HERE);
 	*HERE = ~round;
@@ -147,11 +113,7 @@ static u64 unmapped(int owner, int user, u64 round)
 {
 	u64 wrong;
 
-	pin(user);
-	map(HERE);
-	*HERE = round;
-	pin(owner);
-	nap(3000000);
+	use(owner, user, round);
 	sys(NR_MUNMAP, (long)HERE, PAGE, 0, 0, 0);
 	pin(user);
 	wrong = writable(HERE);
@@ -165,11 +127,9 @@ static u64 ranges(int owner, int user, u64 round)
 	u64 wrong;
 
 	pin(user);
-	map(HERE);
 	map(last);
-	*HERE = *last = round;
-	pin(owner);
-	nap(3000000);
+	*last = round;
+	use(owner, user, round);
 	sys(NR_MUNMAP, (long)HERE, 4 * PAGE, 0, 0, 0);
 	map(last);
 	*last = ~round;
@@ -183,11 +143,7 @@ static u64 discarded(int owner, int user, u64 round)
 {
 	u64 wrong;
 
-	pin(user);
-	map(HERE);
-	*HERE = round;
-	pin(owner);
-	nap(3000000);
+	use(owner, user, round);
 	/* not every kernel has madvise() */
 	wrong = sys(NR_MADVISE, (long)HERE, PAGE, MADV_DONTNEED, 0, 0) == 0;
 	pin(user);
@@ -200,11 +156,7 @@ static u64 protected(int owner, int user, u64 round)
 {
 	u64 wrong;
 
-	pin(user);
-	map(HERE);
-	*HERE = round;
-	pin(owner);
-	nap(3000000);
+	use(owner, user, round);
 	sys(NR_MPROTECT, (long)HERE, PAGE, PROT_READ, 0, 0);
 	pin(user);
 	wrong = writable(HERE);
@@ -218,11 +170,7 @@ static u64 shared(int owner, int user, u64 round)
 	int status = 0;
 	long child;
 
-	pin(user);
-	map(HERE);
-	*HERE = round;
-	pin(owner);
-	nap(3000000);
+	use(owner, user, round);
 	child = sys(NR_CLONE, SIGCHLD, 0, 0, 0, 0);
 	if (!child) {
 		nap(20000000);
