@@ -1282,7 +1282,7 @@ static u64 word_of(int i)
 	return 0x1111111111111111ul * (i + 1);
 }
 
-/* a load that has to get at page i; QEMU's TLB is no help */
+/* a load that has to get at page i; QEMU's TLB does not help */
 static void sees(u64 va, int i, const char *what)
 {
 	struct visit v;

@@ -248,7 +248,7 @@ pub fn main() -> ExitCode {
     ExitCode::from(if std::env::args_os().any(|word| word == "--bisect") { for_bisect(code) } else { code })
 }
 
-/// The exit code for `git bisect run`, to which 1 to 127 mean "bad", but for 125, "cannot be tested",
+/// The exit code for `git bisect run`, to which 1 to 127 mean "bad", except 125, "cannot be tested",
 /// and which ends at any other.
 fn for_bisect(code: u8) -> u8 {
     const UNTESTABLE: u8 = 125;

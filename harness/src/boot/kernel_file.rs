@@ -89,7 +89,7 @@ fn kind_of(head: &[u8]) -> Result<Kind, String> {
 /// The plain `Image` of the kernel at `path`: the file itself, or what is in it, written to `unpacked`.
 ///
 /// # Errors
-/// When it is no kernel for RISC-V (exit code 64), is damaged, or the program that unpacks it is missing.
+/// When it is not a kernel for RISC-V (exit code 64), is damaged, or the program that unpacks it is missing.
 pub fn image(path: &Path, unpacked: &Path) -> Result<PathBuf> {
     let kind = kind(path)?;
     if kind == Kind::Image {
@@ -119,7 +119,7 @@ fn plain(kind: Kind, bytes: &[u8]) -> Result<Cow<'_, [u8]>, String> {
 
 fn gunzip(bytes: &[u8]) -> Result<Vec<u8>, String> {
     let mut plain = Vec::new();
-    // What follows the stream, such as a signature, is none of its business.
+    // What follows the stream, such as a signature, is ignored.
     let mut stream = flate2::read::GzDecoder::new(bytes).take(LARGEST);
     stream.read_to_end(&mut plain).map_err(|e| format!("is damaged: {e}"))?;
     Ok(plain)

@@ -29,7 +29,7 @@ pub struct Reproducer<'a> {
     pub qemu: &'a Path,
     /// The CPU property that such a QEMU has.
     pub property: &'a str,
-    /// QEMU's arguments but for files, plugin, trace and command line.
+    /// QEMU's arguments except files, plugin, trace and command line.
     pub arguments: &'a [String],
     pub image: &'a Path,
     /// Nobody overwrites the image: the folder may have a link to it in place of a copy.
@@ -68,7 +68,7 @@ impl Reproducer<'_> {
             "#!/bin/sh\n\
              # SPDX-License-Identifier: GPL-2.0-only\n\
              #\n\
-             # Repeats the boot {name}. This folder has what it needs but for QEMU, and may be copied\n\
+             # Repeats the boot {name}. This folder has all that it needs except QEMU, and may be copied\n\
              # to another machine.\n\
              #\n\
              #   QEMU=PATH     a qemu-system-riscv64; for a CPU with {property}, one with the\n\

@@ -55,7 +55,7 @@ pub struct Report {
     pub example: String,
 }
 
-/// A row of `[[ignore]]`: a message that is no report.
+/// A row of `[[ignore]]`: a message that is not a report.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Ignore {
@@ -164,7 +164,7 @@ impl Reader {
         Self { since: None, stamped }
     }
 
-    /// A test has ended: what comes now is no part of a report from before.
+    /// A test has ended: what comes now is not part of a report from before.
     pub fn end_of_test(&mut self) {
         self.since = None;
     }

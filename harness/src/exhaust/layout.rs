@@ -320,7 +320,7 @@ fn saved(image: &Image, (start, end): (u64, u64)) -> Result<Saved, String> {
         }
         match cpu::execute(instruction, (pc, len), &mut regs, &mut csrs, &mut probe, true) {
             Ok(Next::Jump(_)) => break,
-            // The loaded flag is no known value.
+            // The value of the loaded flag is not known.
             Ok(_) | Err(_) => pc += u64::from(len),
         }
     }

@@ -26,7 +26,7 @@ impl<T: Into<String>> From<T> for Cell {
 }
 
 /// What a table may be wide without wrapping: the terminal's width, 80 columns at least and where there
-/// is no terminal.
+/// is not a terminal.
 pub fn width() -> usize {
     const USUAL: usize = 80;
     let size = rustix::termios::tcgetwinsize(std::io::stdout());

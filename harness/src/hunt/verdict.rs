@@ -219,8 +219,8 @@ fn suspects(hits: &[Hit], hart: Option<u32>) -> Vec<bool> {
     hits.iter().enumerate().map(suspect).collect()
 }
 
-/// The hit that a report is about, and how we know. A hit that was absorbed long before is none of its
-/// business, even if it was at the same instruction: memset() has hits in every run.
+/// The hit that a report is about, and how we know. A hit that was absorbed long before does not
+/// count, even if it was at the same instruction: memset() has hits in every run.
 fn culprit(hits: &[Hit], death: &Death) -> Option<(usize, String)> {
     reported(hits, death, &suspects(hits, death.hart))
 }

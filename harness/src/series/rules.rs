@@ -81,7 +81,7 @@ pub fn threaded(cover: &Path, mails: &[PathBuf]) -> Result<Result<String, String
             return Ok(Err(format!("{name} has no Message-ID of its own; run `make series`")));
         };
         if ids.first().is_some_and(|cover| header("In-Reply-To: ") != Some(cover.as_str())) {
-            return Ok(Err(format!("{name} is no reply to the cover letter; run `make series`")));
+            return Ok(Err(format!("{name} does not reply to the cover letter; run `make series`")));
         }
         ids.push(id.to_owned());
     }

@@ -311,7 +311,7 @@ impl CaseRow {
             Status::Pass => CaseResult::Pass,
             Status::Skip => CaseResult::Skip,
             Status::Xfail => CaseResult::Xfail,
-            // What a test must fail of is no failure of the run.
+            // A test that must fail does not fail the run.
             _ if verdict == Verdict::Pass => CaseResult::Xfail,
             Status::Miss => CaseResult::Miss,
             Status::Xpass => CaseResult::Xpass,
@@ -345,7 +345,7 @@ pub fn run_id(about: &Provenance) -> String {
         .to_owned()
 }
 
-/// The result of a check that is no test of a boot.
+/// The result of a check that boots nothing.
 #[derive(Clone, Debug, Serialize)]
 pub struct Check {
     /// The part of `lazymap check`, or the verb.

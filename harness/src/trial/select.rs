@@ -58,7 +58,7 @@ impl Selection {
         Ok(Self { tests: Some(tests), cases })
     }
 
-    /// Whether everything is meant.
+    /// Whether everything is selected.
     pub fn is_all(&self) -> bool {
         self.tests.is_none()
     }

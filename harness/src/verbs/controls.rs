@@ -91,7 +91,7 @@ pub fn run(lab: &mut Lab, controls: &[Control]) -> Result<Ran> {
     Ok(ran)
 }
 
-/// The controls with the runs that have a test that is meant.
+/// The controls, with those of their runs that have a selected test.
 ///
 /// # Errors
 /// When none of them has one (exit code 64).

@@ -117,7 +117,7 @@ fn results_say_where_they_come_from() {
     assert_eq!((&results["exit"], &results["totals"]["passed"]), (&1.into(), &PASSED.into()));
     let boots = results["boots"].as_array().unwrap();
     let names: Vec<&str> = boots.iter().map(|b| b["name"].as_str().unwrap()).collect();
-    assert_eq!(names, ["passes", "dies", "early", "caught"], "what never began is no boot");
+    assert_eq!(names, ["passes", "dies", "early", "caught"], "what never began does not count as a boot");
     for boot in boots {
         for key in ["console", "reproduce"] {
             assert!(all.ran.folder.join(boot[key].as_str().unwrap()).is_file(), "{key}: {boot}");
@@ -182,7 +182,7 @@ fn tap_has_a_document_for_each_boot_with_its_cases() {
         text(3)
     );
     assert!(text(4).contains("# MISS not run: cannot compile"), "{}", text(4));
-    // A failure whose reason is a directive's name is no skip.
+    // A failure whose reason is a directive's name is not a skip.
     assert!(text(5).contains("\nok 1 it applies 1\nnot ok 2 style # got skip: "), "{}", text(5));
     assert!(text(5).contains("\nok 3 litmus # SKIP no herd7\n"), "{}", text(5));
 }

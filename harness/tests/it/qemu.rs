@@ -72,7 +72,7 @@ fn a_hunt_in_a_finished_kernel_needs_neither_toolchain_nor_apt() {
     hunt("nowhere", "firmware").fails(64, &["LAZYMAP_BUSYBOX=", "nowhere", "unset it"]);
     hunt("busybox", "linux").fails(64, &["LAZYMAP_FIRMWARE=", "is not a file"]);
     hunt("Image.gz", "firmware").fails(2, &["Image.gz is not a RISC-V program", "static busybox"]);
-    // This QEMU boots nothing, which is no result.
+    // This QEMU boots nothing, so there is no result.
     let done = hunt("busybox", "firmware");
     assert_eq!(done.code, Some(2), "{done:?}");
     assert!(lab.out().join("hunt/kernel-stale.log").exists(), "{done:?}");

@@ -116,7 +116,7 @@ fn a_report_ends_with_its_test() {
 #[test]
 fn a_kernel_that_starts_twice_is_not_clean() {
     let (_, text) = with("x");
-    // The same messages at other times, but for those without any.
+    // The same messages at other times, except those without a time.
     let later = |line: &str| match line.get(..14) {
         Some(stamp) if stamp.starts_with('[') && stamp.ends_with(']') && stamp != "[    0.000000]" => {
             let digit = if &line[12..13] == "1" { '2' } else { '1' };

@@ -144,7 +144,7 @@ fn parse_ldd(list: &str) -> Result<BTreeMap<String, PathBuf>, String> {
             None if line.starts_with('/') => {
                 found.insert("loader".to_owned(), PathBuf::from(line.split(" (").next().unwrap_or(line)));
             }
-            // linux-vdso, which is no file.
+            // linux-vdso is not a file.
             None => {}
         }
     }
