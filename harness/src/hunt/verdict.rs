@@ -141,16 +141,19 @@ pub fn death(log: &Log, reading: &Reading) -> Option<Death> {
 /// The hart that a report is from. Linux numbers the hart that it booted on 0, and the others in the order of
 /// the device tree, which on QEMU's `virt` machine is that of their IDs.
 fn reporter(log: &Log, report: &[String]) -> Option<u32> {
-    let number = |pattern: &str, line: &str| -> Option<u32> {
-        Regex::new(pattern).ok()?.captures(line)?.get(1)?.as_str().parse().ok()
-    };
-    let cpu = report.iter().find_map(|line| number(r"^\s*CPU: (\d+) ", line))?;
-    let boot = log.lines.iter().find_map(|line| number(r"Booting Linux on hartid (\d+)", &line.text))?;
+    let cpu: u32 = first_number(r"^\s*CPU: (\d+) ", report.iter().map(String::as_str))?;
+    let boot = first_number(r"Booting Linux on hartid (\d+)", log.lines.iter().map(|line| line.text.as_str()))?;
     Some(match cpu {
         0 => boot,
         cpu if cpu <= boot => cpu - 1,
         cpu => cpu,
     })
+}
+
+/// The number in the first line that matches.
+fn first_number<'a>(pattern: &str, mut lines: impl Iterator<Item = &'a str>) -> Option<u32> {
+    let regex = Regex::new(pattern).ok()?;
+    lines.find_map(|line| regex.captures(line)?.get(1)?.as_str().parse().ok())
 }
 
 /// Judges a run: how it ended, and how each hit ended.
