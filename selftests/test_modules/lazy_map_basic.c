@@ -726,7 +726,8 @@ static int bad_access_reported(unsigned int waiter)
 	int error;
 
 	for_each_online_cpu(cpu) {
-		if (cpu == waiter)
+		/* If there is no other, a kernel that retries for ever hangs here */
+		if (cpu == waiter && num_online_cpus() > 1)
 			continue;
 		error = run_on(cpu, bad_accesses, cpu);
 		if (error == -ETIMEDOUT)
