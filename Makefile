@@ -76,7 +76,7 @@ help:
 	@echo 'make kernels       build only the two kernels and their test modules'
 	@echo 'make qemu          build only the machine model'
 	@echo 'make qemu-install  install it as PREFIX/bin/qemu-system-riscv64-lazymap: PREFIX=/usr/local'
-	@echo 'make shell         a guest to type commands in: SCENARIO=sv39'
+	@echo 'make shell         boot a guest with a shell on its console: SCENARIO=sv39'
 	@echo 'make clean         remove what was built; keep downloads and the kernel tree'
 	@echo 'make distclean     remove everything that was generated'
 	@echo

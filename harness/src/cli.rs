@@ -150,8 +150,8 @@ enum Verb {
     /// fault that results: who mapped, who touched, and whether the kernel survived it
     #[command(after_help = hunt::EXIT_CODES)]
     Hunt(Box<hunt::Args>),
-    /// Interprets the exception entry of built kernels, instruction by instruction, through every fault,
-    /// interrupt and switch that may happen, and reports what goes wrong
+    /// Interprets the exception entry of built kernels, instruction by instruction, through every
+    /// possible fault, interrupt and switch, and reports what goes wrong
     Exhaust(exhaust::Args),
     /// Changes each instruction of the scheme in each likely way, and reports which changes `exhaust` finds
     Mutants(mutants::Args),
@@ -477,7 +477,7 @@ fn prepared(options: &Options, verb: Verb, named: Named) -> Result<Work<'_>> {
                 all.topics.extend(checked.topics);
                 Ok(())
             });
-            // Also if a later kernel cannot be had.
+            // Also if a later kernel is not available.
             if !all.topics.is_empty() {
                 println!("\n{}", series::topics::table(&all.topics));
             }

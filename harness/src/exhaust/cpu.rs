@@ -504,7 +504,7 @@ fn read_csr(csrs: &Csrs, number: u32) -> Result<Val, Refused> {
         STVAL => csrs.tval,
         SSP => csrs.ssp,
         number if OPAQUE.contains(&number) => Val::named(mixed(u64::from(number), 1)),
-        other => return Err(format!("CSR {other:#x} is none that the interpreter knows")),
+        other => return Err(format!("the interpreter does not know CSR {other:#x}")),
     })
 }
 
@@ -520,7 +520,7 @@ fn write_csr(csrs: &mut Csrs, number: u32, value: Val) -> Result<(), Refused> {
         STVAL => csrs.tval = value,
         SSP => csrs.ssp = value,
         number if OPAQUE.contains(&number) => {}
-        other => return Err(format!("CSR {other:#x} is none that the interpreter writes")),
+        other => return Err(format!("the interpreter does not write CSR {other:#x}")),
     }
     Ok(())
 }

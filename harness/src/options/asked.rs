@@ -89,7 +89,7 @@ pub struct Select {
     /// Only the tests that have this case; the case alone where the modules can select it; may be repeated
     #[arg(long, value_name = "NAME")]
     pub case: Vec<String>,
-    /// Boots everything so often, and tells what fails now and then from what always fails
+    /// Boots everything N times, and tells what fails sometimes from what always fails
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=10_000))]
     pub repeat: u32,
 }

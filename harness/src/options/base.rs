@@ -265,7 +265,7 @@ fn check_topics(topics: &[Topic]) -> Result<(), String> {
             return Err(format!("there are two topics called {}", topic.name));
         }
         if let Some(other) = topic.on.iter().find(|name| !before(name)) {
-            return Err(format!("the topic {} needs {other}, which is no topic before it", topic.name));
+            return Err(format!("the topic {} needs {other}, which is not a topic before it", topic.name));
         }
     }
     Ok(())

@@ -262,7 +262,7 @@ fn ignored(path: &Path) -> Result<Vec<String>> {
     for line in text.lines().map(str::trim).filter(|l| !l.is_empty() && !l.starts_with('#')) {
         match line.split_once(char::is_whitespace) {
             Some((name, reason)) if !reason.trim().is_empty() => types.push(name.to_owned()),
-            _ => return Err(Error::could_not(format!("{}: {line} has no reason; add one behind it", path.display()))),
+            _ => return Err(Error::could_not(format!("{}: {line} has no reason; add one after it", path.display()))),
         }
     }
     Ok(types)

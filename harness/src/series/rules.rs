@@ -113,7 +113,7 @@ pub fn bot_takes(mails: &[PathBuf]) -> Result<Result<String, String>> {
 fn refused_by_bot(file: &str, added: &str) -> Option<&'static str> {
     let function = added.starts_with("static ") && added.contains('(') && !added.contains('=');
     if file.ends_with(".h") && function && !added.contains("inline") {
-        return Some("a function in a header has to be inline");
+        return Some("a function in a header must be inline");
     }
     let parameter = ["module_param(", "module_param_named(", "module_param_array("].iter().any(|m| added.contains(m));
     let driver = file.ends_with(".c") && !file.starts_with("tools/testing/");

@@ -149,7 +149,7 @@ pub fn load(root: &Path) -> Result<Vec<Control>> {
     let names = entries.flatten().map(|e| e.file_name().to_string_lossy().into_owned());
     let patches: BTreeSet<String> = names.filter_map(|n| n.strip_suffix(".patch").map(str::to_owned)).collect();
     if let Some(name) = patches.iter().find(|p| !controls.iter().any(|c| c.name == **p)) {
-        return Err(wrong(format!(": no control has the name of {name}.patch, so nobody would run it")));
+        return Err(wrong(format!(": no control is called {name}, so {name}.patch never runs")));
     }
     if let Some(control) = controls.iter().find(|c| !patches.contains(&c.name)) {
         return Err(wrong(format!(": there is no {}.patch", control.name)));

@@ -51,7 +51,7 @@ pub struct Args {
     /// The kernel's vmlinux, for names of functions in the trace
     #[arg(long, value_name = "ELF", requires = "trace")]
     vmlinux: Option<PathBuf>,
-    /// What the console has to show
+    /// What the console must show
     #[arg(long, value_name = "WHAT", value_enum, default_value_t = Wanted::Pass)]
     expect: Wanted,
     /// A test that must be there; may be given several times [default: all that the console names]

@@ -106,7 +106,7 @@ fn judge(herd: &Herd, file: &Path, root: &Path, scratch: &Path, said: &mut Strin
     }
     let seen = herd.ask(file, &case.name, said)?;
     if seen != case.result {
-        return Ok(Some(format!("herd7 sees the bad outcome {seen}, expected is {}", case.result)));
+        return Ok(Some(format!("herd7 sees the bad outcome {seen}, expected {}", case.result)));
     }
     let other = scratch.join(format!("{}.litmus", case.name));
     fs::write(&other, case.asking_for_the_good(&text)).map_err(|e| format!("cannot write {}: {e}", other.display()))?;

@@ -134,7 +134,7 @@ fn a_wrong_file_is_one_line_and_64() {
         (one(&"observe = \"boot-death\"\n[[control.run]]\n".repeat(2)), "observe"),
         (one("observe = \"boot-death\"\n[[control.run]]\nobserve = \"boot-death\"\n"), "two runs"),
         (one("").replace("[[control.run]]\n", ""), "no run"),
-        (one("observe = \"boot-death\"\n").replace("name = \"a\"", "name = \"b\""), "has the name of a.patch"),
+        (one("observe = \"boot-death\"\n").replace("name = \"a\"", "name = \"b\""), "so a.patch never runs"),
         (one("observe = \"boot-death\"\n").repeat(2), "another control has the same name"),
         (one("observe = \"boot-death\"\n").replace("about a", ""), "what must be one line"),
         (one("observe = \"boot-death\"\n").replace("name = \"a\"", "name = \"A\""), "small letters"),

@@ -97,7 +97,7 @@ fn topics_are_contiguous_and_in_order() {
     fails(&lab, name, &["\"riscv: strayed\" is among the patches of the topic rust"]);
     // The file itself may be wrong.
     write(&base, &text.replace("on = [\"fixes\"]", "on = [\"rust\"]"));
-    lab.with_ksrc(&["series-check"]).fails(2, &["base.toml: ", "lazy-map needs rust, which is no topic before it"]);
+    lab.with_ksrc(&["series-check"]).fails(2, &["base.toml: ", "lazy-map needs rust, which is not a topic before it"]);
     write(&base, &text.replace("name = \"rust\"", "name = \"fixes\""));
     lab.with_ksrc(&["series-check"]).fails(2, &["two topics called fixes"]);
 }

@@ -106,7 +106,7 @@ impl Counts {
 
 /// Takes what the guest told of a phase.
 fn once(told: &mut Vec<(u32, (u64, u64))>, number: u32, name: &str) -> Result<(u64, u64), String> {
-    let at = told.iter().position(|(n, _)| *n == number).ok_or_else(|| format!("the guest does not tell of {name}"))?;
+    let at = told.iter().position(|(n, _)| *n == number).ok_or_else(|| format!("the guest does not report {name}"))?;
     Ok(told.swap_remove(at).1)
 }
 
@@ -281,7 +281,7 @@ pub mod tests {
         assert!(why(&file.replace("phase=4", "phase=44"), &notes, &console).contains("exec was not counted"));
         let one: String = file.lines().filter(|l| !l.starts_with("phase=2 hart=1")).map(|l| format!("{l}\n")).collect();
         assert!(why(&one, &notes, &console).contains("bpf-maps has 1 harts of 2"));
-        assert!(why(&file, &notes[1..], &console).contains("does not tell of none"));
+        assert!(why(&file, &notes[1..], &console).contains("does not report none"));
         assert!(why(&file, &[&notes[..], &notes[..1]].concat(), &console).contains("unknown phase"));
         assert!(why(&file, &["phase 2 fork amount 7 ns 1".to_owned()], &console).contains("cannot be understood"));
         assert!(why(&file, &notes, &console[1..]).contains("fix_size_alloc_test"));
