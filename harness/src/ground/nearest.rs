@@ -16,7 +16,7 @@ pub fn hint<'a>(given: &str, names: impl IntoIterator<Item = &'a str>) -> String
     let names: Vec<&str> = names.into_iter().collect();
     match nearest(given, names.iter().copied()) {
         Some(name) => format!("did you mean `{name}`"),
-        None => format!("there are {}", names.join(", ")),
+        None => format!("choose from {}", names.join(", ")),
     }
 }
 
@@ -31,7 +31,7 @@ mod tests {
         assert_eq!(nearest("sv-39", names), Some("sv39"));
         assert_eq!(nearest("kasan-vmaloc", names), Some("kasan-vmalloc"));
         assert_eq!(nearest("xyzzy", names), None);
-        assert_eq!(hint("xyzzy", ["a", "b"]), "there are a, b");
+        assert_eq!(hint("xyzzy", ["a", "b"]), "choose from a, b");
         assert_eq!(hint("hotplgu", names), "did you mean `hotplug`");
     }
 }

@@ -8,12 +8,12 @@ usage() {
 	cat <<'END'
 usage: run.sh [OPTION]... [TEST]...
 
-Boots the kernel of this bundle and runs tests in it: test-ipi.sh test-stack.sh test-trace.sh, those that are
-named, or `all`.
+Boots the kernel of this bundle and runs tests in it: the named ones, or `all`, or by default test-ipi.sh
+test-stack.sh test-trace.sh.
 
   --cpu PROPERTIES  what harts do, QEMU's CPU properties [@CPU@]; `plain`: what stock QEMU's do
   --kernel FILE     another kernel, an Image; the tests' modules are for the bundle's own
-  --initrd FILE     another initramfs, which switches the machine off at its end; no results are counted
+  --initrd FILE     another initramfs, which must switch the machine off at the end; no results are counted
   --append WORDS    more for the kernel's command line
   --harts N         number of harts [4]
   --seconds N       longest run [900]
@@ -21,7 +21,7 @@ named, or `all`.
   --shell           a shell in the guest, on this terminal; Ctrl-A X ends it
   --version         QEMU's version
 
-Exit codes: 0 all tests passed; 1 one failed, or the kernel died; 2 the boot did not get to its end; 4 all were
+Exit codes: 0 all tests passed; 1 one failed, or the kernel died; 2 the boot did not finish; 4 all were
 skipped; 64 wrong usage. They come from the tests' results alone: `lazymap judge --console FILE` reads the rest of
 the console as well.
 END
