@@ -215,6 +215,7 @@ int main(int argc, char **argv)
 		if (status)
 			good = false;
 	}
-	ksft_print_msg("guests: %d, calls of each: %lu\n", count, rounds * CALLS);
+	ksft_print_msg("guests: %d, calls: %lu, checks: %lu\n",
+		       count, count * rounds * CALLS, count * rounds);
 	return good ? KSFT_PASS : KSFT_FAIL;
 }
