@@ -115,6 +115,18 @@ pub struct Builder<'a> {
 /// # Errors
 /// When it cannot be checked out, configured or built.
 pub fn build(on: Builder<'_>, name: &str, commit: &str, config: &Config, tests: Option<&Path>) -> Result<Kernel> {
+    // Tests from elsewhere come with modules.
+    build_targets(on, name, commit, config, tests, if tests.is_none() { &["Image", "modules"] } else { &["Image"] })
+}
+
+fn build_targets(
+    on: Builder<'_>,
+    name: &str,
+    commit: &str,
+    config: &Config,
+    tests: Option<&Path>,
+    targets: &[&str],
+) -> Result<Kernel> {
     let Builder { tree, host, options } = on;
     let mut kernel = planned(options, name, config);
     commit.clone_into(&mut kernel.commit);
@@ -137,7 +149,7 @@ pub fn build(on: Builder<'_>, name: &str, commit: &str, config: &Config, tests: 
     step.detail("check out");
     tree.check_out(commit)?;
     let kept = build.configure(tree, commit, name == SERIES, &step)?;
-    build.image(&kernel.name, &step)?;
+    build.image(&kernel.name, targets, &step)?;
     fs::create_dir_all(&dir).map_err(|e| Error::io("create", &dir, e))?;
     for (from, to) in [
         (build.o.join("arch/riscv/boot/Image"), &kernel.image),
@@ -171,7 +183,7 @@ pub fn build_with_modules(on: Builder<'_>, name: &str, commit: &str, config: &Co
         files::remove(&stamp)?;
     }
     let tests = (name != SERIES).then_some(options.root.as_path());
-    let kernel = build(on, name, commit, config, tests)?;
+    let kernel = build_targets(on, name, commit, config, tests, &["Image", "modules"])?;
     if !same() {
         files::remove(&modules)?;
         copy_modules(&o_folder(options, config), &modules)?;
@@ -404,11 +416,11 @@ impl<'a> Build<'a> {
         Ok(kept)
     }
 
-    fn image(&self, name: &str, step: &Step) -> Result<()> {
+    fn image(&self, name: &str, targets: &[&str], step: &Step) -> Result<()> {
         if !self.o.join("vmlinux").exists() {
             step.expect_lines(FULL_BUILD_LINES);
         }
-        cmd::logged(self.kbuild().args(["Image", "modules"]), &self.log(&format!("build-{name}")), step)
+        cmd::logged(self.kbuild().args(targets), &self.log(&format!("build-{name}")), step)
     }
 
     /// Builds the test modules against this kernel and installs the tests with the kernel's own
