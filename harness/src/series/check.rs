@@ -321,7 +321,7 @@ fn not_signed(mail: &Path) -> Result<Result<String, String>> {
     let text = fs::read(mail).map_err(|e| Error::io("read", mail, e))?;
     let text = String::from_utf8_lossy(&text);
     Ok(match text.lines().take_while(|l| !l.starts_with("diff --git ")).find(|l| l.starts_with("Signed-off-by:")) {
-        Some(line) => Err(format!("it has \"{line}\"; remove it: the submitter adds it with `git am -s`")),
+        Some(line) => Err(format!("it has \"{line}\"; remove it: the submitter adds it")),
         None => Ok(String::new()),
     })
 }
