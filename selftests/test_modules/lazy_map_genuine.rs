@@ -47,6 +47,7 @@ use kernel::{
     },
 };
 
+#[macro_use]
 mod touch;
 
 use touch::{
@@ -102,13 +103,7 @@ unsafe fn touch(address: usize, kind: usize) -> bool {
                     concat!("2: ", $instruction),
                     "li {made}, 1",
                     "3:",
-                    ".pushsection __ex_table, \"a\"",
-                    ".balign 4",
-                    ".long 2b - .",
-                    ".long 3b - .",
-                    ".short 1", // EX_TYPE_FIXUP
-                    ".short 0",
-                    ".popsection",
+                    extable!("2b", "3b"),
                     made = inout(reg) made,
                     address = in(reg) address,
                 )

@@ -56,6 +56,7 @@ use kernel::{
     },
 };
 
+#[macro_use]
 mod touch;
 
 use touch::prime_here;
@@ -180,13 +181,7 @@ macro_rules! access {
                     $instruction,
                     "9:",
                     concat!(".if ", $fixup),
-                    ".pushsection __ex_table, \"a\"",
-                    ".balign 4",
-                    ".long 8b - .",
-                    ".long 9b - .",
-                    ".short 1", // EX_TYPE_FIXUP
-                    ".short 0",
-                    ".popsection",
+                    extable!("8b", "9b"),
                     ".endif",
                     ".irp reg, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, \
                         20, 21, 22, 23, 24, 25, 26, 27, 28, 29, 30, 31",
@@ -1007,13 +1002,7 @@ mod vector {
                         $instruction,
                         "3:",
                         concat!(".if ", $fixup),
-                        ".pushsection __ex_table, \"a\"",
-                        ".balign 4",
-                        ".long 2b - .",
-                        ".long 3b - .",
-                        ".short 1", // EX_TYPE_FIXUP
-                        ".short 0",
-                        ".popsection",
+                        extable!("2b", "3b"),
                         ".endif",
                         "csrr {status}, sstatus",
                         "csrr {vstart}, vstart",

@@ -38,6 +38,7 @@ use kernel::{
     },
 };
 
+#[macro_use]
 mod touch;
 
 use touch::prime_here;
@@ -87,13 +88,7 @@ unsafe fn trap_on(stack: usize) {
             "mv sp, {new}",
             "2: lb zero, 0(zero)",
             "3: mv sp, {old}",
-            ".pushsection __ex_table, \"a\"",
-            ".balign 4",
-            ".long 2b - .",
-            ".long 3b - .",
-            ".short 1", // EX_TYPE_FIXUP
-            ".short 0",
-            ".popsection",
+            extable!("2b", "3b"),
             old = out(reg) _,
             new = in(reg) stack,
         )

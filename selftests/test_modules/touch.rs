@@ -45,6 +45,24 @@ use kernel::{
     },
 };
 
+/// For `asm!`: if the access at label `$from` cannot be made, execution continues at label `$to`.
+macro_rules! extable {
+    ($from:literal, $to:literal) => {
+        concat!(
+            ".pushsection __ex_table, \"a\"\n",
+            ".balign 4\n",
+            ".long ",
+            $from,
+            " - .\n.long ",
+            $to,
+            " - .\n",
+            ".short 1\n", // EX_TYPE_FIXUP
+            ".short 0\n",
+            ".popsection"
+        )
+    };
+}
+
 /// sstatus.SPIE
 const SPIE: usize = 1 << 5;
 
@@ -275,13 +293,7 @@ fn try_read(address: usize) -> (Option<u64>, bool) {
             "2: ld {value}, 0({address})",
             "li {missing}, 0",
             "3: csrr {status}, sstatus",
-            ".pushsection __ex_table, \"a\"",
-            ".balign 4",
-            ".long 2b - .",
-            ".long 3b - .",
-            ".short 1", // EX_TYPE_FIXUP
-            ".short 0",
-            ".popsection",
+            extable!("2b", "3b"),
             mask = in(reg) SPIE,
             address = in(reg) address,
             missing = out(reg) missing,
