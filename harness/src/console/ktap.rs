@@ -356,6 +356,12 @@ fn split_margin(text: &str) -> Option<(usize, bool, Line<'_>)> {
     }
 }
 
+/// Whether a text may be the start of `not ok`.
+fn is_half_a_failure(text: &str) -> bool {
+    let text = text.trim_start_matches(['#', ' ', '\t']);
+    !text.is_empty() && "not ok".starts_with(text)
+}
+
 /// Tests with the same margin, up to the result that sums them up.
 #[derive(Default)]
 struct Level {
@@ -509,6 +515,10 @@ struct Parser {
 impl Parser {
     fn message(&mut self, line: usize, text: &str, torn: bool) {
         let Some((width, hashes, what)) = split_margin(text) else {
+            // What is left of `not ok 2 b` may be `ok 2 b`, on the next line.
+            if torn && is_half_a_failure(text) {
+                self.torn(line);
+            }
             self.note(line, text);
             return;
         };

@@ -198,3 +198,35 @@ fn surviving_needs_a_witness() {
     court.judge("console/finished.log", &["--expect", "hang"]).fails(64, &["hang"]);
     said(court.0.tool().arg("judge")).fails(64, &["--console"]);
 }
+
+/// The start of a kernel.
+const START: &str = "[    0.000000] Linux version 7.3.4 (x)\n[    1.000000] Run /init as init process\n";
+/// Its end.
+const OFF: &str = "[    9.000000] reboot: Power down\n";
+
+/// A console with `lines` between the start and the end of a kernel.
+fn between(lines: &str) -> String {
+    format!("{START}{lines}{OFF}")
+}
+
+/// The same with two results.
+fn two(first: &str, second: &str) -> String {
+    between(&format!("TAP version 13\n1..2\n{first}\n{second}\n"))
+}
+
+#[test]
+fn a_message_between_not_and_ok_is_no_pass() {
+    let court = Court::new();
+    let torn = "the line is torn by a kernel message";
+    for (before, after) in [("not ", "ok 2 b"), ("not", " ok 2 b"), ("no", "t ok 2 b"), ("not o", "k 2 b")] {
+        let console = two("ok 1 a", &format!("{before}[    5.000000] random: crng init done\n{after}"));
+        ends(&court.text(&console, &[]), 2, &[torn]);
+        let inside = format!("# TAP version 13\n# 1..1\n# {before}[    5.000000] random: crng init done\n{after}");
+        let console =
+            two("ok 1 a", &inside.replace(&after.to_string(), &format!("# {}\nok 2 b", after.replace('2', "1"))));
+        ends(&court.text(&console, &[]), 2, &[torn]);
+    }
+    // Other lines may be torn.
+    let console = two("ok 1 a", "# some no[    5.000000] random: crng init done\n# te\nok 2 b");
+    ends(&court.text(&console, &[]), 0, &["3 passed"]);
+}

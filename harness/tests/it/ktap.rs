@@ -119,6 +119,7 @@ fn a_result_that_a_message_tears_apart_is_no_pass() {
             "pass after a message",
             "miss test 3 (planned, never started)",
             "! line 4: the line is torn by a kernel message",
+            "! line 6: the line is torn by a kernel message",
             "! line 8: test 4 where test 3 was due",
             "! line 8: test 3 is planned and has no result",
         ],
