@@ -311,8 +311,8 @@ impl<'a> Line<'a> {
         }
         if let Some(rest) = text.strip_prefix("1..") {
             let (count, comment) = rest.split_once('#').unwrap_or((rest, ""));
-            let skip = comment.trim();
-            let skip = skip.get(..4).filter(|s| s.eq_ignore_ascii_case("skip")).map(|_| skip[4..].trim());
+            let skip = directive(comment.trim()).filter(|(word, _)| ["SKIP", "SKIPPED"].contains(&word.as_str()));
+            let skip = skip.map(|(_, reason)| reason);
             return digits(count.trim_end()).map(|count| Self::Plan { count, skip });
         }
         let (ok, rest) = match text.strip_prefix("not ok") {
@@ -913,15 +913,20 @@ fn split_directive(rest: &str) -> (&str, Option<&str>) {
     (rest, None)
 }
 
+/// The word of a directive in capitals, and what follows it. In `skip-list corrupted` there is none.
+fn directive(text: &str) -> Option<(String, &str)> {
+    let (word, reason) = text.split_at(text.find(|c: char| c == ':' || c.is_whitespace()).unwrap_or(text.len()));
+    let reason = reason.trim_start_matches(|c: char| c == ':' || c.is_whitespace()).trim_end();
+    word.bytes().all(|b| b.is_ascii_alphabetic()).then(|| (word.to_ascii_uppercase(), reason))
+}
+
 /// What a result means, and the reason that its directive gives.
 fn judge(ok: bool, directive: Option<&str>) -> (Status, Option<String>) {
     let plain = if ok { Status::Pass } else { Status::Fail };
     let Some(directive) = directive.filter(|d| !d.is_empty()) else { return (plain, None) };
-    let end = directive.find(|c: char| !c.is_ascii_alphabetic()).unwrap_or(directive.len());
-    let (word, reason) = directive.split_at(end);
-    let reason = reason.trim_start_matches([':', ' ']).trim();
+    let Some((word, reason)) = self::directive(directive) else { return (plain, Some(directive.to_owned())) };
     let reason = |default: &str| Some(if reason.is_empty() { default.to_owned() } else { reason.to_owned() });
-    match word.to_ascii_uppercase().as_str() {
+    match word.as_str() {
         "SKIP" => (Status::Skip, reason("no reason given")),
         // kselftest.h says `ok N # XFAIL`, KTAP says `not ok N # XFAIL`: both mean the same.
         "XFAIL" => (Status::Xfail, reason("expected")),

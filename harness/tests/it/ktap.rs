@@ -425,3 +425,27 @@ fn results_behind_an_unknown_prefix_are_named() {
     let coloured = "\x1b[1mKTAP version 1\x1b[0m\n1..1\n\x1b[32mok 1 a\x1b[m\n";
     assert_eq!(ktap::parse(&Log::of(coloured)).status(), Status::Pass);
 }
+
+#[test]
+fn a_directive_is_a_whole_word() {
+    let of = |line: &str| {
+        let report = ktap::parse(&Log::of(&format!("TAP version 13\n1..1\n{line}\n")));
+        (report.cases[0].status, report.cases[0].reason.clone().unwrap_or_default())
+    };
+    for (line, status, reason) in [
+        ("not ok 1 b # skip-list corrupted", Status::Fail, "skip-list corrupted"),
+        ("not ok 1 b # todo_list lost", Status::Fail, "todo_list lost"),
+        ("not ok 1 b # xfail/2", Status::Fail, "xfail/2"),
+        ("ok 1 b # error-free", Status::Pass, "error-free"),
+        ("ok 1 b # SKIP", Status::Skip, "no reason given"),
+        ("ok 1 b # SKIP: no device", Status::Skip, "no device"),
+        ("ok 1 b # skip\tno device", Status::Skip, "no device"),
+    ] {
+        assert_eq!(of(line), (status, reason.to_owned()), "{line}");
+    }
+    let plan = |comment: &str| ktap::parse(&Log::of(&format!("TAP version 13\n1..0 # {comment}\n"))).status();
+    assert_eq!(plan("skip-list corrupted"), Status::Error);
+    for comment in ["SKIP", "skip: x", "Skipped: x", "skip x"] {
+        assert_eq!(plan(comment), Status::Skip, "{comment}");
+    }
+}
