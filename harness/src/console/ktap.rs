@@ -794,7 +794,7 @@ fn result(level: &mut Level, line: usize, ok: bool, number: Option<u64>, rest: &
     }
     // A summary must not be better than what it sums up.
     if status < Status::Xpass {
-        let worst = cases.iter().find(|c| c.status >= Status::Fail);
+        let worst = cases.iter().find(|c| c.status >= Status::Xpass);
         let culprit = worst.and_then(Case::culprit);
         if let Some(problem) = problems.first() {
             (status, reason) = (Status::Error, Some(problem.to_string()));

@@ -449,3 +449,12 @@ fn a_directive_is_a_whole_word() {
         assert_eq!(plan(comment), Status::Skip, "{comment}");
     }
 }
+
+#[test]
+fn an_unexpected_pass_inside_is_no_pass() {
+    let report = ktap::parse(&Log::of("TAP version 13\n1..1\n# 1..1\n# ok 1 x # XPASS known\nok 1 a\n"));
+    assert_eq!(report.status(), Status::Error);
+    assert_eq!(report.cases[0].reason.as_deref(), Some("says pass, but x says xpass"));
+    let report = ktap::parse(&Log::of("TAP version 13\n1..1\n# 1..1\n# not ok 1 x # XFAIL known\nok 1 a\n"));
+    assert_eq!(report.status(), Status::Pass);
+}
