@@ -217,6 +217,11 @@ impl Case {
         Some(inside.map_or_else(|| self.name.clone(), |inside| format!("{}/{inside}", self.name)))
     }
 
+    /// Whether it, or a test inside, has this name and failed.
+    fn has_failed(&self, name: &str) -> bool {
+        (self.name == name && self.status >= Status::Xpass) || self.cases.iter().any(|c| c.has_failed(name))
+    }
+
     /// Whether `other` is the same result, printed again.
     fn same(&self, other: &Self) -> bool {
         (self.number, &self.name, self.status) == (other.number, &other.name, other.status)
@@ -508,6 +513,8 @@ struct Parser {
     stray: Option<usize>,
     /// The first version line that has something unknown in front of it, and what.
     behind: Option<(usize, String)>,
+    /// Failures in the kernel's log: line, module and name. The test that loads the module prints them again.
+    told: Vec<(usize, String, String)>,
     /// Where each document begins in the report.
     documents: Vec<usize>,
 }
@@ -552,7 +559,12 @@ impl Parser {
             let level = self.level(width, line);
             match what {
                 Line::Plan { count, skip } => plan(level, line, count, skip),
-                Line::Result { ok, number, rest } => result(level, line, ok, number, rest),
+                Line::Result { ok, number, rest } => {
+                    result(level, line, ok, number, rest);
+                    if self.levels.len() == 1 {
+                        self.compare_told();
+                    }
+                }
                 Line::BailOut(reason) => {
                     level.bailed = true;
                     let reason = if reason.is_empty() { "no reason given" } else { reason };
@@ -580,14 +592,30 @@ impl Parser {
         }
     }
 
+    /// Compares what modules said in the kernel's log with the outermost result that has just come.
+    fn compare_told(&mut self) {
+        let Some(case) = self.levels.first_mut().and_then(|level| level.cases.last_mut()) else { return };
+        for (line, module, name) in std::mem::take(&mut self.told) {
+            if case.status < Status::Xpass && !case.has_failed(&name) {
+                let what = unheard(&module, &name);
+                case.reason = Some(what.clone());
+                case.status = Status::Error;
+                case.problems.push(Problem { line, what });
+            }
+        }
+    }
+
     /// Any other line: a diagnostic if it starts with `#`, otherwise a kernel message.
     fn note(&mut self, line: usize, text: &str) {
+        let body = text.trim_start();
+        let module = text.split_once(": ").filter(|(module, _)| !module.contains(' '));
+        // A quotation, or a module's log within a test, which says more in its own output.
+        let known = body.starts_with('#') || (module.is_some() && !self.levels.is_empty());
         let behind = ["KTAP version ", "TAP version "].into_iter().find_map(|version| text.split_once(version));
-        if let Some((before, _)) = behind.filter(|(_, number)| digits(number).is_some()) {
+        if let Some((before, _)) = behind.filter(|(_, number)| !known && digits(number).is_some()) {
             self.behind.get_or_insert_with(|| (line, before.trim().to_owned()));
         }
         let Some(level) = self.levels.last_mut() else { return };
-        let body = text.trim_start();
         if body.starts_with('#') {
             let note = body.trim_start_matches(['#', ' ']).trim_end().to_owned();
             if let Some((what, sums)) = totals(&note) {
@@ -601,12 +629,14 @@ impl Parser {
             }
             level.next.notes.push(note);
             level.next.first_line.get_or_insert(line);
-        } else if let Some((module, rest)) = text.split_once(": ")
-            && !module.contains(' ')
-            && let Some(Line::Result { rest: name, .. }) = Line::parse(rest)
+        } else if let Some((module, rest)) = module
+            && let Some(Line::Result { ok, number, rest: name }) = Line::parse(rest)
         {
-            let (name, _) = split_directive(name);
+            let (name, directive) = split_directive(name);
             level.next.mark = Some(format!("{module}, after {name}"));
+            if number.is_some() && judge(ok, directive).0 >= Status::Xpass {
+                self.told.push((line, module.to_owned(), name.to_owned()));
+            }
         }
     }
 
@@ -727,19 +757,32 @@ impl Parser {
 
     fn finish(mut self, line: usize) -> Report {
         let started = !self.levels.is_empty() || !self.report.cases.is_empty() || !self.report.problems.is_empty();
+        // Of a test that was cut off nothing more can be expected.
+        let cut_off =
+            self.levels.iter().any(|level| level.plan.is_some_and(|(n, _)| n > 0 && !level.seen.contains_key(&n)));
         self.close_all(line);
-        if !started {
-            let (line, what) = match (self.stray, self.behind) {
-                (_, Some((line, before))) => (line, format!("results behind `{before}`: prefix not understood")),
-                (Some(line), _) => {
-                    (line, "results without a line `TAP version 13` or `KTAP version 1` before them".to_owned())
-                }
-                _ => (line, "no test results: no line `TAP version 13` or `KTAP version 1`".to_owned()),
-            };
-            self.report.problems.push(Problem { line, what });
+        if let Some((line, module, name)) = self.told.first().filter(|_| !cut_off) {
+            self.report.problems.push(Problem { line: *line, what: unheard(module, name) });
+        }
+        // However much else could be read.
+        let lost = match (self.stray, self.behind) {
+            (_, Some((line, before))) => Some((line, format!("results behind `{before}`: prefix not understood"))),
+            (Some(line), _) => {
+                Some((line, "results without a line `TAP version 13` or `KTAP version 1` before them".to_owned()))
+            }
+            _ if started => None,
+            _ => Some((line, "no test results: no line `TAP version 13` or `KTAP version 1`".to_owned())),
+        };
+        if let Some((line, what)) = lost {
+            self.report.problems.insert(0, Problem { line, what });
         }
         self.report
     }
+}
+
+/// A module's failure that no test knows of.
+fn unheard(module: &str, name: &str) -> String {
+    format!("{module} says that {name} failed, and the results do not")
 }
 
 fn plan(level: &mut Level, line: usize, count: u64, skip: Option<&str>) {

@@ -230,3 +230,42 @@ fn a_message_between_not_and_ok_is_no_pass() {
     let console = two("ok 1 a", "# some no[    5.000000] random: crng init done\n# te\nok 2 b");
     ends(&court.text(&console, &[]), 0, &["3 passed"]);
 }
+
+#[test]
+fn a_document_that_is_not_read_is_not_lost_behind_one_that_is() {
+    let court = Court::new();
+    let good = "TAP version 13\n1..2\nok 1 a\nok 2 b\n";
+    let torn = "KTAP ver[    1.100000] foo\nsion 1\n1..1\nnot ok 1 kunit_suite\n";
+    ends(&court.text(&between(&format!("{torn}{good}")), &[]), 2, &["results without a line `TAP version 13`"]);
+    let behind = "board sh[30]: KTAP version 1\nboard sh[30]: 1..1\nboard sh[30]: not ok 1 z\n";
+    for both in [format!("{behind}{good}"), format!("{good}{behind}")] {
+        ends(&court.text(&between(&both), &[]), 2, &["results behind `board sh[30]:`: prefix not understood"]);
+    }
+    let vendor = "vendor: KTAP version 1\nvendor: 1..1\nvendor: not ok 1 z\n";
+    ends(&court.text(&between(&format!("{vendor}{good}")), &[]), 2, &["results behind `vendor:`"]);
+    // What this tool quotes is no document.
+    let quote = "#   | KTAP version 1\n#   | not ok 1 z\n";
+    ends(&court.text(&between(&good.replacen("ok 2", &format!("{quote}ok 2"), 1)), &[]), 0, &["3 passed"]);
+}
+
+#[test]
+fn a_module_that_fails_must_be_heard_of_again() {
+    let court = Court::new();
+    let log = "[    2.000000] mod: KTAP version 1\n[    2.000000] mod: 1..2\n[    2.000000] mod: not ok 1 x\n[    2.000000] mod: ok 2 y\n";
+    let test = |again: &str, result: &str| {
+        court.text(
+            &between(&format!(
+                "TAP version 13\n1..1\n# selftests: g: t.sh\n{log}{again}{result} 1 selftests: g: t.sh\n"
+            )),
+            &[],
+        )
+    };
+    let again = "# KTAP version 1\n# 1..2\n# not ok 1 x\n# ok 2 y\n";
+    ends(&test(again, "not ok"), 1, &["not ok 2 selftests: g: t.sh # fail"]);
+    ends(&test("", "not ok"), 1, &["not ok 2 selftests: g: t.sh # fail"]);
+    ends(&test("", "ok"), 2, &["mod says that x failed"]);
+    ends(&test(&again.replace("not ok 1 x", "ok 1 x"), "ok"), 2, &["mod says that x failed"]);
+    // After the last result nothing can say it again.
+    let late = format!("TAP version 13\n1..1\nok 1 a\n{log}");
+    ends(&court.text(&between(&late), &[]), 2, &["mod says that x failed"]);
+}
