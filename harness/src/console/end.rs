@@ -195,6 +195,8 @@ impl Seen {
         let mut seen = Self { foreign, ..Self::default() };
         let mut reader = reports::Reader::new(log);
         let whole = log.lines.iter().any(|line| is_first(&line.text));
+        // The number that die() gave to the current oops; none before it has come that far.
+        let mut died = None;
         for message in &log.lines {
             let (line, text) = (message.number, message.text.as_str());
             let found = |kind: &'static str| Found { line, text: text.trim().to_owned(), kind };
@@ -236,6 +238,13 @@ impl Seen {
                         seen.overflow.get_or_insert_with(|| found(&row.name));
                     }
                     Some(Ends::Oops) if seen.panic.is_none() => {
+                        let number = oops_number(text);
+                        let same = seen.oops.is_some() && number.is_some() && (died.is_none() || died == number);
+                        if !same && seen.oops.is_some() {
+                            // The kernel may have survived the first one; that says nothing about this one.
+                            seen.reports.push(found(&row.name));
+                        }
+                        died = number;
                         seen.oops.get_or_insert_with(|| found(&row.name));
                     }
                     Some(_) => {}
@@ -334,6 +343,12 @@ impl Seen {
 /// Whether a panic says that the stack ended.
 fn is_overflow(panic: &Found) -> bool {
     panic.text.starts_with(PANIC) && panic.text.contains("Kernel stack overflow")
+}
+
+/// The number that die() gives to an oops whose first line may have come before, as in `Oops [#1]`.
+fn oops_number(text: &str) -> Option<u32> {
+    let (number, _) = text.split_once("[#")?.1.split_once(']')?;
+    number.parse().ok()
 }
 
 /// Whether a message is the kernel's first.

@@ -269,3 +269,25 @@ fn a_module_that_fails_must_be_heard_of_again() {
     let late = format!("TAP version 13\n1..1\nok 1 a\n{log}");
     ends(&court.text(&between(&late), &[]), 2, &["mod says that x failed"]);
 }
+
+#[test]
+fn a_second_oops_is_not_about_the_hit_of_the_first() {
+    let court = Court::new();
+    let trace = fixture("hunt/went-on.trace").to_str().unwrap().to_owned();
+    let log = fs::read_to_string(fixture("hunt/went-on.log")).unwrap();
+    let with = |lines: &str| {
+        let lines: String = lines.lines().map(|l| format!("[    1.500000] {l}\n")).collect();
+        court.text(&log.replacen("[    1.900000]", &format!("{lines}[    1.900000]"), 1), &["--trace", &trace])
+    };
+    let other = "Unable to handle kernel NULL pointer dereference at virtual address 0000000000000008";
+    for lines in [
+        other.to_owned(),
+        format!("{other}\nOops [#2]"),
+        format!("Oops [#1]\n{other}"),
+        "Oops [#1]\nOops [#2]".to_owned(),
+    ] {
+        ends(&with(&lines), 1, &["not ok 1 trace # the console has `", "not ok 2 console # oops"]);
+    }
+    // What die() says is about the same one.
+    ends(&with("Oops [#1]"), 0, &["ok 1 trace\n", "ok 2 console\n"]);
+}
