@@ -17,6 +17,9 @@ pub const DONE: &str = "lazymap: guest done";
 /// Every panic begins with this (kernel/panic.c).
 pub const PANIC: &str = "Kernel panic - not syncing:";
 
+/// The kernel's last message.
+const OFF: [&str; 3] = ["reboot: Power down", "reboot: Restarting system", "reboot: System halted"];
+
 /// How many lines of a log to show when it ended unexpectedly.
 const TAIL: usize = 12;
 /// How long a line to show when its prefix is not understood, in characters.
@@ -212,7 +215,7 @@ impl Seen {
             if seen.ready && text == DONE {
                 seen.done.get_or_insert(line);
             }
-            if ["reboot: Power down", "reboot: Restarting system", "reboot: System halted"].contains(&text) {
+            if OFF.contains(&text) {
                 seen.off.get_or_insert(line);
             }
             // A test that prints about panics has not panicked.
@@ -258,6 +261,12 @@ impl Seen {
                 Meaning::Unknown(row) => seen.unknown.push(found(&row.name)),
                 Meaning::Ignored(_) | Meaning::Part | Meaning::Nothing => {}
             }
+        }
+        if *ending == Ending::Unknown
+            && let Some((line, text)) = cut_off(log)
+        {
+            let kind = "the log ends in the middle of a message";
+            seen.unknown.push(Found { line, text: text.trim().to_owned(), kind });
         }
         seen
     }
@@ -354,6 +363,14 @@ fn oops_number(text: &str) -> Option<u32> {
 /// Whether a message is the kernel's first.
 fn is_first(text: &str) -> bool {
     text.starts_with("Linux version ")
+}
+
+/// The message of the kernel in whose middle the log may end. The last one is whole without a newline: whoever copies
+/// a log leaves it out. Results and diagnostics have a plan or totals.
+fn cut_off(log: &Log) -> Option<(usize, &str)> {
+    let last = log.lines.last().filter(|line| !line.text.is_empty() && line.stamp.is_some())?;
+    let whole = OFF.contains(&last.text.as_str()) || is_result(&last.text);
+    (!whole).then_some((last.number, last.text.as_str()))
 }
 
 /// Whether a message ends a kernel; the one before the kernel in question may have died.

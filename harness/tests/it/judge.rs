@@ -291,3 +291,16 @@ fn a_second_oops_is_not_about_the_hit_of_the_first() {
     // What die() says is about the same one.
     ends(&with("Oops [#1]"), 0, &["ok 1 trace\n", "ok 2 console\n"]);
 }
+
+#[test]
+fn a_log_that_ends_in_a_message_is_not_whole() {
+    let court = Court::new();
+    let console = two("ok 1 a", "ok 2 b");
+    let cut = console.replace(OFF, "[    8.000000] Unable to handle kern");
+    let what = "the log ends in the middle of a message";
+    ends(&court.text(&cut, &[]), 2, &[what]);
+    ends(&court.text(&format!("{cut}\n"), &[]), 0, &["3 passed"]);
+    // Whoever copies a log leaves out the last newline: these messages are whole, and results are counted.
+    ends(&court.text(console.trim_end(), &[]), 0, &["3 passed"]);
+    ends(&court.text(console.replace(OFF, "").trim_end(), &[]), 0, &["3 passed"]);
+}
