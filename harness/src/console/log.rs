@@ -147,8 +147,9 @@ fn starts_again(lines: &[Line], stamped: &HashSet<(u64, String)>) -> bool {
     }
     let mut next =
         lines.iter().filter(|line| line.stamp.is_some_and(|s| s > 0.0)).filter_map(key).take(APART).peekable();
+    // It died before it had a clock, or the log ends.
     if next.peek().is_none() {
-        return false;
+        return true;
     }
     let (old, new): (Vec<_>, Vec<_>) = next.partition(|key| stamped.contains(key));
     new.len() > old.len()
@@ -182,6 +183,8 @@ mod tests {
         let boot = |time: &str| format!("[    0.000000] Linux version 7\n[    {time}] a\n[    {time}] b\n");
         assert_eq!(copies(&format!("{}{}", boot("1.000000"), boot("1.000001"))), [] as [usize; 0]);
         assert_eq!(copies(&format!("{}{}", boot("1.000000"), boot("1.000000"))), [4, 5, 6]);
+        let early = "[    0.000000] Linux version 7\n[    0.000000] x\n";
+        assert_eq!(copies(&format!("{early}{}{early}", boot("1.000000"))), [] as [usize; 0]);
     }
 
     #[test]

@@ -281,7 +281,8 @@ fn console(tally: &mut Tally, wanted: Wanted, log: &Log, reading: &Reading, repo
 
 /// Whether the kernel started init, or a program asks for a name.
 fn reached_init(log: &Log) -> bool {
-    log.lines.iter().any(|line| {
+    // What comes before it is another kernel's.
+    log.lines.iter().skip_while(|line| !line.text.starts_with("Linux version ")).any(|line| {
         let text = line.text.trim_end();
         (text.starts_with("Run ") && text.ends_with(" as init process")) || text.ends_with(" login:")
     })

@@ -304,3 +304,18 @@ fn a_log_that_ends_in_a_message_is_not_whole() {
     ends(&court.text(console.trim_end(), &[]), 0, &["3 passed"]);
     ends(&court.text(console.replace(OFF, "").trim_end(), &[]), 0, &["3 passed"]);
 }
+
+#[test]
+fn another_kernels_life_is_not_this_ones() {
+    let court = Court::new();
+    let boots = ["--expect", "boot"];
+    let before = "[    1.000000] Run /init as init process\nboard login:\n[    9.000000] reboot: Restarting system\n";
+    let early = "[    0.000000] Linux version 7.3.4 (x)\n[    0.500000] a\n";
+    ends(&court.text(&format!("{before}{early}"), &boots), 2, &["nothing shows that the kernel started init"]);
+    ends(&court.text(&format!("{before}{early}board login:\n"), &boots), 0, &[]);
+    // It starts again and dies at once.
+    for more in ["", "[    0.000000] Machine model: x\n"] {
+        let again = format!("{}[    0.000000] Linux version 7.3.4 (x)\n{more}", two("ok 1 a", "ok 2 b"));
+        ends(&court.text(&again, &[]), 2, &["the kernel starts a second time"]);
+    }
+}
