@@ -5,6 +5,9 @@
 //! `[SECONDS.MICROSECONDS]` with `CONFIG_PRINTK_TIME`, `[TTHREAD]` or `[CCPU]` with
 //! `CONFIG_PRINTK_CALLER`, and a space.
 
+/// What is in brackets in front of a message is shorter than this, in bytes: 20 digits of seconds, 6 of microseconds.
+const LONGEST: usize = 40;
+
 /// A message, or what is left of one, on a line of the console.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Piece<'a> {
@@ -52,7 +55,7 @@ pub fn pieces(line: &str) -> Vec<Piece<'_>> {
 
 /// Time stamp in seconds and length of the prefix of `text`: the time stamp, the caller, a space.
 fn prefix(text: &str) -> Option<(f64, usize)> {
-    let inside = &text[1..text.find(']')?];
+    let inside = &text[1..closing(text)?];
     let (seconds, micros) = inside.trim_start().split_once('.')?;
     let digits = |s: &str| !s.is_empty() && s.bytes().all(|b| b.is_ascii_digit());
     // `%5lu.%06lu`: anything else in brackets is part of a message.
@@ -70,12 +73,16 @@ fn prefix(text: &str) -> Option<(f64, usize)> {
     Some((value, length))
 }
 
+/// Where the first bracket closes. All of a prefix is short, and a line may have any number of brackets.
+fn closing(text: &str) -> Option<usize> {
+    text.bytes().take(LONGEST).position(|byte| byte == b']')
+}
+
 /// Length of `[   T123]` or `[  C0]`, which `dmesg` separates from the time by a space.
 fn caller(text: &str) -> usize {
     let space = usize::from(text.starts_with(" ["));
-    let Some(inside) = text[space..].strip_prefix('[').and_then(|t| t.split_once(']')).map(|(i, _)| i) else {
-        return 0;
-    };
+    let text = &text[space..];
+    let Some(inside) = closing(text).filter(|_| text.starts_with('[')).map(|end| &text[1..end]) else { return 0 };
     let word = inside.trim_start();
     let number = word.strip_prefix(['T', 'C']).unwrap_or_default();
     if !number.is_empty() && number.bytes().all(|b| b.is_ascii_digit()) { space + inside.len() + 2 } else { 0 }
@@ -155,5 +162,15 @@ mod tests {
         assert_eq!(level("<14>x"), Some(6));
         assert_eq!(level("[    1.000000] x"), None);
         assert_eq!(level("<6>[    1.000000] a<2>[    1.000100] b"), Some(2));
+    }
+
+    #[test]
+    fn only_a_short_bracket_is_searched_for_its_end() {
+        let far = |length: usize| format!("[{}]", "x".repeat(length));
+        assert_eq!((closing(&far(10)), closing(&far(100))), (Some(11), None));
+        assert_eq!(caller(&format!("[T{}]", "1".repeat(100))), 0);
+        for line in ["[".repeat(10_000), format!("{}x", "[    1.000000][".repeat(1_000)), "[é".repeat(40)] {
+            assert_eq!(texts(&line), [line.as_str()]);
+        }
     }
 }
