@@ -93,6 +93,10 @@ fn judge_test(expect: &Expect, seen: &BootSeen<'_>, own: &TestSeen<'_>, at: usiz
             }),
         );
     }
+    for (name, status) in &seen.others {
+        let list = if *status < Status::Miss { &mut failures } else { &mut errors };
+        list.push(format!("{name} says {status}, and is none of the tests that were to run"));
+    }
     if matches!(expect, Expect::Survive) && own.work.unwrap_or(0) == 0 {
         failures.push("the test reports no touches and no checks".to_owned());
     }

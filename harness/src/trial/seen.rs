@@ -68,6 +68,8 @@ pub struct BootSeen<'a> {
     pub lacking: Vec<String>,
     /// What is wrong with the results as a whole.
     pub problem: Option<String>,
+    /// Outermost tests that are none of the trial's, and did not pass.
+    pub others: Vec<(String, Status)>,
 }
 
 impl<'a> BootSeen<'a> {
@@ -131,6 +133,10 @@ impl<'a> BootSeen<'a> {
             boot: &lines[..ready],
             lacking: trial.require.iter().filter(lacking).map(ToString::to_string).collect(),
             problem: ambiguous.or_else(|| report.problems.first().map(ToString::to_string)),
+            others: others(report, &trial.tests.iter().map(|(test, _)| test.as_str()).collect::<Vec<_>>())
+                .into_iter()
+                .map(|case| (case.name.clone(), case.status))
+                .collect(),
         }
     }
 
@@ -147,8 +153,27 @@ impl<'a> BootSeen<'a> {
             boot: &[],
             lacking: Vec::new(),
             problem: None,
+            others: Vec::new(),
         }
     }
+}
+
+/// The outermost tests that did not pass, and that none of `names` means.
+pub fn others<'a>(report: &'a Report, names: &[&str]) -> Vec<&'a ktap::Case> {
+    let meant = |name: &&str, case: &ktap::Case| match report.find(name) {
+        Ok(found) => found.is_some_and(|found| std::ptr::eq(found, case)),
+        Err(_) => case.name == **name || case.name.rsplit(": ").next() == Some(*name),
+    };
+    // What was asked for and has no result may not have told its name.
+    let mut nameless = names.iter().filter(|name| report.find(name) == Ok(None)).count();
+    let bad = report.cases.iter().filter(|case| case.status >= Status::Xpass);
+    let mut others: Vec<_> = bad.filter(|case| !names.iter().any(|name| meant(name, case))).collect();
+    others.retain(|case| {
+        let one_of_them = case.progress != Progress::Ended && nameless > 0;
+        nameless -= usize::from(one_of_them);
+        !one_of_them
+    });
+    others
 }
 
 /// The sum of all `touches: N` and `checks: N` in the diagnostics of a test.

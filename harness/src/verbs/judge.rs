@@ -25,7 +25,7 @@ use crate::trial::expect::{Expect, Observation, Sign};
 use crate::trial::judge::{self, described};
 use crate::trial::plan::Trial;
 use crate::trial::report::Row;
-use crate::trial::seen::{BootSeen, Booted};
+use crate::trial::seen::{self, BootSeen, Booted};
 use crate::trial::tally::Tally;
 use crate::trial::verdict::Verdict;
 
@@ -200,12 +200,16 @@ fn read(path: &Path) -> Result<String> {
 fn trial(args: &Args, text: Option<Regex>, counted: bool, log: &Log, report: &Report) -> Result<Trial> {
     let machine = Machine::new(models::find(if counted { "stale" } else { "plain" })?);
     let named = || report.cases.iter().map(|case| case.name.clone()).collect();
-    let names: Vec<String> = match (args.test.is_empty(), asked(log)) {
+    let mut names: Vec<String> = match (args.test.is_empty(), asked(log)) {
         (false, _) => args.test.clone(),
         (true, Some(names)) => names,
         (true, None) => named(),
     };
     let Some(sign) = args.expect.sign() else {
+        // A failure counts, whoever asked for it.
+        let known: Vec<&str> = names.iter().map(String::as_str).collect();
+        let others: Vec<String> = seen::others(report, &known).into_iter().map(|case| case.name.clone()).collect();
+        names.extend(others);
         let expect = if args.expect == Wanted::Survive { Expect::Survive } else { Expect::Pass };
         let tests = names.into_iter().map(|name| (name, expect.clone())).collect();
         return Ok(Trial::new("console", machine, tests));

@@ -189,6 +189,7 @@ fn during(end: End) -> BootSeen<'static> {
         boot: &[],
         lacking: vec![],
         problem: None,
+        others: vec![],
     }
 }
 

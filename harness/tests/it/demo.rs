@@ -74,6 +74,7 @@ fn well() -> BootSeen<'static> {
         boot: &[],
         lacking: vec![],
         problem: None,
+        others: vec![],
     }
 }
 

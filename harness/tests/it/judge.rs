@@ -319,3 +319,20 @@ fn another_kernels_life_is_not_this_ones() {
         ends(&court.text(&again, &[]), 2, &["the kernel starts a second time"]);
     }
 }
+
+#[test]
+fn a_failure_counts_whether_or_not_it_was_named() {
+    let court = Court::new();
+    let console = two("ok 1 a", "not ok 2 b");
+    ends(&court.text(&console, &["--test", "a"]), 1, &["ok 2 a\n", "not ok 3 b # fail"]);
+    // Nor does the guest's command line say everything: KUnit runs before it.
+    let asked = "[    0.000000] Kernel command line: console=ttyS0 lazymap.tests=a\n";
+    let named = console.replacen("[    1.000000]", &format!("{asked}[    1.000000]"), 1);
+    ends(&court.text(&named, &[]), 1, &["ok 2 a\n", "not ok 3 b # fail"]);
+    ends(&court.text(&named.replace("not ok 2 b", "ok 2 b # XPASS x"), &[]), 1, &["not ok 3 b # got xpass"]);
+    ends(&court.text(&named.replace("not ok 2 b", "ok 2 b # SKIP x"), &[]), 0, &["2 passed"]);
+    // One that was asked for and never started is not another one.
+    let missed = named.replace("lazymap.tests=a", "lazymap.tests=a,b").replace("not ok 2 b\n", "");
+    ends(&court.text(&missed, &[]), 2, &["not ok 3 b # no result", "1..3\n"]);
+    ends(&court.text(&missed, &["--test", "a"]), 2, &["not ok 3 test 2 # no result", "1..3\n"]);
+}

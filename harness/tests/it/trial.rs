@@ -225,3 +225,30 @@ fn a_case_is_selected_where_the_module_can_do_that() {
     let calls = fs::read_to_string(bench.dir.path().join("calls")).unwrap();
     assert!(calls.contains(" new.case=one ") && !calls.contains("old.case") && !calls.contains("none.case"), "{calls}");
 }
+
+#[test]
+fn a_suite_that_fails_while_the_kernel_boots_fails_the_trial() {
+    let suite = |result: &str| {
+        let lines = ["KTAP version 1", "1..1", result].map(|l| format!("echo '[    0.900000] {l}'\n")).concat();
+        let script = format!(
+            "sed '/lazymap: guest ready/,$d' $logs/finished.log\n{lines}sed -n '/lazymap: guest ready/,$p' $logs/finished.log\n{COUNTERS}"
+        );
+        Bench::new(&script)
+            .run(&stale(&[
+                ("test-ipi.sh", Expect::Survive),
+                ("test-trace.sh", Expect::Survive),
+                ("test-stack.sh", Expect::Survive),
+            ]))
+            .rows
+    };
+    for row in suite("not ok 1 some_suite") {
+        assert_eq!(row.verdict, Verdict::Fail, "{row:?}");
+        assert!(row.why.iter().any(|why| why.contains("some_suite says fail")), "{row:?}");
+    }
+    for row in suite("not ok 1 some_suite # ERROR x") {
+        assert_eq!(row.verdict, Verdict::Error, "{row:?}");
+    }
+    for row in suite("ok 1 some_suite # SKIP x") {
+        assert_eq!(row.verdict, Verdict::Pass, "{row:?}");
+    }
+}
