@@ -466,7 +466,13 @@ pub fn of_files(
     let story = trace::read(trace).map_err(Error::could_not)?;
     let own = log.lines.iter().any(|line| line.text == end::READY);
     let guest = if own { Guest::Own } else { Guest::Foreign };
+    // A trace with something in it was switched on; an empty one tells nothing by itself.
     let found = Counters { harts: 0, stale_hits: story.total, fences: 1 };
+    let counters = match (&counters, story.total + story.total_uses) {
+        (Some(counted), _) => Ok(Some(counted)),
+        (None, 1..) => Ok(Some(&found)),
+        (None, 0) => Err(NO_HIT),
+    };
     let subject = Subject {
         kernel: name.to_owned(),
         version: version(log),
@@ -475,8 +481,11 @@ pub fn of_files(
         workload: ktap::parse(log).cases.iter().map(result).collect(),
         ..Subject::default()
     };
-    Ok(told_of(subject, log, reading, Ok(Some(&counters.unwrap_or(found))), &story, symbols, guest))
+    Ok(told_of(subject, log, reading, counters, &story, symbols, guest))
 }
+
+/// Why a trace without a hit proves nothing.
+pub const NO_HIT: &str = "the trace has no hit: whether there was none, only --counters can tell";
 
 /// Why the trace may not be whole.
 fn counted(counters: Result<Option<&Counters>, &str>, story: &Story) -> Option<String> {

@@ -291,10 +291,13 @@ impl<'a> Fields<'a> {
 impl Trace {
     /// Reads a line; ignores anything but these events.
     pub fn line(&mut self, line: &str) {
-        let part = |prefix: &str| line.strip_prefix(prefix)?.strip_prefix("stale_")?.split_once(' ');
+        let event = without_time(line);
+        let part = |prefix: &str| event.strip_prefix(prefix)?.strip_prefix("stale_")?.split_once(' ');
         let read = match (part(PREFIX), part(VALID_PREFIX)) {
             (Some((name, rest)), _) => self.event(name, &Fields::of(rest)),
             (None, Some((name, rest))) => self.valid_event(name, &Fields::of(rest)),
+            // Behind something that is not understood, it would get lost.
+            (None, None) if [PREFIX, VALID_PREFIX].iter().any(|p| event.contains(&format!("{p}stale_"))) => None,
             (None, None) => return,
         };
         if read.is_none() && self.problem.is_none() {
@@ -506,14 +509,34 @@ fn access(fields: &Fields<'_>) -> Option<Access> {
     }
 }
 
+/// A line without what QEMU's log puts in front of it with `-msg timestamp=on`: `PID@SECONDS.MICROSECONDS:`.
+fn without_time(line: &str) -> &str {
+    let digits = |text: &str| !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
+    let event = line.split_once(':').and_then(|(time, event)| {
+        let (pid, time) = time.split_once('@')?;
+        let (seconds, micros) = time.split_once('.')?;
+        (digits(pid) && digits(seconds) && digits(micros)).then_some(event)
+    });
+    event.unwrap_or(line)
+}
+
+/// Whether a line begins with an event of the harts' caches, be it one that is read or another one.
+pub fn is_event(line: &str) -> bool {
+    let event = without_time(line);
+    event.starts_with(PREFIX) || event.starts_with(VALID_PREFIX)
+}
+
 /// Reads a whole trace.
 ///
 /// # Errors
 /// As [`Trace::finish`].
 pub fn read(text: &str) -> Result<Story, String> {
     let mut trace = Trace::default();
-    // A line without a newline was cut off.
-    let whole = text.rfind('\n').map_or("", |end| &text[..end]);
+    let (whole, last) = text.rsplit_once('\n').unwrap_or(("", text));
     whole.lines().for_each(|line| trace.line(line));
+    // A line without a newline may be cut off, and then it says nothing.
+    let problem = trace.problem.take();
+    trace.line(last);
+    trace.problem = problem;
     trace.finish()
 }

@@ -19,6 +19,7 @@ use crate::console::log::Log;
 use crate::ground::error::{Error, Exit, Result};
 use crate::hunt;
 use crate::hunt::symbols::Symbols;
+use crate::hunt::trace;
 use crate::hunt::verdict::Outcome;
 use crate::options::Options;
 use crate::trial::expect::{Expect, Observation, Sign};
@@ -142,14 +143,21 @@ pub fn run(options: &Options, args: &Args) -> Result<Exit> {
         Some(path) => {
             let symbols = args.vmlinux.as_deref().map(Symbols::load).transpose()?.unwrap_or_default();
             let name = args.console.file_name().unwrap_or_default().to_string_lossy();
-            Some(hunt::of_files(&name, &log, &reading, counters, &read(path)?, &symbols)?)
+            let trace = read(path)?;
+            if !trace.trim().is_empty() && !trace.lines().any(trace::is_event) {
+                let why = "no line begins with an event of QEMU's trace; give what `-trace` wrote";
+                return Err(Error::could_not(format!("{}: {why}", path.display())));
+            }
+            Some(hunt::of_files(&name, &log, &reading, counters, &trace, &symbols)?)
         }
         None => None,
     };
-    let counters = counters.or_else(|| {
-        let hits = hunted.as_ref()?.counts.faults;
-        Some(Counters { harts: 0, stale_hits: hits, fences: 0 })
-    });
+    let traced = hunted.as_ref().map(|report| report.counts.faults);
+    let counters = match (counters, traced) {
+        (None, Some(0)) if args.expect == Wanted::Survive => Err(hunt::NO_HIT.to_owned()),
+        (None, Some(stale_hits @ 1..)) => Ok(Some(Counters { harts: 0, stale_hits, fences: 0 })),
+        (counted, _) => Ok(counted),
+    };
 
     let mut tally = Tally::default();
     let mut reading = reading;
@@ -176,7 +184,7 @@ pub fn run(options: &Options, args: &Args) -> Result<Exit> {
     }
     let mut skipped = false;
     if args.expect != Wanted::Boot {
-        let trial = trial(args, text, counters.is_some(), &log, &report)?;
+        let trial = trial(args, text, counters != Ok(None), &log, &report)?;
         skipped = tests(&mut tally, args.expect, &trial, log, reading, report, counters);
     }
     let count = tally.finish();
@@ -300,9 +308,9 @@ fn tests(
     log: Log,
     reading: Reading,
     report: Report,
-    counters: Option<Counters>,
+    counters: Result<Option<Counters>, String>,
 ) -> bool {
-    let run = Run { log, reading, ending: Ending::Unknown, counters: Ok(counters), harts: Ok(Vec::new()), slowed: 1.0 };
+    let run = Run { log, reading, ending: Ending::Unknown, counters, harts: Ok(Vec::new()), slowed: 1.0 };
     let booted = Booted { run, report, console: PathBuf::new(), append: String::new() };
     let mut seen = BootSeen::of(&booted, trial);
     // On other machines tests may be skipped or known to fail.

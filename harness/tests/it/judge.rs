@@ -336,3 +336,38 @@ fn a_failure_counts_whether_or_not_it_was_named() {
     ends(&court.text(&missed, &[]), 2, &["not ok 3 b # no result", "1..3\n"]);
     ends(&court.text(&missed, &["--test", "a"]), 2, &["not ok 3 test 2 # no result", "1..3\n"]);
 }
+
+#[test]
+fn only_a_trace_is_a_trace() {
+    let court = Court::new();
+    let console = two("# touches: 3\nok 1 a", "# touches: 3\nok 2 b");
+    let at = |name: &str| court.0.dir.path().join(name).to_str().unwrap().to_owned();
+    let (trace, counters) = (at("x.trace"), at("x.qemu.log"));
+    let judged = |text: &str, more: &[&str]| {
+        write(Path::new(&trace), text);
+        court.text(&console, &[&["--trace", trace.as_str()], more].concat())
+    };
+    let counted = |hits: u32| {
+        write(Path::new(&counters), &format!("x-cache-invalid: total harts=4 stale_hits={hits} fences=8\n"));
+        ["--counters", counters.as_str()]
+    };
+    for text in [console.as_str(), "\u{fffd}\u{1}\u{2}\n", "riscv_trap hart:0\n"] {
+        judged(text, &[]).fails(2, &["x.trace: no line begins with an event of QEMU's trace"]);
+        judged(text, &counted(0)).fails(2, &["x.trace: no line begins with an event"]);
+    }
+    // Nothing was traced, or nothing was there to be traced: only the counters tell.
+    for text in ["", "\n"] {
+        ends(&judged(text, &[]), 2, &["not ok 1 trace # the trace has no hit", "--counters"]);
+        ends(&judged(text, &["--expect", "survive"]), 2, &["not ok 1 trace # the trace has no hit"]);
+        ends(&judged(text, &counted(0)), 0, &["ok 1 trace\n"]);
+    }
+    let used = "riscv_valid_cache_stale_use hart=1 use=1 time=1000 mode=0 access=load addr=0x1000 pc=0x2 ra=0x3 asid=0 what=remapped";
+    let found = ["not ok 1 trace # a hart used a stale translation"];
+    ends(&judged(&format!("{used}\n"), &[]), 1, &found);
+    ends(&judged(&format!("{used}\r\n"), &[]), 1, &found);
+    // As QEMU's log has it, and without the last newline.
+    ends(&judged(&format!("4711@1700000000.000001:{used}\n"), &[]), 1, &found);
+    ends(&judged(used, &[]), 1, &found);
+    // Behind what is not understood.
+    judged(&format!("{used}\nhost: {used}\n"), &[]).fails(2, &["invalid line: `host: riscv_valid"]);
+}
