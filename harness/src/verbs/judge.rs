@@ -136,7 +136,12 @@ pub fn run(options: &Options, args: &Args) -> Result<Exit> {
     }
     let reading = end::read(&log, &Ending::Unknown, "");
     let counters = match &args.counters {
-        Some(path) => machine::parse_counters(&read(path)?, &options.base.qemu.property).map_err(Error::could_not)?,
+        Some(path) => {
+            let property = &options.base.qemu.property;
+            let wrong = |why: String| Error::could_not(format!("{}: {why}", path.display()));
+            let found = machine::parse_counters(&read(path)?, property).map_err(wrong)?;
+            Some(found.ok_or_else(|| wrong(format!("no line `{property}: total`; give QEMU's standard error")))?)
+        }
         None => None,
     };
     let hunted = match &args.trace {

@@ -371,3 +371,17 @@ fn only_a_trace_is_a_trace() {
     // Behind what is not understood.
     judged(&format!("{used}\nhost: {used}\n"), &[]).fails(2, &["invalid line: `host: riscv_valid"]);
 }
+
+#[test]
+fn counters_that_are_not_there_are_an_error() {
+    let court = Court::new();
+    let console = court.0.dir.path().join("console.log");
+    let path = console.to_str().unwrap().to_owned();
+    let text = two("ok 1 a", "ok 2 b");
+    for expect in ["pass", "survive"] {
+        let given = ["--expect", expect, "--counters", &path];
+        court.text(&text, &given).fails(2, &["console.log: no line `x-cache-invalid: total`"]);
+    }
+    let twice = "x-cache-invalid: total harts=4 stale_hits=7 fences=8\n".repeat(2);
+    court.text(&(text + &twice), &["--counters", &path]).fails(2, &["console.log: QEMU printed"]);
+}
