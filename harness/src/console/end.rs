@@ -385,7 +385,7 @@ fn qemu_failed(stderr: &str, otherwise: &str) -> End {
 }
 
 /// Whether a message is KTAP: a result, a plan or a diagnostic.
-fn is_result(text: &str) -> bool {
+pub fn is_result(text: &str) -> bool {
     let text = text.trim_start();
     text.starts_with('#') || text.starts_with("ok ") || text.starts_with("not ok ")
 }

@@ -27,6 +27,13 @@ pub struct Line {
     pub quoted: bool,
 }
 
+impl Line {
+    /// Whether the kernel printed it, rather than a program. `stamped` is [`Log::is_stamped`].
+    pub fn is_kernels(&self, stamped: bool) -> bool {
+        self.stamp.is_some() || self.level.is_some() || !stamped
+    }
+}
+
 /// A whole console.
 #[derive(Clone, Debug, Default)]
 pub struct Log {
@@ -79,6 +86,11 @@ impl Log {
     /// When line `number` (from 1) of the console was complete, in seconds since the start.
     pub fn at(&self, number: usize) -> f64 {
         number.checked_sub(1).and_then(|i| self.ends.get(i)).copied().unwrap_or(self.seconds)
+    }
+
+    /// Whether the kernel's messages have time stamps, unlike those of programs.
+    pub fn is_stamped(&self) -> bool {
+        self.lines.iter().any(|line| line.stamp.is_some() && line.text.starts_with("Linux version "))
     }
 
     /// Number of complete lines.

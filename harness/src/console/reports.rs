@@ -160,8 +160,7 @@ pub struct Reader {
 impl Reader {
     /// A reader of `log`.
     pub fn new(log: &Log) -> Self {
-        let stamped = log.lines.iter().any(|line| line.stamp.is_some() && line.text.starts_with("Linux version "));
-        Self { since: None, stamped }
+        Self { since: None, stamped: log.is_stamped() }
     }
 
     /// A test has ended: what comes now is not part of a report from before.

@@ -10,7 +10,7 @@ use super::plan::Trial;
 use super::report::Row;
 use super::seen::{BootSeen, TestSeen};
 use super::verdict::Verdict;
-use crate::console::end::End;
+use crate::console::end::{self, End};
 use crate::console::ktap::{Status, TIMEOUT};
 use crate::console::log::Line;
 
@@ -110,8 +110,7 @@ fn judge_test(expect: &Expect, seen: &BootSeen<'_>, own: &TestSeen<'_>, at: usiz
     if let Ok(counters) = &seen.counters {
         errors.extend(met::contradiction(&seen.tests, counters.map(|c| c.stale_hits)));
     }
-    errors.extend(seen.lacking.iter().map(|l| format!("the console lacks what this scenario must show: {l}")));
-    errors.extend(seen.problem.iter().map(|p| format!("the results cannot be trusted: {p}")));
+    errors.extend(doubts(seen));
     let verdict = match (failures.is_empty(), errors.is_empty()) {
         (false, _) => Verdict::Fail,
         (true, false) => Verdict::Error,
@@ -120,6 +119,13 @@ fn judge_test(expect: &Expect, seen: &BootSeen<'_>, own: &TestSeen<'_>, at: usiz
     why.extend(failures);
     why.extend(errors);
     Judgement { observed, verdict, why }
+}
+
+/// Why the results of a boot that ended well may mean nothing.
+fn doubts(seen: &BootSeen<'_>) -> Vec<String> {
+    let lacking = seen.lacking.iter().map(|l| format!("the console lacks what this scenario must show: {l}"));
+    let problem = seen.problem.iter().map(|p| format!("the results cannot be trusted: {p}"));
+    lacking.chain(problem).collect()
 }
 
 /// The reason for a run without a stale hit.
@@ -207,20 +213,24 @@ fn judge_control(wanted: &Observation, trial: &Trial, seen: &BootSeen<'_>, own: 
         return Judgement { observed, verdict: Verdict::Fail, why };
     }
     why.clear();
-    if !trial.machine.model.stale {
-        return Judgement { observed, verdict: Verdict::Pass, why };
+    let mut verdict = Verdict::Pass;
+    // A kernel that died has results that end in the middle, and need not have shown all that it would.
+    if *end == End::Finished && trial.at_boot.is_none() {
+        why.extend(doubts(seen));
     }
-    let verdict = match &seen.counters {
-        Err(what) => {
-            why.push(what.clone());
-            Verdict::Error
+    if trial.machine.model.stale {
+        match &seen.counters {
+            Err(what) => why.push(what.clone()),
+            Ok(counters) if counters.is_none_or(|c| c.stale_hits == 0) => {
+                why.insert(0, NOTHING_STALE.to_owned());
+                verdict = Verdict::Fail;
+            }
+            Ok(_) => {}
         }
-        Ok(counters) if counters.is_none_or(|c| c.stale_hits == 0) => {
-            why.push(NOTHING_STALE.to_owned());
-            Verdict::Fail
-        }
-        Ok(_) => Verdict::Pass,
-    };
+    }
+    if verdict == Verdict::Pass && !why.is_empty() {
+        verdict = Verdict::Error;
+    }
     Judgement { observed, verdict, why }
 }
 
@@ -289,7 +299,10 @@ fn shows(
         },
         Sign::Warning => {
             let messages = if at_boot { seen.boot } else { own.messages };
-            let found = messages.iter().any(|m| wanted.text.as_ref().is_some_and(|t| t.is_match(&m.text)));
+            // What tests and other programs print is no message of the kernel.
+            let of_kernel = |m: &Line| m.is_kernels(seen.stamped) && !end::is_result(&m.text);
+            let text = |m: &Line| wanted.text.as_ref().is_some_and(|t| t.is_match(&m.text));
+            let found = messages.iter().any(|m| of_kernel(m) && text(m));
             if found { Ok(()) } else { Err("no message from that time matches text".to_owned()) }
         }
         Sign::TestFailure => match &own.result {

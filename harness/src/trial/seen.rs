@@ -64,6 +64,8 @@ pub struct BootSeen<'a> {
     pub report: &'a [Line],
     /// The console until the guest was ready.
     pub boot: &'a [Line],
+    /// Whether the kernel's messages have time stamps.
+    pub stamped: bool,
     /// Patterns of [`Trial::require`] that the console lacks.
     pub lacking: Vec<String>,
     /// What is wrong with the results as a whole.
@@ -131,6 +133,7 @@ impl<'a> BootSeen<'a> {
             hint: run.reading.hint,
             report: &lines[report_from..],
             boot: &lines[..ready],
+            stamped: run.log.is_stamped(),
             lacking: trial.require.iter().filter(lacking).map(ToString::to_string).collect(),
             problem: ambiguous.or_else(|| report.problems.first().map(ToString::to_string)),
             others: others(report, &trial.tests.iter().map(|(test, _)| test.as_str()).collect::<Vec<_>>())
@@ -151,6 +154,7 @@ impl<'a> BootSeen<'a> {
             hint: None,
             report: &[],
             boot: &[],
+            stamped: false,
             lacking: Vec::new(),
             problem: None,
             others: Vec::new(),

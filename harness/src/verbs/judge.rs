@@ -235,6 +235,11 @@ fn trial(args: &Args, text: Option<Regex>, counted: bool, log: &Log, report: &Re
         Sign::TestFailure => names.iter().find(failed).or(names.first()),
         _ => names.iter().find(|name| !ended(name)).or(names.last()),
     };
+    // The others need a test that runs.
+    let at_boot = [Sign::BootDeath, Sign::Oops, Sign::Panic, Sign::Warning].contains(&sign);
+    if running.is_none() && !at_boot {
+        return Err(Error::could_not(format!("{}: the console names no test", args.console.display())));
+    }
     Ok(match running.filter(|_| sign != Sign::BootDeath) {
         Some(test) => Trial::new("console", machine, vec![(test.clone(), Expect::Caught(observation))]),
         None => Trial { at_boot: Some(observation), ..Trial::new("console", machine, Vec::new()) },

@@ -187,6 +187,7 @@ fn during(end: End) -> BootSeen<'static> {
         hint: None,
         report: &[],
         boot: &[],
+        stamped: false,
         lacking: vec![],
         problem: None,
         others: vec![],

@@ -72,6 +72,7 @@ fn well() -> BootSeen<'static> {
         hint: None,
         report: &[],
         boot: &[],
+        stamped: false,
         lacking: vec![],
         problem: None,
         others: vec![],

@@ -385,3 +385,41 @@ fn counters_that_are_not_there_are_an_error() {
     let twice = "x-cache-invalid: total harts=4 stale_hits=7 fences=8\n".repeat(2);
     court.text(&(text + &twice), &["--counters", &path]).fails(2, &["console.log: QEMU printed"]);
 }
+
+#[test]
+fn an_expected_sign_must_be_beyond_doubt() {
+    let court = Court::new();
+    let fails = ["--expect", "test-failure", "--test", "b"];
+    ends(&court.text(&two("ok 1 a", "not ok 2 b"), &fails), 0, &["1 passed"]);
+    let no_plan = two("ok 1 a", "not ok 2 b").replace("1..2\n", "");
+    ends(&court.text(&no_plan, &fails), 2, &["have no plan"]);
+    ends(&court.text(&two("ok 1 a", "not ok 2 b\nBail out! no memory"), &fails), 2, &["bailed out: no memory"]);
+    // The kernel has to say it, not a test.
+    let warns = ["--expect", "warning", "--text", "the sky", "--test", "b"];
+    for line in ["# the sky falls", "ok 2 the sky", "  # # the sky falls", "not ok 2 the sky"] {
+        ends(
+            &court.text(
+                &two("ok 1 a", &format!("{line}\nok 2 b")).replace("ok 2 the sky\nok 2 b", "ok 2 b # the sky"),
+                &warns,
+            ),
+            1,
+            &["expected warning"],
+        );
+    }
+    ends(&court.text(&two("ok 1 a", "the sky falls\nok 2 b"), &warns), 1, &["expected warning"]);
+    ends(&court.text(&two("ok 1 a", "[    5.000000] the sky falls\nok 2 b"), &warns), 0, &["1 passed"]);
+    // A kernel that does not stamp its messages says it, too.
+    let plain = two("ok 1 a", "the sky falls\nok 2 b").replace("[    0.000000] ", "").replace("[    1.000000] ", "");
+    ends(&court.text(&plain, &warns), 0, &["1 passed"]);
+    // Without a test, nothing happens while one runs.
+    let overflow = between("[    2.000000] Insufficient stack space to handle exception!\n");
+    for sign in ["stack-overflow", "test-failure"] {
+        court.text(&overflow, &["--expect", sign]).fails(2, &["console.log: the console names no test"]);
+    }
+    ends(&court.text(&between("[    2.000000] Oops [#1]\n"), &["--expect", "oops", "--text", "Oops"]), 0, &["(boot)"]);
+    // What it died of in the middle of a test needs no plan's end.
+    let dead = format!(
+        "{START}TAP version 13\n1..2\n# selftests: g: a\n# TAP version 13\n# ok 1 x\n[    2.000000] Insufficient stack space to handle exception!\n"
+    );
+    ends(&court.text(&dead, &["--expect", "stack-overflow"]), 0, &["1 passed"]);
+}
