@@ -88,6 +88,15 @@ pub struct Shape {
     pub example: String,
 }
 
+impl Shape {
+    /// Whether a message looks like it. A word ends at the end of the message and at a stop as well.
+    fn fits(&self, message: &str) -> bool {
+        let stop = |c: char| if matches!(c, '.' | ',' | ';' | '!' | '?') { ' ' } else { c };
+        let words: String = message.chars().map(stop).chain([' ']).collect();
+        any(&self.text, message) || any(&self.text, &words)
+    }
+}
+
 /// The whole table.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -190,7 +199,7 @@ impl Reader {
         // Programs may print what they like.
         let of_kernel = stamp || level.is_some() || !self.stamped;
         let grave = level.is_some_and(|level| level <= CRITICAL).then(|| &*GRAVE);
-        match table.shape.iter().find(|row| any(&row.text, message)).or(grave) {
+        match table.shape.iter().find(|row| row.fits(message)).or(grave) {
             Some(_) if covered => Meaning::Part,
             Some(row) if of_kernel => Meaning::Unknown(row),
             _ => Meaning::Nothing,
