@@ -258,7 +258,7 @@ impl Seen {
                         seen.reports.push(found(&row.name));
                     }
                 },
-                Meaning::Unknown(row) => seen.unknown.push(found(&row.name)),
+                Meaning::Unknown(kind) => seen.unknown.push(found(kind)),
                 Meaning::Ignored(_) | Meaning::Part | Meaning::Nothing => {}
             }
         }

@@ -47,6 +47,9 @@ pub struct Report {
     pub text: Vec<String>,
     /// How it ends the run, if it does.
     pub ends: Option<Ends>,
+    /// Programs print such lines as well.
+    #[serde(default)]
+    pub anybody: bool,
     /// `FILE: FUNCTION` of the kernel.
     pub source: String,
     /// What that file contains.
@@ -116,8 +119,8 @@ pub enum Meaning {
     Report(&'static Report),
     /// Nothing, although it looks like a report.
     Ignored(&'static Ignore),
-    /// It looks like a report that no row knows.
-    Unknown(&'static Shape),
+    /// It looks like a report, of the kind with this name, and may be none.
+    Unknown(&'static str),
     /// It is a part of a report that began before.
     Part,
     /// It is an ordinary message.
@@ -192,16 +195,18 @@ impl Reader {
         if let Some(row) = table.ignore.iter().find(|row| any(&row.text, message)) {
             return Meaning::Ignored(row);
         }
-        if let Some(row) = table.report.iter().find(|row| any(&row.text, message)) {
-            return Meaning::Report(row);
-        }
-        let covered = self.since.is_some_and(|n| n < REPORT);
         // Programs may print what they like.
         let of_kernel = stamp || level.is_some() || !self.stamped;
+        match table.report.iter().find(|row| any(&row.text, message)) {
+            Some(row) if row.anybody && !of_kernel => return Meaning::Unknown(&row.name),
+            Some(row) => return Meaning::Report(row),
+            None => {}
+        }
+        let covered = self.since.is_some_and(|n| n < REPORT);
         let grave = level.is_some_and(|level| level <= CRITICAL).then(|| &*GRAVE);
         match table.shape.iter().find(|row| row.fits(message)).or(grave) {
             Some(_) if covered => Meaning::Part,
-            Some(row) if of_kernel => Meaning::Unknown(row),
+            Some(row) if of_kernel => Meaning::Unknown(&row.name),
             _ => Meaning::Nothing,
         }
     }

@@ -239,3 +239,33 @@ fn the_firmware_reports_without_a_time_stamp() {
     let reading = end::read(&Log::of(&text), &Ending::Exited(0), "");
     assert_eq!(reading.forbidden.iter().map(|f| f.text.as_str()).collect::<Vec<_>>(), [line]);
 }
+
+#[test]
+fn what_a_program_says_is_no_certain_report() {
+    let judged = |line: &str| {
+        let (_, text) = with("x");
+        let reading = end::read(&Log::of(&text.replace("[    5.174000] x", line)), &Ending::Exited(0), "");
+        (reading.end, reading.forbidden.len(), reading.unknown.len())
+    };
+    for line in
+        ["WARNING: apt does not have a stable CLI interface.", "BUG: in the vendor's program", "file corruption"]
+    {
+        assert_eq!(judged(line), (End::Finished, 0, 1), "{line}");
+        assert_eq!(judged(&format!("[    5.174000] {line}")), (End::Finished, 1, 0), "{line}");
+    }
+    for line in ["Oops, forgot that", "[    5.174000] Oops, forgot that"] {
+        assert_eq!(judged(line), (End::Finished, 0, 0), "{line}");
+    }
+    // What only a kernel says is certain.
+    assert_eq!(judged("watchdog: BUG: soft lockup - CPU#2 stuck for 26s! [insmod:31]"), (End::Finished, 1, 0));
+    for line in ["Oops [#1]", "Oops - illegal instruction [#1]", "Oops: 0002 [#1]"] {
+        assert!(matches!(judged(line).0, End::Oops { .. }), "{line}");
+    }
+    // Without any stamps nobody can tell.
+    let (_, text) = with("WARNING: x");
+    let plain: String = text
+        .lines()
+        .map(|l| l.split_once("] ").filter(|_| l.starts_with("[ ")).map_or(l, |(_, t)| t).to_owned() + "\n")
+        .collect();
+    assert_eq!(end::read(&Log::of(&plain), &Ending::Exited(0), "").forbidden.len(), 1);
+}
