@@ -63,13 +63,28 @@ pub fn run(options: &Options, args: &Args) -> Result<Exit> {
         reports.push(report);
     }
     write(options, &reports)?;
-    Ok(if reports.iter().any(|r| r.unknown.is_some()) {
-        Exit::CouldNot
-    } else if reports.iter().all(|r| r.clean) {
-        Exit::Pass
-    } else {
+    Ok(exit(&reports))
+}
+
+/// The exit code. A finding is certain even where the search reached a limit.
+fn exit(reports: &[Report]) -> Exit {
+    let any = |verdict| reports.iter().any(|report| self::verdict(report) == verdict);
+    if any(Verdict::Fail) {
         Exit::Failed
-    })
+    } else if any(Verdict::Error) {
+        Exit::CouldNot
+    } else {
+        Exit::Pass
+    }
+}
+
+fn verdict(report: &Report) -> Verdict {
+    match (&report.unknown, report.clean) {
+        _ if !report.findings.is_empty() => Verdict::Fail,
+        (Some(_), _) => Verdict::Error,
+        (None, true) => Verdict::Pass,
+        (None, false) => Verdict::Fail,
+    }
 }
 
 fn write(options: &Options, reports: &[Report]) -> Result<()> {
@@ -151,11 +166,7 @@ fn of_series(searched: Result<Report>, reports: &mut Vec<Report>) -> Checked {
     match searched {
         Err(error) => (name, Verdict::Error, error.message),
         Ok(report) => {
-            let verdict = match (&report.unknown, report.clean) {
-                (Some(_), _) => Verdict::Error,
-                (None, true) => Verdict::Pass,
-                (None, false) => Verdict::Fail,
-            };
+            let verdict = verdict(&report);
             let said = report.text(false);
             reports.push(report);
             (name, verdict, said)
@@ -179,5 +190,49 @@ fn of_control(known: Known, searched: Result<Report>, reports: &mut Vec<Report>)
             reports.push(report);
             (name, verdict, said)
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::exhaust::report::{Setting, Told};
+
+    fn searched(findings: usize, unknown: Option<&str>) -> Report {
+        let setting = || Setting { model: None, properties: None, harts: 4 };
+        let told = || Told {
+            window: 0,
+            property: "x",
+            what: String::new(),
+            place: String::new(),
+            start: String::new(),
+            steps: Vec::new(),
+            setting: setting(),
+        };
+        Report {
+            kernel: "k".to_owned(),
+            clean: findings == 0 && unknown.is_none(),
+            unknown: unknown.map(str::to_owned),
+            findings: (0..findings).map(|_| told()).collect(),
+            bounds: String::new(),
+            searches: 1,
+            states: 1,
+            choices: 1,
+            seconds: 0.0,
+        }
+    }
+
+    #[test]
+    fn a_finding_is_certain_whatever_the_rest_of_the_search_says() {
+        let verdict = |report| of_series(Ok(report), &mut Vec::new()).1;
+        let limit = Some("the limit of states");
+        assert_eq!(verdict(searched(0, None)), Verdict::Pass);
+        assert_eq!(verdict(searched(0, limit)), Verdict::Error);
+        assert_eq!(verdict(searched(1, None)), Verdict::Fail);
+        assert_eq!(verdict(searched(1, limit)), Verdict::Fail);
+        assert_eq!(exit(&[searched(0, None)]), Exit::Pass);
+        assert_eq!(exit(&[searched(0, None), searched(0, limit)]), Exit::CouldNot);
+        assert_eq!(exit(&[searched(1, None), searched(0, limit)]), Exit::Failed);
+        assert_eq!(exit(&[searched(1, limit)]), Exit::Failed);
     }
 }

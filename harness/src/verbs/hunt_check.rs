@@ -123,7 +123,7 @@ fn of_window(report: Result<Report>) -> Vec<Checked> {
     let victim = report.killer().is_some_and(|hit| hit.touch.at.starts_with(WINDOW.1));
     vec![
         (named("a stale hit kills it"), killed, said.clone()),
-        (named("the victim is handle_exception()"), pass(victim), said),
+        (named("the victim is handle_exception()"), certain(&report, victim), said),
     ]
 }
 
@@ -141,9 +141,10 @@ fn of_series(what: &str, report: Result<Report>) -> Vec<Checked> {
         Outcome::Killed { .. } | Outcome::Exposed { .. } => Verdict::Fail,
         Outcome::Uncertain { .. } => Verdict::Error,
     };
+    let absorbs = certain(&report, counts.absorbed > 0 && counts.killed == 0);
     vec![
         (named("no stale hit kills it"), survived, said.clone()),
-        (named("has stale hits, and absorbs them"), pass(counts.absorbed > 0 && counts.killed == 0), said),
+        (named("has stale hits, and absorbs them"), absorbs, said),
     ]
 }
 
@@ -168,9 +169,9 @@ fn of_mainline(report: Result<Report>) -> Vec<Checked> {
     let mapper = killer.is_some_and(|hit| hit.store.as_ref().is_some_and(|store| store.by.starts_with("kasan_")));
     vec![
         (named("a stale hit kills it"), killed, said.clone()),
-        (named("the victim is kasan_unpoison()"), pass(victim), said.clone()),
-        (named("the mapping is the vmalloc shadow"), pass(region), said.clone()),
-        (named("it was mapped by KASAN"), pass(mapper), said),
+        (named("the victim is kasan_unpoison()"), certain(&report, victim), said.clone()),
+        (named("the mapping is the vmalloc shadow"), certain(&report, region), said.clone()),
+        (named("it was mapped by KASAN"), certain(&report, mapper), said),
     ]
 }
 
@@ -192,6 +193,14 @@ fn of_valid(name: &str, machine: &Machine, broken: bool, report: Result<Report>)
     (named(what), verdict, said)
 }
 
+/// The verdict on what a hunt must have found. One that is uncertain says nothing by not finding it.
+fn certain(report: &Report, found: bool) -> Verdict {
+    match report.result {
+        Outcome::Uncertain { .. } if !found => Verdict::Error,
+        _ => pass(found),
+    }
+}
+
 fn pass(yes: bool) -> Verdict {
     if yes { Verdict::Pass } else { Verdict::Fail }
 }
@@ -200,4 +209,26 @@ fn first_line(report: &Report) -> String {
     let text = report.text();
     let lines = text.lines().take(1).chain(text.lines().filter(|l| l.contains("victim ") || l.contains("touched ")));
     lines.map(str::trim).collect::<Vec<_>>().join("; ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::console::end::{self, Ending};
+    use crate::console::log::Log;
+    use crate::hunt::symbols::Symbols;
+
+    #[test]
+    fn an_uncertain_hunt_fails_nothing() {
+        let log = Log::of("[    0.000000] Linux version 7\n");
+        let report =
+            || hunt::of_files("k", &log, &end::read(&log, &Ending::Unknown, ""), None, "", &Symbols::default());
+        assert!(matches!(report().unwrap().result, Outcome::Uncertain { .. }));
+        for checked in [of_window(report()), of_series("x", report()), of_mainline(report())] {
+            assert!(checked.len() > 1);
+            for (name, verdict, why) in checked {
+                assert_eq!(verdict, Verdict::Error, "{name}: {why}");
+            }
+        }
+    }
 }

@@ -129,7 +129,19 @@ pub fn run(options: &Options, args: &Args) -> Result<Exit> {
         rows.len(),
         rows.len() - killed - unexplained
     );
-    Ok(if rows.is_empty() || unexplained > 0 { Exit::Failed } else { Exit::Pass })
+    Ok(exit(&rows))
+}
+
+/// The exit code. A mutant that survives is certain, one whose search reached a limit is not; no mutants prove nothing.
+fn exit(rows: &[Row]) -> Exit {
+    let unexplained = || rows.iter().filter(|r| r.killed.is_none() && r.why.is_none());
+    if unexplained().any(|r| r.uncertain.is_none()) {
+        Exit::Failed
+    } else if rows.is_empty() || unexplained().next().is_some() {
+        Exit::CouldNot
+    } else {
+        Exit::Pass
+    }
 }
 
 /// Searches from the quickest on; the first one that finds something ends it. CPU 33 has its bit in the upper
@@ -228,5 +240,31 @@ fn print(rows: &[Row]) {
     for row in rows.iter().filter(|r| r.killed.is_none() && r.why.is_none()) {
         let end = row.uncertain.as_ref().map_or("survives".to_owned(), |why| format!("not certain ({why})"));
         println!("{end}: {}: {}: `{}` becomes `{}`", row.place, row.kind, row.old, row.new);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_mutant_that_may_be_killed_has_not_survived() {
+        let row = |killed: bool, uncertain: bool, why: bool| Row {
+            place: String::new(),
+            kind: String::new(),
+            old: String::new(),
+            new: String::new(),
+            killed: killed.then(|| "x".to_owned()),
+            uncertain: uncertain.then(|| "x".to_owned()),
+            why: why.then(|| "x".to_owned()),
+            milliseconds: 0,
+        };
+        let (killed, survives, unclear) = (row(true, false, false), row(false, false, false), row(false, true, false));
+        let (explained, known) = (row(false, false, true), row(false, true, true));
+        assert_eq!(exit(&[]), Exit::CouldNot);
+        assert_eq!(exit(std::slice::from_ref(&killed)), Exit::Pass);
+        assert_eq!(exit(&[killed, explained, known]), Exit::Pass);
+        assert_eq!(exit(std::slice::from_ref(&unclear)), Exit::CouldNot);
+        assert_eq!(exit(&[unclear, survives]), Exit::Failed);
     }
 }
