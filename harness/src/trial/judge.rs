@@ -318,7 +318,7 @@ fn shows(
 }
 
 /// Whether the guest had to end a test; what ran inside may follow.
-fn timed_out(reason: Option<&str>) -> bool {
+pub fn timed_out(reason: Option<&str>) -> bool {
     reason.and_then(|reason| reason.strip_prefix(TIMEOUT)).is_some_and(|rest| rest.is_empty() || rest.starts_with(' '))
 }
 

@@ -16,10 +16,11 @@ use crate::boot::machine::{BUSY, Boot};
 use crate::boot::{initramfs, reproduce};
 use crate::build::kernel::Kernel;
 use crate::build::workbench::Workbench;
-use crate::console::end::End;
-use crate::console::ktap;
+use crate::console::end::{End, Found};
+use crate::console::ktap::{self, Status};
 use crate::ground::batch;
 use crate::ground::error::{Error, Result};
+use crate::ground::files;
 use crate::ground::progress::Step;
 
 /// Runs a trial of `kernel`. The console goes to `FOLDER/NAME.log`, see [`Trial::name`], with
@@ -51,26 +52,39 @@ pub fn repeated(bench: &Workbench, trials: &[&Trial]) -> Vec<Trial> {
 
 /// Like [`run`], and returns the boot as well if there was one, for callers that read more of it.
 ///
-/// A boot that ran into a limit on a host that others kept busy says nothing; it gets one more chance,
-/// with limits that fit.
+/// A boot that ran into a limit on a host that others kept busy says nothing, if nothing else is wrong; it gets one more
+/// chance, with limits that fit. The first console is kept as `NAME.try1.log`.
 pub fn kept(bench: &Workbench, trial: &Trial, kernel: Result<&Kernel>, folder: &Path) -> (Done, Option<Booted>) {
     let mut trial = Trial { host: bench.host(), ..trial.clone() };
     let kernel = match kernel {
         Ok(kernel) => kernel,
         Err(error) => return (not_booted(&trial, &error, bench, folder), None),
     };
+    let console = folder.join(format!("{}.log", trial.name));
+    if let Err(error) = forget(&console, 1) {
+        return (not_booted(&trial, &error, bench, folder), None);
+    }
     let (mut done, mut booted) = once(bench, &trial, kernel, folder, 1);
     if bench.options.asked.slow.is_none()
         && let Some(first) = booted.as_ref().filter(|booted| starved(booted, &done.rows))
     {
         let slowed = first.run.slowed;
+        let kept = match keep(&console, 1) {
+            Ok(kept) => kept,
+            // Without the first console nobody could tell what the second one is worth.
+            Err(error) => {
+                eprintln!("lazymap: note: {} is not booted again: {error}", trial.name);
+                return (done, booted);
+            }
+        };
         trial.host.slow = (trial.host.slow * BUSY).min(MOST_SLOW);
         trial.host.busy = (trial.host.busy.max(slowed) * BUSY).min(MOST_SLOW);
         eprintln!(
             "lazymap: note: {} ended at a limit, but QEMU got {:.0} % of the CPU time that it could use; \
-             once more, with longer limits",
+             once more, with longer limits; the first console is {}",
             trial.name,
-            100.0 / slowed
+            100.0 / slowed,
+            report::shown(&bench.options.root, &kept)
         );
         (done, booted) = once(bench, &trial, kernel, folder, 2);
     }
@@ -80,13 +94,50 @@ pub fn kept(bench: &Workbench, trial: &Trial, kernel: Result<&Kernel>, folder: &
 /// The most by which limits are stretched without being asked.
 const MOST_SLOW: f64 = 20.0;
 
-/// Whether a boot failed at a limit while the host had other work.
+/// Kinds of reports that say no more than that something took long.
+const SLOW: [&str; 4] = ["RCU stall", "expedited RCU stall", "stall of RCU tasks", "starved kthread"];
+
+/// Whether a boot failed at a limit while the host had other work, and in no other way.
 fn starved(booted: &Booted, rows: &[Row]) -> bool {
-    let bad = || rows.iter().filter(|row| row.verdict != Verdict::Pass);
-    let late = |row: &Row| ["timeout", "hang"].iter().any(|word| row.observed.contains(word));
-    let stalls = |row: &Row| row.why.iter().any(|why| why.contains("stall"));
-    let limit = matches!(booted.run.reading.end, End::Hang(_) | End::Timeout(_));
-    booted.run.slowed >= BUSY && bad().next().is_some() && (limit || bad().any(|row| late(row) || stalls(row)))
+    let run = &booted.run;
+    let slow = |found: &Found| SLOW.contains(&found.kind);
+    // A kernel that is wrong is wrong on any host, and the next boot may not show it.
+    if !run.reading.forbidden.iter().all(slow) || !run.reading.unknown.is_empty() {
+        return false;
+    }
+    let limit = matches!(run.reading.end, End::Hang(_) | End::Timeout(_));
+    let at_limit = |row: &Row| limit && row.observed == judge::described(&run.reading.end, run.reading.ready);
+    let timed_out = |row: &Row| match booted.report.find(&row.test) {
+        Ok(Some(case)) => case.status == Status::Fail && judge::timed_out(case.reason.as_deref()),
+        _ => false,
+    };
+    let reported = |why: &String| run.reading.forbidden.iter().any(|found| why.ends_with(&found.text));
+    let stalled = |row: &Row| !row.why.is_empty() && row.why.iter().all(reported);
+    // Tests after the one at which the boot ended missed their turn.
+    let explained =
+        |row: &Row| at_limit(row) || timed_out(row) || stalled(row) || (limit && row.verdict == Verdict::Miss);
+    let mut bad = rows.iter().filter(|row| row.verdict != Verdict::Pass).peekable();
+    run.slowed >= BUSY && bad.peek().is_some() && bad.all(explained)
+}
+
+/// Where the console of a try is kept once another one takes its place.
+fn of_try(console: &Path, tries: u32) -> [(PathBuf, PathBuf); 2] {
+    ["log", "qemu.log"]
+        .map(|ending| (console.with_extension(ending), console.with_extension(format!("try{tries}.{ending}"))))
+}
+
+/// Keeps the console of a try, with what QEMU printed, and returns where.
+fn keep(console: &Path, tries: u32) -> Result<PathBuf> {
+    let [log, qemu] = of_try(console, tries);
+    for (from, to) in [&log, &qemu] {
+        fs::rename(from, to).map_err(|e| Error::io("rename", from, e))?;
+    }
+    Ok(log.1)
+}
+
+/// Removes what an earlier run has kept of a try.
+fn forget(console: &Path, tries: u32) -> Result<()> {
+    of_try(console, tries).iter().try_for_each(|(_, kept)| files::remove(kept))
 }
 
 /// Boots once, and judges.
@@ -201,5 +252,85 @@ fn short(end: &End) -> &'static str {
         End::Timeout(_) => "timeout",
         End::QemuFailed { .. } => "QEMU failed",
         End::Incomplete { .. } => "incomplete",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::boot::machine::{Counters, Machine, Run};
+    use crate::boot::models;
+    use crate::console::end::{self, Ending};
+    use crate::console::log::Log;
+    use crate::trial::expect::Expect;
+    use std::time::Duration;
+
+    const HIT_LIMIT: Ending = Ending::Silent(Duration::from_secs(60));
+
+    /// Whether a boot with these lines between the guest's marks, of the tests `a` and `b`, gets another chance.
+    fn again(lines: &str, ending: &Ending) -> bool {
+        let done =
+            if *ending == Ending::Exited(0) { "lazymap: guest done\n[    9.000000] reboot: Power down\n" } else { "" };
+        let raw = format!("[    0.000000] Linux version 7\nlazymap: guest ready\nTAP version 13\n1..2\n{lines}{done}");
+        let log = Log::new(raw.clone(), vec![0.0; raw.matches('\n').count()], 1.0);
+        let reading = end::read(&log, ending, "");
+        let report = ktap::parse(&log);
+        let counters = Ok(Some(Counters { harts: 4, stale_hits: 7, fences: 8 }));
+        let run = Run { log, reading, ending: ending.clone(), counters, harts: Ok(Vec::new()), slowed: BUSY };
+        let booted = Booted { run, report, console: PathBuf::new(), append: String::new() };
+        let tests = ["a", "b"].map(|test| (test.to_owned(), Expect::Pass)).to_vec();
+        let trial = Trial::new("series", Machine::new(models::find("stale").unwrap()), tests);
+        let rows = judge::judge(&trial, &BootSeen::of(&booted, &trial));
+        assert!(rows.iter().any(|row| row.verdict != Verdict::Pass) || lines == "ok 1 a\nok 2 b\n", "{rows:?}");
+        starved(&booted, &rows)
+    }
+
+    #[test]
+    fn what_the_limit_explains_gets_another_chance() {
+        let exited = Ending::Exited(0);
+        assert!(again("ok 1 a\n", &HIT_LIMIT));
+        assert!(again("", &HIT_LIMIT));
+        assert!(again("", &Ending::TimedOut(Duration::from_secs(240))));
+        assert!(again("not ok 1 a # TIMEOUT 45 seconds\nok 2 b\n", &exited));
+        assert!(again("# RUN x\nnot ok 1 a # TIMEOUT 45 seconds\nok 2 b\n", &exited));
+        let stall = "[    5.000000] rcu: INFO: rcu_preempt detected stalls on CPUs/tasks:\n";
+        let starved = "[    5.100000] rcu: rcu_preempt kthread starved for 5252 jiffies! g-1063\n";
+        assert!(again(&format!("{stall}{starved}ok 1 a\nok 2 b\n"), &exited));
+        assert!(again(&format!("{stall}ok 1 a\n"), &HIT_LIMIT));
+    }
+
+    #[test]
+    fn what_a_kernel_did_wrong_gets_none() {
+        let exited = Ending::Exited(0);
+        assert!(!again("ok 1 a\nok 2 b\n", &exited));
+        // The words are not what they look like.
+        assert!(!again("not ok 1 a # mapping changed\nok 2 b\n", &exited));
+        assert!(!again("not ok 1 a # the timeout was ignored\nok 2 b\n", &exited));
+        assert!(!again("[    5.000000] WARNING: while installing\nok 1 a\nok 2 b\n", &exited));
+        assert!(!again("[    5.000000] insmod: page allocation stall for 10 secs: x\nok 1 a\nok 2 b\n", &exited));
+        // One is late, the other is wrong.
+        assert!(!again("not ok 1 a\nnot ok 2 b # TIMEOUT 45 seconds\n", &exited));
+        assert!(!again("not ok 1 a\n", &HIT_LIMIT));
+        let bug = "[    5.000000] BUG: KASAN: slab-out-of-bounds in x+0x1/0x2\n";
+        assert!(!again(&format!("{bug}ok 1 a\n"), &HIT_LIMIT));
+        assert!(!again(&format!("ok 1 a\n{bug}"), &HIT_LIMIT));
+        assert!(!again(&format!("ok 1 a\n{bug}not ok 2 b # TIMEOUT 45 seconds\n"), &exited));
+        assert!(!again("[    5.000000] Oops [#1]\n", &HIT_LIMIT));
+    }
+
+    #[test]
+    fn the_first_console_is_kept() {
+        let folder = tempfile::tempdir().unwrap();
+        let at = |name: &str| folder.path().join(name);
+        fs::write(at("x.log"), "first").unwrap();
+        fs::write(at("x.qemu.log"), "counters").unwrap();
+        let kept = keep(&at("x.log"), 1).unwrap();
+        assert_eq!((kept, fs::read_to_string(at("x.try1.log")).unwrap().as_str()), (at("x.try1.log"), "first"));
+        assert_eq!(fs::read_to_string(at("x.try1.qemu.log")).unwrap(), "counters");
+        assert!(!at("x.log").exists() && !at("x.qemu.log").exists());
+        // The next run does not leave what is not its own.
+        forget(&at("x.log"), 1).unwrap();
+        assert!(!at("x.try1.log").exists() && !at("x.try1.qemu.log").exists());
+        forget(&at("x.log"), 1).unwrap();
     }
 }
