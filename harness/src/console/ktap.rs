@@ -795,7 +795,7 @@ fn plan(level: &mut Level, line: usize, count: u64, skip: Option<&str>) {
 }
 
 fn result(level: &mut Level, line: usize, ok: bool, number: Option<u64>, rest: &str) {
-    let expected = level.seen.keys().next_back().map_or(1, |n| n + 1);
+    let expected = level.seen.keys().next_back().map_or(1, |n| n.saturating_add(1));
     let number = number.unwrap_or_else(|| {
         level.problem(line, "a result without a number");
         expected

@@ -273,6 +273,10 @@ fn a_huge_plan_does_not_fill_the_memory() {
     assert_eq!(report.status(), Status::Error);
     assert_eq!(report.cases.len(), 101);
     assert_eq!(report.problems[0].to_string(), "line 3: more than 100 planned tests have no result");
+    // Nor does a huge number overflow.
+    let number = u64::MAX;
+    let report = ktap::parse(&Log::of(&format!("TAP version 13\n1..2\nok {number} a\nok 1 b\nok {number} c\n")));
+    assert_eq!(report.status(), Status::Error);
 }
 
 #[test]
