@@ -243,7 +243,7 @@ mod tests {
         assert!(
             ask(one, &other.replace("<2>", "<1>")).unwrap_err().contains("0001-x.patch has no Message-ID of its own")
         );
-        assert!(ask(one, &other.replace("In-Reply-To: <1>\n", "")).unwrap_err().contains("no reply"));
+        assert!(ask(one, &other.replace("In-Reply-To: <1>\n", "")).unwrap_err().contains("does not reply"));
     }
 
     #[test]
