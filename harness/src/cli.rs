@@ -124,6 +124,9 @@ enum Verb {
         /// Numbers of harts, separated by commas [default: all]
         #[arg(long, value_name = "N,...", value_delimiter = ',', value_parser = bench::parse_harts)]
         harts: Vec<u32>,
+        /// Continues a run that was interrupted: boots that it finished are not repeated
+        #[arg(long)]
+        resume: bool,
     },
     /// Counts the instructions that the series costs, and compares them with harness/cost.toml
     Cost {
@@ -438,11 +441,11 @@ fn prepared(options: &Options, verb: Verb, named: Named) -> Result<Work<'_>> {
                 Ok(printed(&ran).exit())
             })
         }
-        Verb::Bench { runs, harts } => Box::new(move || {
+        Verb::Bench { runs, harts, resume } => Box::new(move || {
             let mut lab = Lab::open(options)?;
             let kernels = Kernels::build(&mut lab)?;
             let mut count = Count::default();
-            let plan = bench::Plan { runs, harts };
+            let plan = bench::Plan { runs, harts, resume };
             bench::run(&mut lab, &kernels, &plan)?.iter().for_each(|check| count.count(check.verdict));
             println!("{count}");
             Ok(count.exit())

@@ -24,12 +24,15 @@ use self::figures::{Figures, Measured, Place, Workloads};
 use self::judge::{Budget, Check};
 use super::cost;
 use super::demo::Kernels;
-use crate::boot::machine::{Irq, LimitsGiven, Machine};
+use crate::boot::machine::{self, Irq, LimitsGiven, Machine};
 use crate::boot::{models, program};
 use crate::build::kernel::{Config, Kernel, PREVENTIVE, SERIES};
 use crate::build::workbench::{Lab, Workbench};
+use crate::console::ktap;
+use crate::console::log::Log;
 use crate::ground::error::{Error, Result};
 use crate::ground::files;
+use crate::ground::key::{self, Key};
 use crate::hunt::symbols::Symbols;
 use crate::options::base::BaseUsed;
 use crate::trial::control;
@@ -54,6 +57,9 @@ const APART_HARTS: u32 = 4;
 /// The long workloads run with up to so many harts: the others are idle then, and the longest one grows
 /// with their number. A kernel that interrupts the others for each mapping would take minutes.
 const LONG_HARTS: u32 = 4;
+/// The preventive kernel boots with up to so many harts: with more, a boot takes five minutes, in which they wait for
+/// each other.
+const PREVENTIVE_HARTS: u32 = 16;
 
 /// The numbers of harts.
 const HARTS: [u32; 6] = [1, 2, 4, 8, 16, 64];
@@ -85,22 +91,24 @@ pub struct Plan {
     pub runs: u32,
     /// Numbers of harts, out of all; empty for all of them.
     pub harts: Vec<u32>,
+    /// Takes the counts of boots that an earlier run has finished.
+    pub resume: bool,
 }
 
 impl Plan {
     /// What `make check TIER=ci` runs.
     pub fn short() -> Self {
-        Self { runs: 1, harts: SHORT_HARTS.to_vec() }
+        Self { runs: 1, harts: SHORT_HARTS.to_vec(), resume: false }
     }
 
     /// What `make check TIER=full` runs.
     pub fn full() -> Self {
-        Self { runs: 1, harts: Vec::new() }
+        Self { runs: 1, harts: Vec::new(), resume: false }
     }
 
     /// Whether it is as short as [`Plan::short`]: then machines without IMSICs are left out, too.
     fn is_short(&self) -> bool {
-        *self == Self::short()
+        (self.runs, &self.harts[..]) == (1, &SHORT_HARTS)
     }
 
     /// The machines: numbers of harts, and how they interrupt each other.
@@ -160,7 +168,7 @@ pub fn run(lab: &mut Lab, kernels: &Kernels, plan: &Plan) -> Result<Vec<Check>> 
     let built = KERNELS.map(|name| (name, build(lab, kernels, name)));
     let tip = lab.tip.clone();
     lab.tree.check_out(&tip)?;
-    let rig = Rig { bench: &lab.bench, tests: &tests, folder: &folder, plugin: &plugin };
+    let rig = Rig { bench: &lab.bench, tests: &tests, folder: &folder, plugin: &plugin, resume: plan.resume };
     let mut places = Vec::new();
     for (harts, irq) in plan.places() {
         let place = rig.place(&built, harts, irq, plan.runs)?;
@@ -235,6 +243,7 @@ struct Rig<'a> {
     tests: &'a Path,
     folder: &'a Path,
     plugin: &'a Path,
+    resume: bool,
 }
 
 impl Rig<'_> {
@@ -243,7 +252,11 @@ impl Rig<'_> {
         let name = machine(harts, irq, 1)?.name();
         let mut measured = Vec::new();
         let mut base: Option<Vec<Counts>> = None;
-        let here = |name: &str, irq: Irq| name != ANY_SWITCH || (harts == APART_HARTS && irq == Irq::Imsic);
+        let here = |name: &str, irq: Irq| match name {
+            ANY_SWITCH => harts == APART_HARTS && irq == Irq::Imsic,
+            PREVENTIVE => harts <= PREVENTIVE_HARTS,
+            _ => true,
+        };
         for (kernel, built) in kernels.iter().filter(|(name, _)| here(name, irq)) {
             let boots: Result<Vec<Counts>, String> = match built {
                 Ok(built) => (1..=runs).map(|seed| self.boot(kernel, built, harts, irq, seed)).collect(),
@@ -258,11 +271,17 @@ impl Rig<'_> {
         Ok(Place { harts, machine: name, kernels: measured })
     }
 
-    /// Boots a kernel once.
+    /// Boots a kernel once, or takes the counts of a boot that would replay.
     fn boot(&self, name: &str, kernel: &Kernel, harts: u32, irq: Irq, seed: u32) -> Result<Counts, String> {
         let machine = machine(harts, irq, seed).map_err(|e| e.message)?;
         let mut trial = trial(name, machine, seed, self.tests);
         let out = self.folder.join(format!("{}.counts", trial.name));
+        let stamp = self.folder.join(format!("{}.stamp", trial.name));
+        let key = self.key(kernel, &trial).map_err(|e| e.message)?;
+        if self.resume && key::fresh(&stamp, &key) {
+            return self.counted(name, &trial);
+        }
+        files::remove(&stamp).map_err(|e| e.message)?;
         files::remove(&out).map_err(|e| e.message)?;
         trial.plugin = Some(argument(kernel, self.plugin, &out).map_err(|e| e.message)?);
         let (done, booted) = run::kept(self.bench, &trial, Ok(kernel), self.folder);
@@ -272,12 +291,44 @@ impl Rig<'_> {
         if let Some(row) = done.rows.iter().find(|row| row.verdict != Verdict::Pass) {
             return Err(format!("{}: {}", row.test, row.observed));
         }
-        let booted = booted.ok_or("it was not booted")?;
-        let notes = booted.report.find(SCRIPT.0).ok().flatten().map(|case| case.all_notes()).unwrap_or_default();
-        let file = fs::read_to_string(&out).map_err(|e| Error::io("read", &out, e).message)?;
-        let console = booted.run.log.lines.iter().map(|line| line.text.as_str());
-        let counts = Counts::read(&file, &notes, console, harts, long(name, harts))?;
-        let machine = booted.run.counters?.ok_or("QEMU counted nothing")?;
+        booted.ok_or("it was not booted")?.run.counters?;
+        let counts = self.counted(name, &trial)?;
+        files::write_whole(&stamp, key).map_err(|e| e.message)?;
+        Ok(counts)
+    }
+
+    /// What the counts of a boot depend on.
+    fn key(&self, kernel: &Kernel, trial: &Trial) -> Result<String> {
+        let bench = self.bench;
+        let mut key = Key::default()
+            .text("append", &trial.append)
+            .text("machine", trial.machine.arguments().join(" "))
+            .text("qemu", &bench.qemu.version);
+        for file in [&kernel.image, &bench.qemu.binary, &bench.firmware, &bench.busybox, self.plugin] {
+            key = key.file(file)?;
+        }
+        for name in [SCRIPT.0, PROGRAM.0, MODULE] {
+            key = key.file(&self.tests.join(name))?;
+        }
+        Ok(key.finish())
+    }
+
+    /// The counts of a boot, from what it left in the folder.
+    fn counted(&self, name: &str, trial: &Trial) -> Result<Counts, String> {
+        let read = |ending: &str| {
+            let path = self.folder.join(format!("{}.{ending}", trial.name));
+            fs::read(&path)
+                .map(|text| String::from_utf8_lossy(&text).into_owned())
+                .map_err(|e| Error::io("read", &path, e).message)
+        };
+        let harts = trial.machine.harts;
+        let log = Log::of(&read("log")?);
+        let report = ktap::parse(&log);
+        let notes = report.find(SCRIPT.0).ok().flatten().map(|case| case.all_notes()).unwrap_or_default();
+        let console = log.lines.iter().map(|line| line.text.as_str());
+        let counts = Counts::read(&read("counts")?, &notes, console, harts, long(name, harts))?;
+        let property = &self.bench.options.base.qemu.property;
+        let machine = machine::parse_counters(&read("qemu.log")?, property)?.ok_or("QEMU counted nothing")?;
         // Two witnesses.
         if counts.total.fences != machine.fences {
             return Err(format!("the plugin saw {} fences, and QEMU {}", counts.total.fences, machine.fences));
@@ -378,7 +429,7 @@ mod tests {
     fn a_plan_has_its_machines() {
         assert_eq!(Plan::short().places(), [(4, Irq::Imsic)]);
         assert_eq!(Plan::full().places().len(), 8);
-        let plan = |harts: &[u32]| Plan { runs: 5, harts: harts.to_vec() }.places();
+        let plan = |harts: &[u32]| Plan { runs: 5, harts: harts.to_vec(), resume: false }.places();
         assert_eq!(plan(&[2, 4]), [(2, Irq::Imsic), (4, Irq::Imsic), (4, Irq::Sbi)]);
         assert_eq!(parse_harts("16"), Ok(16));
         assert!(parse_harts("3").is_err() && parse_harts("many").is_err());
