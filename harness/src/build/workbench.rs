@@ -153,12 +153,11 @@ impl Lab {
                 && !path.starts_with("tools/")
                 && !path.starts_with("rust/")
         };
-        let tests = if self.tree.changed(&self.tip, &commit)?.iter().all(inner) {
-            Some(self.kernel(config)?.selftests)
-        } else {
-            None
-        };
-        kernel::build(self.builder(), name, &commit, config, tests.as_deref())
+        if self.tree.changed(&self.tip, &commit)?.iter().all(inner) {
+            let tests = self.kernel(config)?.selftests;
+            return kernel::build_image(self.builder(), name, &commit, config, &tests);
+        }
+        kernel::build(self.builder(), name, &commit, config, None)
     }
 
     /// The kernel at `commit` of the series, and the names of the tests that it has. If it has none yet,
