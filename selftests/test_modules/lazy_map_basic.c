@@ -61,7 +61,10 @@
  * How often to map until enough mappings are where they are expected: the first one
  * of a block is not, and a CPU may go offline in between.
  */
-#define ATTEMPTS(rounds) (2 * (rounds) + 16)
+#define ATTEMPTS(rounds) (4 * (rounds) + 16)
+
+/* How often to wait a millisecond or two: after each turn of the CPUs, and for those that are offline */
+#define PAUSES(rounds) (2 * (rounds) + 4000)
 
 /* As many mappings in a row that call all CPUs, and the next one is expected to do so, too */
 #define ENOUGH 4
@@ -578,7 +581,7 @@ static int new_stack(struct row *row, unsigned int here, unsigned int there)
 
 static int trapped_on_new_stack(unsigned int waiter)
 {
-	unsigned int cpu = waiter, attempt, traps = 0;
+	unsigned int cpu = waiter, traps = 0, pauses = 0;
 	struct row *row;
 	int result = 0;
 
@@ -589,15 +592,20 @@ static int trapped_on_new_stack(unsigned int waiter)
 	row = row_new(STACK_PAGES, ATTEMPTS(rounds));
 	if (!row)
 		return -ENOMEM;
-	for (attempt = 0; attempt < ATTEMPTS(rounds) && traps < rounds; attempt++) {
-		if (READ_ONCE(stop) || num_online_cpus() < 2)
-			break;
-		/* Whoever waits for this case must not lose its own CPU */
-		do {
-			cpu = cpumask_next(cpu, cpu_online_mask);
-			if (cpu >= nr_cpu_ids)
-				cpu = cpumask_first(cpu_online_mask);
-		} while (cpu == waiter);
+	while (traps < rounds && row->used < ATTEMPTS(rounds) && pauses < PAUSES(rounds) &&
+	       !READ_ONCE(stop)) {
+		cpu = cpumask_next(cpu, cpu_online_mask);
+		if (cpu >= nr_cpu_ids)
+			cpu = cpumask_first(cpu_online_mask);
+		/*
+		 * Whoever waits for this case must not lose its own CPU. The
+		 * others may be offline, and come back.
+		 */
+		if (cpu == waiter) {
+			pauses++;
+			usleep_range(1000, 2000);
+			continue;
+		}
 		result = new_stack(row, cpu, waiter);
 		if (result == -EIO)
 			fail("the trap saved no registers on the new stack");
@@ -605,9 +613,11 @@ static int trapped_on_new_stack(unsigned int waiter)
 			fail("no memory for a mapping");
 		if (result == -EIO || result == -ENOMEM)
 			break;
-		/* Else the CPU has gone offline */
+		/* Less: the CPU has gone offline */
 		if (result > 0)
 			traps++;
+		else if (result < 0)
+			pauses++;
 		atomic_inc(&progress);
 	}
 	atomic_set(&touches, traps);
