@@ -63,7 +63,10 @@
  */
 #define ATTEMPTS(rounds) (4 * (rounds) + 16)
 
-/* How often to wait a millisecond or two: after each turn of the CPUs, and for those that are offline */
+/*
+ * How often to wait a millisecond or two: after each turn of the CPUs, and for those
+ * that are offline
+ */
 #define PAUSES(rounds) (2 * (rounds) + 4000)
 
 /* As many mappings in a row that call all CPUs, and the next one is expected to do so, too */
