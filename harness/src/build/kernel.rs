@@ -37,8 +37,6 @@ const TARGET: &str = "riscv/lazy_map";
 const FULL_BUILD_LINES: u64 = 1400;
 /// The topic without which a kernel is built without Rust.
 const RUST: &str = "rust";
-/// What Kbuild makes of a kernel.
-const WITH_MODULES: &[&str] = &["Image", "modules"];
 /// Bump this when this file builds something else from the same inputs.
 const RECIPE: &str = "3";
 
@@ -117,7 +115,7 @@ pub struct Builder<'a> {
 /// # Errors
 /// When it cannot be checked out, configured or built.
 pub fn build(on: Builder<'_>, name: &str, commit: &str, config: &Config, tests: Option<&Path>) -> Result<Kernel> {
-    build_targets(on, name, commit, config, tests, WITH_MODULES)
+    build_targets(on, name, commit, config, tests, &["Image", "modules"])
 }
 
 /// As [`build`] with `tests` from elsewhere, for a kernel that differs from theirs in nothing that is a module: the
@@ -193,7 +191,7 @@ pub fn build_with_modules(on: Builder<'_>, name: &str, commit: &str, config: &Co
         files::remove(&stamp)?;
     }
     let tests = (name != SERIES).then_some(options.root.as_path());
-    let kernel = build_targets(on, name, commit, config, tests, WITH_MODULES)?;
+    let kernel = build(on, name, commit, config, tests)?;
     if !same() {
         files::remove(&modules)?;
         copy_modules(&o_folder(options, config), &modules)?;
