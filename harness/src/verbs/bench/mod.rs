@@ -168,7 +168,14 @@ pub fn run(lab: &mut Lab, kernels: &Kernels, plan: &Plan) -> Result<Vec<Check>> 
     let built = KERNELS.map(|name| (name, build(lab, kernels, name)));
     let tip = lab.tip.clone();
     lab.tree.check_out(&tip)?;
-    let rig = Rig { bench: &lab.bench, tests: &tests, folder: &folder, plugin: &plugin, resume: plan.resume };
+    let rig = Rig {
+        bench: &lab.bench,
+        tests: &tests,
+        folder: &folder,
+        plugin: &plugin,
+        same: same(&lab.bench, &tests, &plugin)?,
+        resume: plan.resume,
+    };
     let mut places = Vec::new();
     for (harts, irq) in plan.places() {
         let place = rig.place(&built, harts, irq, plan.runs)?;
@@ -243,7 +250,21 @@ struct Rig<'a> {
     tests: &'a Path,
     folder: &'a Path,
     plugin: &'a Path,
+    /// Of what all boots have in common.
+    same: Key,
     resume: bool,
+}
+
+/// A key of what the counts of all boots depend on.
+fn same(bench: &Workbench, tests: &Path, plugin: &Path) -> Result<Key> {
+    let mut key = Key::default();
+    for file in [&bench.qemu.binary, &bench.firmware, &bench.busybox, plugin] {
+        key = key.file(file)?;
+    }
+    for name in [SCRIPT.0, PROGRAM.0, MODULE] {
+        key = key.file(&tests.join(name))?;
+    }
+    Ok(key)
 }
 
 impl Rig<'_> {
@@ -299,18 +320,9 @@ impl Rig<'_> {
 
     /// What the counts of a boot depend on.
     fn key(&self, kernel: &Kernel, trial: &Trial) -> Result<String> {
-        let bench = self.bench;
-        let mut key = Key::default()
-            .text("append", &trial.append)
-            .text("machine", trial.machine.arguments().join(" "))
-            .text("qemu", &bench.qemu.version);
-        for file in [&kernel.image, &bench.qemu.binary, &bench.firmware, &bench.busybox, self.plugin] {
-            key = key.file(file)?;
-        }
-        for name in [SCRIPT.0, PROGRAM.0, MODULE] {
-            key = key.file(&self.tests.join(name))?;
-        }
-        Ok(key.finish())
+        let machine = trial.machine.arguments().join(" ");
+        let key = self.same.clone().text("append", &trial.append).text("machine", machine);
+        Ok(key.file(&kernel.image)?.finish())
     }
 
     /// The counts of a boot, from what it left in the folder.
