@@ -680,9 +680,7 @@ static int job_thread(void *data)
 {
 	struct job *job = data;
 
-	job->result = move_to(job->cpu);
-	if (!job->result)
-		job->result = job->function(job->argument);
+	job->result = move_to(job->cpu) ? -ENODEV : job->function(job->argument);
 	smp_store_release(&job->done, true);	/* pairs with run_on() */
 	/* Until nobody looks at this thread any more */
 	while (!kthread_should_stop())
@@ -703,8 +701,8 @@ static bool stuck;
  * Time is that of the clock and not jiffies, which stand still if they are kept by
  * a CPU that hangs.
  *
- * Return: what the function returns; -ETIMEDOUT if it hangs, and this module can
- * never be unloaded.
+ * Return: what the function returns; -ENODEV if the CPU is offline; -ETIMEDOUT if
+ * the function hangs, and this module can never be unloaded.
  */
 static int run_on(unsigned int cpu, int (*function)(unsigned int cpu), unsigned int argument)
 {
@@ -745,8 +743,7 @@ static int bad_access_reported(unsigned int waiter)
 		error = run_on(cpu, bad_accesses, cpu);
 		if (error == -ETIMEDOUT)
 			fail("CPU %u: a bad access is still retried after %u s", cpu, patience);
-		/* EINVAL: it has gone offline */
-		if (error && error != -EINVAL)
+		if (error && error != -ENODEV)
 			return error;
 	}
 	pr_info("# reported: %d\n", atomic_read(&touches));
@@ -755,19 +752,31 @@ static int bad_access_reported(unsigned int waiter)
 	return 0;
 }
 
+/* As run_on(), on a CPU that may be offline, and come back */
+static int run_on_waiter(unsigned int waiter, int (*function)(unsigned int cpu))
+{
+	unsigned int pauses = 0;
+	int error;
+
+	while ((error = run_on(waiter, function, waiter)) == -ENODEV &&
+	       pauses++ < PAUSES(rounds) && !READ_ONCE(stop))
+		usleep_range(1000, 2000);
+	return error;
+}
+
 static int run_touched_from_ipi(unsigned int waiter)
 {
-	return run_on(waiter, touched_from_ipi, waiter);
+	return run_on_waiter(waiter, touched_from_ipi);
 }
 
 static int run_touched_from_tracepoint(unsigned int waiter)
 {
-	return run_on(waiter, touched_from_tracepoint, waiter);
+	return run_on_waiter(waiter, touched_from_tracepoint);
 }
 
 static int run_trapped_on_new_stack(unsigned int waiter)
 {
-	int error = run_on(waiter, trapped_on_new_stack, waiter);
+	int error = run_on_waiter(waiter, trapped_on_new_stack);
 
 	if (error == -ETIMEDOUT)
 		fail("the exception entry does not get over a fault on the stack");
