@@ -485,8 +485,10 @@ fn prepared(options: &Options, verb: Verb, named: Named) -> Result<Work<'_>> {
                 println!("\n{}", series::topics::table(&all.topics));
             }
             ended?;
-            let failed = all.results.iter().filter(|r| !r.ok).count();
-            println!("{} passed, {failed} failed, 0 skipped", all.results.len() - failed);
+            let of = |verdict| all.results.iter().filter(|r| r.verdict == verdict).count();
+            let (passed, skipped) = (of(Verdict::Pass), of(Verdict::Skip));
+            let failed = all.results.len() - passed - skipped;
+            println!("{passed} passed, {failed} failed, {skipped} skipped");
             Ok(if failed == 0 { Exit::Pass } else { Exit::Failed })
         }),
         Verb::Kernels => Box::new(move || {

@@ -11,6 +11,7 @@ use super::bots;
 use super::each::each;
 use super::rules;
 use super::topics::{self, Applied, Outcome, Row};
+use super::upstream;
 use super::write::{COVER, of_thread, series_files, write_mails};
 use crate::ground::error::{Error, Result};
 use crate::ground::files;
@@ -19,7 +20,10 @@ use crate::options::Options;
 use crate::source::given::Source;
 use crate::source::tree::Tree;
 use crate::source::{host, mailbox, weave};
+use crate::trial::verdict::Verdict;
 
+/// The check that needs the distribution's patches.
+const OWN_FILES: &str = "the files that it changes are the release's own";
 /// checkpatch's types that say nothing about this series, each with its reason.
 const IGNORED: &str = "harness/checkpatch.ignore";
 
@@ -28,10 +32,18 @@ const IGNORED: &str = "harness/checkpatch.ignore";
 pub struct CheckResult {
     /// Stable name, such as `series: 0003-selftests-riscv-add-lazy_map checkpatch`.
     pub name: String,
-    /// Whether it passed.
-    pub ok: bool,
+    /// Pass, fail or skip.
+    pub verdict: Verdict,
     /// Why it did not pass; a note otherwise.
     pub detail: String,
+}
+
+impl CheckResult {
+    /// Passed or failed; `of` names the kernel unless it is the first.
+    fn new(of: &str, name: &str, problem: Result<String, String>) -> Self {
+        let verdict = if problem.is_ok() { Verdict::Pass } else { Verdict::Fail };
+        Self { name: format!("series{of}: {name}"), verdict, detail: problem.unwrap_or_else(|why| why) }
+    }
 }
 
 /// What the checks of a series gave.
@@ -61,9 +73,7 @@ pub fn check(options: &Options, build: bool) -> Result<Checked> {
     let mut results = Vec::new();
     let of = options.base.suffix().replace('-', " ");
     let mut result = |name: String, problem: Result<String, String>| {
-        let ok = problem.is_ok();
-        let detail = problem.unwrap_or_else(|why| why);
-        results.push(CheckResult { name: format!("series{of}: {name}"), ok, detail });
+        results.push(CheckResult::new(&of, &name, problem));
     };
     // From nothing, every time: what an earlier run applied proves nothing about the files of now.
     let step = Step::start("git am on the base");
@@ -89,10 +99,14 @@ pub fn check(options: &Options, build: bool) -> Result<Checked> {
     result("b4 and patchwork can thread the mails".to_owned(), rules::threaded(&folder.join(COVER), &mails)?);
     result("each Fixes: has digits and subject".to_owned(), rules::fixes_are_whole(&mails)?);
     result("nothing that the linux-riscv bot refuses".to_owned(), rules::bot_takes(&mails)?);
+    let mut own_files = None;
     let (mut rows, tips) = in_topics(&tree, applied.as_deref().ok(), &folder, &mails, options, &mut result)?;
     if let Ok(tip) = &applied {
         result("rustfmt".to_owned(), formatted(&tree, tip, &rustfmt)?);
         result("kernel-doc".to_owned(), rules::kernel_doc(&tree, tip)?);
+        if source == Source::Package {
+            own_files = Some(upstream::unchanged(options, &tree, tip));
+        }
         result("MAINTAINERS gets no orphans".to_owned(), rules::no_orphans(&tree, tip)?);
         if base.linux.is_whole() {
             let lean = rules::switch_is_lean(&tree, tip, &base.switch)?;
@@ -106,6 +120,15 @@ pub fn check(options: &Options, build: bool) -> Result<Checked> {
             let built = rows.iter_mut().zip(&tips).filter(|(_, tip)| tip.is_some()).map(|(row, _)| row);
             built.zip(outcomes).for_each(|(row, outcome)| row.outcome = outcome);
         }
+    }
+    match own_files {
+        Some(Ok(same)) => results.push(CheckResult::new(&of, OWN_FILES, same)),
+        // Others can tell: the patches are what they are.
+        Some(Err(error)) => {
+            let skipped = CheckResult::new(&of, OWN_FILES, Err(error.message));
+            results.push(CheckResult { verdict: Verdict::Skip, ..skipped });
+        }
+        None => {}
     }
     Ok(Checked { results, topics: rows })
 }
@@ -194,7 +217,11 @@ fn stem(mail: &Path) -> String {
 /// Prints one line per check.
 pub fn print(results: &[CheckResult]) {
     for result in results {
-        let verdict = if result.ok { "ok    " } else { "FAILED" };
+        let verdict = match result.verdict {
+            Verdict::Pass => "ok     ",
+            Verdict::Skip => "skipped",
+            _ => "FAILED ",
+        };
         let colon = if result.detail.is_empty() { "" } else { ": " };
         println!("{verdict} {}{colon}{}", result.name, result.detail);
     }

@@ -6,4 +6,5 @@ pub mod check;
 pub mod each;
 pub mod rules;
 pub mod topics;
+pub mod upstream;
 pub mod write;

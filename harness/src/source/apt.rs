@@ -43,6 +43,8 @@ pub enum Kind {
     Binary,
     /// A `.dsc` and the tarballs that it names.
     Source,
+    /// The tarball with what the distribution adds to a source, its patches among them.
+    Packaging,
 }
 
 /// A package whose files are in `out/dl`.
@@ -136,6 +138,46 @@ pub fn fetch(out: &Path, package: &Package, kind: Kind, arch: &str) -> Result<Fe
     Err(Error::could_not(say(&package.name, suite, &trouble)))
 }
 
+/// Gets what the distribution adds to the source `name`: a tarball with `debian/`. `of` is the package with
+/// the version that it should be of, and the suites. If that one is gone from the pool, takes the newest
+/// one that is left with the same upstream series, such as 7.2.
+///
+/// # Errors
+/// As [`fetch`], or when none is left.
+pub fn packaging(out: &Path, of: &Package, name: &str) -> Result<Fetched> {
+    let dl = out.join("dl");
+    let note = dl.join(format!("{name}-{}.json", of.version));
+    if let Some(have) = present(&dl, &note, of)? {
+        return Ok(have);
+    }
+    if host::in_path("apt-get").is_none() {
+        return Err(Error::could_not(format!("the source {name} cannot be downloaded: {WITHOUT_APT}")));
+    }
+    let step = Step::start(format!("download what the distribution adds to {name}"));
+    let (mirror, arch) = (mirror()?, host_arch()?);
+    let mut last = String::new();
+    for suite in &of.suites {
+        let root = Root::create(out, &mirror, suite, Kind::Packaging, &arch)?;
+        match root.nearest(name, &of.version, &dl, &step) {
+            Ok(mut fetched) => {
+                fetched.recorded.clone_from(&of.version);
+                let text = serde_json::to_string_pretty(&fetched).map_err(|e| Error::could_not(e.to_string()))?;
+                files::write_whole(&note, text)?;
+                step.finish(&fetched.version);
+                return Ok(fetched);
+            }
+            Err(trouble) => last = say(&format!("{name} {}", series_of(&of.version)), suite, &trouble),
+        }
+    }
+    Err(Error::could_not(last))
+}
+
+/// `7.2` of the version `7.2.13-1`.
+fn series_of(version: &str) -> &str {
+    let end = version.match_indices(['.', '~', '-']).nth(1).map_or(version.len(), |(at, _)| at);
+    &version[..end]
+}
+
 /// The files that an earlier run fetched, if all of them are there and whole.
 fn present(dl: &Path, note: &Path, package: &Package) -> Result<Option<Fetched>> {
     let Ok(text) = fs::read_to_string(note) else { return Ok(None) };
@@ -212,14 +254,14 @@ static UPDATED: Mutex<BTreeSet<PathBuf>> = Mutex::new(BTreeSet::new());
 
 impl Root {
     fn create(out: &Path, mirror: &str, suite: &str, kind: Kind, arch: &str) -> Result<Self> {
-        let dir = out.join("apt").join(format!("{suite}-{}", if kind == Kind::Source { "source" } else { arch }));
+        let dir = out.join("apt").join(format!("{suite}-{}", if kind == Kind::Binary { arch } else { "source" }));
         for sub in ["lists/partial", "cache/archives/partial", "parts"] {
             let sub = dir.join(sub);
             fs::create_dir_all(&sub).map_err(|e| Error::io("create", &sub, e))?;
         }
         let status = dir.join("status");
         fs::write(&status, "").map_err(|e| Error::io("write", &status, e))?;
-        let types = if kind == Kind::Source { "deb-src" } else { "deb" };
+        let types = if kind == Kind::Binary { "deb" } else { "deb-src" };
         // A mirror on this host has no archive signature; its checksums are still verified.
         let trust = if local(mirror) { "Trusted: yes".to_owned() } else { format!("Signed-By: {KEYRING}") };
         let source = format!("Types: {types}\nURIs: {mirror}\nSuites: {suite}\nComponents: main\n{trust}\n");
@@ -268,15 +310,20 @@ impl Root {
         Err(classify(&text))
     }
 
-    /// Updates the index and downloads the newest version that the pool still has.
-    fn get(&self, name: &str, kind: Kind, dl: &Path, step: &Step) -> Result<Fetched, Trouble> {
-        let io = |e: std::io::Error| Trouble::Other(format!("{}: {e}", dl.display()));
-        fs::create_dir_all(dl).map_err(io)?;
+    /// Updates the index, once in a process.
+    fn update(&self, dl: &Path, step: &Step) -> Result<(), Trouble> {
+        fs::create_dir_all(dl).map_err(|e| Trouble::Other(format!("{}: {e}", dl.display())))?;
         step.detail("index");
         if !UPDATED.lock().unwrap_or_else(PoisonError::into_inner).contains(&self.dir) {
             patiently(|| self.ask("apt-get", &["-q", "update"], dl, |text| classify(text, During::Update)).map(drop))?;
             UPDATED.lock().unwrap_or_else(PoisonError::into_inner).insert(self.dir.clone());
         }
+        Ok(())
+    }
+
+    /// Updates the index and downloads the newest version that the pool still has.
+    fn get(&self, name: &str, kind: Kind, dl: &Path, step: &Step) -> Result<Fetched, Trouble> {
+        self.update(dl, step)?;
         let versions = self.versions(name, kind, dl)?;
         let mut trouble = Trouble::NotInIndex;
         for version in versions {
@@ -290,11 +337,28 @@ impl Root {
         Err(trouble)
     }
 
+    /// Downloads the packaging of `version`, or the newest of the same series that the pool still has.
+    fn nearest(&self, name: &str, version: &str, dl: &Path, step: &Step) -> Result<Fetched, Trouble> {
+        self.update(dl, step)?;
+        let mut versions = self.versions(name, Kind::Packaging, dl)?;
+        versions.retain(|other| series_of(other) == series_of(version));
+        versions.sort_by_key(|other| other != version);
+        let mut trouble = Trouble::NotInIndex;
+        for version in versions {
+            step.detail(&version);
+            match self.download(name, &version, Kind::Packaging, dl) {
+                Err(Trouble::Gone) => trouble = Trouble::Gone,
+                other => return other,
+            }
+        }
+        Err(trouble)
+    }
+
     /// The versions that the index lists, newest first.
     fn versions(&self, name: &str, kind: Kind, dir: &Path) -> Result<Vec<String>, Trouble> {
         let args: &[&str] = match kind {
             Kind::Binary => &["show", name],
-            Kind::Source => &["showsrc", "--only-source", name],
+            Kind::Source | Kind::Packaging => &["showsrc", "--only-source", name],
         };
         let done = self.run("apt-cache", args, dir)?;
         let text = String::from_utf8_lossy(&done.stdout).into_owned();
@@ -318,6 +382,7 @@ impl Root {
         let args: Vec<&str> = match kind {
             Kind::Binary => vec!["-q", "download", &wanted],
             Kind::Source => vec!["-q", "source", "--download-only", "--only-source", &wanted],
+            Kind::Packaging => vec!["-q", "source", "--download-only", "--diff-only", "--only-source", &wanted],
         };
         // Left by a run that was killed.
         for left in fs::read_dir(dl).map_err(io)?.flatten() {

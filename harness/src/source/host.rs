@@ -85,8 +85,8 @@ const DISK_SLACK: u64 = 1000;
 
 /// Prefix of the distribution's cross gcc.
 pub const GCC_PREFIX: &str = "riscv64-linux-gnu-";
-/// Its package.
-const GCC_PACKAGE: &str = "gcc-riscv64-linux-gnu";
+/// The program that makes an EROFS image.
+pub const MKFS_EROFS: &str = "mkfs.erofs";
 
 /// A toolchain that is good enough.
 #[derive(Clone, Debug)]
@@ -341,22 +341,34 @@ fn packages(options: &Options, purpose: Purpose, install: bool) -> Result<()> {
 /// # Errors
 /// Why it is not.
 pub fn gcc(options: &Options) -> Result<(), String> {
-    let there = || in_path(&format!("{GCC_PREFIX}gcc")).is_some();
+    program(options, &format!("{GCC_PREFIX}gcc"), "gcc-riscv64-linux-gnu")
+}
+
+/// Makes sure that [`MKFS_EROFS`] is installed.
+///
+/// # Errors
+/// Why it is not.
+pub fn mkfs_erofs(options: &Options) -> Result<(), String> {
+    program(options, MKFS_EROFS, "erofs-utils")
+}
+
+/// Makes sure that a program that hardly any verb needs is in PATH, from its package.
+fn program(options: &Options, name: &str, package: &str) -> Result<(), String> {
+    let there = || in_path(name).is_some();
     if there() {
         return Ok(());
     }
-    let hint = format!("apt-get install {GCC_PACKAGE}");
     if in_path("apt-get").is_none() || !rustix::process::geteuid().is_root() {
-        return Err(format!("{GCC_PREFIX}gcc is missing: {hint}"));
+        return Err(format!("{name} is missing: apt-get install {package}"));
     }
-    let step = Step::start(format!("install {GCC_PACKAGE}"));
-    let log = options.out.join("log/apt-gcc.log");
-    let done = apt(&["install", "-y", "--no-install-recommends", GCC_PACKAGE], &log);
+    let step = Step::start(format!("install {package}"));
+    let log = options.out.join(format!("log/apt-{package}.log"));
+    let done = apt(&["install", "-y", "--no-install-recommends", package], &log);
     step.finish(if done.is_ok() { "done" } else { "not possible" });
     match done {
         Ok(()) if there() => Ok(()),
-        Ok(()) => Err(format!("{GCC_PACKAGE} does not contain {GCC_PREFIX}gcc")),
-        Err(error) => Err(format!("{GCC_PREFIX}gcc is missing: {}", error.message)),
+        Ok(()) => Err(format!("{package} does not contain {name}")),
+        Err(error) => Err(format!("{name} is missing: {}", error.message)),
     }
 }
 

@@ -2,6 +2,7 @@
 //! `lazymap check`: everything that can be checked, as KTAP, and one line that counts it.
 
 use std::collections::BTreeMap;
+use std::env;
 use std::fmt;
 use std::fs;
 use std::path::Path;
@@ -388,9 +389,10 @@ fn finish(checker: &Checker<'_>, count: Count) -> Result<()> {
 fn checks_of_series(options: &Options, tally: &mut Tally) {
     match series::check::check(options, false) {
         Ok(checked) if checked.results.is_empty() => tally.error("series", "nothing was checked"),
-        Ok(checked) => checked.results.iter().for_each(|r| match r.ok {
-            true => tally.ok(&r.name),
-            false => tally.not_ok(&r.name, &r.detail),
+        Ok(checked) => checked.results.iter().for_each(|r| match r.verdict {
+            Verdict::Pass => tally.ok(&r.name),
+            Verdict::Skip => tally.skip(&r.name, &r.detail),
+            _ => tally.not_ok(&r.name, &r.detail),
         }),
         Err(error) => tally.error("series", &error.message),
     }
@@ -490,6 +492,10 @@ fn harness_tests(options: &Options, tally: &mut Tally) {
     command.arg("--target-dir").arg(options.out.join("harness"));
     // The tool's own profile, because its dependencies are already compiled.
     command.args(["--workspace", "--locked", "--no-fail-fast", "--release"]);
+    // Many of the tests wait for a limit to pass.
+    if env::var_os("RUST_TEST_THREADS").is_none() {
+        command.env("RUST_TEST_THREADS", (3 * options.jobs).to_string());
+    }
     let step = Step::start("test the harness");
     let ended = cmd::captured(&mut command, &log, &step);
     step.finish(if matches!(ended, Ok(Ended::Well)) { "done" } else { "failed" });

@@ -6,6 +6,8 @@
 typedef unsigned int u32;
 typedef unsigned long u64;
 
+#define NR_MKDIRAT		34
+#define NR_MOUNT		40
 #define NR_OPENAT		56
 #define NR_CLOSE		57
 #define NR_PIPE2		59

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 /// The workloads: their numbers in `workloads.c`, their names, and how test_vmalloc calls those that it
 /// runs.
-pub const WORKLOADS: [(u32, &str, Option<&str>); 9] = [
+pub const WORKLOADS: [(u32, &str, Option<&str>); 10] = [
     (1, "none", None),
     (2, "bpf-maps", None),
     (3, "fork", None),
@@ -15,6 +15,7 @@ pub const WORKLOADS: [(u32, &str, Option<&str>); 9] = [
     (7, "full-fit", Some("full_fit_alloc_test")),
     (8, "busy-list", Some("long_busy_list_alloc_test")),
     (9, "vm-map-ram", Some("vm_map_ram_test")),
+    (10, "erofs", None),
 ];
 /// Workloads that are left out if they would take too long.
 const LONG: [&str; 2] = ["full-fit", "busy-list"];

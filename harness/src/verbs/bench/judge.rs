@@ -16,7 +16,7 @@ use crate::trial::verdict::Verdict;
 /// The budget, in the repository.
 const FILE: &str = "harness/bench.toml";
 /// Workloads in which one hart maps and all others do something else.
-const VICTIMS: [&str; 2] = ["bpf-maps", "vm-map-ram"];
+const VICTIMS: [&str; 3] = ["bpf-maps", "vm-map-ram", "erofs"];
 /// The workloads of test_vmalloc.
 const VMALLOC: [&str; 3] = ["fix-size", "full-fit", "busy-list"];
 

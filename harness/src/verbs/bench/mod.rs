@@ -30,11 +30,14 @@ use crate::build::kernel::{Config, Kernel, PREVENTIVE, SERIES};
 use crate::build::workbench::{Lab, Workbench};
 use crate::console::ktap;
 use crate::console::log::Log;
+use crate::ground::cmd;
 use crate::ground::error::{Error, Result};
 use crate::ground::files;
 use crate::ground::key::{self, Key};
 use crate::hunt::symbols::Symbols;
+use crate::options::Options;
 use crate::options::base::BaseUsed;
+use crate::source::host;
 use crate::trial::control;
 use crate::trial::expect::Expect;
 use crate::trial::plan::Trial;
@@ -72,6 +75,9 @@ const SHORT_HARTS: [u32; 1] = [4];
 const SCRIPT: (&str, &str) = ("test-bench.sh", include_str!("../../boot/guest/bench/test-bench.sh"));
 const PROGRAM: (&str, &str) = ("workloads", include_str!("../../boot/guest/bench/workloads.c"));
 const MODULE: &str = "test_vmalloc.ko";
+/// An EROFS image with compressed files, and their names.
+const IMAGE: &str = "erofs.img";
+const IMAGE_FILES: [&str; 2] = ["0", "1"];
 /// The guest is silent while a workload runs: minutes with many harts.
 const LIMITS: LimitsGiven = LimitsGiven { silence: Some(600), total: Some(1800) };
 
@@ -165,6 +171,7 @@ pub fn run(lab: &mut Lab, kernels: &Kernels, plan: &Plan) -> Result<Vec<Check>> 
     let plugin = cost::build_plugin(&lab.options)?;
     let tests = folder.join("tests");
     workload(lab.clang(), &kernels.series.selftests.join("modules"), &tests)?;
+    image(&lab.options, &lab.bench.busybox, &tests)?;
     let built = KERNELS.map(|name| (name, build(lab, kernels, name)));
     let tip = lab.tip.clone();
     lab.tree.check_out(&tip)?;
@@ -209,6 +216,19 @@ fn workload(clang: &str, modules: &Path, folder: &Path) -> Result<()> {
     let module = modules.join(MODULE);
     fs::copy(&module, folder.join(MODULE)).map_err(|e| Error::io("copy", &module, e))?;
     Ok(())
+}
+
+/// Makes [`IMAGE`] in `folder`: copies of `content`, in pieces of 4 KiB when compressed. The same each time.
+fn image(options: &Options, content: &Path, folder: &Path) -> Result<()> {
+    host::mkfs_erofs(options).map_err(Error::could_not)?;
+    let source = tempfile::tempdir().map_err(|e| Error::could_not(format!("no temporary folder: {e}")))?;
+    for name in IMAGE_FILES {
+        fs::copy(content, source.path().join(name)).map_err(|e| Error::io("copy", content, e))?;
+    }
+    let mut mkfs = cmd::plain(host::MKFS_EROFS);
+    mkfs.args(["-zlz4hc", "-T0", "-U00000000-0000-0000-0000-000000000000", "--all-root"]);
+    mkfs.arg(folder.join(IMAGE)).arg(source.path());
+    cmd::output(&mut mkfs).map(drop)
 }
 
 /// Harts in lockstep, so that a boot with the same seed replays to the instruction.
@@ -261,7 +281,7 @@ fn same(bench: &Workbench, tests: &Path, plugin: &Path) -> Result<Key> {
     for file in [&bench.qemu.binary, &bench.firmware, &bench.busybox, plugin] {
         key = key.file(file)?;
     }
-    for name in [SCRIPT.0, PROGRAM.0, MODULE] {
+    for name in [SCRIPT.0, PROGRAM.0, MODULE, IMAGE] {
         key = key.file(&tests.join(name))?;
     }
     Ok(key)

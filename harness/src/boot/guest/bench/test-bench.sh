@@ -8,4 +8,6 @@ long=0
 for word in $(cat /proc/cmdline); do
 	[ "$word" != lazymap.long ] || long=1
 done
+# EROFS takes no image in tmpfs.
+mkdir ram && mount -t ramfs ram ram && cp erofs.img ram/ || exit 1
 exec ./workloads "$(grep -c '^processor' /proc/cpuinfo)" $long

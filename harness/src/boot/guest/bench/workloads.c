@@ -17,6 +17,7 @@
 #define EAGAIN			11
 #define PROT_READ_WRITE		3
 #define MAP_SHARED_ANONYMOUS	0x21
+#define MS_RDONLY		1
 #define CLOCK_MONOTONIC		1
 
 #define MAP_TYPE_ARRAY		2
@@ -33,6 +34,7 @@
 #define BURST			8
 #define LOADS			6
 #define MESSAGE_BYTES		100
+#define FILES			2
 
 /* What all tasks see */
 struct shared {
@@ -147,7 +149,8 @@ static char *put_number(char *to, u64 number)
 	X(6, "fix-size")	\
 	X(7, "full-fit")	\
 	X(8, "busy-list")	\
-	X(9, "vm-map-ram")
+	X(9, "vm-map-ram")	\
+	X(10, "erofs")
 
 static u64 began;
 
@@ -446,6 +449,55 @@ static void messages(void)
 		must(wait_for(-1));
 }
 
+/*
+ * Compressed files, read on the first CPU. EROFS maps the pages of each piece with vm_map_ram() to
+ * decompress into them. On all other CPUs two tasks send a byte to and fro.
+ */
+static u64 read_whole(const char *path)
+{
+	static char buffer[64 << 10];
+	long fd = sys(NR_OPENAT, AT_FDCWD, (long)path, 0, 0, 0);
+	u64 bytes = 0;
+	long got;
+
+	if (fd < 0)
+		leave(1);
+	do {
+		got = sys(NR_READ, fd, (long)buffer, sizeof(buffer), 0, 0);
+		if (got < 0)
+			leave(1);
+		bytes += got;
+	} while (got);
+	sys(NR_CLOSE, fd, 0, 0, 0, 0);
+	return bytes;
+}
+
+static void compressed_files(void)
+{
+	char path[] = "erofs/0";
+	u64 bytes = 0, i;
+
+	sys(NR_MKDIRAT, AT_FDCWD, (long)"erofs", 0755, 0, 0);
+	if (sys(NR_MOUNT, (long)"ram/erofs.img", (long)"erofs", (long)"erofs", MS_RDONLY, 0) < 0)
+		leave(1);
+	shared->done = 0;
+	for (i = 1; i < harts; i++) {
+		shared->rounds[i] = 0;
+		if (!clone_task())
+			pair(i);
+	}
+	wait_for_rounds(1, harts);
+	begin(10);
+	for (i = 0; i < FILES; i++) {
+		path[sizeof(path) - 2] = '0' + i;
+		bytes += read_whole(path);
+	}
+	end(10, bytes >> 10);
+	shared->done = 1;
+	for (i = 1; i < harts; i++)
+		must(wait_for(-1));
+}
+
 /* The stack as the kernel leaves it: argc, and then argv */
 __attribute__((used)) static void start(u64 *stack)
 {
@@ -471,6 +523,7 @@ __attribute__((used)) static void start(u64 *stack)
 		modules(8, "run_test_mask=4 test_loop_count=50", 1, 50);
 	}
 	messages();
+	compressed_files();
 	leave(0);
 }
 
