@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * Touches new kernel mappings from IPIs and tracepoints, traps on new stacks, and
- * makes bad accesses, on any kernel for riscv64 from 6.6 on.
+ * Touches new kernel mappings from IPIs and tracepoints and while they are made,
+ * traps on new stacks, and makes bad accesses, on any kernel for riscv64 from 6.6 on.
  *
  * The other test modules use abstractions of the kernel crate that only a kernel
  * with CONFIG_RUST_KSELFTEST_SUPPORT has. This one is for all kernels without: those
@@ -315,6 +315,131 @@ static int touched_from_ipi(unsigned int here)
 	report();
 	row_free(row);
 	return 0;
+}
+
+/*
+ * Tried all the time, until it is there
+ */
+
+/* Where the pollers read, or 0; the same once they are told that it is mapped */
+static unsigned long polled, announced;
+/* Failed tries since @polled was set, pollers that are done with it */
+static atomic_t tries, answers;
+
+static int poll(void *unused)
+{
+	unsigned long address, last = 0;
+	bool trapped, told;
+	u64 value;
+
+	while (!kthread_should_stop()) {
+		address = smp_load_acquire(&polled);	/* pairs with poll_round() */
+		if (!address || address == last) {
+			usleep_range(20, 40);
+			continue;
+		}
+		told = smp_load_acquire(&announced) == address;	/* pairs with poll_round() */
+		if (load(address, &value, &trapped)) {
+			atomic_inc(&touches);
+			if (trapped)
+				atomic_inc(&spurious);
+			if (value != MAGIC)
+				atomic_inc(&wrong);
+		} else if (told) {
+			atomic_inc(&missed);
+		} else {
+			atomic_inc(&tries);
+			cond_resched();
+			continue;
+		}
+		last = address;
+		atomic_inc(&answers);
+	}
+	return 0;
+}
+
+/*
+ * A hart that fences between the store to the PTE and the mark, as harts may see
+ * them, may remember the PTE as invalid, and has no mark any more. Each failed try
+ * of a marked hart makes it fence.
+ *
+ * Return: 1 if the pollers tried in vain before, 0 if not, or an error.
+ */
+static int poll_round(struct row *row, int pollers)
+{
+	unsigned long expected = row->next, address;
+
+	if (expected) {
+		atomic_set(&tries, 0);
+		atomic_set(&answers, 0);
+		smp_store_release(&polled, expected);	/* pairs with poll() */
+		while (atomic_read(&tries) < 2 * pollers && !READ_ONCE(stop))
+			usleep_range(20, 40);
+	}
+	address = row_map(row);
+	if (!address)
+		return -ENOMEM;
+	if (address != expected) {
+		WRITE_ONCE(polled, 0);
+		return 0;
+	}
+	smp_store_release(&announced, address);	/* pairs with poll() */
+	while (atomic_read(&answers) < pollers && !READ_ONCE(stop))
+		usleep_range(20, 40);
+	return 1;
+}
+
+static int polled_while_mapped(unsigned int here)
+{
+	struct task_struct **threads = kcalloc(nr_cpu_ids, sizeof(*threads), GFP_KERNEL);
+	struct row *row = row_new(READ_PAGES, ATTEMPTS(rounds));
+	unsigned int cpu, primed = 0;
+	int pollers = 0, result = 0;
+
+	if (!threads || !row) {
+		result = -ENOMEM;
+		goto free;
+	}
+	polled = 0;
+	announced = 0;
+	for_each_online_cpu(cpu) {
+		struct task_struct *thread;
+
+		if (cpu == here)
+			continue;
+		thread = kthread_create(poll, NULL, "lazy_map_poll/%u", cpu);
+		if (IS_ERR(thread)) {
+			result = PTR_ERR(thread);
+			break;
+		}
+		kthread_bind(thread, cpu);
+		threads[pollers++] = thread;
+		wake_up_process(thread);
+	}
+	if (!pollers && !result) {
+		pr_info("# it takes two CPUs\n");
+		result = -EOPNOTSUPP;
+	}
+	while (!result && primed < rounds && row->used < ATTEMPTS(rounds) && !READ_ONCE(stop)) {
+		int done = poll_round(row, pollers);
+
+		if (done < 0)
+			result = done;
+		else
+			primed += done;
+		atomic_inc(&progress);
+	}
+	while (pollers)
+		kthread_stop(threads[--pollers]);
+	if (!result) {
+		report_primed(primed, row->used);
+		report();
+	}
+free:
+	if (row)
+		row_free(row);
+	kfree(threads);
+	return result;
 }
 
 /*
@@ -769,6 +894,11 @@ static int run_touched_from_ipi(unsigned int waiter)
 	return run_on_waiter(waiter, touched_from_ipi);
 }
 
+static int run_polled_while_mapped(unsigned int waiter)
+{
+	return run_on_waiter(waiter, polled_while_mapped);
+}
+
 static int run_touched_from_tracepoint(unsigned int waiter)
 {
 	return run_on_waiter(waiter, touched_from_tracepoint);
@@ -789,6 +919,7 @@ static const struct {
 	int (*run)(unsigned int waiter);
 } cases[] = {
 	{ "touched_from_ipi", run_touched_from_ipi },
+	{ "polled_while_mapped", run_polled_while_mapped },
 	{ "touched_from_tracepoint", run_touched_from_tracepoint },
 	{ "bad_access_reported", bad_access_reported },
 	/* Last, because a hart may be lost */
