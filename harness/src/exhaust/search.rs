@@ -1,9 +1,12 @@
 // SPDX-License-Identifier: GPL-2.0-only
 //! The search through all states, breadth first, so that the first counterexample is the shortest.
 
-use std::collections::hash_map::DefaultHasher;
-use std::collections::{BTreeMap, HashSet, VecDeque};
-use std::hash::{Hash, Hasher};
+use std::collections::{BTreeMap, VecDeque};
+use std::hash::BuildHasher;
+
+use foldhash::HashSet;
+use foldhash::HashSetExt;
+use foldhash::quality::FixedState;
 
 use super::world::{Choice, Event, Root, State, Stop, Violation, World};
 
@@ -32,9 +35,7 @@ pub struct Limit {
 
 /// States are remembered by a 64-bit hash. Among a million states the chance that two share one is 3 in 10^8.
 fn key(state: &State) -> u64 {
-    let mut hasher = DefaultHasher::new();
-    state.hash(&mut hasher);
-    hasher.finish()
+    FixedState::default().hash_one(state)
 }
 
 /// Visits every state that can be reached from `root`.
@@ -73,13 +74,17 @@ pub fn search(world: &World<'_>, root: Root, limit: Limit) -> Found {
     };
     arrive(start, u32::MAX, Choice::Go, &mut found, &mut queue, &mut steps, None);
     while let Some((at, state, choices)) = queue.pop_front() {
+        let mut state = Some(state);
+        let last = choices.len();
         if found.states >= limit.states {
             found.cut_off = true;
             break;
         }
-        for choice in choices {
+        for (number, choice) in choices.into_iter().enumerate() {
             found.choices += 1;
-            let mut next = state.clone();
+            // The last choice needs no copy.
+            let next = if number + 1 == last { state.take() } else { state.clone() };
+            let Some(mut next) = next else { break };
             let stop = world.choose(&mut next, choice);
             arrive(next, at, choice, &mut found, &mut queue, &mut steps, stop);
         }

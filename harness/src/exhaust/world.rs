@@ -7,10 +7,10 @@
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
-use std::collections::hash_map::DefaultHasher;
 use std::fmt;
-use std::hash::{Hash, Hasher};
+use std::hash::{BuildHasher, Hash, Hasher};
 
+use foldhash::quality::FixedState;
 use riscv_isa::Instruction as I;
 
 use super::cpu::{self, Access, Csrs, Memory, Next, Regs, Touch, Val};
@@ -32,6 +32,9 @@ const NOWHERE: u64 = 0xff20_0000_0c00_0040;
 const OTHER_TASK: u64 = 0xff60_0000_1008_0000;
 const OTHER_STACK: u64 = 0xff20_0000_0300_0000;
 const OTHER_SIZE: u64 = 0x8000;
+
+/// Bits of other harts in the bitmap, at the start.
+const OTHER_BITS: u64 = 0x5555_5555_aaaa_aaaa;
 
 /// Addresses that stand for places in C code: where a body is, where it touches something, where it has
 /// called call_on_irq_stack(), and the function that it passes to it.
@@ -209,6 +212,8 @@ pub struct State {
     retries: u8,
     /// The choice at this instruction has been made.
     granted: bool,
+    /// Registers at the call of what fences at a switch, while it runs.
+    fencing: Option<Box<Regs>>,
     cpu: u32,
 }
 
@@ -415,6 +420,7 @@ impl<'a> World<'a> {
             other: None,
             retries: 0,
             granted: false,
+            fencing: None,
             cpu: root.cpu,
         };
         let word = layout.marks.map(|(start, _)| start + u64::from(root.cpu / 64) * 8);
@@ -438,7 +444,9 @@ impl<'a> World<'a> {
             }
         }
         if let Some((word, bit)) = word.map(|w| (w, 1u64 << (root.cpu % 64))) {
-            state.memory.insert(word, Val::of(if root.marked { bit } else { 0 }));
+            // The bits of other harts tell whether the hart changes them, and whether an announcement forgets one.
+            let others = OTHER_BITS & !bit;
+            state.memory.insert(word, Val::of(if root.marked { others | bit } else { others }));
         }
         if let Some(pointer) = layout.irq_stack_ptr {
             state.memory.insert(pointer & !7, Val::of(IRQ_STACK));
@@ -601,11 +609,23 @@ impl<'a> World<'a> {
         if let Some(page) = touch.and_then(|t| self.page(t.address.bits)) {
             self.note(Event::Used(page));
         }
+        let marks = touch.filter(|_| self.is_mark(touch)).map(|t| t.address.bits & !7);
+        let before = marks.and_then(|word| self.word(&state.memory, word));
         let (mut regs, mut csrs) = (state.regs, state.csrs);
         let mut view = View { world: self, words: &mut state.memory };
         let next = cpu::execute(instruction, (pc, len), &mut regs, &mut csrs, &mut view, in_switch);
         (state.regs, state.csrs) = (regs, csrs);
         let after = pc + u64::from(len);
+        if next.is_ok() {
+            let atomic = touch.is_some_and(|t| t.atomic && t.access == Access::Store);
+            let ours = !in_switch || self.layout.syncs.iter().any(|(start, end)| (*start..*end).contains(&pc));
+            if atomic && ours && marks.is_none() && self.layout.marks.is_some() {
+                return Some(self.broken(state, "own bit", format!("`{instruction}` is not on the bitmap")));
+            }
+            if let Some(stop) = self.foreign_bit(state, marks, before) {
+                return Some(stop);
+            }
+        }
         match next {
             Err(why) => return Some(self.refused(state, instruction, touch, why)),
             Ok(Next::On | Next::Wfi) => state.pc = after,
@@ -645,6 +665,18 @@ impl<'a> World<'a> {
             }
         }
         None
+    }
+
+    /// Whether an access to the bitmap has changed another bit than the hart's own.
+    fn foreign_bit(&self, state: &State, word: Option<u64>, before: Option<Val>) -> Option<Stop> {
+        let (word, before) = (word?, before?);
+        let after = self.word(&state.memory, word)?;
+        let (first, _) = self.layout.marks?;
+        let own_word = first + u64::from(state.cpu / 64) * 8;
+        let own = if word == own_word { 1 << (state.cpu % 64) } else { 0 };
+        let changed = if after.known && before.known { after.bits ^ before.bits } else { u64::MAX };
+        (after != before && changed & !own != 0)
+            .then(|| self.broken(state, "own bit", "a hart changes the bit of another hart"))
     }
 
     /// Vector and FP instructions of C code: what they compute is not known.
@@ -940,7 +972,7 @@ impl<'a> World<'a> {
 
     /// A hash of what an absorbed fault has to leave alone.
     fn protected(&self, state: &State) -> u64 {
-        let mut hasher = DefaultHasher::new();
+        let mut hasher = FixedState::default().build_hasher();
         for (address, value) in &state.memory {
             let slot = address.wrapping_sub(TASKS[state.task]);
             let other = within(*address, OTHER_STACK, OTHER_SIZE) || within(*address, OTHER_TASK, TASK_SIZE);
@@ -953,6 +985,22 @@ impl<'a> World<'a> {
 
     /// A jump has been executed at `from`.
     fn jumped(&self, state: &mut State, from: u64, to: u64, instruction: I) -> Option<Stop> {
+        let syncs = |pc: u64| self.layout.syncs.iter().any(|(start, end)| (*start..*end).contains(&pc));
+        if !syncs(from) && syncs(to) {
+            state.fencing = Some(Box::new(state.regs));
+        } else if syncs(from)
+            && !syncs(to)
+            && let Some(before) = state.fencing.take()
+        {
+            if to != before.get(cpu::RA).bits {
+                return Some(self.broken(state, "control", "what fences at a switch returns to a wrong place"));
+            }
+            let changed = |r: &u32| state.regs.get(*r) != before.get(*r);
+            if let Some(register) = (1..32).filter(|r| cpu::is_saved(*r)).find(changed) {
+                let what = format!("what fences at a switch changes {}", cpu::NAMES[register as usize]);
+                return Some(self.broken(state, "registers", what));
+            }
+        }
         let (start, end) = self.layout.switch_to;
         if to == start
             && let Some(Begun::Switched(saved @ None, _)) = state.begun[state.task].last_mut()
@@ -1380,6 +1428,13 @@ impl<'a> World<'a> {
             }
         }
         if !trap.handled {
+            if matches!(trap.kind, Kind::Interrupt | Kind::Other) {
+                return Some(self.broken(
+                    state,
+                    "only page faults on kernel addresses",
+                    format!("a trap with cause {:#x} is retried", trap.cause),
+                ));
+            }
             if self.protected(state) != trap.memory {
                 return Some(self.broken(state, "memory", "an absorbed fault has changed the stack or thread_info"));
             }
@@ -1498,6 +1553,9 @@ impl<'a> World<'a> {
         for _ in 0..2000 {
             let pc = other.pc;
             if pc == OTHER_DONE {
+                if let Some(stop) = self.after_announcement(state, &other.regs) {
+                    return Some(stop);
+                }
                 self.say(pc, || "the other hart has announced the mapping, and passes its address on".to_owned());
                 state.known |= pages;
                 state.retries = 0;
@@ -1532,11 +1590,21 @@ impl<'a> World<'a> {
                 // No value is unknown that matters here; go the way that does more.
                 Ok(Next::Either(_)) => pc + u64::from(len),
                 Ok(Next::Fence(_) | Next::On | Next::Wrote(_)) => pc + u64::from(len),
+                Ok(Next::Jump(_)) => {
+                    return Some(self.broken(state, "control", "flush_cache_vmap() jumps through an unknown register"));
+                }
                 Ok(other) => {
                     return Some(Stop::Unknown(format!("{}: {other:?} on the other hart", self.image.place(pc))));
                 }
+                Err(why) if touch.is_some() => {
+                    return Some(self.broken(state, "only what exists", format!("flush_cache_vmap(): {why}")));
+                }
                 Err(why) => return Some(Stop::Unknown(format!("{}: {why}", self.image.place(pc)))),
             };
+            let own = |address| within(address, OTHER_STACK, OTHER_SIZE);
+            if touch.is_some_and(|t| t.access != Access::Load && !own(t.address.bits)) && !self.is_mark(touch) {
+                return Some(self.broken(state, "memory", "flush_cache_vmap() stores outside of the bitmap"));
+            }
             if self.is_mark(touch) {
                 self.say(pc, || format!("the other hart: {instruction}"));
                 state.other = Some(other);
@@ -1544,6 +1612,33 @@ impl<'a> World<'a> {
             }
         }
         Some(self.broken(state, "ends", "flush_cache_vmap() does not end"))
+    }
+
+    /// What must hold when flush_cache_vmap() has returned: its caller's registers are as before, and the bits of
+    /// all other harts are alike.
+    fn after_announcement(&self, state: &State, regs: &Regs) -> Option<Stop> {
+        let saved = |register: u32| match register {
+            cpu::SP => Val::of(OTHER_STACK + OTHER_SIZE - 0x100),
+            cpu::GP => Val::of(self.layout.gp.unwrap_or(0)),
+            cpu::TP => Val::of(OTHER_TASK),
+            other => name(0x60, other),
+        };
+        if let Some(register) = (1..32).filter(|r| cpu::is_saved(*r)).find(|r| regs.get(*r) != saved(*r)) {
+            let what = format!("flush_cache_vmap() changes {}", cpu::NAMES[register as usize]);
+            return Some(self.broken(state, "registers", what));
+        }
+        // By contract, if it is not interpreted.
+        self.layout.announce?;
+        let (first, size) = self.layout.marks?;
+        let words = (size / 8).min(u64::from(state.cpu / 64) + 1);
+        for number in 0..words {
+            let own = if number == u64::from(state.cpu / 64) { 1u64 << (state.cpu % 64) } else { 0 };
+            let word = self.word(&state.memory, first + number * 8)?;
+            if !word.known || ![0, !own].contains(&(word.bits & !own)) {
+                return Some(self.broken(state, "all harts", "flush_cache_vmap() has left out a hart"));
+            }
+        }
+        None
     }
 
     /// The other hart calls C code from flush_cache_vmap(). What it calls may be traced, and the tracer may

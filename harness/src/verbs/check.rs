@@ -29,7 +29,9 @@ use crate::trial::scenario::{self, Scenario, Tier, Which};
 use crate::trial::tally::Tally;
 use crate::trial::verdict::{Count, Verdict};
 use crate::verbs::demo::{self, Kernels};
-use crate::verbs::{bench, controls, cost, exhaust, guest_check, hunt_check, litmus, machine_test, run as scenarios};
+use crate::verbs::{
+    bench, controls, cost, exhaust, guest_check, hunt_check, litmus, machine_test, mutants, run as scenarios,
+};
 
 /// Warn if the tier `ci` takes longer, in seconds.
 const CI_BUDGET: f64 = 50.0 * 60.0;
@@ -187,6 +189,11 @@ impl Plan {
             left_out.insert("kernel versions", others.map(|l| l.version.clone()).collect());
             left_out.insert("cost", vec!["NR_CPUS=512".to_owned()]);
         }
+        match tier {
+            Tier::Quick => drop(left_out.insert("mutants", vec!["a sample".to_owned()])),
+            Tier::Ci => drop(left_out.insert("mutants", vec!["all but a sample".to_owned()])),
+            Tier::Full => {}
+        }
         left_out.retain(|_, names| !names.is_empty());
         // Asked for by name it runs in any tier.
         let early = |part: Part| part == Part::Bench && tier < Tier::Ci;
@@ -321,10 +328,18 @@ impl Checker<'_> {
             Part::Machine => machine(lab, tally),
             Part::Guest => guest_check::run(&lab.bench, &kernels.series, tally),
             Part::Demo => self.ran.extend(rows(tally, "demo", demo::run(&lab.bench, kernels))),
-            Part::Exhaust => match exhaust::check(lab, kernels) {
-                Ok(all) => all.iter().for_each(|(name, verdict, why)| judged(tally, name, *verdict, why)),
-                Err(error) => tally.error("exhaust", &error.message),
-            },
+            Part::Exhaust => {
+                match exhaust::check(lab, kernels) {
+                    Ok(all) => all.iter().for_each(|(name, verdict, why)| judged(tally, name, *verdict, why)),
+                    Err(error) => tally.error("exhaust", &error.message),
+                }
+                if plan.tier >= Tier::Ci {
+                    match mutants::check(&lab.options, &kernels.series.vmlinux, plan.tier) {
+                        Ok((name, verdict, why)) => judged(tally, &name, verdict, &why),
+                        Err(error) => tally.error("mutants", &error.message),
+                    }
+                }
+            }
             Part::Cost => costs(tally, cost::run(lab, kernels, plan.tier == Tier::Full)),
             Part::Bench => {
                 let of_tier = if plan.tier == Tier::Full { bench::Plan::full() } else { bench::Plan::short() };

@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::mpsc;
 use std::thread;
 use std::time::Instant;
 
@@ -17,10 +18,16 @@ use crate::exhaust::world::Bounds;
 use crate::exhaust::{Plan, Verdict, judge};
 use crate::ground::error::{Error, Exit, Result};
 use crate::ground::files;
+use crate::ground::progress::Step;
 use crate::ground::table::{self, Align, Cell};
 use crate::ground::toml_file;
 use crate::options::Options;
+use crate::trial::scenario::Tier;
+use crate::trial::verdict as judgement;
 use crate::verbs::check::Shard;
+
+/// `make check TIER=ci` judges one mutant out of so many.
+const SAMPLE: u32 = 28;
 
 /// What the user gives.
 #[derive(clap::Args, Clone, Debug)]
@@ -34,6 +41,9 @@ pub struct Args {
     /// Only every N-th mutant
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
     pub every: u32,
+    /// Traps that may be nested because C code takes them, in the last search
+    #[arg(long, value_name = "N", default_value_t = 2, value_parser = clap::value_parser!(u8).range(2..=4))]
+    pub depth: u8,
 }
 
 /// `harness/mutants.toml`: what the interpreter does not kill, and why that is right.
@@ -48,8 +58,9 @@ struct Known {
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Survivor {
-    /// `FUNCTION+0xOFFSET`.
-    place: String,
+    /// Its function.
+    function: String,
+    old: String,
     new: String,
     /// One sentence: why it is equivalent, or which litmus file kills it.
     why: String,
@@ -71,6 +82,17 @@ pub struct Row {
     pub milliseconds: u64,
 }
 
+impl Row {
+    fn is_unexplained(&self) -> bool {
+        self.killed.is_none() && self.why.is_none()
+    }
+
+    fn in_words(&self) -> String {
+        let end = self.uncertain.as_ref().map_or("survives".to_owned(), |why| format!("not certain ({why})"));
+        format!("{end}: {}: {}: `{}` becomes `{}`", self.place, self.kind, self.old, self.new)
+    }
+}
+
 /// `out/mutants/results.json`.
 #[derive(Serialize)]
 struct Results<'a> {
@@ -86,43 +108,10 @@ struct Results<'a> {
 /// # Errors
 /// When there is no kernel, its entry is not understood, or a file is wrong.
 pub fn run(options: &Options, args: &Args) -> Result<Exit> {
-    let started = Instant::now();
     let vmlinux = args.vmlinux.clone().unwrap_or_else(|| options.place("kernel").join("series/vmlinux"));
-    let image = Image::load(&vmlinux)?;
-    let layout = Layout::of(&image)
-        .map_err(|why| Error::could_not(format!("{}: the entry is not understood: {why}", vmlinux.display())))?;
-    let known = known(&options.root)?;
-    let original = searched(&image, &layout);
-    if !original.is_clean() {
-        let vmlinux = vmlinux.display();
-        return Err(Error::could_not(format!("{vmlinux}: the kernel itself is not clean; see `lazymap exhaust`")));
-    }
-    let all: Vec<Mutant> =
-        ranges(&image, &layout).into_iter().flat_map(|range| mutate::mutants(&image, range)).collect();
-    let all: Vec<Mutant> = all.into_iter().step_by(args.every as usize).collect();
-    let mine = args.shard.share(all);
-    let mut rows = judged(&image, &layout, &mine, options.jobs);
-    if rows.len() != mine.len() {
-        return Err(Error::could_not(format!(
-            "{} of {} mutants have no verdict; report this",
-            mine.len() - rows.len(),
-            mine.len()
-        )));
-    }
-    for row in &mut rows {
-        let found = known.survivor.iter().find(|s| s.place == row.place && s.new == row.new);
-        row.why = found.filter(|_| row.killed.is_none()).map(|s| s.why.clone());
-    }
+    let rows = judge_all(options, &vmlinux, args)?;
     print(&rows);
-    let results = Results {
-        schema: 1,
-        kernel: vmlinux.display().to_string(),
-        seconds: started.elapsed().as_secs_f64(),
-        mutants: &rows,
-    };
-    let json = serde_json::to_string_pretty(&results).map_err(|e| Error::could_not(e.to_string()))?;
-    files::write_whole(&options.place("mutants").join("results.json"), json + "\n")?;
-    let unexplained = rows.iter().filter(|r| r.killed.is_none() && r.why.is_none()).count();
+    let unexplained = rows.iter().filter(|r| r.is_unexplained()).count();
     let killed = rows.iter().filter(|r| r.killed.is_some()).count();
     println!(
         "{} mutants: {killed} killed, {} explained, {unexplained} unexplained",
@@ -132,9 +121,70 @@ pub fn run(options: &Options, args: &Args) -> Result<Exit> {
     Ok(exit(&rows))
 }
 
+/// What `make check` does: a sample, or all in the tier `full`. Gives name, verdict and reason.
+///
+/// # Errors
+/// As [`run`].
+pub fn check(options: &Options, vmlinux: &Path, tier: Tier) -> Result<(String, judgement::Verdict, String)> {
+    let every = if tier == Tier::Full { 1 } else { SAMPLE };
+    let args = Args { vmlinux: None, shard: Shard::default(), every, depth: 2 };
+    let rows = judge_all(options, vmlinux, &args)?;
+    let verdict = match exit(&rows) {
+        Exit::Pass => judgement::Verdict::Pass,
+        Exit::Failed => judgement::Verdict::Fail,
+        _ => judgement::Verdict::Error,
+    };
+    let unexplained = rows.iter().filter(|r| r.is_unexplained()).map(Row::in_words).collect::<Vec<_>>().join("; ");
+    let why = if unexplained.is_empty() { format!("{} mutants", rows.len()) } else { unexplained };
+    Ok(("mutants: each one is killed or explained".to_owned(), verdict, why))
+}
+
+/// Judges those mutants of a kernel that `args` selects.
+fn judge_all(options: &Options, vmlinux: &Path, args: &Args) -> Result<Vec<Row>> {
+    let started = Instant::now();
+    let image = Image::load(vmlinux)?;
+    let layout = Layout::of(&image)
+        .map_err(|why| Error::could_not(format!("{}: the entry is not understood: {why}", vmlinux.display())))?;
+    let known = known(&options.root)?;
+    let plans = plans(args.depth);
+    let step = Step::start("search the kernel itself");
+    let original = searched(&image, &layout, &plans);
+    step.finish(if original.is_clean() { "clean" } else { "not clean" });
+    if !original.is_clean() {
+        let why = original.unknown.or(original.findings.first().map(|f| f.violation.what.clone())).unwrap_or_default();
+        return Err(Error::could_not(format!("{}: the kernel itself is not clean: {why}", vmlinux.display())));
+    }
+    let all: Vec<Mutant> =
+        ranges(&image, &layout).into_iter().flat_map(|range| mutate::mutants(&image, range)).collect();
+    let all: Vec<Mutant> = all.into_iter().step_by(args.every as usize).collect();
+    let mine = args.shard.share(all);
+    let mut rows = judged(&image, &layout, &mine, &plans, options.jobs);
+    if rows.len() != mine.len() {
+        return Err(Error::could_not(format!(
+            "{} of {} mutants have no verdict; report this",
+            mine.len() - rows.len(),
+            mine.len()
+        )));
+    }
+    for row in &mut rows {
+        let function = row.place.split('+').next().unwrap_or_default();
+        let same = |s: &&Survivor| (&*s.function, &s.old, &s.new) == (function, &row.old, &row.new);
+        row.why = known.survivor.iter().find(same).filter(|_| row.killed.is_none()).map(|s| s.why.clone());
+    }
+    let results = Results {
+        schema: 1,
+        kernel: vmlinux.display().to_string(),
+        seconds: started.elapsed().as_secs_f64(),
+        mutants: &rows,
+    };
+    let json = serde_json::to_string_pretty(&results).map_err(|e| Error::could_not(e.to_string()))?;
+    files::write_whole(&options.place("mutants").join("results.json"), json + "\n")?;
+    Ok(rows)
+}
+
 /// The exit code. A mutant that survives is certain, one whose search reached a limit is not; no mutants prove nothing.
 fn exit(rows: &[Row]) -> Exit {
-    let unexplained = || rows.iter().filter(|r| r.killed.is_none() && r.why.is_none());
+    let unexplained = || rows.iter().filter(|r| r.is_unexplained());
     if unexplained().any(|r| r.uncertain.is_none()) {
         Exit::Failed
     } else if rows.is_empty() || unexplained().next().is_some() {
@@ -144,23 +194,26 @@ fn exit(rows: &[Row]) -> Exit {
     }
 }
 
-/// Searches from the quickest on; the first one that finds something ends it. CPU 33 has its bit in the upper
-/// half of a word.
-fn plans() -> [Plan; 3] {
-    let plan = |depth, cpus| Plan {
+/// Searches from the quickest on; the first one that finds something ends it. Genuine faults take traps that are
+/// nested two deep. CPU 33 has its bit in the upper half of a word. A new process, with the hart marked and not,
+/// reaches all of the scheme; the other starts reach it another way.
+fn plans(depth: u8) -> Vec<Plan> {
+    let plan = |depth, starts| Plan {
         bounds: Bounds { depth, mappings: 1 },
-        cpus,
-        starts: usize::MAX,
-        limit: Limit { states: 500_000, first: true },
+        cpus: vec![33],
+        starts,
+        limit: Limit { states: 8_000_000, first: true },
     };
-    [plan(1, vec![33]), plan(2, vec![33]), plan(2, vec![1])]
+    let mut plans = vec![plan(1, usize::MAX), plan(2, 2)];
+    plans.extend((3..=depth).map(|depth| plan(depth, 2)));
+    plans
 }
 
 /// What the searches say of a kernel.
-fn searched(image: &Image, layout: &Layout) -> Verdict {
+fn searched(image: &Image, layout: &Layout, plans: &[Plan]) -> Verdict {
     let mut last = Verdict::default();
-    for plan in plans() {
-        last = judge(image, layout, &plan);
+    for plan in plans {
+        last = judge(image, layout, plan);
         if !last.is_clean() {
             break;
         }
@@ -184,41 +237,45 @@ fn known(root: &Path) -> Result<Known> {
     toml_file::parse(&text).map_err(|why| Error::usage(format!("harness/mutants.toml{why}; correct the file")))
 }
 
-fn judged(image: &Image, layout: &Layout, mutants: &[Mutant], jobs: usize) -> Vec<Row> {
+/// Judges the mutants side by side.
+fn judged(image: &Image, layout: &Layout, mutants: &[Mutant], plans: &[Plan], jobs: usize) -> Vec<Row> {
     let next = AtomicUsize::new(0);
-    let worker = |image: Image| {
-        let mut rows = Vec::new();
+    let work = |image: &Image, ended: &mpsc::Sender<(usize, Row)>| {
         while let Some((at, mutant)) =
             Some(next.fetch_add(1, Ordering::Relaxed)).and_then(|at| Some((at, mutants.get(at)?)))
         {
             let started = Instant::now();
-            let verdict = searched(&image.patched(mutant.address, &mutant.bytes), layout);
+            let verdict = searched(&image.patched(mutant.address, &mutant.bytes), layout, plans);
             let killed = verdict.findings.first().map(|f| f.violation.property.to_owned());
-            rows.push((
-                at,
-                Row {
-                    place: image.place(mutant.address),
-                    kind: mutant.kind.to_string(),
-                    old: mutant.old.clone(),
-                    new: mutant.new.clone(),
-                    uncertain: verdict.unknown.filter(|_| killed.is_none()),
-                    killed,
-                    why: None,
-                    milliseconds: started.elapsed().as_millis() as u64,
-                },
-            ));
+            let row = Row {
+                place: image.place(mutant.address),
+                kind: mutant.kind.to_string(),
+                old: mutant.old.clone(),
+                new: mutant.new.clone(),
+                uncertain: verdict.unknown.filter(|_| killed.is_none()),
+                killed,
+                why: None,
+                milliseconds: started.elapsed().as_millis() as u64,
+            };
+            // Nobody listens after an interrupt.
+            let _ = ended.send((at, row));
         }
-        rows
     };
+    let step = Step::start(format!("judge {} mutants", mutants.len()));
     let mut rows: Vec<(usize, Row)> = thread::scope(|scope| {
-        let threads: Vec<_> = (0..jobs.max(1))
-            .map(|_| {
-                let image = image.clone();
-                scope.spawn(move || worker(image))
-            })
-            .collect();
-        threads.into_iter().flat_map(|thread| thread.join().unwrap_or_default()).collect()
+        let (ended, rows) = mpsc::channel();
+        for _ in 0..jobs.max(1) {
+            let (image, ended) = (image.clone(), ended.clone());
+            scope.spawn(move || work(&image, &ended));
+        }
+        drop(ended);
+        let count = |(number, row): (usize, (usize, Row))| {
+            step.detail(&format!("[{}/{}] {}", number + 1, mutants.len(), row.1.place));
+            row
+        };
+        rows.into_iter().enumerate().map(count).collect()
     });
+    step.finish("done");
     rows.sort_by_key(|(at, _)| *at);
     rows.into_iter().map(|(_, row)| row).collect()
 }
@@ -237,10 +294,7 @@ fn print(rows: &[Row]) {
     let mut lines: Vec<Vec<Cell>> = vec![["mutation", "ends in", "mutants"].map(Cell::from).into()];
     lines.extend(by.into_iter().map(|((kind, end), n)| vec![kind.into(), end.into(), n.to_string().into()]));
     print!("{}", table::text(&[Align::Left, Align::Left, Align::Right], &lines, false));
-    for row in rows.iter().filter(|r| r.killed.is_none() && r.why.is_none()) {
-        let end = row.uncertain.as_ref().map_or("survives".to_owned(), |why| format!("not certain ({why})"));
-        println!("{end}: {}: {}: `{}` becomes `{}`", row.place, row.kind, row.old, row.new);
-    }
+    rows.iter().filter(|r| r.is_unexplained()).for_each(|row| println!("{}", row.in_words()));
 }
 
 #[cfg(test)]
