@@ -212,8 +212,8 @@ pub struct State {
     retries: u8,
     /// The choice at this instruction has been made.
     granted: bool,
-    /// Registers at the call of what fences at a switch, while it runs.
-    fencing: Option<Box<Regs>>,
+    /// Registers, and mappings made so far, at the call of what fences at a switch, while it runs.
+    fencing: Option<Box<(Regs, u8)>>,
     cpu: u32,
 }
 
@@ -617,7 +617,9 @@ impl<'a> World<'a> {
         (state.regs, state.csrs) = (regs, csrs);
         let after = pc + u64::from(len);
         if next.is_ok() {
-            let atomic = touch.is_some_and(|t| t.atomic && t.access == Access::Store);
+            // The exit executes an SC to drop a reservation.
+            let atomic = touch.is_some_and(|t| t.atomic && t.access == Access::Store)
+                && !matches!(instruction, I::SC_D { .. } | I::SC_W { .. });
             let ours = !in_switch || self.layout.syncs.iter().any(|(start, end)| (*start..*end).contains(&pc));
             if atomic && ours && marks.is_none() && self.layout.marks.is_some() {
                 return Some(self.broken(state, "own bit", format!("`{instruction}` is not on the bitmap")));
@@ -987,11 +989,21 @@ impl<'a> World<'a> {
     fn jumped(&self, state: &mut State, from: u64, to: u64, instruction: I) -> Option<Stop> {
         let syncs = |pc: u64| self.layout.syncs.iter().any(|(start, end)| (*start..*end).contains(&pc));
         if !syncs(from) && syncs(to) {
-            state.fencing = Some(Box::new(state.regs));
+            state.fencing = Some(Box::new((state.regs, state.made)));
         } else if syncs(from)
             && !syncs(to)
-            && let Some(before) = state.fencing.take()
+            && let Some((before, made)) = state.fencing.take().map(|fencing| *fencing)
         {
+            let own = self.layout.marks.map(|(first, _)| first + u64::from(state.cpu / 64) * 8);
+            let word = own.and_then(|word| self.word(&state.memory, word)).filter(|word| word.known);
+            // flush_cache_vmap() clears bits, or, where it is inlined, sets them.
+            let announced = u64::from(self.layout.announce.is_none());
+            if made == state.made
+                && state.other.is_none()
+                && word.is_some_and(|word| word.bits >> (state.cpu % 64) & 1 == announced)
+            {
+                return Some(self.broken(state, "own bit", "what fences at a switch leaves the mark of its hart"));
+            }
             if to != before.get(cpu::RA).bits {
                 return Some(self.broken(state, "control", "what fences at a switch returns to a wrong place"));
             }

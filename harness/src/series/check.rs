@@ -104,7 +104,8 @@ pub fn check(options: &Options, build: bool) -> Result<Checked> {
     if let Ok(tip) = &applied {
         result("rustfmt".to_owned(), formatted(&tree, tip, &rustfmt)?);
         result("kernel-doc".to_owned(), rules::kernel_doc(&tree, tip)?);
-        if source == Source::Package {
+        // Asks the network each time.
+        if build && source == Source::Package {
             own_files = Some(upstream::unchanged(options, &tree, tip));
         }
         result("MAINTAINERS gets no orphans".to_owned(), rules::no_orphans(&tree, tip)?);
@@ -218,9 +219,9 @@ fn stem(mail: &Path) -> String {
 pub fn print(results: &[CheckResult]) {
     for result in results {
         let verdict = match result.verdict {
-            Verdict::Pass => "ok     ",
-            Verdict::Skip => "skipped",
-            _ => "FAILED ",
+            Verdict::Pass => "ok    ",
+            Verdict::Skip => "SKIP  ",
+            _ => "FAILED",
         };
         let colon = if result.detail.is_empty() { "" } else { ": " };
         println!("{verdict} {}{colon}{}", result.name, result.detail);

@@ -198,14 +198,15 @@ fn exit(rows: &[Row]) -> Exit {
 /// nested two deep. CPU 33 has its bit in the upper half of a word. A new process, with the hart marked and not,
 /// reaches all of the scheme; the other starts reach it another way.
 fn plans(depth: u8) -> Vec<Plan> {
-    let plan = |depth, starts| Plan {
+    let plan = |depth, cpus, starts| Plan {
         bounds: Bounds { depth, mappings: 1 },
-        cpus: vec![33],
+        cpus,
         starts,
+        alternatives: false,
         limit: Limit { states: 8_000_000, first: true },
     };
-    let mut plans = vec![plan(1, usize::MAX), plan(2, 2)];
-    plans.extend((3..=depth).map(|depth| plan(depth, 2)));
+    let mut plans = vec![plan(1, vec![33, 1], usize::MAX), plan(2, vec![33], 2)];
+    plans.extend((3..=depth).map(|depth| plan(depth, vec![33], 2)));
     plans
 }
 

@@ -47,6 +47,7 @@ fn plan(cpu: u32) -> Plan {
         bounds: Bounds { depth: 1, mappings: 1 },
         cpus: vec![cpu],
         starts: 1,
+        alternatives: true,
         limit: Limit { states: 1_000_000, first: false },
     }
 }

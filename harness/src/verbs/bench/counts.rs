@@ -261,7 +261,7 @@ pub mod tests {
     #[test]
     fn all_sources_make_counts() {
         let counts = read(&file(2, true), &notes(true), &console(true), 2, true).unwrap();
-        assert_eq!((counts.phases.len(), counts.total.fences, counts.total.announcements), (9, 200, 120));
+        assert_eq!((counts.phases.len(), counts.total.fences, counts.total.announcements), (10, 200, 120));
         let phase = &counts.phases["bpf-maps"];
         assert_eq!((phase.amount, phase.nanoseconds, phase.instructions), (7, 200, 1000));
         assert_eq!((phase.harts[1].fences, phase.harts[1].migrations, phase.harts.len()), (11, 5, 2));

@@ -263,7 +263,7 @@ mod tests {
         let lost = Measured { kernel: BASE, figures: Err("it died".to_owned()) };
         let checks = judge(&budget(), &[place(vec![measured(SERIES, 0, 1000), lost])]);
         let wrong: Vec<&Check> = checks.iter().filter(|check| check.verdict == Verdict::Error).collect();
-        assert_eq!((checks.len(), wrong.len()), (7, 6), "{checks:?}");
+        assert_eq!((checks.len(), wrong.len()), (8, 7), "{checks:?}");
         assert_eq!(wrong[0].why, "it died");
         assert!(wrong[1].why.contains(BASE) && wrong[1].name.ends_with("on stale, 2 harts"), "{:?}", wrong[1]);
         assert!(judge(&budget(), &[]).iter().all(|check| check.verdict == Verdict::Error));

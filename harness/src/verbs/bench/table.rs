@@ -85,6 +85,6 @@ mod tests {
         };
         assert_eq!(row("bpf-maps", "series"), ["401", "399", "70", "0.175", "199", "2", "0", "1.25", "1.25"]);
         assert_eq!(row("bpf-maps", "preventive"), ["-"; 9]);
-        assert_eq!(lines.len(), 2 + 9 * 2);
+        assert_eq!(lines.len(), 2 + 10 * 2);
     }
 }
