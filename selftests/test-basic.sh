@@ -2,9 +2,9 @@
 # SPDX-License-Identifier: GPL-2.0
 #
 # The main cases for a kernel without the abstractions that the other modules need:
-# touches in IPIs and tracepoints, bad accesses, traps on new stacks. A kernel that
-# flushes every hart for a new mapping may overflow a stack. One that does not make
-# stacks visible oopses in handle_exception().
+# touches in IPIs and tracepoints, polls of what is being mapped, bad accesses, traps
+# on new stacks. A kernel that flushes every hart for a new mapping may overflow a
+# stack. One that does not make stacks visible oopses in handle_exception().
 
 . "$(dirname "$0")/functions.sh"
 

@@ -115,6 +115,8 @@ static atomic_t failures;
 static unsigned int all_spurious, all_called;
 /* To be interrupted: an insmod that was killed */
 static bool stop;
+/* A thread hangs: this module can never be unloaded */
+static bool stuck;
 
 /* A failed case goes on, but only the first few reasons are printed */
 #define fail(fmt, ...) do {					\
@@ -318,39 +320,50 @@ static int touched_from_ipi(unsigned int here)
 }
 
 /*
- * Tried all the time, until it is there
+ * Polled while it is mapped
  */
 
 /* Where the pollers read, or 0; the same once they are told that it is mapped */
 static unsigned long polled, announced;
-/* Failed tries since @polled was set, pollers that are done with it */
+/* Pollers that have tried @polled in vain, and those that are done with it */
 static atomic_t tries, answers;
 
 static int poll(void *unused)
 {
-	unsigned long address, last = 0;
-	bool trapped, told;
+	unsigned long address, current_one = 0, last = 0;
+	bool tried = false, absorbed = false;
+	bool read, trapped, told;
 	u64 value;
 
 	while (!kthread_should_stop()) {
 		address = smp_load_acquire(&polled);	/* pairs with poll_round() */
-		if (!address || address == last) {
+		if (!address || address == last || READ_ONCE(stuck)) {
 			usleep_range(20, 40);
 			continue;
 		}
+		if (address != current_one) {
+			current_one = address;
+			tried = false;
+			absorbed = false;
+		}
 		told = smp_load_acquire(&announced) == address;	/* pairs with poll_round() */
-		if (load(address, &value, &trapped)) {
+		read = load(address, &value, &trapped);
+		if (!told) {
+			absorbed |= read && trapped;
+			if (!read && !tried)
+				atomic_inc(&tries);
+			tried |= !read;
+			cond_resched();
+			continue;
+		}
+		if (read) {
 			atomic_inc(&touches);
-			if (trapped)
+			if (trapped || absorbed)
 				atomic_inc(&spurious);
 			if (value != MAGIC)
 				atomic_inc(&wrong);
-		} else if (told) {
-			atomic_inc(&missed);
 		} else {
-			atomic_inc(&tries);
-			cond_resched();
-			continue;
+			atomic_inc(&missed);
 		}
 		last = address;
 		atomic_inc(&answers);
@@ -358,28 +371,36 @@ static int poll(void *unused)
 	return 0;
 }
 
+static bool is_mapped(unsigned long address)
+{
+	return vmalloc_to_page((void *)address);
+}
+
 /*
- * A hart that fences between the store to the PTE and the mark, as harts may see
- * them, may remember the PTE as invalid, and has no mark any more. Each failed try
- * of a marked hart makes it fence.
+ * If a hart sees the mark before the PTE, and fences in between, it may remember the
+ * PTE as invalid, and its mark is gone. Each failed try of a marked hart makes it
+ * fence.
  *
- * Return: 1 if the pollers tried in vain before, 0 if not, or an error.
+ * Return: 1 if each poller tried in vain before, 0 if not, or an error.
  */
 static int poll_round(struct row *row, int pollers)
 {
 	unsigned long expected = row->next, address;
 
+	/* Behind the last one of a block is somebody else's memory, or nothing */
+	if (expected && is_mapped(expected))
+		expected = 0;
 	if (expected) {
 		atomic_set(&tries, 0);
 		atomic_set(&answers, 0);
 		smp_store_release(&polled, expected);	/* pairs with poll() */
-		while (atomic_read(&tries) < 2 * pollers && !READ_ONCE(stop))
+		while (atomic_read(&tries) < pollers && !is_mapped(expected) && !READ_ONCE(stop))
 			usleep_range(20, 40);
 	}
 	address = row_map(row);
 	if (!address)
 		return -ENOMEM;
-	if (address != expected) {
+	if (address != expected || atomic_read(&tries) < pollers) {
 		WRITE_ONCE(polled, 0);
 		return 0;
 	}
@@ -815,7 +836,6 @@ static int job_thread(void *data)
 
 /* Not freed while a thread that hangs may still write to it */
 static struct job job;
-static bool stuck;
 
 /**
  * run_on() - run a function in a thread and see whether it gets on
@@ -847,7 +867,7 @@ static int run_on(unsigned int cpu, int (*function)(unsigned int cpu), unsigned 
 			last = atomic_read(&progress);
 			since = ktime_get();
 		} else if (ktime_ms_delta(ktime_get(), since) > patience * 1000LL) {
-			stuck = true;
+			WRITE_ONCE(stuck, true);
 			__module_get(THIS_MODULE);
 			return -ETIMEDOUT;
 		}

@@ -220,6 +220,29 @@ impl Met {
         Ok(new)
     }
 
+    /// Makes something new at addresses that CPUs have tried in vain, if it begins where `expected`
+    /// says: these are the starts of its parts, each of so many pages. `place` says where its first
+    /// part is.
+    pub(crate) fn made_at<T>(
+        &self,
+        expected: &[usize],
+        pages: usize,
+        make: impl FnOnce() -> Result<T>,
+        place: impl Fn(&T) -> usize,
+    ) -> Result<T> {
+        smp::on_each_cpu(|_| {
+            for start in expected {
+                (0..pages).for_each(|page| in_vain(start + page * PAGE_SIZE));
+            }
+        })?;
+        let new = make()?;
+        self.remade.fetch_add(1, Relaxed);
+        if expected.first() == Some(&place(&new)) {
+            self.hit.fetch_add(1, Relaxed);
+        }
+        Ok(new)
+    }
+
     /// Number of touches in a place.
     pub(crate) fn touches_in(&self, place: Place) -> u64 {
         self.places
@@ -270,10 +293,15 @@ pub(crate) fn touched(pages: usize) -> impl Iterator<Item = usize> {
     Iterator::chain((0..pages).step_by(step), [pages - 1])
 }
 
-/// Reads at an address in the vmalloc range, if nothing is mapped there.
+/// Reads at an address, if it is in the vmalloc range and nothing is mapped there.
 fn in_vain(address: usize) {
+    let pointer = core::ptr::with_exposed_provenance(address);
+    // SAFETY: The function only compares the address.
+    if !unsafe { bindings::is_vmalloc_addr(pointer) } {
+        return;
+    }
     // SAFETY: The function only reads page tables.
-    if unsafe { bindings::vmalloc_to_page(core::ptr::with_exposed_provenance(address)) }.is_null() {
+    if unsafe { bindings::vmalloc_to_page(pointer) }.is_null() {
         try_read(address);
     }
 }
