@@ -1007,6 +1007,10 @@ impl<'a> World<'a> {
             if to != before.get(cpu::RA).bits {
                 return Some(self.broken(state, "control", "what fences at a switch returns to a wrong place"));
             }
+            // A switch has interrupts disabled.
+            if state.csrs.status & cpu::SIE != 0 {
+                return Some(self.broken(state, "sstatus", "what fences at a switch enables interrupts"));
+            }
             let changed = |r: &u32| state.regs.get(*r) != before.get(*r);
             if let Some(register) = (1..32).filter(|r| cpu::is_saved(*r)).find(changed) {
                 let what = format!("what fences at a switch changes {}", cpu::NAMES[register as usize]);
@@ -1613,8 +1617,11 @@ impl<'a> World<'a> {
                 }
                 Err(why) => return Some(Stop::Unknown(format!("{}: {why}", self.image.place(pc)))),
             };
-            let own = |address| within(address, OTHER_STACK, OTHER_SIZE);
-            if touch.is_some_and(|t| t.access != Access::Load && !own(t.address.bits)) && !self.is_mark(touch) {
+            let own = |address| within(address, OTHER_STACK, OTHER_SIZE) || within(address, OTHER_TASK, TASK_SIZE);
+            if self.layout.marks.is_some()
+                && touch.is_some_and(|t| t.access != Access::Load && !own(t.address.bits))
+                && !self.is_mark(touch)
+            {
                 return Some(self.broken(state, "memory", "flush_cache_vmap() stores outside of the bitmap"));
             }
             if self.is_mark(touch) {

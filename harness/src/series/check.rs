@@ -104,7 +104,7 @@ pub fn check(options: &Options, build: bool) -> Result<Checked> {
     if let Ok(tip) = &applied {
         result("rustfmt".to_owned(), formatted(&tree, tip, &rustfmt)?);
         result("kernel-doc".to_owned(), rules::kernel_doc(&tree, tip)?);
-        // Asks the network each time.
+        // Needs the network.
         if build && source == Source::Package {
             own_files = Some(upstream::unchanged(options, &tree, tip));
         }
@@ -124,7 +124,7 @@ pub fn check(options: &Options, build: bool) -> Result<Checked> {
     }
     match own_files {
         Some(Ok(same)) => results.push(CheckResult::new(&of, OWN_FILES, same)),
-        // Others can tell: the patches are what they are.
+        // No fault of the patches.
         Some(Err(error)) => {
             let skipped = CheckResult::new(&of, OWN_FILES, Err(error.message));
             results.push(CheckResult { verdict: Verdict::Skip, ..skipped });

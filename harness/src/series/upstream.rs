@@ -14,27 +14,32 @@ use crate::source::tree::Tree;
 /// The source package that `linux-source-*` is made from.
 const SOURCE: &str = "linux";
 
-/// Compares the files that `tip` changes with those that the distribution's patches change. Gives how many
-/// files that are, or which of them the distribution changes, too.
+/// Compares the files that `tip` changes with those that the distribution's patches change. Returns how many
+/// files they are, or why this is not known, or which of them the distribution changes, too.
 ///
 /// # Errors
-/// When the distribution's patches cannot be got.
+/// When the distribution's patches cannot be downloaded.
 pub fn unchanged(options: &Options, tree: &Tree, tip: &str) -> Result<Result<String, String>> {
     let package = &options.base.linux.package;
     let packaging = apt::packaging(&options.out, package, SOURCE)?;
     let tarball = options.out.join("dl").join(&packaging.main().name);
     let patches = cmd::output(
         Command::new("tar").arg("-xJOf").arg(&tarball).args(["--wildcards", "debian/patches/*"]).env("LC_ALL", "C"),
-    )?;
-    let touched = tree.repo.run(["diff", "--name-only", "--diff-filter=MD", &tree.base, tip])?;
-    Ok(apart(touched.lines(), &patches, &format!("Debian's {SOURCE} {}", packaging.version)))
+    );
+    let touched = tree.repo.run(["diff", "--name-only", "--no-renames", "--diff-filter=MD", &tree.base, tip]);
+    let (patches, touched) = match (patches, touched) {
+        (Ok(patches), Ok(touched)) => (patches, touched),
+        (Err(error), _) | (_, Err(error)) => return Ok(Err(error.message)),
+    };
+    let same = if packaging.version == package.version { "" } else { ", another version" };
+    Ok(apart(touched.lines(), &patches, &format!("Debian's {SOURCE} {}{same}", packaging.version)))
 }
 
 /// Whether no file of `touched` is changed by `patches`, which come from `whence`.
 fn apart<'a>(touched: impl Iterator<Item = &'a str>, patches: &str, whence: &str) -> Result<String, String> {
     let theirs: BTreeSet<&str> = patches.lines().filter_map(changed).collect();
     if theirs.is_empty() {
-        return Err(format!("{whence} has no patches, so nothing can be told"));
+        return Err(format!("{whence} has no patches, so it cannot tell"));
     }
     let touched: Vec<&str> = touched.collect();
     match touched.iter().find(|file| theirs.contains(*file)) {
@@ -63,6 +68,6 @@ mod tests {
         assert_eq!(ask(&["a.c", "vmalloc.c"], patches).unwrap(), "2 files, none of those that x 1 changes");
         assert!(ask(&["a.c", "mm/vmalloc.c"], patches).unwrap_err().starts_with("mm/vmalloc.c differs"));
         assert!(ask(&["drivers/new.c"], patches).is_err());
-        assert!(ask(&["a.c"], "no patch").unwrap_err().contains("nothing can be told"));
+        assert!(ask(&["a.c"], "no patch").unwrap_err().contains("it cannot tell"));
     }
 }

@@ -72,6 +72,11 @@ impl Selection {
         (!narrow.tests.is_empty()).then_some(narrow)
     }
 
+    /// Whether a run of this case alone is meant.
+    pub fn takes_case(&self, name: &str) -> bool {
+        self.cases.is_empty() || self.cases.iter().any(|case| case.name == name)
+    }
+
     /// The error for trials that have none of the tests.
     pub fn nothing(&self) -> Error {
         let names = self.tests.iter().flatten().map(String::as_str).collect::<Vec<_>>().join(", ");
@@ -94,7 +99,13 @@ fn scripts_with(folder: &Path, known: &[String], name: &str) -> Result<Vec<(Stri
     let mut modules = Vec::new();
     for entry in fs::read_dir(folder.join("test_modules")).into_iter().flatten().flatten() {
         let path = entry.path();
-        if path.extension().is_some_and(|e| e == "rs") && read(&path)?.contains(&format!("fn {name}(")) {
+        // In C a table names the cases.
+        let has = match path.extension().and_then(|e| e.to_str()) {
+            Some("rs") => format!("fn {name}("),
+            Some("c") => format!("{{ \"{name}\","),
+            _ => continue,
+        };
+        if read(&path)?.contains(&has) {
             modules.push(path.file_stem().unwrap_or_default().to_string_lossy().into_owned());
         }
     }
@@ -146,6 +157,9 @@ mod tests {
         let ipi = select("new_mapping_touched_from_ipi").unwrap();
         assert!(ipi.tests.as_ref().unwrap().contains(&"test-ipi.sh".to_owned()), "{ipi:?}");
         assert!(ipi.cases.iter().any(|case| case.module == "lazy_map_ipi"), "{ipi:?}");
+        let polled = select("polled_while_mapped").unwrap();
+        assert!(polled.takes_case("polled_while_mapped") && !polled.takes_case("touched_from_ipi"), "{polled:?}");
+        assert!(Selection::default().takes_case("touched_from_ipi"));
         assert!(select("no_such_case").unwrap_err().message.contains("`no_such_case`"));
         let test = Select { test: vec!["ipii".to_owned()], ..Select::default() };
         let error = Selection::new(root, &test).unwrap_err();

@@ -190,7 +190,7 @@ impl Plan {
             left_out.insert("cost", vec!["NR_CPUS=512".to_owned()]);
         }
         match tier {
-            Tier::Quick => drop(left_out.insert("mutants", vec!["a sample".to_owned()])),
+            Tier::Quick => drop(left_out.insert("mutants", vec!["all".to_owned()])),
             Tier::Ci => drop(left_out.insert("mutants", vec!["all but a sample".to_owned()])),
             Tier::Full => {}
         }

@@ -195,7 +195,8 @@ fn exit(rows: &[Row]) -> Exit {
 }
 
 /// Searches from the quickest on; the first one that finds something ends it. Genuine faults take traps that are
-/// nested two deep. CPU 33 has its bit in the upper half of a word. A new process, with the hart marked and not,
+/// nested two deep. CPU 35 has its bit in the upper half of a word, and its number has the bit that enables interrupts
+/// in sstatus. A new process, with the hart marked and not,
 /// reaches all of the scheme; the other starts reach it another way.
 fn plans(depth: u8) -> Vec<Plan> {
     let plan = |depth, cpus, starts| Plan {
@@ -205,8 +206,8 @@ fn plans(depth: u8) -> Vec<Plan> {
         alternatives: false,
         limit: Limit { states: 8_000_000, first: true },
     };
-    let mut plans = vec![plan(1, vec![33, 1], usize::MAX), plan(2, vec![33], 2)];
-    plans.extend((3..=depth).map(|depth| plan(depth, vec![33], 2)));
+    let mut plans = vec![plan(1, vec![35, 1], usize::MAX), plan(2, vec![35], 2)];
+    plans.extend((3..=depth).map(|depth| plan(depth, vec![35], 2)));
     plans
 }
 
@@ -265,16 +266,21 @@ fn judged(image: &Image, layout: &Layout, mutants: &[Mutant], plans: &[Plan], jo
     let step = Step::start(format!("judge {} mutants", mutants.len()));
     let mut rows: Vec<(usize, Row)> = thread::scope(|scope| {
         let (ended, rows) = mpsc::channel();
-        for _ in 0..jobs.max(1) {
-            let (image, ended) = (image.clone(), ended.clone());
-            scope.spawn(move || work(&image, &ended));
-        }
+        let workers: Vec<_> = (0..jobs.max(1))
+            .map(|_| {
+                let (image, ended, work) = (image.clone(), ended.clone(), &work);
+                scope.spawn(move || work(&image, &ended))
+            })
+            .collect();
         drop(ended);
         let count = |(number, row): (usize, (usize, Row))| {
             step.detail(&format!("[{}/{}] {}", number + 1, mutants.len(), row.1.place));
             row
         };
-        rows.into_iter().enumerate().map(count).collect()
+        let rows = rows.into_iter().enumerate().map(count).collect();
+        // A worker that panics leaves a mutant without a verdict, which is told.
+        workers.into_iter().for_each(|worker| drop(worker.join()));
+        rows
     });
     step.finish("done");
     rows.sort_by_key(|(at, _)| *at);
