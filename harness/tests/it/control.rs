@@ -70,6 +70,7 @@ fn the_controls_of_the_project() {
             "no-cip-453",
             "no-vmemmap",
             "offline-fences",
+            "vcsr-lost",
             "vector-nesting",
         ];
         let late = late.contains(&control.name.as_str());
