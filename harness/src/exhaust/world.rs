@@ -189,6 +189,9 @@ struct Other {
     mapping: u8,
     regs: Regs,
     pc: u64,
+    /// It has called C code, or branched on a value that is not known: what it does depends on more than the model
+    /// has.
+    guessed: bool,
 }
 
 /// A state of the world.
@@ -1559,7 +1562,7 @@ impl<'a> World<'a> {
             regs.set(register, Val::of(value));
         }
         let pc = self.layout.announce.map_or(OTHER_MARKS, |(start, _)| start);
-        state.other = Some(Other { mapping, regs, pc });
+        state.other = Some(Other { mapping, regs, pc, guessed: false });
     }
 
     /// The other hart executes up to and including its next access to what is shared.
@@ -1569,7 +1572,7 @@ impl<'a> World<'a> {
         for _ in 0..2000 {
             let pc = other.pc;
             if pc == OTHER_DONE {
-                if let Some(stop) = self.after_announcement(state, &other.regs) {
+                if let Some(stop) = self.after_announcement(state, &other) {
                     return Some(stop);
                 }
                 self.say(pc, || "the other hart has announced the mapping, and passes its address on".to_owned());
@@ -1589,6 +1592,7 @@ impl<'a> World<'a> {
                 return None;
             }
             if !self.layout.announce.is_some_and(|(start, end)| (start..end).contains(&pc)) {
+                other.guessed = true;
                 return self.other_calls(state, other);
             }
             let Some((instruction, len)) = self.image.decode(pc) else {
@@ -1604,7 +1608,10 @@ impl<'a> World<'a> {
             other.pc = match next {
                 Ok(Next::Jump(to)) if to.known => to.bits,
                 // No value is unknown that matters here; go the way that does more.
-                Ok(Next::Either(_)) => pc + u64::from(len),
+                Ok(Next::Either(_)) => {
+                    other.guessed = true;
+                    pc + u64::from(len)
+                }
                 Ok(Next::Fence(_) | Next::On | Next::Wrote(_)) => pc + u64::from(len),
                 Ok(Next::Jump(_)) => {
                     return Some(self.broken(state, "control", "flush_cache_vmap() jumps through an unknown register"));
@@ -1635,19 +1642,19 @@ impl<'a> World<'a> {
 
     /// What must hold when flush_cache_vmap() has returned: its caller's registers are as before, and the bits of
     /// all other harts are alike.
-    fn after_announcement(&self, state: &State, regs: &Regs) -> Option<Stop> {
+    fn after_announcement(&self, state: &State, other: &Other) -> Option<Stop> {
         let saved = |register: u32| match register {
             cpu::SP => Val::of(OTHER_STACK + OTHER_SIZE - 0x100),
             cpu::GP => Val::of(self.layout.gp.unwrap_or(0)),
             cpu::TP => Val::of(OTHER_TASK),
             other => name(0x60, other),
         };
-        if let Some(register) = (1..32).filter(|r| cpu::is_saved(*r)).find(|r| regs.get(*r) != saved(*r)) {
+        if let Some(register) = (1..32).filter(|r| cpu::is_saved(*r)).find(|r| other.regs.get(*r) != saved(*r)) {
             let what = format!("flush_cache_vmap() changes {}", cpu::NAMES[register as usize]);
             return Some(self.broken(state, "registers", what));
         }
         // By contract, if it is not interpreted.
-        self.layout.announce?;
+        self.layout.announce.filter(|_| !other.guessed)?;
         let (first, size) = self.layout.marks?;
         let words = (size / 8).min(u64::from(state.cpu / 64) + 1);
         for number in 0..words {
