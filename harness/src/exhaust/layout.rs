@@ -205,9 +205,12 @@ impl Layout {
     /// Whether the interpreter executes the code there, and does not take it for C.
     pub fn interprets(&self, pc: u64) -> bool {
         let within = |(start, end): &(u64, u64)| (*start..*end).contains(&pc);
-        self.entry.iter().any(within)
-            || self.syncs.iter().any(within)
-            || self.switch.as_ref().is_some_and(|s| s.code.contains(&pc))
+        self.entry.iter().any(within) || self.in_sync(pc) || self.switch.as_ref().is_some_and(|s| s.code.contains(&pc))
+    }
+
+    /// Whether `pc` is in what fences at a switch.
+    pub fn in_sync(&self, pc: u64) -> bool {
+        self.syncs.iter().any(|(start, end)| (*start..*end).contains(&pc))
     }
 
     /// Whether `pc` is in the exception entry or the context switch.

@@ -3,10 +3,10 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::hash::BuildHasher;
+use std::iter;
 
-use foldhash::HashSet;
-use foldhash::HashSetExt;
 use foldhash::quality::FixedState;
+use foldhash::{HashSet, HashSetExt};
 
 use super::world::{Choice, Event, Root, State, Stop, Violation, World};
 
@@ -74,17 +74,13 @@ pub fn search(world: &World<'_>, root: Root, limit: Limit) -> Found {
     };
     arrive(start, u32::MAX, Choice::Go, &mut found, &mut queue, &mut steps, None);
     while let Some((at, state, choices)) = queue.pop_front() {
-        let mut state = Some(state);
-        let last = choices.len();
         if found.states >= limit.states {
             found.cut_off = true;
             break;
         }
-        for (number, choice) in choices.into_iter().enumerate() {
+        // The last choice needs no copy.
+        for (mut next, choice) in iter::repeat_n(state, choices.len()).zip(choices) {
             found.choices += 1;
-            // The last choice needs no copy.
-            let next = if number + 1 == last { state.take() } else { state.clone() };
-            let Some(mut next) = next else { break };
             let stop = world.choose(&mut next, choice);
             arrive(next, at, choice, &mut found, &mut queue, &mut steps, stop);
         }

@@ -293,6 +293,12 @@ fn name(who: u64, register: u32) -> Val {
     Val::named(0x5a00_0000 + (who << 8) + u64::from(register))
 }
 
+/// The name of a register that a function keeps and that is not the same in both, if there is one.
+fn changed(before: &Regs, after: &Regs) -> Option<&'static str> {
+    let register = (1..32).filter(|r| cpu::is_saved(*r)).find(|r| before.get(*r) != after.get(*r))?;
+    Some(cpu::NAMES[register as usize])
+}
+
 fn within(address: u64, start: u64, size: u64) -> bool {
     address.wrapping_sub(start) < size
 }
@@ -426,14 +432,14 @@ impl<'a> World<'a> {
             fencing: None,
             cpu: root.cpu,
         };
-        let word = layout.marks.map(|(start, _)| start + u64::from(root.cpu / 64) * 8);
+        let mark = self.own_mark(root.cpu);
         for (task, base) in TASKS.iter().enumerate() {
             let mut set = |offset: u64, value: u64| state.memory.insert(base + offset, Val::of(value));
             // What lies beside the number in its word is of no meaning.
             let (at, shift) = (layout.cpu & !7, (layout.cpu & 7) * 8);
             set(at, u64::from(root.cpu) << shift | 0x5a5a_5a5a << (32 - shift));
             set(layout.kernel_sp, self.top(task));
-            if let Some((offset, word)) = layout.word.zip(word).filter(|_| task == 0) {
+            if let Some((offset, (word, _))) = layout.word.zip(mark).filter(|_| task == 0) {
                 set(offset, word);
             }
             if let Some(offset) = layout.switch.as_ref().and_then(|s| s.prev_cpu) {
@@ -446,7 +452,7 @@ impl<'a> World<'a> {
                 state.memory.insert(at & !7, Val::of(new));
             }
         }
-        if let Some((word, bit)) = word.map(|w| (w, 1u64 << (root.cpu % 64))) {
+        if let Some((word, bit)) = mark {
             // The bits of other harts tell whether the hart changes them, and whether an announcement forgets one.
             let others = OTHER_BITS & !bit;
             state.memory.insert(word, Val::of(if root.marked { others | bit } else { others }));
@@ -623,7 +629,7 @@ impl<'a> World<'a> {
             // The exit executes an SC to drop a reservation.
             let atomic = touch.is_some_and(|t| t.atomic && t.access == Access::Store)
                 && !matches!(instruction, I::SC_D { .. } | I::SC_W { .. });
-            let ours = !in_switch || self.layout.syncs.iter().any(|(start, end)| (*start..*end).contains(&pc));
+            let ours = !in_switch || self.layout.in_sync(pc);
             if atomic && ours && marks.is_none() && self.layout.marks.is_some() {
                 return Some(self.broken(state, "own bit", format!("`{instruction}` is not on the bitmap")));
             }
@@ -672,13 +678,17 @@ impl<'a> World<'a> {
         None
     }
 
+    /// The word of the bitmap with the bit of a CPU, and that bit.
+    fn own_mark(&self, cpu: u32) -> Option<(u64, u64)> {
+        self.layout.marks.map(|(first, _)| (first + u64::from(cpu / 64) * 8, 1 << (cpu % 64)))
+    }
+
     /// Whether an access to the bitmap has changed another bit than the hart's own.
     fn foreign_bit(&self, state: &State, word: Option<u64>, before: Option<Val>) -> Option<Stop> {
         let (word, before) = (word?, before?);
         let after = self.word(&state.memory, word)?;
-        let (first, _) = self.layout.marks?;
-        let own_word = first + u64::from(state.cpu / 64) * 8;
-        let own = if word == own_word { 1 << (state.cpu % 64) } else { 0 };
+        let (own_word, bit) = self.own_mark(state.cpu)?;
+        let own = if word == own_word { bit } else { 0 };
         let changed = if after.known && before.known { after.bits ^ before.bits } else { u64::MAX };
         (after != before && changed & !own != 0)
             .then(|| self.broken(state, "own bit", "a hart changes the bit of another hart"))
@@ -990,35 +1000,14 @@ impl<'a> World<'a> {
 
     /// A jump has been executed at `from`.
     fn jumped(&self, state: &mut State, from: u64, to: u64, instruction: I) -> Option<Stop> {
-        let syncs = |pc: u64| self.layout.syncs.iter().any(|(start, end)| (*start..*end).contains(&pc));
-        if !syncs(from) && syncs(to) {
-            state.fencing = Some(Box::new((state.regs, state.made)));
-        } else if syncs(from)
-            && !syncs(to)
-            && let Some((before, made)) = state.fencing.take().map(|fencing| *fencing)
-        {
-            let own = self.layout.marks.map(|(first, _)| first + u64::from(state.cpu / 64) * 8);
-            let word = own.and_then(|word| self.word(&state.memory, word)).filter(|word| word.known);
-            // flush_cache_vmap() clears bits, or, where it is inlined, sets them.
-            let announced = u64::from(self.layout.announce.is_none());
-            if made == state.made
-                && state.other.is_none()
-                && word.is_some_and(|word| word.bits >> (state.cpu % 64) & 1 == announced)
-            {
-                return Some(self.broken(state, "own bit", "what fences at a switch leaves the mark of its hart"));
+        match (self.layout.in_sync(from), self.layout.in_sync(to)) {
+            (false, true) => state.fencing = Some(Box::new((state.regs, state.made))),
+            (true, false) => {
+                if let Some(stop) = self.after_fence(state, to) {
+                    return Some(stop);
+                }
             }
-            if to != before.get(cpu::RA).bits {
-                return Some(self.broken(state, "control", "what fences at a switch returns to a wrong place"));
-            }
-            // A switch has interrupts disabled.
-            if state.csrs.status & cpu::SIE != 0 {
-                return Some(self.broken(state, "sstatus", "what fences at a switch enables interrupts"));
-            }
-            let changed = |r: &u32| state.regs.get(*r) != before.get(*r);
-            if let Some(register) = (1..32).filter(|r| cpu::is_saved(*r)).find(changed) {
-                let what = format!("what fences at a switch changes {}", cpu::NAMES[register as usize]);
-                return Some(self.broken(state, "registers", what));
-            }
+            _ => {}
         }
         let (start, end) = self.layout.switch_to;
         if to == start
@@ -1035,6 +1024,28 @@ impl<'a> World<'a> {
             return self.switched(state);
         }
         None
+    }
+
+    /// What must hold when what fences at a switch has returned to `to`.
+    fn after_fence(&self, state: &mut State, to: u64) -> Option<Stop> {
+        let (before, made) = *state.fencing.take()?;
+        let marked = self.own_mark(state.cpu).is_some_and(|(word, bit)| {
+            // flush_cache_vmap() clears bits, or, where it is inlined, sets them.
+            let announced = if self.layout.announce.is_none() { bit } else { 0 };
+            self.word(&state.memory, word).is_some_and(|word| word.known && word.bits & bit == announced)
+        });
+        if marked && made == state.made && state.other.is_none() {
+            return Some(self.broken(state, "own bit", "what fences at a switch leaves the mark of its hart"));
+        }
+        if to != before.get(cpu::RA).bits {
+            return Some(self.broken(state, "control", "what fences at a switch returns to a wrong place"));
+        }
+        // A switch has interrupts disabled.
+        if state.csrs.status & cpu::SIE != 0 {
+            return Some(self.broken(state, "sstatus", "what fences at a switch enables interrupts"));
+        }
+        let register = changed(&before, &state.regs)?;
+        Some(self.broken(state, "registers", format!("what fences at a switch changes {register}")))
     }
 
     /// `__switch_to` has returned.
@@ -1535,6 +1546,20 @@ impl<'a> World<'a> {
         None
     }
 
+    /// The registers of the other hart where it calls flush_cache_vmap(), but for arguments and return address.
+    fn regs_of_other(&self) -> Regs {
+        let mut regs = Regs::ZERO;
+        for register in 1..32 {
+            regs.set(register, name(0x60, register));
+        }
+        for (register, value) in
+            [(cpu::SP, OTHER_STACK + OTHER_SIZE - 0x100), (cpu::GP, self.layout.gp.unwrap_or(0)), (cpu::TP, OTHER_TASK)]
+        {
+            regs.set(register, Val::of(value));
+        }
+        regs
+    }
+
     /// The other hart stores PTEs. From now on they are there, and this hart may not know it.
     fn map(&self, state: &mut State, mapping: u8) {
         let pages = Self::pages_of(mapping);
@@ -1545,20 +1570,10 @@ impl<'a> World<'a> {
             state.stale |= pages;
         }
         state.retries = 0;
-        let mut regs = Regs::ZERO;
-        for register in 1..32 {
-            regs.set(register, name(0x60, register));
-        }
+        let mut regs = self.regs_of_other();
         let start = if mapping == 0 { STACKS[1] } else { self.page_address(mapping + 1) };
         let end = if mapping == 0 { self.top(1) } else { start + PAGE };
-        for (register, value) in [
-            (cpu::RA, OTHER_DONE),
-            (cpu::SP, OTHER_STACK + OTHER_SIZE - 0x100),
-            (cpu::GP, self.layout.gp.unwrap_or(0)),
-            (cpu::TP, OTHER_TASK),
-            (cpu::A0, start),
-            (cpu::A1, end),
-        ] {
+        for (register, value) in [(cpu::RA, OTHER_DONE), (cpu::A0, start), (cpu::A1, end)] {
             regs.set(register, Val::of(value));
         }
         let pc = self.layout.announce.map_or(OTHER_MARKS, |(start, _)| start);
@@ -1643,23 +1658,16 @@ impl<'a> World<'a> {
     /// What must hold when flush_cache_vmap() has returned: its caller's registers are as before, and the bits of
     /// all other harts are alike.
     fn after_announcement(&self, state: &State, other: &Other) -> Option<Stop> {
-        let saved = |register: u32| match register {
-            cpu::SP => Val::of(OTHER_STACK + OTHER_SIZE - 0x100),
-            cpu::GP => Val::of(self.layout.gp.unwrap_or(0)),
-            cpu::TP => Val::of(OTHER_TASK),
-            other => name(0x60, other),
-        };
-        if let Some(register) = (1..32).filter(|r| cpu::is_saved(*r)).find(|r| other.regs.get(*r) != saved(*r)) {
-            let what = format!("flush_cache_vmap() changes {}", cpu::NAMES[register as usize]);
-            return Some(self.broken(state, "registers", what));
+        if let Some(register) = changed(&self.regs_of_other(), &other.regs) {
+            return Some(self.broken(state, "registers", format!("flush_cache_vmap() changes {register}")));
         }
         // By contract, if it is not interpreted.
         self.layout.announce.filter(|_| !other.guessed)?;
         let (first, size) = self.layout.marks?;
-        let words = (size / 8).min(u64::from(state.cpu / 64) + 1);
-        for number in 0..words {
-            let own = if number == u64::from(state.cpu / 64) { 1u64 << (state.cpu % 64) } else { 0 };
-            let word = self.word(&state.memory, first + number * 8)?;
+        let (own_word, bit) = self.own_mark(state.cpu)?;
+        for at in (first..=own_word).step_by(8).take_while(|at| *at < first + size) {
+            let own = if at == own_word { bit } else { 0 };
+            let word = self.word(&state.memory, at)?;
             if !word.known || ![0, !own].contains(&(word.bits & !own)) {
                 return Some(self.broken(state, "all harts", "flush_cache_vmap() has left out a hart"));
             }

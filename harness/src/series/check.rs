@@ -106,7 +106,14 @@ pub fn check(options: &Options, build: bool) -> Result<Checked> {
         result("kernel-doc".to_owned(), rules::kernel_doc(&tree, tip)?);
         // Needs the network.
         if build && source == Source::Package {
-            own_files = Some(upstream::unchanged(options, &tree, tip));
+            own_files = Some(match upstream::unchanged(options, &tree, tip) {
+                Ok(same) => CheckResult::new(&of, OWN_FILES, same),
+                // No fault of the patches.
+                Err(error) => {
+                    let skipped = CheckResult::new(&of, OWN_FILES, Err(error.message));
+                    CheckResult { verdict: Verdict::Skip, ..skipped }
+                }
+            });
         }
         result("MAINTAINERS gets no orphans".to_owned(), rules::no_orphans(&tree, tip)?);
         if base.linux.is_whole() {
@@ -122,15 +129,7 @@ pub fn check(options: &Options, build: bool) -> Result<Checked> {
             built.zip(outcomes).for_each(|(row, outcome)| row.outcome = outcome);
         }
     }
-    match own_files {
-        Some(Ok(same)) => results.push(CheckResult::new(&of, OWN_FILES, same)),
-        // No fault of the patches.
-        Some(Err(error)) => {
-            let skipped = CheckResult::new(&of, OWN_FILES, Err(error.message));
-            results.push(CheckResult { verdict: Verdict::Skip, ..skipped });
-        }
-        None => {}
-    }
+    results.extend(own_files);
     Ok(Checked { results, topics: rows })
 }
 

@@ -104,23 +104,15 @@ pub fn fetch(out: &Path, package: &Package, kind: Kind, arch: &str) -> Result<Fe
     if let Some(have) = present(&dl, &note, package)? {
         return Ok(have);
     }
-    if host::in_path("apt-get").is_none() {
-        return Err(Error::could_not(format!("{} cannot be downloaded: {WITHOUT_APT}", package.name)));
-    }
-    if !Path::new(KEYRING).exists() && !local(&mirror()?) {
-        return Err(Error::could_not(format!("{KEYRING} is missing; install debian-archive-keyring")));
-    }
+    let mirror = usable_mirror(&package.name)?;
     let step = Step::start(format!("download {}", package.name));
-    let mirror = mirror()?;
     let mut last = None;
     for suite in &package.suites {
         let root = Root::create(out, &mirror, suite, kind, arch)?;
-        match root.get(&package.name, kind, &dl, &step) {
-            Ok(mut fetched) => {
-                fetched.recorded.clone_from(&package.version);
+        match root.get(&package.name, kind, |_| true, &dl, &step) {
+            Ok(fetched) => {
                 check_recorded(package, &fetched, &dl)?;
-                let text = serde_json::to_string_pretty(&fetched).map_err(|e| Error::could_not(e.to_string()))?;
-                files::write_whole(&note, text)?;
+                let fetched = keep(fetched, package, &note)?;
                 step.finish(&fetched.version);
                 if !package.version.is_empty() && fetched.version != package.version {
                     eprintln!(
@@ -138,6 +130,26 @@ pub fn fetch(out: &Path, package: &Package, kind: Kind, arch: &str) -> Result<Fe
     Err(Error::could_not(say(&package.name, suite, &trouble)))
 }
 
+/// The mirror, if this host can download `name` from it.
+fn usable_mirror(name: &str) -> Result<String> {
+    if host::in_path("apt-get").is_none() {
+        return Err(Error::could_not(format!("{name} cannot be downloaded: {WITHOUT_APT}")));
+    }
+    let mirror = mirror()?;
+    if !Path::new(KEYRING).exists() && !local(&mirror) {
+        return Err(Error::could_not(format!("{KEYRING} is missing; install debian-archive-keyring")));
+    }
+    Ok(mirror)
+}
+
+/// Writes down in `note` what was fetched for `package`.
+fn keep(mut fetched: Fetched, package: &Package, note: &Path) -> Result<Fetched> {
+    fetched.recorded.clone_from(&package.version);
+    let text = serde_json::to_string_pretty(&fetched).map_err(|e| Error::could_not(e.to_string()))?;
+    files::write_whole(note, text)?;
+    Ok(fetched)
+}
+
 /// Gets what the distribution adds to the source `name`: a tarball with `debian/`. `of` is the package with
 /// the version that it should be of, and the suites. If that one is gone from the pool, takes the newest
 /// one that is left with the same upstream series, such as 7.2.
@@ -150,23 +162,21 @@ pub fn packaging(out: &Path, of: &Package, name: &str) -> Result<Fetched> {
     if let Some(have) = present(&dl, &note, of)? {
         return Ok(have);
     }
-    if host::in_path("apt-get").is_none() {
-        return Err(Error::could_not(format!("the source {name} cannot be downloaded: {WITHOUT_APT}")));
-    }
+    let mirror = usable_mirror(name)?;
+    let arch = host_arch()?;
     let step = Step::start(format!("download what the distribution adds to {name}"));
-    let (mirror, arch) = (mirror()?, host_arch()?);
-    let mut last = String::new();
+    let series = series_of(&of.version);
+    let mut last = format!("base.toml: {} has no suites", of.name);
     for suite in &of.suites {
         let root = Root::create(out, &mirror, suite, Kind::Packaging, &arch)?;
-        match root.nearest(name, &of.version, &dl, &step) {
-            Ok(mut fetched) => {
-                fetched.recorded.clone_from(&of.version);
-                let text = serde_json::to_string_pretty(&fetched).map_err(|e| Error::could_not(e.to_string()))?;
-                files::write_whole(&note, text)?;
+        // The very version if it is there, else the newest.
+        let exact = root.get(name, Kind::Packaging, |version| version == of.version, &dl, &step);
+        match exact.or_else(|_| root.get(name, Kind::Packaging, |version| series_of(version) == series, &dl, &step)) {
+            Ok(fetched) => {
                 step.finish(&fetched.version);
-                return Ok(fetched);
+                return keep(fetched, of, &note);
             }
-            Err(trouble) => last = say(&format!("{name} {}", series_of(&of.version)), suite, &trouble),
+            Err(trouble) => last = say(&format!("{name} {series}"), suite, &trouble),
         }
     }
     Err(Error::could_not(last))
@@ -310,43 +320,28 @@ impl Root {
         Err(classify(&text))
     }
 
-    /// Updates the index, once in a process.
-    fn update(&self, dl: &Path, step: &Step) -> Result<(), Trouble> {
-        fs::create_dir_all(dl).map_err(|e| Trouble::Other(format!("{}: {e}", dl.display())))?;
+    /// Updates the index and downloads the newest version that is `wanted` and that the pool still has.
+    fn get(
+        &self,
+        name: &str,
+        kind: Kind,
+        wanted: impl Fn(&str) -> bool,
+        dl: &Path,
+        step: &Step,
+    ) -> Result<Fetched, Trouble> {
+        let io = |e: std::io::Error| Trouble::Other(format!("{}: {e}", dl.display()));
+        fs::create_dir_all(dl).map_err(io)?;
         step.detail("index");
         if !UPDATED.lock().unwrap_or_else(PoisonError::into_inner).contains(&self.dir) {
             patiently(|| self.ask("apt-get", &["-q", "update"], dl, |text| classify(text, During::Update)).map(drop))?;
             UPDATED.lock().unwrap_or_else(PoisonError::into_inner).insert(self.dir.clone());
         }
-        Ok(())
-    }
-
-    /// Updates the index and downloads the newest version that the pool still has.
-    fn get(&self, name: &str, kind: Kind, dl: &Path, step: &Step) -> Result<Fetched, Trouble> {
-        self.update(dl, step)?;
         let versions = self.versions(name, kind, dl)?;
         let mut trouble = Trouble::NotInIndex;
-        for version in versions {
+        for version in versions.into_iter().filter(|version| wanted(version)) {
             step.detail(&version);
             match self.download(name, &version, kind, dl) {
                 // An older version may still be in the pool.
-                Err(Trouble::Gone) => trouble = Trouble::Gone,
-                other => return other,
-            }
-        }
-        Err(trouble)
-    }
-
-    /// Downloads the packaging of `version`, or the newest of the same series that the pool still has.
-    fn nearest(&self, name: &str, version: &str, dl: &Path, step: &Step) -> Result<Fetched, Trouble> {
-        self.update(dl, step)?;
-        let mut versions = self.versions(name, Kind::Packaging, dl)?;
-        versions.retain(|other| series_of(other) == series_of(version));
-        versions.sort_by_key(|other| other != version);
-        let mut trouble = Trouble::NotInIndex;
-        for version in versions {
-            step.detail(&version);
-            match self.download(name, &version, Kind::Packaging, dl) {
                 Err(Trouble::Gone) => trouble = Trouble::Gone,
                 other => return other,
             }

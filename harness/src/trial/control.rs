@@ -12,7 +12,7 @@ use regex_lite::Regex;
 use serde::Deserialize;
 
 use super::expect::{Expect, Observation, Sign};
-use super::plan::Trial;
+use super::plan::{Case, Trial};
 use super::scenario::{self, Kind, MachineFile, Scenario, Tier, Which};
 use crate::boot::machine::{LimitsGiven, Machine};
 use crate::build::kernel::{Config, Kernel};
@@ -128,10 +128,15 @@ pub struct ControlRun {
     pub config: Config,
     /// The first tier of `make check` that runs it.
     pub tier: Tier,
-    /// The case of the test's module that runs alone, if there is one.
-    pub case: Option<String>,
     /// The trial, with the scenario's limits or the default ones.
     pub trial: Trial,
+}
+
+impl ControlRun {
+    /// The case of the test's module that runs alone, if there is one.
+    pub fn case(&self) -> Option<&str> {
+        self.trial.cases.first().map(|case| case.name.as_str())
+    }
 }
 
 /// All controls in the repository `root`, in the order of the file.
@@ -271,11 +276,11 @@ impl RunFile {
         let text = self.text.map(|t| Regex::new(&t).map_err(|e| format!("text: `{t}`: {e}"))).transpose()?;
         let observation = Observation { signs, symbol: self.symbol, text };
         let alone = match (&case, &self.test) {
-            (Some(case), Some(test)) => format!("{}.case={case}", module_of(test)),
+            (Some(case), Some(test)) => vec![Case { module: module_of(test), name: case.clone() }],
             (Some(_), None) => return Err("cases need a test".to_owned()),
-            (None, _) => String::new(),
+            (None, _) => Vec::new(),
         };
-        let append = [of.append.as_str(), self.append.trim(), &alone].join(" ").trim().to_owned();
+        let append = [of.append.as_str(), self.append.trim()].join(" ").trim().to_owned();
         let test = self.test.as_deref().map_or("boot", short);
         let case_name = case.as_ref().map(|case| format!("-{case}")).unwrap_or_default();
         let name = format!("{control}-{scenario}-{machine}-{}-{test}{case_name}", machine.harts);
@@ -288,11 +293,12 @@ impl RunFile {
             name,
             scenario: Some(scenario.to_owned()),
             append,
+            cases: alone,
             at_boot,
             limits: LimitsGiven { silence: self.silence.or(of.limits.silence), ..of.limits },
             ..Trial::new(control, machine, tests)
         };
-        Ok(ControlRun { config: config.clone(), tier: self.tier, case, trial })
+        Ok(ControlRun { config: config.clone(), tier: self.tier, trial })
     }
 }
 

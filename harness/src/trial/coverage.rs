@@ -116,7 +116,7 @@ fn table(cases: &Cases, controls: &[Control], uncovered: &BTreeSet<String>) -> R
 fn seen(module: &str, name: &str, controls: &[Control]) -> Vec<String> {
     let mut seen = Vec::new();
     for control in controls {
-        for run in control.runs.iter().filter(|run| run.case.as_deref() == Some(name)) {
+        for run in control.runs.iter().filter(|run| run.case() == Some(name)) {
             let own = run.trial.tests.iter().filter(|(test, _)| module_of(test) == module);
             for (_, expect) in own.filter(|(_, expect)| matches!(expect, Expect::Caught(_))) {
                 seen.push(format!("{}: {}", control.what, expect.name()));

@@ -66,7 +66,11 @@ impl Selection {
     /// The trial with the tests that are meant; `None` if it has none of them.
     pub fn narrow(&self, trial: &Trial) -> Option<Trial> {
         let Some(tests) = &self.tests else { return Some(trial.clone()) };
-        let mut narrow = Trial { cases: self.cases.clone(), ..trial.clone() };
+        let mut narrow = trial.clone();
+        // One that runs a case alone keeps to it.
+        if narrow.cases.is_empty() {
+            narrow.cases.clone_from(&self.cases);
+        }
         narrow.tests.retain(|(test, _)| tests.contains(test));
         // A trial without tests is about the boot.
         (!narrow.tests.is_empty()).then_some(narrow)

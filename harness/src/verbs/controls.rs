@@ -100,13 +100,9 @@ pub fn narrow(mut controls: Vec<Control>, selection: &Selection) -> Result<Vec<C
         return Ok(controls);
     }
     for control in &mut controls {
-        control.runs.retain(|run| run.case.as_ref().is_none_or(|case| selection.takes_case(case)));
+        control.runs.retain(|run| run.case().is_none_or(|case| selection.takes_case(case)));
         control.runs.retain_mut(|run| match selection.narrow(&run.trial) {
-            Some(mut trial) => {
-                // A run of one case has it on its command line.
-                if run.case.is_some() {
-                    trial.cases.clear();
-                }
+            Some(trial) => {
                 run.trial = trial;
                 true
             }

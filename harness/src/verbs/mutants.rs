@@ -196,8 +196,8 @@ fn exit(rows: &[Row]) -> Exit {
 
 /// Searches from the quickest on; the first one that finds something ends it. Genuine faults take traps that are
 /// nested two deep. CPU 35 has its bit in the upper half of a word, and its number has the bit that enables interrupts
-/// in sstatus. A new process, with the hart marked and not,
-/// reaches all of the scheme; the other starts reach it another way.
+/// in sstatus. A new process, with the hart marked and not, reaches all of the scheme; the other starts reach it
+/// another way.
 fn plans(depth: u8) -> Vec<Plan> {
     let plan = |depth, cpus, starts| Plan {
         bounds: Bounds { depth, mappings: 1 },

@@ -428,31 +428,42 @@ static void group(int cpu)
 	leave(0);
 }
 
-static void messages(void)
+/* Starts what is to run on all CPUs but the first, and waits until it does */
+static void start_others(void (*task)(int cpu))
 {
-	/* All other harts execute as many instructions as the one that maps */
-	u64 loops = harts > 8 ? harts > 16 ? 100 : 300 : 600, i;
-	char parameters[120], *to = parameters;
+	u64 i;
 
-	to = put(to, "run_test_mask=1024 nr_pages=16 test_loop_count=");
-	*put_number(to, loops) = 0;
 	shared->done = 0;
 	for (i = 1; i < harts; i++) {
 		shared->rounds[i] = 0;
 		if (!clone_task())
-			group(i);
+			task(i);
 	}
 	wait_for_rounds(1, harts);
-	modules(9, parameters, 1, loops);
+}
+
+static void end_others(void)
+{
+	u64 i;
+
 	shared->done = 1;
 	for (i = 1; i < harts; i++)
 		must(wait_for(-1));
 }
 
-/*
- * Compressed files, read on the first CPU. EROFS maps the pages of each piece with vm_map_ram() to
- * decompress into them. On all other CPUs two tasks send a byte to and fro.
- */
+static void messages(void)
+{
+	/* All other harts execute as many instructions as the one that maps */
+	u64 loops = harts > 8 ? harts > 16 ? 100 : 300 : 600;
+	char parameters[120], *to = parameters;
+
+	to = put(to, "run_test_mask=1024 nr_pages=16 test_loop_count=");
+	*put_number(to, loops) = 0;
+	start_others(group);
+	modules(9, parameters, 1, loops);
+	end_others();
+}
+
 static u64 read_whole(const char *path)
 {
 	static char buffer[64 << 10];
@@ -472,6 +483,10 @@ static u64 read_whole(const char *path)
 	return bytes;
 }
 
+/*
+ * Compressed files, read on the first CPU. EROFS maps the pages of each piece with vm_map_ram() to
+ * decompress into them. On all other CPUs two tasks send a byte to and fro.
+ */
 static void compressed_files(void)
 {
 	char path[] = "erofs/0";
@@ -480,22 +495,14 @@ static void compressed_files(void)
 	sys(NR_MKDIRAT, AT_FDCWD, (long)"erofs", 0755, 0, 0);
 	if (sys(NR_MOUNT, (long)"ram/erofs.img", (long)"erofs", (long)"erofs", MS_RDONLY, 0) < 0)
 		leave(1);
-	shared->done = 0;
-	for (i = 1; i < harts; i++) {
-		shared->rounds[i] = 0;
-		if (!clone_task())
-			pair(i);
-	}
-	wait_for_rounds(1, harts);
+	start_others(pair);
 	begin(10);
 	for (i = 0; i < FILES; i++) {
 		path[sizeof(path) - 2] = '0' + i;
 		bytes += read_whole(path);
 	}
 	end(10, bytes >> 10);
-	shared->done = 1;
-	for (i = 1; i < harts; i++)
-		must(wait_for(-1));
+	end_others();
 }
 
 /* The stack as the kernel leaves it: argc, and then argv */
