@@ -18,6 +18,8 @@ use crate::source::tree::Tree;
 
 /// The tests' folder in a kernel tree.
 const FOLDER: &str = "tools/testing/selftests/riscv/lazy_map";
+/// A module that is built from nothing, to see whether it is installed.
+const MADE_UP: &str = "made_up.ko";
 /// A symbol that each kernel with the tests' abstractions exports; `kernel::kselftest`, mangled.
 const SYMBOL: &str = "0x0\t_RNvNtCs_6kernel9kselftest\tvmlinux\tEXPORT_SYMBOL_GPL\t\n";
 
@@ -91,7 +93,11 @@ fn modules(top: &Path) -> Result<Vec<(String, Result<String, String>)>> {
     files::write_whole(&o.join(".config"), "CONFIG_MODULES=y\nCONFIG_RISCV=y\nCONFIG_RUST=y\n")?;
     files::write_whole(
         &o.join("Makefile"),
-        format!("modules clean:\n\t@echo $@ $(KBUILD_EXTMOD) >> {}\n", proof.display()),
+        // What is built must be there to be installed, whether or not a kernel was built in this tree before.
+        format!(
+            "modules:\n\t@echo $@ $(KBUILD_EXTMOD) >> {}; touch $(KBUILD_EXTMOD)/{MADE_UP}\nclean:\n",
+            proof.display()
+        ),
     )?;
     // No compiler: only the modules matter.
     let make = |more: &[&str]| -> Result<std::process::Output> {
@@ -138,6 +144,7 @@ fn modules(top: &Path) -> Result<Vec<(String, Result<String, String>)>> {
         let said = String::from_utf8_lossy(&done.stderr).into_owned();
         let why = || said.lines().next_back().unwrap_or("make built no module").to_owned();
         let ok = done.status.success() && built();
+        files::remove(&top.join(FOLDER).join("test_modules").join(MADE_UP))?;
         all.push((format!("{targets} builds the modules against O="), if ok { Ok(String::new()) } else { Err(why()) }));
     }
     Ok(all)

@@ -179,12 +179,7 @@ pub fn boot(bench: &Workbench, kernel: &Kernel, trial: &Trial, console: &Path) -
     let selftests = trial.selftests.as_deref().unwrap_or(&kernel.selftests);
     initramfs::build(&bench.busybox, selftests, &initrd)?;
     let step = Step::start(format!("boot {} on {}", kernel.name, trial.machine));
-    let mut append = trial.command_line(bench);
-    for case in &trial.cases {
-        if takes_case(selftests, &case.module) {
-            append = format!("{}.case={} {append}", case.module, case.name);
-        }
-    }
+    let append = command_line(bench, trial, selftests);
     let qemu = qemu(bench, trial, kernel, &append, &initrd, console);
     let append = qemu.command_line();
     let run = qemu.run(&mut |line| step.detail(line));
@@ -192,6 +187,18 @@ pub fn boot(bench: &Workbench, kernel: &Kernel, trial: &Trial, console: &Path) -
     let run = run?;
     let report = ktap::parse(&run.log);
     Ok(Booted { run, report, console: console.to_path_buf(), append })
+}
+
+/// The kernel's command line, with the cases for those modules in `selftests` that take them. Tests that are not built
+/// yet are taken to do so.
+fn command_line(bench: &Workbench, trial: &Trial, selftests: &Path) -> String {
+    let mut append = trial.command_line(bench);
+    for case in &trial.cases {
+        if !selftests.exists() || takes_case(selftests, &case.module) {
+            append = format!("{}.case={} {append}", case.module, case.name);
+        }
+    }
+    append
 }
 
 /// Whether a test module can be told which of its cases to run.
@@ -230,7 +237,7 @@ pub fn qemu<'a>(
 /// The command line that [`run`] would start QEMU with, for a shell.
 pub fn command(bench: &Workbench, trial: &Trial, kernel: &Kernel, folder: &Path) -> String {
     let console = folder.join(format!("{}.log", trial.name));
-    let append = trial.command_line(bench);
+    let append = command_line(bench, trial, trial.selftests.as_deref().unwrap_or(&kernel.selftests));
     qemu(bench, trial, kernel, &append, &initrd(&console), &console).reproducer()
 }
 

@@ -9,6 +9,7 @@ use lazymap::boot::machine::{Counters, Limits};
 use lazymap::build::workbench::Workbench;
 use lazymap::console::end::End;
 use lazymap::console::ktap::Status;
+use lazymap::options::asked::Select;
 use lazymap::trial::control::{self, Control};
 use lazymap::trial::expect::Expect;
 use lazymap::trial::judge;
@@ -16,7 +17,9 @@ use lazymap::trial::plan::Trial;
 use lazymap::trial::report::Row;
 use lazymap::trial::scenario::{Tier, Which};
 use lazymap::trial::seen::{BootSeen, TestSeen};
+use lazymap::trial::select::Selection;
 use lazymap::trial::verdict::Verdict;
+use lazymap::verbs::controls::narrow;
 
 const SCENARIO: &str = "description = \"d\"\n[machine]\nmodel = \"stale\"\n";
 
@@ -372,4 +375,22 @@ fn a_machine_that_had_nothing_to_offer_proves_nothing() {
     comes_to(&trial, &with(Err("no counters".into())), Error);
     let plain = self::trial("machine = \"plain\"\ntest = \"test-ipi.sh\"\nobserve = \"stack-overflow\"\n");
     comes_to(&plain, &with(Ok(None)), Pass);
+}
+
+#[test]
+fn a_case_is_named_once_on_the_command_line() {
+    let lab = lab(&one("test = \"test-ipi.sh\"\ncases = [\"one\", \"two\"]\nobserve = \"hang\"\n"));
+    write(&lab.repo().join("selftests/test-ipi.sh"), "run_module all lazy_map_ipi\n");
+    write(&lab.repo().join("selftests/test_modules/lazy_map_ipi.rs"), "fn one(\nfn two(\n");
+    let dry = controls(&lab, &["--dry-run"]);
+    dry.passes();
+    for case in ["lazy_map_ipi.case=one", "lazy_map_ipi.case=two"] {
+        assert_eq!(dry.out.matches(case).count(), 1, "{case}: {dry:?}");
+    }
+    let select = Select { case: vec!["two".into()], ..Select::default() };
+    let selection = Selection::new(&lab.repo(), &select).unwrap();
+    let all = control::choose(&lab.repo(), &Which::Named(vec!["a".into()])).unwrap();
+    let narrowed = narrow(all, &selection).unwrap().remove(0);
+    let cases: Vec<_> = narrowed.runs.iter().flat_map(|run| &run.trial.cases).map(|case| &*case.name).collect();
+    assert_eq!(cases, ["two"]);
 }
