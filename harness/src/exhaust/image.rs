@@ -74,6 +74,44 @@ fn compressed(half: u16) -> Option<Instruction> {
     }
 }
 
+/// Instructions that are moved from one address to another: jumps out of them, and calls, still lead to the same place
+/// (riscv_alternative_fix_offsets() of `arch/riscv/kernel/alternative.c`).
+fn moved(code: &[u8], from: u64, to: u64) -> Vec<u8> {
+    let mut words: Vec<u32> = code.chunks_exact(4).filter_map(|b| b.try_into().ok()).map(u32::from_le_bytes).collect();
+    let by = from.wrapping_sub(to) as i64;
+    for at in 0..words.len() {
+        let word = words[at];
+        let next = words.get(at + 1).copied();
+        let here = at as i64 * 4;
+        if word & 0x7f == 0x6f {
+            let offset = jump_offset(word);
+            if !(0..code.len() as i64).contains(&(here + offset)) {
+                words[at] = word & 0xfff | jump_bits(offset + by);
+            }
+        } else if let Some(call) = next.filter(|next| word & 0xfff == 0x097 && next & 0x7f == 0x67) {
+            let high = i64::from((word & 0xffff_f000) as i32);
+            let target = high + i64::from(call as i32 >> 20) + by;
+            let high = (target + 0x800) & !0xfff;
+            words[at] = word & 0xfff | high as u32;
+            words[at + 1] = call & 0xf_ffff | ((target - high) as u32) << 20;
+        }
+    }
+    let rest = &code[words.len() * 4..];
+    words.iter().flat_map(|word| word.to_le_bytes()).chain(rest.iter().copied()).collect()
+}
+
+/// The offset in a JAL. (Instruction Set Manual, Volume I, "Immediate Encoding Variants", J-type.)
+fn jump_offset(word: u32) -> i64 {
+    let sign = i64::from(word as i32 >> 31) << 20;
+    sign | i64::from(word & 0xf_f000) | i64::from(word >> 9 & 0x800) | i64::from(word >> 20 & 0x7fe)
+}
+
+/// The bits of a JAL with an offset.
+fn jump_bits(offset: i64) -> u32 {
+    let offset = offset as u32;
+    (offset & 0x10_0000) << 11 | offset & 0xf_f000 | (offset & 0x800) << 9 | (offset & 0x7fe) << 20
+}
+
 /// A place where the kernel replaces instructions at boot if a hart has a feature (`struct alt_entry` of
 /// `arch/riscv/include/asm/alternative-macros.h`).
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -298,8 +336,8 @@ impl File {
             let old = here.wrapping_add_signed(i64::from(word(at) as i32));
             let new = (here + 4).wrapping_add_signed(i64::from(word(at + 4) as i32));
             let (vendor, len) = (word(at + 8) as u16, word(at + 8) >> 16);
-            let new = self.bytes(new, len as usize).ok_or("an alternative outside the image")?;
-            found.push(Alternative { old, new: new.to_vec(), vendor, id: word(at + 12) });
+            let bytes = self.bytes(new, len as usize).ok_or("an alternative outside the image")?;
+            found.push(Alternative { old, new: moved(bytes, new, old), vendor, id: word(at + 12) });
         }
         Ok(found)
     }

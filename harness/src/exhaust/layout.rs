@@ -66,6 +66,8 @@ pub struct Switch {
     pub next: u32,
     /// Offset of `thread.prev_cpu`.
     pub prev_cpu: Option<u64>,
+    /// Registers, by bit, that are read after an instruction was reached, and before they are written.
+    pub live: BTreeMap<u64, u32>,
 }
 
 /// The bitmap's name: ours, mainline's.
@@ -254,7 +256,8 @@ impl Layout {
         let start = graph.start(&code);
         let (prev, next) = self.tasks(image, &graph, start, call)?;
         let (_, len) = graph.code[&call];
-        let mut switch = Switch { start, code, back: call + u64::from(len), prev, next, prev_cpu: None };
+        let live = graph.live(image, &code, call);
+        let mut switch = Switch { start, code, back: call + u64::from(len), prev, next, prev_cpu: None, live };
         switch.prev_cpu = self.prev_cpu(image, &graph, &switch, call);
         if switch.prev_cpu.is_none() {
             // Without it nothing tells a task that is new to the hart, and the verdict would be wrong.
@@ -379,6 +382,20 @@ impl Memory for Probe {
         self.stored.insert(address, value);
         true
     }
+}
+
+/// Registers that an instruction reads and writes, by bit.
+fn operands(instruction: I) -> (u32, u32) {
+    // The decoder has a field for each operand of each instruction, and no list of them.
+    let text = format!("{instruction:?}");
+    let bit = |field: &str| {
+        let at = text.find(field).map(|at| at + field.len());
+        let digits = at.map(|at| text[at..].chars().take_while(char::is_ascii_digit).collect::<String>());
+        digits.and_then(|digits| digits.parse::<u32>().ok()).map_or(0, |register| 1 << (register & 31))
+    };
+    // Those of floating point are in the same fields: too many are read then, and too few written.
+    let float = matches!(text.as_bytes().first(), Some(b'F')) && !text.starts_with("FENCE");
+    (bit("rs1: ") | bit("rs2: ") | bit("rs3: "), if float { 0 } else { bit("rd: ") })
 }
 
 /// A function's instructions, and where they lead.
@@ -525,6 +542,42 @@ impl Graph {
             }
         }
         Some(done)
+    }
+
+    /// The registers that are live at each instruction of a stretch that ends in a call.
+    fn live(&self, image: &Image, stretch: &BTreeSet<u64>, call: u64) -> BTreeMap<u64, u32> {
+        const ARGUMENTS: u32 = 0xff << cpu::A0;
+        let kept = (1..32).filter(|r| cpu::is_saved(*r)).fold(0u32, |set, r| set | 1 << r);
+        let of = |pc: &u64| {
+            let Some((instruction, _)) = self.code.get(pc) else { return (u32::MAX, 0) };
+            // What the decoder does not know may read each register.
+            let mut both = if *instruction == I::UNIMP { (u32::MAX, 0) } else { operands(*instruction) };
+            // A call reads its arguments, and leaves no other register that its caller could use.
+            if matches!(instruction, I::JAL { rd: 1, .. } | I::JALR { rd: 1, .. }) {
+                both = (both.0 | ARGUMENTS, !kept);
+            }
+            for alternative in image.alternatives(*pc, *pc + 1) {
+                let patched = image.patched(alternative.old, &alternative.new);
+                let read = patched.decode(*pc).map_or(u32::MAX, |(instruction, _)| operands(instruction).0);
+                both = (both.0 | read, 0);
+            }
+            both
+        };
+        let operands: BTreeMap<u64, (u32, u32)> = stretch.iter().map(|pc| (*pc, of(pc))).collect();
+        let mut live: BTreeMap<u64, u32> = stretch.iter().map(|pc| (*pc, 0)).collect();
+        live.insert(call, u32::MAX);
+        loop {
+            let mut changed = false;
+            for pc in stretch.iter().rev().filter(|pc| **pc != call) {
+                let after = self.next[pc].iter().fold(0, |set, next| set | live.get(next).copied().unwrap_or(u32::MAX));
+                let (read, written) = operands[pc];
+                let now = after & !written | read;
+                changed |= live.insert(*pc, now) != Some(now);
+            }
+            if !changed {
+                return live;
+            }
+        }
     }
 
     /// The first instruction of a stretch: the one that no other of it leads to.

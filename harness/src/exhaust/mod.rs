@@ -33,7 +33,7 @@ pub struct Plan {
 impl Plan {
     /// What `make check` does: under a minute.
     pub fn quick() -> Self {
-        let bounds = Bounds { depth: 1, mappings: 1 };
+        let bounds = Bounds { depth: 1, mappings: 1, patient: false };
         Self {
             bounds,
             cpus: vec![33],
@@ -46,7 +46,7 @@ impl Plan {
     /// Everything within the usual bounds.
     pub fn full() -> Self {
         Self {
-            bounds: Bounds { depth: 2, mappings: 1 },
+            bounds: Bounds { depth: 2, mappings: 1, patient: false },
             cpus: vec![1, 33],
             starts: usize::MAX,
             alternatives: true,

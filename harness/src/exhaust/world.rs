@@ -65,6 +65,9 @@ pub struct Bounds {
     pub depth: u8,
     /// Mappings that the other hart makes.
     pub mappings: u8,
+    /// The hart keeps its stale translations for one fault in one of the four windows, where it does the most harm.
+    /// That leaves paths out, and with them so many states that each window of a broken kernel comes within reach.
+    pub patient: bool,
 }
 
 /// Where the search starts.
@@ -297,6 +300,15 @@ fn name(who: u64, register: u32) -> Val {
 fn changed(before: &Regs, after: &Regs) -> Option<&'static str> {
     let register = (1..32).filter(|r| cpu::is_saved(*r)).find(|r| before.get(*r) != after.get(*r))?;
     Some(cpu::NAMES[register as usize])
+}
+
+/// The registers that a function keeps; the others are zero.
+fn kept(regs: &Regs) -> Regs {
+    let mut only = Regs::ZERO;
+    for register in (1..32).filter(|r| cpu::is_saved(*r)) {
+        only.set(register, regs.get(register));
+    }
+    only
 }
 
 fn within(address: u64, start: u64, size: u64) -> bool {
@@ -655,6 +667,7 @@ impl<'a> World<'a> {
                 return self.jumped(state, pc, to.bits, instruction);
             }
             Ok(Next::Either(_)) => {
+                self.settle(state);
                 // The choice comes back as Branch.
                 return Some(Stop::Choose(vec![Choice::Branch(true), Choice::Branch(false)]));
             }
@@ -749,7 +762,7 @@ impl<'a> World<'a> {
                 if state.mapped & 1 << page == 0 {
                     return Err(self.broken(state, "only what exists", format!("{address:#x} is not mapped yet")));
                 }
-                if state.stale & 1 << page != 0 {
+                if self.may_be_stale(state, page) {
                     choices.push(Choice::Stale);
                 }
             }
@@ -761,6 +774,12 @@ impl<'a> World<'a> {
             choices.push(Choice::Interrupt(true));
         }
         Ok(choices)
+    }
+
+    /// Whether the hart may use a stale translation of `page` at this instruction.
+    fn may_be_stale(&self, state: &State, page: u8) -> bool {
+        let harmed = || state.begun[state.task].iter().any(|b| matches!(b, Begun::Trap(trap) if trap.window > 0));
+        state.stale & 1 << page != 0 && !(self.bounds.patient && (self.window(state) == 0 || harmed()))
     }
 
     /// What the other hart may do now.
@@ -791,8 +810,8 @@ impl<'a> World<'a> {
         // C code uses its stack, and what it was told of.
         let reach = if body.descended < 2 { own & 1 } else { own };
         for page in 0..PAGES.len() as u8 {
-            let may = (state.known & !ON_STACK | reach) & state.stale;
-            if may & 1 << page != 0 {
+            let may = state.known & !ON_STACK | reach;
+            if may & 1 << page != 0 && self.may_be_stale(state, page) {
                 choices.push(Choice::TouchLoad(page));
                 choices.push(Choice::TouchStore(page));
                 if page >= 2 {
@@ -1015,6 +1034,10 @@ impl<'a> World<'a> {
         {
             let mut regs = Regs::ZERO;
             for register in (1..32).filter(|r| cpu::is_saved(*r) || *r == cpu::RA) {
+                // What the scheduler left there does not matter, as long as it is kept.
+                if !matches!(register, cpu::RA..=cpu::S0) {
+                    state.regs.set(register, name(0x42, register));
+                }
                 regs.set(register, state.regs.get(register));
             }
             *saved = Some(Box::new(regs));
@@ -1097,6 +1120,15 @@ impl<'a> World<'a> {
             return Some(self.broken(state, "registers", "a new task starts with a wrong sp"));
         }
         None
+    }
+
+    /// Drops what the scheduler does not look at any more, so that its branches come together again.
+    fn settle(&self, state: &mut State) {
+        let Some(live) = self.layout.switch.as_ref().and_then(|s| s.live.get(&state.pc)) else { return };
+        for register in (1..32).filter(|r| live & 1 << r == 0) {
+            state.regs.set(register, name(0x43, register));
+        }
+        self.forget_tasks(state);
     }
 
     /// Drops what the scheduler stores in task_structs and the entry does not look at.
@@ -1233,7 +1265,7 @@ impl<'a> World<'a> {
         let irqs_at_return = name == "schedule_tail" || irqs && !is_handler && !name.starts_with("ret_from_fork");
         let body = Body {
             back: back.bits,
-            at_entry: state.regs,
+            at_entry: kept(&state.regs),
             sp: sp.bits - 0x80,
             descended: 0,
             function: target,
@@ -1329,6 +1361,8 @@ impl<'a> World<'a> {
         }
         if let Some(Begun::Trap(trap)) = state.begun[state.task].last_mut() {
             trap.handled = true;
+            // Only an absorbed fault is held to it.
+            trap.memory = 0;
         }
         None
     }
@@ -1371,7 +1405,7 @@ impl<'a> World<'a> {
     /// C code touches a page, at a made-up pc.
     fn touched(&self, state: &mut State) -> Option<Stop> {
         let page = ((state.pc - TOUCHES) / 16) as u8;
-        if state.stale & 1 << page != 0 && !state.granted {
+        if self.may_be_stale(state, page) && !state.granted {
             let mut choices = vec![Choice::Go, Choice::Stale];
             self.others(state, &mut choices);
             return Some(Stop::Choose(choices));
@@ -1387,7 +1421,7 @@ impl<'a> World<'a> {
         if !matches!(state.begun[state.task].last(), Some(Begun::Body(_))) || state.mapped & 1 << page == 0 {
             return Some(self.broken(state, "control", "a jump to where no code is"));
         }
-        if state.stale & 1 << page != 0 && !state.granted {
+        if self.may_be_stale(state, page) && !state.granted {
             return Some(Stop::Choose(vec![Choice::Go, Choice::Stale]));
         }
         self.note(Event::Used(page));
@@ -1525,7 +1559,7 @@ impl<'a> World<'a> {
         let Some(at) = self.layout.irq_stack_call else { return };
         state.regs.set(cpu::RA, Val::of(FROM_IRQ_STACK));
         state.regs.set(cpu::A1, Val::of(ON_IRQ_STACK));
-        state.begun[state.task].push(Begun::IrqStack(Box::new(state.regs)));
+        state.begun[state.task].push(Begun::IrqStack(Box::new(kept(&state.regs))));
         state.pc = at;
     }
 

@@ -32,6 +32,9 @@ pub struct Args {
     /// Mappings that another hart makes meanwhile
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=3))]
     pub mappings: u8,
+    /// Uses stale translations in the four windows only: fewer states, for kernels that are known to be broken
+    #[arg(long)]
+    pub patient: bool,
     /// Prints the steps to each finding
     #[arg(long)]
     pub steps: bool,
@@ -56,6 +59,7 @@ pub fn run(options: &Options, args: &Args) -> Result<Exit> {
     let mut plan = Plan::full();
     plan.bounds.depth = args.depth;
     plan.bounds.mappings = args.mappings;
+    plan.bounds.patient = args.patient;
     let mut reports = Vec::new();
     for vmlinux in kernels {
         let report = search(&name(&vmlinux), &vmlinux, &plan)?;

@@ -200,7 +200,7 @@ fn exit(rows: &[Row]) -> Exit {
 /// another way.
 fn plans(depth: u8) -> Vec<Plan> {
     let plan = |depth, cpus, starts| Plan {
-        bounds: Bounds { depth, mappings: 1 },
+        bounds: Bounds { depth, mappings: 1, patient: false },
         cpus,
         starts,
         alternatives: false,

@@ -44,7 +44,7 @@ fn kernel() -> Image {
 /// A small search.
 fn plan(cpu: u32) -> Plan {
     Plan {
-        bounds: Bounds { depth: 1, mappings: 1 },
+        bounds: Bounds { depth: 1, mappings: 1, patient: false },
         cpus: vec![cpu],
         starts: 1,
         alternatives: true,
@@ -122,7 +122,7 @@ fn a_check_without_a_fence_is_caught() {
 fn a_narrow_amo_is_caught_on_cpu_33() {
     // amoor.d.aq a0, sp, (a0), and amoor.w.aq.
     // A genuine fault of the kernel is the second trap.
-    let deep = Plan { bounds: Bounds { depth: 2, mappings: 1 }, ..first(33) };
+    let deep = Plan { bounds: Bounds { depth: 2, mappings: 1, patient: false }, ..first(33) };
     let (d, w) = ([0x2f, 0x35, 0x25, 0x44], [0x2f, 0x25, 0x25, 0x44]);
     assert!(findings(&mutated("handle_exception", &d, 0, &w, &deep)).contains(&(0, "ends")));
     assert_eq!(findings(&mutated("handle_exception", &d, 0, &w, &plan(1))), []);
