@@ -85,6 +85,7 @@ pub const SSCRATCH: u32 = 0x140;
 pub const SEPC: u32 = 0x141;
 pub const SCAUSE: u32 = 0x142;
 pub const STVAL: u32 = 0x143;
+pub const SATP: u32 = 0x180;
 /// Shadow stack pointer (Zicfiss).
 const SSP: u32 = 0x011;
 /// CSRs whose values do not matter here: fflags, frm, fcsr, vstart, vxsat, vxrm, vcsr, vl, vtype, vlenb,
@@ -209,6 +210,11 @@ pub fn touch(instruction: Instruction, regs: &Regs) -> Option<Touch> {
         | I::AMOMAXU_D { rs1, .. } => amo(rs1, 8),
         _ => None,
     }
+}
+
+/// Whether an instruction is an AMO or an SC.
+pub fn is_amo(instruction: Instruction) -> bool {
+    touch(instruction, &Regs::ZERO).is_some_and(|t| t.atomic && t.access == Access::Store)
 }
 
 /// Reads `size` bytes; they may not cross a word.

@@ -282,6 +282,11 @@ impl Image {
         })
     }
 
+    /// Whether the instruction at `pc` is c.unimp, which always traps.
+    pub fn is_unimp(&self, pc: u64) -> bool {
+        self.bytes(pc, 2).is_some_and(|half| half == [0, 0])
+    }
+
     /// Address and size of a symbol.
     pub fn symbol(&self, name: &str) -> Option<(u64, u64)> {
         self.file.names.get(name).copied()

@@ -146,6 +146,9 @@ impl Layout {
             (Some(user), Some(kernel), Some(frame)) => (user, kernel, frame),
             _ => return Err("handle_exception does not load the kernel's stack pointer".to_owned()),
         };
+        if head.range(save..).any(|(_, (i, _))| matches!(i, I::LD { rd: cpu::GP, rs1: cpu::TP, .. })) {
+            return Err("gp points to a shadow call stack, which the model does not have".to_owned());
+        }
         let early: Vec<I> = head.range(..save).map(|(_, (i, _))| *i).collect();
         let mut scratch: BTreeSet<u64> = early
             .iter()
@@ -248,8 +251,10 @@ impl Layout {
             let Some(range) = image.function(*target).and_then(|name| image.code(name)) else { continue };
             let body = listing(image, range);
             let fences = body.values().any(|(i, _)| matches!(i, I::SFENCE_VMA { .. }));
-            let calls = body.values().any(|(i, _)| matches!(i, I::JAL { rd: 1, .. } | I::JALR { rd: 1, .. }));
-            if fences && !calls {
+            let calls = body.values().any(|(i, _)| is_call(*i));
+            // switch_mm() fences for an address space, and is not meant. A sanitizer makes calls anywhere.
+            let changes_satp = body.values().any(|(i, _)| matches!(i, I::CSRRW { csr: cpu::SATP, .. }));
+            if fences && !changes_satp && (!calls || body.values().any(|(i, _)| cpu::is_amo(*i))) {
                 self.syncs.push(range);
             }
         }
@@ -384,6 +389,11 @@ impl Memory for Probe {
     }
 }
 
+/// Whether an instruction is a call (psABI: it leaves the return address in ra).
+pub fn is_call(instruction: I) -> bool {
+    matches!(instruction, I::JAL { rd: 1, .. } | I::JALR { rd: 1, .. })
+}
+
 /// Registers that an instruction reads and writes, by bit.
 fn operands(instruction: I) -> (u32, u32) {
     // The decoder has a field for each operand of each instruction, and no list of them.
@@ -440,6 +450,11 @@ impl Graph {
                 }
                 // BUG() ends here; WARN() is not expected to happen.
                 I::EBREAK => {
+                    ends.insert(pc);
+                    vec![]
+                }
+                // What UBSAN_TRAP makes of undefined behaviour.
+                I::UNIMP if image.is_unimp(pc) => {
                     ends.insert(pc);
                     vec![]
                 }
@@ -553,7 +568,7 @@ impl Graph {
             // What the decoder does not know may read each register.
             let mut both = if *instruction == I::UNIMP { (u32::MAX, 0) } else { operands(*instruction) };
             // A call reads its arguments, and leaves no other register that its caller could use.
-            if matches!(instruction, I::JAL { rd: 1, .. } | I::JALR { rd: 1, .. }) {
+            if is_call(*instruction) {
                 both = (both.0 | ARGUMENTS, !kept);
             }
             for alternative in image.alternatives(*pc, *pc + 1) {
@@ -604,7 +619,9 @@ impl Graph {
                 continue;
             }
             pc = match cpu::execute(instruction, (pc, len), &mut regs, &mut csrs, probe, true) {
-                Ok(Next::Jump(to)) if to.known => to.bits,
+                // A number that is too large for a CPU's must not lead to a trap.
+                Ok(Next::Jump(to)) if to.known && self.reachable(to.bits, None).contains(&call) => to.bits,
+                Ok(Next::Jump(to)) if to.known => after,
                 // Either way leads to the call.
                 Ok(Next::Jump(_)) => return Err(format!("{}: a jump to nowhere", image.place(pc))),
                 Ok(_) | Err(_) => after,
