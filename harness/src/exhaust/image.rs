@@ -347,3 +347,39 @@ impl File {
         Ok(found)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn jumps_and_calls_lead_to_the_same_place_after_a_move() {
+        let target = |code: &[u8], at: u64, pc: u64| {
+            let image = Image::from_parts(&[(at, code)], &[], &[]);
+            match (image.decode(pc), image.decode(pc + 4)) {
+                (Some((Instruction::JAL { offset, .. }, _)), _) => pc.wrapping_add_signed(i64::from(offset)),
+                (
+                    Some((Instruction::AUIPC { rd: 1, imm }, _)),
+                    Some((Instruction::JALR { rd: 1, rs1: 1, offset }, _)),
+                ) => {
+                    let high = i64::from((imm << 12) as i32);
+                    pc.wrapping_add_signed(high + i64::from(offset))
+                }
+                other => panic!("{other:?}"),
+            }
+        };
+        let (from, to) = (0xffff_ffff_80d0_0ffc, 0xffff_ffff_8001_2344);
+        // j .-0x1234; auipc ra, 0xfffff; jalr ra, -4(ra); c.nop
+        let code = [0x6f, 0xd0, 0xcf, 0xdc, 0x97, 0xf0, 0xff, 0xff, 0xe7, 0x80, 0xc0, 0xff, 0x01, 0x00];
+        let near = moved(&code, from, from - 0x800);
+        for pc in [0, 4] {
+            assert_eq!(target(&near, from - 0x800, from - 0x800 + pc), target(&code, from, from + pc), "{pc}");
+        }
+        let far = moved(&code, from, to);
+        assert_eq!(target(&far, to, to + 4), target(&code, from, from + 4));
+        assert_eq!(far[12..], [0x01, 0x00]);
+        // A jump within the alternative stays what it is: j .+4.
+        let inside = [0x6f, 0x00, 0x40, 0x00, 0x13, 0x00, 0x00, 0x00];
+        assert_eq!(moved(&inside, from, to), inside);
+    }
+}

@@ -403,9 +403,8 @@ fn operands(instruction: I) -> (u32, u32) {
         let digits = at.map(|at| text[at..].chars().take_while(char::is_ascii_digit).collect::<String>());
         digits.and_then(|digits| digits.parse::<u32>().ok()).map_or(0, |register| 1 << (register & 31))
     };
-    // Those of floating point are in the same fields: too many are read then, and too few written.
-    let float = matches!(text.as_bytes().first(), Some(b'F')) && !text.starts_with("FENCE");
-    (bit("rs1: ") | bit("rs2: ") | bit("rs3: "), if float { 0 } else { bit("rd: ") })
+    // Registers of floating point are in fields called frd, frs1 ...
+    (bit(" rs1: ") | bit(" rs2: ") | bit(" rs3: "), bit(" rd: "))
 }
 
 /// A function's instructions, and where they lead.
@@ -628,5 +627,28 @@ impl Graph {
             };
         }
         Err("the code before __switch_to does not end".to_owned())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn operands_are_read_off_each_form() {
+        let bits = |registers: &[u32]| registers.iter().fold(0, |set, r| set | 1 << r);
+        for (instruction, read, written) in [
+            (I::SD { rs1: 4, rs2: 2, offset: 24 }, bits(&[2, 4]), 0),
+            (I::LD { rd: 10, rs1: 4, offset: 0 }, bits(&[4]), bits(&[10])),
+            (I::ADD { rd: 5, rs1: 6, rs2: 17 }, bits(&[6, 17]), bits(&[5])),
+            (I::BEQ { rs1: 14, rs2: 13, offset: 8 }, bits(&[13, 14]), 0),
+            (I::CSRRS { rd: 0, csr: cpu::SSTATUS, rs1: 14 }, bits(&[14]), bits(&[0])),
+            (I::JALR { rd: 1, rs1: 13, offset: 0 }, bits(&[13]), bits(&[1])),
+            (I::LUI { rd: 28, imm: 1 }, 0, bits(&[28])),
+            (I::FSD { rs1: 2, frs2: 8, offset: 0 }, bits(&[2]), 0),
+            (I::FLD { frd: 8, rs1: 2, offset: 0 }, bits(&[2]), 0),
+        ] {
+            assert_eq!(operands(instruction), (read, written), "{instruction:?}");
+        }
     }
 }

@@ -43,6 +43,16 @@ impl Plan {
         }
     }
 
+    /// For a kernel that is known to be broken: its holes, in a few seconds.
+    pub fn broken() -> Self {
+        Self {
+            bounds: Bounds { depth: 2, mappings: 1, patient: true },
+            starts: 2,
+            limit: Limit { states: 400_000, first: false },
+            ..Self::quick()
+        }
+    }
+
     /// Everything within the usual bounds.
     pub fn full() -> Self {
         Self {

@@ -55,6 +55,8 @@ struct ControlFile {
     on: String,
     hunt: Option<String>,
     #[serde(default)]
+    exhaust: Vec<String>,
+    #[serde(default)]
     run: Vec<RunFile>,
 }
 
@@ -117,8 +119,27 @@ pub struct Control {
     pub on: String,
     /// The machine on which a hunt must find it, in the full tier.
     pub hunt: Option<Machine>,
+    /// What `lazymap exhaust` must find in its machine code, in the configuration of the first run.
+    pub exhaust: Vec<Hole>,
     /// The boots in which it must be caught.
     pub runs: Vec<ControlRun>,
+}
+
+/// Something that `lazymap exhaust` finds.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Hole {
+    /// A fault is taken in one of the windows 1 to 4.
+    Window(u8),
+    /// This property is broken.
+    Property(String),
+}
+
+impl Hole {
+    fn new(word: &str) -> Result<Self, String> {
+        let Some(number) = word.strip_prefix("window ") else { return Ok(Self::Property(word.to_owned())) };
+        let window = number.parse().ok().filter(|n| (1..=4).contains(n));
+        window.map(Self::Window).ok_or_else(|| format!("exhaust: there are windows 1 to 4, and no {word}"))
+    }
 }
 
 /// A boot in which a control must be caught.
@@ -203,7 +224,12 @@ fn parse(text: &str, scenarios: &BTreeMap<String, Scenario>) -> Result<Vec<Contr
                 runs.push(run);
             }
         }
-        controls.push(Control { name, what: control.what, on: control.on, hunt, runs });
+        let exhaust: Vec<Hole> =
+            control.exhaust.iter().map(|word| Hole::new(word)).collect::<Result<_, _>>().map_err(say)?;
+        if runs.is_empty() && !exhaust.is_empty() {
+            return Err(say("exhaust needs a run, which names the configuration".to_owned()));
+        }
+        controls.push(Control { name, what: control.what, on: control.on, hunt, exhaust, runs });
     }
     Ok(controls)
 }

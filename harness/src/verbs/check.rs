@@ -329,7 +329,7 @@ impl Checker<'_> {
             Part::Guest => guest_check::run(&lab.bench, &kernels.series, tally),
             Part::Demo => self.ran.extend(rows(tally, "demo", demo::run(&lab.bench, kernels))),
             Part::Exhaust => {
-                match exhaust::check(lab, kernels) {
+                match exhaust::check(lab, kernels, plan.tier) {
                     Ok(all) => all.iter().for_each(|(name, verdict, why)| judged(tally, name, *verdict, why)),
                     Err(error) => tally.error("exhaust", &error.message),
                 }

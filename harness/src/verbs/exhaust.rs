@@ -5,18 +5,17 @@ use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
-use crate::build::kernel::Config;
 use crate::build::workbench::Lab;
 use crate::exhaust::image::Image;
 use crate::exhaust::layout::Layout;
 use crate::exhaust::report::{self, Report};
-use crate::exhaust::search::Limit;
 use crate::exhaust::{Plan, judge};
 use crate::ground::error::{Error, Exit, Result};
 use crate::ground::files;
 use crate::hunt::symbols::Symbols;
 use crate::options::Options;
-use crate::trial::control;
+use crate::trial::control::{self, Control, Hole};
+use crate::trial::scenario::{Tier, Which};
 use crate::trial::verdict::Verdict;
 use crate::verbs::demo::Kernels;
 
@@ -130,17 +129,6 @@ pub fn search(name: &str, vmlinux: &Path, plan: &Plan) -> Result<Report> {
     Ok(report::report(name, &image, &layout, &symbols, plan, &verdict))
 }
 
-/// What must be found in a control's machine code: windows, or a property.
-#[derive(Clone, Copy, Debug)]
-struct Known {
-    control: &'static str,
-    windows: &'static [u8],
-    property: Option<&'static str>,
-}
-
-/// The controls that the interpreter must catch.
-const KNOWN: [Known; 1] = [Known { control: "mainline", windows: &[2, 3], property: None }];
-
 /// A result: name, verdict, and why if it is not a pass.
 pub type Checked = (String, Verdict, String);
 
@@ -148,16 +136,17 @@ pub type Checked = (String, Verdict, String);
 ///
 /// # Errors
 /// When the series cannot be checked out again.
-pub fn check(lab: &mut Lab, kernels: &Kernels) -> Result<Vec<Checked>> {
+pub fn check(lab: &mut Lab, kernels: &Kernels, tier: Tier) -> Result<Vec<Checked>> {
     let plan = Plan::quick();
     let mut reports = Vec::new();
     let mut all = vec![of_series(search("series", &kernels.series.vmlinux, &plan), &mut reports)];
-    // A broken kernel has many more states; what is found in the first ones is certain.
-    let some = Plan { starts: 1, limit: Limit { states: 20_000, first: false }, ..plan.clone() };
-    for known in KNOWN {
-        let searched = control::kernel(lab, known.control, &Config::default())
-            .and_then(|kernel| search(&kernel.name, &kernel.vmlinux, &some));
-        all.push(of_control(known, searched, &mut reports));
+    // One that this tier does not boot would be built for nothing else.
+    let controls = control::choose(&lab.options.root, &Which::Tier(tier))?;
+    for control in controls.iter().filter(|control| !control.exhaust.is_empty()) {
+        let Some(run) = control.runs.first() else { continue };
+        let searched = control::build(lab, control, &run.config)
+            .and_then(|kernel| search(&kernel.name, &kernel.vmlinux, &Plan::broken()));
+        all.push(of_control(control, searched, &mut reports));
     }
     let tip = lab.tip.clone();
     lab.tree.check_out(&tip)?;
@@ -178,15 +167,19 @@ fn of_series(searched: Result<Report>, reports: &mut Vec<Report>) -> Checked {
     }
 }
 
-fn of_control(known: Known, searched: Result<Report>, reports: &mut Vec<Report>) -> Checked {
-    let name = format!("exhaust: control {}: each hole is found", known.control);
+fn of_control(control: &Control, searched: Result<Report>, reports: &mut Vec<Report>) -> Checked {
+    let name = format!("exhaust: control {}: each hole is found", control.name);
     match searched {
         Err(error) => (name, Verdict::Error, error.message),
         Ok(report) => {
-            let windows = known.windows.iter().all(|w| report.findings.iter().any(|f| f.window == *w));
-            let property = known.property.is_none_or(|p| report.findings.iter().any(|f| f.property == p));
+            let found = |hole: &Hole| {
+                report.findings.iter().any(|finding| match hole {
+                    Hole::Window(window) => finding.window == *window,
+                    Hole::Property(property) => finding.property == property,
+                })
+            };
             let verdict = match &report.unknown {
-                _ if windows && property => Verdict::Pass,
+                _ if control.exhaust.iter().all(found) => Verdict::Pass,
                 Some(_) => Verdict::Error,
                 None => Verdict::Fail,
             };
