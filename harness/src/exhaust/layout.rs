@@ -70,8 +70,8 @@ pub struct Switch {
     pub live: BTreeMap<u64, u32>,
 }
 
-/// The bitmap's name: ours, mainline's.
-const MARKS: [&str; 2] = ["lazy_map_synced", "new_valid_map_cpus"];
+/// The bitmap's name: ours, that of 7.x, that of 6.12.
+const MARKS: [&str; 3] = ["lazy_map_synced", "new_valid_map_cpus", "new_vmalloc"];
 /// The functions of the entry.
 const ENTRY: [&str; 8] = [
     "handle_exception",
