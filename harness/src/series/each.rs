@@ -2,14 +2,16 @@
 //! Builds and boots the kernel at every patch, and each topic on what it needs.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::fs;
+use std::path::{Path, PathBuf};
 
 use super::topics::{Applied, Outcome};
 use crate::boot::machine::Machine;
 use crate::boot::models;
 use crate::build::workbench::Lab;
-use crate::ground::error::Result;
+use crate::ground::error::{Error, Result};
 use crate::options::Options;
+use crate::trial::control;
 use crate::trial::expect::Expect;
 use crate::trial::plan::Trial;
 use crate::trial::run;
@@ -21,11 +23,15 @@ const FIXTURES: &str = "harness/tests/fixtures/guest";
 /// The one of them that passes.
 const FIXTURE: &str = "test-pass.sh";
 
+/// Where what a kernel does not contain is, in a kernel tree.
+const OUTSIDE: [&str; 2] = ["tools/testing/selftests/", "Documentation/"];
+
 /// The machines that each patch boots on.
 const MODELS: [&str; 2] = ["plain", "stale"];
 
 /// Builds the kernel at every patch, and at the end of each topic that is alone on what it needs, and
-/// boots it on harts that forget and on harts that remember. Gives how far each topic got.
+/// boots it on harts that forget and on harts that remember. Gives how far each topic got. A patch that changes
+/// tests only runs those.
 ///
 /// A topic without the fixes need not survive harts that remember; it has to get as far as its tests.
 pub fn each(
@@ -41,7 +47,8 @@ pub fn each(
     for (mail, commit) in mails.iter().zip(&commits) {
         let name = mail.file_stem().unwrap_or_default().to_string_lossy().into_owned();
         let short = format!("patch-{}", name.split('-').next().unwrap_or_default());
-        known.insert(commit.clone(), kernel(&mut lab, &name, &short, commit, true, result)?);
+        let changed = changed_files(&fs::read_to_string(mail).map_err(|e| Error::io("read", mail, e))?);
+        known.insert(commit.clone(), kernel(&mut lab, &name, (&short, commit), Some(&changed), true, result)?);
     }
     let mut outcomes = Vec::new();
     for topic in topics {
@@ -51,7 +58,7 @@ pub fn each(
                 let short = format!("topic-{}", topic.name);
                 lab.tree.keep_scratch(&short, &topic.commit)?;
                 let name = format!("topic {}", topic.name);
-                kernel(&mut lab, &name, &short, &topic.commit, topic.fixed, result)?
+                kernel(&mut lab, &name, (&short, &topic.commit), None, topic.fixed, result)?
             }
         };
         outcomes.push(outcome);
@@ -61,12 +68,35 @@ pub fn each(
     Ok(outcomes)
 }
 
-/// Builds and boots one kernel; `short` is what its files are called.
+/// The files that a patch changes.
+fn changed_files(mail: &str) -> Vec<String> {
+    mail.lines().filter_map(|line| line.strip_prefix("+++ b/")).map(str::to_owned).collect()
+}
+
+/// The tests to run after a patch: all, unless it changes nothing else; one, if it changes no test.
+fn tests_after(mut tests: Vec<String>, changed: &[String]) -> Vec<String> {
+    if changed.iter().any(|file| !OUTSIDE.iter().any(|folder| file.starts_with(folder))) {
+        return tests;
+    }
+    let is_changed = |test: &String| {
+        let stems = changed.iter().filter_map(|file| Path::new(file).file_stem()?.to_str());
+        stems.into_iter().any(|stem| Some(stem) == test.strip_suffix(".sh") || stem == control::module_of(test))
+    };
+    if tests.iter().any(is_changed) {
+        tests.retain(is_changed);
+    } else {
+        tests.truncate(1);
+    }
+    tests
+}
+
+/// Builds and boots one kernel. What its files are called, and its commit; the files that its patch changes, or
+/// nothing if it has all tests to pass.
 fn kernel(
     lab: &mut Lab,
     name: &str,
-    short: &str,
-    commit: &str,
+    (short, commit): (&str, &str),
+    changed: Option<&[String]>,
     fixed: bool,
     result: &mut dyn FnMut(String, Result<String, String>),
 ) -> Result<Outcome> {
@@ -75,6 +105,7 @@ fn kernel(
     let built = lab.patch(short, commit, (&fixtures, FIXTURE));
     result(format!("{name} builds"), built.as_ref().map(|_| String::new()).map_err(|e| e.message.clone()));
     let Ok((kernel, tests)) = built else { return Ok(Outcome { builds: Some(false), ..Outcome::default() }) };
+    let tests = changed.map_or(tests.clone(), |changed| tests_after(tests, changed));
     let (mut boots, mut passes) = (true, true);
     for model in MODELS {
         let machine = Machine::new(models::find(model)?);
@@ -97,4 +128,24 @@ fn kernel(
         result(format!("{name} boots on {model}"), ended);
     }
     Ok(Outcome { builds: Some(true), boots: Some(boots), tests: Some(passes) })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_patch_runs_the_tests_that_it_changes() {
+        let tests = || ["test-abi.sh", "test-ipi.sh", "test-text.sh"].map(str::to_owned).to_vec();
+        let of = |files: &[&str]| {
+            let mail: String = files.iter().map(|file| format!("--- a/{file}\n+++ b/{file}\n@@\n+x\n")).collect();
+            tests_after(tests(), &changed_files(&mail))
+        };
+        let folder = "tools/testing/selftests/riscv/lazy_map";
+        let module = format!("{folder}/test_modules/lazy_map_ipi.rs");
+        assert_eq!(of(&["arch/riscv/mm/lazy_map.c", &module]), tests());
+        assert_eq!(of(&[&format!("{folder}/Makefile"), &module]), ["test-ipi.sh"]);
+        assert_eq!(of(&[&format!("{folder}/test-abi.sh"), &format!("{folder}/abi.c")]), ["test-abi.sh"]);
+        assert_eq!(of(&["Documentation/arch/riscv/lazy-map.rst"]), ["test-abi.sh"]);
+    }
 }
