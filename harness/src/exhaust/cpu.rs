@@ -99,6 +99,8 @@ pub const SPP: u64 = 1 << 8;
 pub const VS: u64 = 3 << 9;
 pub const FS: u64 = 3 << 13;
 pub const SUM: u64 = 1 << 18;
+/// UXL: user mode has 64 bits. Never changes.
+pub const UXL: u64 = 2 << 32;
 
 /// Bit 63 of scause: an interrupt.
 pub const INTERRUPT: u64 = 1 << 63;
@@ -487,6 +489,9 @@ pub fn execute(
         I::CSRRSI { rd, csr, uimm } => csr!(rd, csr, uimm != 0, |old: Val| old.map(|a| a | u64::from(uimm))),
         I::CSRRCI { rd, csr, uimm } => csr!(rd, csr, uimm != 0, |old: Val| old.map(|a| a & !u64::from(uimm))),
         I::FENCE { .. } | I::FENCE_I => Ok(Next::On),
+        // For one address space: it orders nothing that is global, as the kernel's mappings are. (Volume II,
+        // "Supervisor Memory-Management Fence Instruction".)
+        I::SFENCE_VMA { rs2: 1.., .. } => Ok(Next::On),
         I::SFENCE_VMA { rs1: 0, .. } => Ok(Next::Fence(None)),
         I::SFENCE_VMA { rs1, .. } => Ok(Next::Fence(Some(regs.get(rs1)))),
         I::SRET => Ok(Next::Sret),

@@ -395,7 +395,7 @@ pub fn is_call(instruction: I) -> bool {
 }
 
 /// Registers that an instruction reads and writes, by bit.
-fn operands(instruction: I) -> (u32, u32) {
+pub fn operands(instruction: I) -> (u32, u32) {
     // The decoder has a field for each operand of each instruction, and no list of them.
     let text = format!("{instruction:?}");
     let bit = |field: &str| {

@@ -3,8 +3,11 @@
 
 use std::fmt;
 
-use super::cpu;
+use riscv_isa::Instruction;
+
+use super::cpu::{self, Regs};
 use super::image::Image;
+use super::layout::operands;
 
 /// One instruction replaced, or two exchanged.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -82,11 +85,11 @@ pub fn mutants(image: &Image, (start, end): (u64, u64)) -> Vec<Mutant> {
             let changed = image.patched(pc, &bytes);
             let new = match (kind, changed.decode(pc)) {
                 (Kind::Deleted, _) => "nothing".to_owned(),
-                (_, Some((new, _))) => new.to_string(),
+                (_, Some((new, _))) => shown(new, &bytes),
                 // Not an instruction: no assembler would take it.
                 (_, None) => return,
             };
-            let mutant = Mutant { address: pc, bytes, kind, old: instruction.to_string(), new };
+            let mutant = Mutant { address: pc, bytes, kind, old: shown(instruction, &old), new };
             if mutant.bytes != old && !all.iter().any(|m| m.address == pc && m.bytes == mutant.bytes) {
                 all.push(mutant);
             }
@@ -104,16 +107,30 @@ pub fn mutants(image: &Image, (start, end): (u64, u64)) -> Vec<Mutant> {
         }
         let after = pc + u64::from(len);
         if after < end
-            && let Some((_, next)) = image.decode(after)
+            && let Some((second_instruction, next)) = image.decode(after)
             && let Some(second) = image.bytes(after, usize::from(next))
             && !jumps(&old)
             && !jumps(&second)
+            && !independent(instruction, second_instruction)
         {
             add(Kind::Exchanged, [second, old.clone()].concat());
         }
         pc = after;
     }
     all
+}
+
+/// The instruction as the decoder writes it, with the order of an AMO, which it leaves out.
+fn shown(instruction: Instruction, bytes: &[u8]) -> String {
+    let text = instruction.to_string();
+    let order = match bytes {
+        [low, _, _, high, ..] if low & 0x7f == 0x2f => ["", ".rl", ".aq", ".aqrl"][usize::from(high >> 1 & 3)],
+        _ => "",
+    };
+    match text.split_once(' ') {
+        Some((name, operands)) => format!("{name}{order} {operands}"),
+        None => text,
+    }
 }
 
 /// Whether an instruction has a target that depends on where it is, or no successor.
@@ -123,6 +140,33 @@ fn jumps(bytes: &[u8]) -> bool {
         [low, _, _, high] => matches!(low & 0x7f, 0x63 | 0x6f | 0x67 | 0x17) || low == 0x73 && high == 0x10,
         _ => true,
     }
+}
+
+/// Whether two instructions do the same in either order: neither uses what the other writes, and one of them only
+/// computes, or both access different words of the same object.
+fn independent(first: Instruction, second: Instruction) -> bool {
+    let ((reads, writes), (reads_too, writes_too)) = (operands(first), operands(second));
+    // x0 is always 0.
+    let apart = |a: u32, b: u32| a & b & !1 == 0;
+    if !apart(writes, reads_too | writes_too) || !apart(writes_too, reads) {
+        return false;
+    }
+    let computes = |instruction: Instruction| {
+        let text = instruction.to_string();
+        cpu::touch(instruction, &Regs::ZERO).is_none()
+            && !["csr", "fence", "sfence"].iter().any(|p| text.starts_with(p))
+    };
+    let place = |instruction: Instruction| {
+        // With all registers 0, the address is the offset.
+        let touch = cpu::touch(instruction, &Regs::ZERO).filter(|t| !t.atomic)?;
+        Some((touch.address.bits, touch.address.bits + u64::from(touch.size)))
+    };
+    let base = |instruction: Instruction| format!("{instruction:?}").split("rs1: ").nth(1).map(|t| t[..2].to_owned());
+    let apart_in_memory = || match (place(first), place(second)) {
+        (Some(a), Some(b)) => base(first) == base(second) && (a.1 <= b.0 || b.1 <= a.0),
+        _ => false,
+    };
+    computes(first) || computes(second) || apart_in_memory()
 }
 
 fn field(word: u32, low: u32, bits: u32) -> u32 {
@@ -164,7 +208,10 @@ fn of_word(word: u32) -> Vec<(Kind, u32)> {
         0x63 => {
             registers(&[15]);
             all.push((Kind::Sense, word ^ 1 << 12));
-            all.push((Kind::Swapped, with(with(word, 15, 5, field(word, 20, 5)), 20, 5, field(word, 15, 5))));
+            // Of beq and bne it makes no difference.
+            if funct3 > 1 {
+                all.push((Kind::Swapped, with(with(word, 15, 5, field(word, 20, 5)), 20, 5, field(word, 15, 5))));
+            }
         }
         // Loads
         0x03 => {
@@ -189,7 +236,10 @@ fn of_word(word: u32) -> Vec<(Kind, u32)> {
         0x33 => {
             registers(&[7, 15, 20]);
             all.extend([1, 4, 5, 6, 7].map(|f| (Kind::Operation, with(word, 12, 3, f))));
-            all.push((Kind::Swapped, with(with(word, 15, 5, field(word, 20, 5)), 20, 5, field(word, 15, 5))));
+            // Shifts, comparisons and subtraction.
+            if matches!(funct3, 1 | 2 | 3 | 5) || word >> 30 & 1 == 1 {
+                all.push((Kind::Swapped, with(with(word, 15, 5, field(word, 20, 5)), 20, 5, field(word, 15, 5))));
+            }
         }
         // Atomics
         0x2f => {
@@ -208,7 +258,9 @@ fn of_word(word: u32) -> Vec<(Kind, u32)> {
         // CSRs
         0x73 if funct3 > 0 && funct3 < 4 => {
             registers(&[7, 15]);
-            all.extend([1, 2, 3].map(|f| (Kind::Operation, with(word, 12, 3, f))));
+            // With x0, csrrs and csrrc both only read.
+            let operations = if field(word, 15, 5) == 0 { [1, 2, 2] } else { [1, 2, 3] };
+            all.extend(operations.map(|f| (Kind::Operation, with(word, 12, 3, f))));
             all.extend(CSRS.map(|csr| (Kind::Csr, with(word, 20, 12, csr))));
         }
         _ => {}

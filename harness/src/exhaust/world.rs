@@ -21,7 +21,7 @@ const PAGE: u64 = 4096;
 /// The two tasks' task_structs, in the linear map.
 const TASKS: [u64; 2] = [0xff60_0000_1000_0000, 0xff60_0000_1002_0000];
 const TASK_SIZE: u64 = 0x8000;
-/// Lower ends of their stacks, in vmalloc memory, aligned to twice the size of any stack.
+/// Where their stacks are, in vmalloc memory, and the IRQ stack: see [`World::stack`].
 const STACKS: [u64; 2] = [0xff20_0000_0100_0000, 0xff20_0000_0200_0000];
 const IRQ_STACK: u64 = 0xff20_0000_0400_0000;
 /// Mappings that are made while the kernel runs.
@@ -34,7 +34,10 @@ const OTHER_STACK: u64 = 0xff20_0000_0300_0000;
 const OTHER_SIZE: u64 = 0x8000;
 
 /// Bits of other harts in the bitmap, at the start.
-const OTHER_BITS: u64 = 0x5555_5555_aaaa_aaaa;
+const OTHER_BITS: u64 = 0x5555_5555_aaaa_aaab;
+
+/// Bytes after the bitmap of which the contents are not known.
+const BESIDE: u64 = 0x400;
 
 /// Addresses that stand for places in C code: where a body is, where it touches something, where it has
 /// called call_on_irq_stack(), and the function that it passes to it.
@@ -51,7 +54,7 @@ const OTHER_MARKS: u64 = BODY + 0x5000;
 const USER_PC: u64 = 0x12_3456;
 const USER_ADDRESS: u64 = 0x7654_3210;
 /// sstatus as a user program leaves it: floating point and vectors in use.
-const USER_STATUS: u64 = cpu::SPIE | cpu::SIE | cpu::FS | cpu::VS;
+const USER_STATUS: u64 = cpu::SPIE | cpu::SIE | cpu::FS | cpu::VS | cpu::UXL;
 
 /// Pages that the hart may remember as invalid.
 pub const PAGES: [&str; 4] = ["top page of the new stack", "next page of the new stack", "new page A", "new page B"];
@@ -218,8 +221,8 @@ pub struct State {
     retries: u8,
     /// The choice at this instruction has been made.
     granted: bool,
-    /// Registers, and mappings made so far, at the call of what fences at a switch, while it runs.
-    fencing: Option<Box<(Regs, u8)>>,
+    /// Registers, sstatus, and mappings made so far, at the call of what fences at a switch, while it runs.
+    fencing: Option<Box<(Regs, u64, u8)>>,
     cpu: u32,
 }
 
@@ -293,7 +296,12 @@ impl Memory for View<'_, '_> {
 
 /// The name of a value that C code or a user program left in a register.
 fn name(who: u64, register: u32) -> Val {
-    Val::named(0x5a00_0000 + (who << 8) + u64::from(register))
+    spread(0x5a00_0000 + (who << 8) + u64::from(register))
+}
+
+/// A name of which no part is that of another one: an access that is too narrow does not keep it.
+fn spread(number: u64) -> Val {
+    Val::named(number.wrapping_mul(0x9e37_79b9_7f4a_7c15))
 }
 
 /// The name of a register that a function keeps and that is not the same in both, if there is one.
@@ -358,8 +366,18 @@ impl<'a> World<'a> {
         1 << self.layout.shift.unwrap_or(14)
     }
 
+    /// The lower end of a task's stack: aligned to twice its size, and to no more.
+    fn stack(&self, task: usize) -> u64 {
+        STACKS[task] + 2 * self.stack_size()
+    }
+
+    /// The lower end of the IRQ stack.
+    fn irq_stack_start(&self) -> u64 {
+        IRQ_STACK + 2 * self.stack_size()
+    }
+
     fn top(&self, task: usize) -> u64 {
-        STACKS[task] + self.stack_size()
+        self.stack(task) + self.stack_size()
     }
 
     /// Bytes of a mapping's pages.
@@ -388,12 +406,14 @@ impl<'a> World<'a> {
             return Some(*value);
         }
         if let Some(word) = self.image.word(address) {
-            return Some(Val::of(word));
+            // Nobody knows what lies beside the bitmap.
+            let beside = self.layout.marks.is_some_and(|(start, size)| within(address, start + size, BESIDE));
+            return Some(if beside { spread(address) } else { Val::of(word) });
         }
         let stack = |start| within(address, start, self.stack_size());
         let exists = TASKS.iter().any(|t| within(address, *t, TASK_SIZE))
-            || STACKS.iter().any(|s| stack(*s))
-            || stack(IRQ_STACK)
+            || [0, 1].iter().any(|task| stack(self.stack(*task)))
+            || stack(self.irq_stack_start())
             || within(address, OTHER_TASK, TASK_SIZE)
             || within(address, OTHER_STACK, OTHER_SIZE)
             || self.page(address).is_some();
@@ -469,8 +489,14 @@ impl<'a> World<'a> {
             let others = OTHER_BITS & !bit;
             state.memory.insert(word, Val::of(if root.marked { others | bit } else { others }));
         }
+        if let Some((at, _)) = self.image.symbol("nr_cpu_ids") {
+            // As few as there may be, so that rounding matters.
+            let (word, shift) = (at & !7, (at & 7) * 8);
+            let rest = self.image.word(word).unwrap_or(0) & !(u64::from(u32::MAX) << shift);
+            state.memory.insert(word, Val::of(rest | u64::from(root.cpu + 1) << shift));
+        }
         if let Some(pointer) = layout.irq_stack_ptr {
-            state.memory.insert(pointer & !7, Val::of(IRQ_STACK));
+            state.memory.insert(pointer & !7, Val::of(self.irq_stack_start()));
         }
         self.newcomer(&mut state, root)?;
         self.at_user(&mut state);
@@ -656,6 +682,9 @@ impl<'a> World<'a> {
         }
         match next {
             Err(why) => return Some(self.refused(state, instruction, touch, why)),
+            Ok(Next::On | Next::Wfi) if self.layout.in_sync(pc) && !self.layout.in_sync(after) => {
+                return Some(self.broken(state, "control", "what fences at a switch runs off its end"));
+            }
             Ok(Next::On | Next::Wfi) => state.pc = after,
             // BUG() or WARN() in the scheduler.
             Ok(Next::Ebreak) if in_switch => return Some(Stop::End),
@@ -745,6 +774,9 @@ impl<'a> World<'a> {
         if touch.is_some() {
             return self.broken(state, "only what exists", format!("`{instruction}`: {why}"));
         }
+        if self.layout.in_entry(state.pc) && why.starts_with("sstatus") {
+            return self.broken(state, "sstatus", why);
+        }
         Stop::Unknown(format!("{}: {why}", self.image.place(state.pc)))
     }
 
@@ -832,7 +864,7 @@ impl<'a> World<'a> {
                 choices.extend([Choice::Interrupt(false), Choice::Interrupt(true)]);
             }
         }
-        let on_irq_stack = within(body.sp, IRQ_STACK, self.stack_size());
+        let on_irq_stack = within(body.sp, self.irq_stack_start(), self.stack_size());
         if !enabled && body.frame.is_some() && Some(body.function) != self.layout.irq {
             choices.push(Choice::EnableIrqs);
         }
@@ -899,7 +931,11 @@ impl<'a> World<'a> {
 
     fn current_stack(&self, state: &State) -> u64 {
         let sp = state.regs.get(cpu::SP).bits;
-        if within(sp, IRQ_STACK, self.stack_size() + 1) { IRQ_STACK } else { STACKS[state.task] }
+        if within(sp, self.irq_stack_start(), self.stack_size() + 1) {
+            self.irq_stack_start()
+        } else {
+            self.stack(state.task)
+        }
     }
 
     fn branch(&self, state: &mut State, taken: bool) {
@@ -1036,7 +1072,9 @@ impl<'a> World<'a> {
     /// A jump has been executed at `from`.
     fn jumped(&self, state: &mut State, from: u64, to: u64, instruction: I) -> Option<Stop> {
         match (self.layout.in_sync(from), self.layout.in_sync(to)) {
-            (false, true) if state.fencing.is_none() => state.fencing = Some(Box::new((state.regs, state.made))),
+            (false, true) if state.fencing.is_none() => {
+                state.fencing = Some(Box::new((state.regs, state.csrs.status, state.made)))
+            }
             (true, false) if !is_call(instruction) => {
                 if let Some(stop) = self.after_fence(state, to) {
                     return Some(stop);
@@ -1067,7 +1105,7 @@ impl<'a> World<'a> {
 
     /// What must hold when what fences at a switch has returned to `to`.
     fn after_fence(&self, state: &mut State, to: u64) -> Option<Stop> {
-        let (before, made) = *state.fencing.take()?;
+        let (before, status, made) = *state.fencing.take()?;
         if self.is_genuine(state) == Some(false) && made == state.made && state.other.is_none() {
             return Some(self.broken(state, "own bit", "what fences at a switch leaves the mark of its hart"));
         }
@@ -1077,6 +1115,9 @@ impl<'a> World<'a> {
         // A switch has interrupts disabled.
         if state.csrs.status & cpu::SIE != 0 {
             return Some(self.broken(state, "sstatus", "what fences at a switch enables interrupts"));
+        }
+        if state.csrs.status != status {
+            return Some(self.broken(state, "sstatus", "what fences at a switch changes sstatus"));
         }
         let register = changed(&before, &state.regs)?;
         Some(self.broken(state, "registers", format!("what fences at a switch changes {register}")))
@@ -1089,7 +1130,7 @@ impl<'a> World<'a> {
             return Some(self.broken(state, "control", "__switch_to returns, but nobody has called it"));
         }
         // The scheduler's own frames are gone from the stack when the task goes on.
-        let (own, size) = (STACKS[state.task], self.stack_size());
+        let (own, size) = (self.stack(state.task), self.stack_size());
         let sp = state.begun[state.task].iter().rev().find_map(|b| match b {
             Begun::Body(body) => Some(body.sp),
             _ => None,
@@ -1187,24 +1228,24 @@ impl<'a> World<'a> {
     /// Drops what is below the stack pointer, and what the entry has left in its slots.
     fn forget(&self, state: &mut State, sp: Option<u64>) {
         let size = self.stack_size();
-        let own = STACKS[state.task];
-        let irq = sp.is_some_and(|sp| within(sp, IRQ_STACK, size));
+        let own = self.stack(state.task);
+        let irq = sp.is_some_and(|sp| within(sp, self.irq_stack_start(), size));
         let limit = match sp {
             Some(sp) if !irq => sp,
             // On the IRQ stack, the task's own stack is in use further up.
             Some(_) => own,
             None => own + size,
         };
-        let irq_limit = if irq { sp.unwrap_or(IRQ_STACK) } else { IRQ_STACK + size };
+        let irq_limit = if irq { sp.unwrap_or(self.irq_stack_start()) } else { self.irq_stack_start() + size };
         state.memory.retain(|address, _| {
             !(within(*address, own, size) && *address < limit
-                || within(*address, IRQ_STACK, size) && *address < irq_limit)
+                || within(*address, self.irq_stack_start(), size) && *address < irq_limit)
         });
         // While sscratch holds the task, the return to user mode still needs its slot.
         let free = state.csrs.scratch == Val::of(0);
         for offset in &self.layout.scratch {
             if free || *offset != self.layout.kernel_sp {
-                state.memory.insert(TASKS[state.task] + offset, Val::named(0x5c0 + offset));
+                state.memory.insert(TASKS[state.task] + offset, spread(0x5c0 + offset));
             }
         }
     }
@@ -1267,7 +1308,7 @@ impl<'a> World<'a> {
         }
         let sp = state.regs.get(cpu::SP);
         let on_stack = |base: u64| within(sp.bits.wrapping_sub(1), base, self.stack_size());
-        if !sp.known || sp.bits & 15 != 0 || !on_stack(STACKS[state.task]) && !on_stack(IRQ_STACK) {
+        if !sp.known || sp.bits & 15 != 0 || !on_stack(self.stack(state.task)) && !on_stack(self.irq_stack_start()) {
             return Some(self.broken(state, "registers", "C code is called with a wrong sp"));
         }
         if !back.known || !layout.interprets(back.bits) {
@@ -1329,10 +1370,10 @@ impl<'a> World<'a> {
             return Some(self.broken(state, "spurious faults are absorbed", what));
         }
         let overflow = !trap.user && {
-            let stack = if within(trap.regs.get(cpu::SP).bits, IRQ_STACK, self.stack_size()) {
-                IRQ_STACK
+            let stack = if within(trap.regs.get(cpu::SP).bits, self.irq_stack_start(), self.stack_size()) {
+                self.irq_stack_start()
             } else {
-                STACKS[state.task]
+                self.stack(state.task)
             };
             layout.shift.is_some() && trap.regs.get(cpu::SP).bits < stack + layout.frame
         };
@@ -1638,7 +1679,7 @@ impl<'a> World<'a> {
         }
         state.retries = 0;
         let mut regs = self.regs_of_other();
-        let start = if mapping == 0 { STACKS[1] } else { self.page_address(mapping + 1) };
+        let start = if mapping == 0 { self.stack(1) } else { self.page_address(mapping + 1) };
         let end = if mapping == 0 { self.top(1) } else { start + PAGE };
         for (register, value) in [(cpu::RA, OTHER_DONE), (cpu::A0, start), (cpu::A1, end)] {
             regs.set(register, Val::of(value));
@@ -1661,6 +1702,7 @@ impl<'a> World<'a> {
                 state.known |= pages;
                 state.retries = 0;
                 state.memory.retain(|address, _| !within(*address, OTHER_STACK, OTHER_SIZE));
+                self.others_fence(state);
                 return None;
             }
             if pc == OTHER_MARKS {
@@ -1686,10 +1728,18 @@ impl<'a> World<'a> {
             let touch = cpu::touch(instruction, &other.regs);
             let mut csrs = state.csrs;
             let mut view = View { world: self, words: &mut state.memory };
-            let next = cpu::execute(instruction, (pc, len), &mut other.regs, &mut csrs, &mut view, true);
+            let strict = self.layout.marks.is_some();
+            let next = cpu::execute(instruction, (pc, len), &mut other.regs, &mut csrs, &mut view, !strict);
             other.pc = match next {
                 Ok(Next::Jump(to)) if to.known => to.bits,
                 // No value is unknown that matters here; go the way that does more.
+                Ok(Next::Either(_)) if strict && !other.guessed => {
+                    return Some(self.broken(
+                        state,
+                        "control",
+                        "flush_cache_vmap() depends on what it does not control",
+                    ));
+                }
                 Ok(Next::Either(_)) => {
                     other.guessed = true;
                     pc + u64::from(len)
@@ -1706,6 +1756,10 @@ impl<'a> World<'a> {
                 }
                 Err(why) => return Some(Stop::Unknown(format!("{}: {why}", self.image.place(pc)))),
             };
+            let end = self.layout.announce.map_or(0, |(_, end)| end);
+            if other.pc == pc + u64::from(len) && other.pc >= end {
+                return Some(self.broken(state, "control", "flush_cache_vmap() runs off its end"));
+            }
             let own = |address| within(address, OTHER_STACK, OTHER_SIZE) || within(address, OTHER_TASK, TASK_SIZE);
             if self.layout.marks.is_some()
                 && touch.is_some_and(|t| t.access != Access::Load && !own(t.address.bits))
@@ -1720,6 +1774,16 @@ impl<'a> World<'a> {
             }
         }
         Some(self.broken(state, "ends", "flush_cache_vmap() does not end"))
+    }
+
+    /// Some of the harts that do nothing here have fenced, and said so in the bitmap.
+    fn others_fence(&self, state: &mut State) {
+        let Some((at, bit)) = self.own_mark(state.cpu) else { return };
+        let Some(word) = self.word(&state.memory, at).filter(|word| word.known) else { return };
+        let fenced = OTHER_BITS & !bit;
+        // flush_cache_vmap() clears bits, or, where it is inlined, sets them.
+        let new = if self.layout.announce.is_some() { word.bits | fenced } else { word.bits & !fenced };
+        state.memory.insert(at, Val::of(new));
     }
 
     /// What must hold when flush_cache_vmap() has returned: its caller's registers are as before, and the bits of
@@ -1745,6 +1809,9 @@ impl<'a> World<'a> {
     /// The other hart calls C code from flush_cache_vmap(). What it calls may be traced, and the tracer may
     /// touch the mapping on any hart.
     fn other_calls(&self, state: &mut State, mut other: Other) -> Option<Stop> {
+        if !self.image.contains(other.pc) {
+            return Some(self.broken(state, "control", "flush_cache_vmap() jumps to where no code is"));
+        }
         let pages = Self::pages_of(other.mapping);
         let name = self.image.name_at(other.pc).unwrap_or_default().to_owned();
         if state.known & pages != pages & !ON_STACK && other.mapping != 0 {
@@ -1762,7 +1829,7 @@ impl<'a> World<'a> {
         }
         let back = other.regs.get(cpu::RA);
         if !back.known {
-            return Some(Stop::Unknown("flush_cache_vmap() calls a function that cannot return".to_owned()));
+            return Some(self.broken(state, "control", "flush_cache_vmap() calls a function that cannot return"));
         }
         for register in (1..32).filter(|r| !cpu::is_saved(*r)) {
             other.regs.set(register, name_of_call(register));

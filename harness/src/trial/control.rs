@@ -5,8 +5,8 @@
 //! catch it cannot tell a good kernel from a bad one.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs;
 use std::path::Path;
+use std::{fmt, fs};
 
 use regex_lite::Regex;
 use serde::Deserialize;
@@ -132,6 +132,15 @@ pub enum Hole {
     Window(u8),
     /// This property is broken.
     Property(String),
+}
+
+impl fmt::Display for Hole {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Window(number) => write!(f, "window {number}"),
+            Self::Property(name) => write!(f, "\"{name}\""),
+        }
+    }
 }
 
 impl Hole {

@@ -37,6 +37,10 @@ pub fn dry_run(options: &Options, which: &Which) -> Result<()> {
         if let Some(machine) = &control.hunt {
             println!("  hunt on    {machine}, in the full tier of `make check`");
         }
+        if !control.exhaust.is_empty() {
+            let holes: Vec<String> = control.exhaust.iter().map(ToString::to_string).collect();
+            println!("  search for {}, in `make check`", holes.join(", "));
+        }
         for ControlRun { config, trial, .. } in &control.runs {
             println!("  build in   {}", shown(&options.root, &kernel::o_folder(options, config)));
             let test = trial.tests.first().map_or("the boot", |(test, _)| test.as_str());

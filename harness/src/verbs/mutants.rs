@@ -46,7 +46,10 @@ pub struct Args {
     pub depth: u8,
 }
 
-/// `harness/mutants.toml`: what the interpreter does not kill, and why that is right.
+/// The file of what may survive.
+const FILE: &str = "harness/mutants.toml";
+
+/// [`FILE`]: what the interpreter does not kill, and why that is right.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Known {
@@ -64,6 +67,13 @@ struct Survivor {
     new: String,
     /// One sentence: why it is equivalent, or which litmus file kills it.
     why: String,
+}
+
+impl Survivor {
+    fn explains(&self, row: &Row) -> bool {
+        let function = row.place.split('+').next().unwrap_or_default();
+        row.killed.is_none() && (&*self.function, &self.old, &self.new) == (function, &row.old, &row.new)
+    }
 }
 
 /// A row of the table.
@@ -167,9 +177,7 @@ fn judge_all(options: &Options, vmlinux: &Path, args: &Args) -> Result<Vec<Row>>
         )));
     }
     for row in &mut rows {
-        let function = row.place.split('+').next().unwrap_or_default();
-        let same = |s: &&Survivor| (&*s.function, &s.old, &s.new) == (function, &row.old, &row.new);
-        row.why = known.survivor.iter().find(same).filter(|_| row.killed.is_none()).map(|s| s.why.clone());
+        row.why = known.survivor.iter().find(|survivor| survivor.explains(row)).map(|survivor| survivor.why.clone());
     }
     let results = Results {
         schema: 1,
@@ -179,6 +187,14 @@ fn judge_all(options: &Options, vmlinux: &Path, args: &Args) -> Result<Vec<Row>>
     };
     let json = serde_json::to_string_pretty(&results).map_err(|e| Error::could_not(e.to_string()))?;
     files::write_whole(&options.place("mutants").join("results.json"), json + "\n")?;
+    let stale = known.survivor.iter().find(|survivor| !rows.iter().any(|row| survivor.explains(row)));
+    if let Some(Survivor { function, old, new, .. }) =
+        stale.filter(|_| args.every == 1 && args.shard == Shard::default())
+    {
+        return Err(Error::usage(format!(
+            "{FILE}: no mutant of {function} that changes `{old}` into `{new}` survives; drop it from the file"
+        )));
+    }
     Ok(rows)
 }
 
@@ -206,7 +222,7 @@ fn plans(depth: u8) -> Vec<Plan> {
         alternatives: false,
         limit: Limit { states: 8_000_000, first: true },
     };
-    let mut plans = vec![plan(1, vec![35, 1], usize::MAX), plan(2, vec![35], 2)];
+    let mut plans = vec![plan(1, vec![35, 1], usize::MAX), plan(2, vec![35, 1], 2)];
     plans.extend((3..=depth).map(|depth| plan(depth, vec![35], 2)));
     plans
 }
@@ -234,9 +250,9 @@ fn ranges(image: &Image, layout: &Layout) -> Vec<(u64, u64)> {
 }
 
 fn known(root: &Path) -> Result<Known> {
-    let file = root.join("harness/mutants.toml");
+    let file = root.join(FILE);
     let text = std::fs::read_to_string(&file).map_err(|e| Error::io("read", &file, e))?;
-    toml_file::parse(&text).map_err(|why| Error::usage(format!("harness/mutants.toml{why}; correct the file")))
+    toml_file::parse(&text).map_err(|why| Error::usage(format!("{FILE}{why}; correct the file")))
 }
 
 /// Judges the mutants side by side.

@@ -92,6 +92,7 @@ fn what_a_run_says_and_what_it_takes_from_its_scenario() {
         (Tier::Full, "", "a-default-stale-4-ipi")
     );
     assert_eq!((run.trial.machine.name().as_str(), run.trial.tests.len()), ("stale", 1));
+    assert!(plain.exhaust.is_empty());
     let other = load("scenario = \"other\"\nobserve = \"boot-death\"\nappend = \"more=2\"\ntier = \"ci\"\n");
     let run = &other.runs[0];
     assert_eq!((run.tier, run.config.lines.as_str(), run.trial.machine.harts), (Tier::Ci, "CONFIG_A=y\n", 9));
@@ -113,8 +114,17 @@ fn what_a_run_says_and_what_it_takes_from_its_scenario() {
 #[test]
 fn a_wrong_file_is_one_line_and_64() {
     let test = "test = \"test-ipi.sh\"\n";
+    let exhaust = |hole: &str| {
+        let control = one("observe = \"boot-death\"\n");
+        control.replace("on = \"tip\"\n", &format!("on = \"tip\"\nexhaust = [\"{hole}\"]\n"))
+    };
     for (text, word) in [
         (one("observe = \"death\"\n"), "\"death\" is not one of stack-overflow, oops"),
+        (exhaust("window 5"), "there are windows 1 to 4, and no window 5"),
+        (
+            exhaust("ends").replace("[[control.run]]\nobserve = \"boot-death\"", "hunt = \"valid\""),
+            "exhaust needs a run",
+        ),
         (one("observe = [\"hang\", 1]\n"), "1 is not one of"),
         (one("machine = { model = \"stale\", speed = 1 }\nobserve = \"boot-death\"\n"), "speed"),
         (one("machine = 1\nobserve = \"boot-death\"\n"), "machine"),
