@@ -562,6 +562,7 @@ impl Graph {
     fn live(&self, image: &Image, stretch: &BTreeSet<u64>, call: u64) -> BTreeMap<u64, u32> {
         const ARGUMENTS: u32 = 0xff << cpu::A0;
         let kept = (1..32).filter(|r| cpu::is_saved(*r)).fold(0u32, |set, r| set | 1 << r);
+        let range = (self.entry, stretch.last().map_or(self.entry, |pc| pc + 4));
         let of = |pc: &u64| {
             let Some((instruction, _)) = self.code.get(pc) else { return (u32::MAX, 0) };
             // What the decoder does not know may read each register.
@@ -570,9 +571,15 @@ impl Graph {
             if is_call(*instruction) {
                 both = (both.0 | ARGUMENTS, !kept);
             }
-            for alternative in image.alternatives(*pc, *pc + 1) {
+            for alternative in image.alternatives(range.0, range.1) {
+                if !(alternative.old..alternative.old + alternative.new.len() as u64).contains(pc) {
+                    continue;
+                }
                 let patched = image.patched(alternative.old, &alternative.new);
-                let read = patched.decode(*pc).map_or(u32::MAX, |(instruction, _)| operands(instruction).0);
+                let read = match patched.decode(*pc) {
+                    Some((instruction, _)) if !is_call(instruction) => operands(instruction).0,
+                    _ => u32::MAX,
+                };
                 both = (both.0 | read, 0);
             }
             both

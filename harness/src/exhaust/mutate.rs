@@ -151,11 +151,14 @@ fn independent(first: Instruction, second: Instruction) -> bool {
     if !apart(writes, reads_too | writes_too) || !apart(writes_too, reads) {
         return false;
     }
-    let computes = |instruction: Instruction| {
+    let is = |instruction: Instruction, kinds: &[&str]| {
         let text = instruction.to_string();
-        cpu::touch(instruction, &Regs::ZERO).is_none()
-            && !["csr", "fence", "sfence"].iter().any(|p| text.starts_with(p))
+        kinds.iter().any(|kind| text.starts_with(kind))
     };
+    if [first, second].iter().any(|i| is(*i, &["jal", "b", "e", "sret"])) {
+        return false;
+    }
+    let computes = |i: Instruction| cpu::touch(i, &Regs::ZERO).is_none() && !is(i, &["csr", "fence", "sfence", "wfi"]);
     let place = |instruction: Instruction| {
         // With all registers 0, the address is the offset.
         let touch = cpu::touch(instruction, &Regs::ZERO).filter(|t| !t.atomic)?;

@@ -87,8 +87,9 @@ pub fn report(
 /// The limits of a search, in a line.
 pub fn bounds(plan: &Plan) -> String {
     let cpus: Vec<String> = plan.cpus.iter().map(u32::to_string).collect();
+    let patient = if plan.bounds.patient { "; patient" } else { "" };
     format!(
-        "2 harts, 2 tasks, 4 pages; {} new mappings; traps nested {} deep, stale ones on top; as CPU {}",
+        "2 harts, 2 tasks, 4 pages; {} new mappings; traps nested {} deep, stale ones on top; as CPU {}{patient}",
         plan.bounds.mappings,
         plan.bounds.depth,
         cpus.join(" and ")

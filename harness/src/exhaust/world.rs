@@ -1090,7 +1090,7 @@ impl<'a> World<'a> {
             for register in (1..32).filter(|r| cpu::is_saved(*r) || *r == cpu::RA) {
                 // What the scheduler left there does not matter, as long as it is kept.
                 if !matches!(register, cpu::RA..=cpu::S0) {
-                    state.regs.set(register, name(0x42, register));
+                    state.regs.set(register, name(0x44 + state.task as u64, register));
                 }
                 regs.set(register, state.regs.get(register));
             }

@@ -2,6 +2,7 @@
 //! Builds and boots the kernel at every patch, and each topic on what it needs.
 
 use std::collections::BTreeMap;
+use std::ffi::OsStr;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -70,18 +71,26 @@ pub fn each(
 
 /// The files that a patch changes.
 fn changed_files(mail: &str) -> Vec<String> {
-    mail.lines().filter_map(|line| line.strip_prefix("+++ b/")).map(str::to_owned).collect()
+    let headers = mail.lines().filter_map(|line| line.strip_prefix("diff --git a/"));
+    headers.filter_map(|line| line.split_once(" b/")).map(|(_, new)| new.to_owned()).collect()
 }
 
-/// The tests to run after a patch: all, unless it changes nothing else; one, if it changes no test.
+/// The tests to run after a patch: all, unless it changes tests or documentation only; one, if it changes no test.
 fn tests_after(mut tests: Vec<String>, changed: &[String]) -> Vec<String> {
-    if changed.iter().any(|file| !OUTSIDE.iter().any(|folder| file.starts_with(folder))) {
+    let of = |test: &str, file: &str| {
+        let stem = Path::new(file).file_stem().and_then(OsStr::to_str);
+        stem == test.strip_suffix(".sh") || stem == Some(&control::module_of(test))
+    };
+    // What several tests share is code that belongs to none.
+    let is_shared = |file: &str| {
+        let code = Path::new(file).extension().is_some_and(|e| ["sh", "rs", "h"].iter().any(|known| e == *known));
+        code && !tests.iter().any(|test| of(test, file))
+    };
+    let needs_all = |file: &String| !OUTSIDE.iter().any(|folder| file.starts_with(folder)) || is_shared(file);
+    if changed.iter().any(needs_all) {
         return tests;
     }
-    let is_changed = |test: &String| {
-        let stems = changed.iter().filter_map(|file| Path::new(file).file_stem()?.to_str());
-        stems.into_iter().any(|stem| Some(stem) == test.strip_suffix(".sh") || stem == control::module_of(test))
-    };
+    let is_changed = |test: &String| changed.iter().any(|file| of(test, file));
     if tests.iter().any(is_changed) {
         tests.retain(is_changed);
     } else {
@@ -138,7 +147,7 @@ mod tests {
     fn a_patch_runs_the_tests_that_it_changes() {
         let tests = || ["test-abi.sh", "test-ipi.sh", "test-text.sh"].map(str::to_owned).to_vec();
         let of = |files: &[&str]| {
-            let mail: String = files.iter().map(|file| format!("--- a/{file}\n+++ b/{file}\n@@\n+x\n")).collect();
+            let mail: String = files.iter().map(|file| format!("diff --git a/{file} b/{file}\n@@\n+x\n")).collect();
             tests_after(tests(), &changed_files(&mail))
         };
         let folder = "tools/testing/selftests/riscv/lazy_map";
@@ -146,6 +155,7 @@ mod tests {
         assert_eq!(of(&["arch/riscv/mm/lazy_map.c", &module]), tests());
         assert_eq!(of(&[&format!("{folder}/Makefile"), &module]), ["test-ipi.sh"]);
         assert_eq!(of(&[&format!("{folder}/test-abi.sh"), &format!("{folder}/abi.c")]), ["test-abi.sh"]);
+        assert_eq!(of(&[&format!("{folder}/test-abi.sh"), &format!("{folder}/functions.sh")]), tests());
         assert_eq!(of(&["Documentation/arch/riscv/lazy-map.rst"]), ["test-abi.sh"]);
     }
 }

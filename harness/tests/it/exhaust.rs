@@ -108,16 +108,61 @@ fn the_scheduler_multiplies_no_states() {
     let layout = Layout::of(&image).unwrap();
     // It branches on what nobody knows; with each branch on its own there are 14 times as many.
     let verdict = judge(&image, &layout, &plan(1));
-    assert!(verdict.states < 2_000, "{verdict:?}");
+    assert!(verdict.is_clean() && verdict.states < 2_000, "{verdict:?}");
 }
 
 #[test]
-fn a_patient_hart_finds_each_window() {
+fn a_patient_hart_finds_each_window_and_proves_nothing() {
     let patient = Plan { bounds: Bounds { depth: 2, mappings: 1, patient: true }, ..plan(1) };
     let verdict = mutated("local_sync_new_mappings", &SFENCE_VMA, 0, &NOP, &patient);
     for window in 1..=4 {
         assert!(verdict.findings.iter().any(|f| f.violation.window == window), "{window}: {verdict:?}");
     }
+    let shallow = Plan { bounds: Bounds { patient: true, ..plan(1).bounds }, ..plan(1) };
+    let verdict = judge(&kernel(), &Layout::of(&kernel()).unwrap(), &shallow);
+    assert!(!verdict.is_clean() && verdict.findings.is_empty(), "{verdict:?}");
+}
+
+#[test]
+fn a_register_that_the_switch_forgets_is_caught() {
+    // ld s1, which __switch_to loads from the task: the first start is a new process.
+    let image = kernel();
+    let (start, end) = image.code("__switch_to").unwrap();
+    let layout = Layout::of(&image).unwrap();
+    let loads = |pc: &u64| image.decode(*pc).is_some_and(|(i, _)| i.to_string().starts_with("ld x9, "));
+    let at = (start..end).step_by(2).find(loads).unwrap();
+    let nop = if image.decode(at).unwrap().1 == 4 { NOP.to_vec() } else { vec![0x01, 0x00] };
+    let verdict = judge(&image.patched(at, &nop), &layout, &first(1));
+    assert!(findings(&verdict).iter().any(|(_, property)| *property == "registers"), "{verdict:?}");
+}
+
+#[test]
+fn what_others_do_to_the_bitmap_is_seen() {
+    // and a0, a0, a2 of local_sync_new_mappings(): the bits of others make it skip the fence.
+    let narrow = Plan { starts: 2, ..first(1) };
+    let verdict = mutated("local_sync_new_mappings", &[0x71, 0x8d], 0, &[0x01, 0x00], &narrow);
+    assert!(!findings(&verdict).is_empty(), "{verdict:?}");
+}
+
+#[test]
+fn a_fence_for_an_address_space_is_none_for_the_kernel() {
+    // sfence.vma zero, sp
+    let verdict = mutated("handle_exception", &SFENCE_VMA, 0, &[0x73, 0x00, 0x20, 0x12], &first(1));
+    assert!(findings(&verdict).contains(&(0, "spurious faults are absorbed")), "{verdict:?}");
+}
+
+#[test]
+fn only_what_cannot_differ_is_no_mutant() {
+    let image = kernel();
+    let exchanged = |function: &str| {
+        let all = mutants(&image, image.code(function).unwrap());
+        all.into_iter().filter(|m| m.kind == Kind::Exchanged).map(|m| m.old).collect::<Vec<_>>()
+    };
+    // The return, after what gives the stack back.
+    assert!(exchanged("flush_cache_vmap").contains(&"addi x2, x2, 16".to_owned()));
+    // Two stores to different words of the stack.
+    assert!(!exchanged("flush_cache_vmap").contains(&"sd x1, 8(x2)".to_owned()));
+    assert!(exchanged("local_sync_new_mappings").iter().any(|old| old.starts_with("csrrci")));
 }
 
 #[test]
@@ -150,7 +195,7 @@ fn a_narrow_amo_is_caught_on_cpu_33() {
     // A genuine fault of the kernel is the second trap.
     let deep = Plan { bounds: Bounds { depth: 2, mappings: 1, patient: false }, ..first(33) };
     let (d, w) = ([0x2f, 0x35, 0x25, 0x44], [0x2f, 0x25, 0x25, 0x44]);
-    assert!(findings(&mutated("handle_exception", &d, 0, &w, &deep)).contains(&(0, "ends")));
+    assert_ne!(findings(&mutated("handle_exception", &d, 0, &w, &deep)), []);
     assert_eq!(findings(&mutated("handle_exception", &d, 0, &w, &plan(1))), []);
 }
 
