@@ -4,8 +4,10 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::io::Write;
+use std::panic;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::thread;
 
 use super::bots;
 use super::each::each;
@@ -89,10 +91,10 @@ pub fn check(options: &Options, build: bool) -> Result<Checked> {
     }
     let ignored = ignored(&options.root.join(IGNORED))?;
     let step = Step::start("checkpatch");
-    for mail in &mails {
+    let said = side_by_side(options.jobs, &mails, |mail| checkpatch(tree.repo.dir(), mail, &ignored));
+    for (mail, said) in mails.iter().zip(said) {
         let name = stem(mail);
-        step.detail(&name);
-        result(format!("{name} checkpatch"), checkpatch(&tree, mail, &ignored)?);
+        result(format!("{name} checkpatch"), said?);
         result(format!("{name} is not signed off"), not_signed(mail)?);
     }
     step.finish("done");
@@ -295,8 +297,21 @@ fn ignored(path: &Path) -> Result<Vec<String>> {
     Ok(types)
 }
 
+/// Does `work` for each item in `jobs` threads; results are in the order of the items.
+fn side_by_side<T: Sync, R: Send>(jobs: usize, items: &[T], work: impl Fn(&T) -> R + Sync) -> Vec<R> {
+    let jobs = jobs.max(1);
+    let work = &work;
+    let mut shares: Vec<_> = thread::scope(|scope| {
+        let share = |n| scope.spawn(move || items.iter().skip(n).step_by(jobs).map(work).collect::<Vec<_>>());
+        let workers: Vec<_> = (0..jobs).map(share).collect();
+        let ended = workers.into_iter().map(|worker| worker.join().unwrap_or_else(|why| panic::resume_unwind(why)));
+        ended.map(Vec::into_iter).collect()
+    });
+    (0..items.len()).filter_map(|at| shares[at % jobs].next()).collect()
+}
+
 /// The kernel's own style check, strict, except for the sign-off.
-fn checkpatch(tree: &Tree, mail: &Path, ignored: &[String]) -> Result<Result<String, String>> {
+fn checkpatch(tree: &Path, mail: &Path, ignored: &[String]) -> Result<Result<String, String>> {
     let mut command = Command::new("perl");
     command.arg("scripts/checkpatch.pl").args(["--strict", "--no-signoff", "--terse", "--show-types", "--no-summary"]);
     let ignored: Vec<&str> = match only_selftests(mail)? {
@@ -306,7 +321,7 @@ fn checkpatch(tree: &Tree, mail: &Path, ignored: &[String]) -> Result<Result<Str
     if !ignored.is_empty() {
         command.args(["--ignore", &ignored.join(",")]);
     }
-    command.arg(mail).current_dir(tree.repo.dir()).env("LC_ALL", "C").stdin(Stdio::null());
+    command.arg(mail).current_dir(tree).env("LC_ALL", "C").stdin(Stdio::null());
     let done =
         command.output().map_err(|e| Error::could_not(format!("cannot run perl: {e}; install the package perl")))?;
     let said = String::from_utf8_lossy(&done.stdout);
@@ -388,6 +403,14 @@ fn formatted(tree: &Tree, tip: &str, rustfmt: &Path) -> Result<Result<String, St
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn results_keep_the_order_of_the_items() {
+        let items: Vec<u32> = (0..7).collect();
+        for jobs in [0, 1, 2, 3, 10] {
+            assert_eq!(side_by_side(jobs, &items, |n| n * n), [0, 1, 4, 9, 16, 25, 36]);
+        }
+    }
 
     #[test]
     fn mails_are_compared_line_by_line() {
