@@ -45,6 +45,8 @@ pub struct Layout {
     pub announce: Option<(u64, u64)>,
     /// The bitmap: address, size in bytes.
     pub marks: Option<(u64, u64)>,
+    /// A bit of it is set if the hart may hold a stale translation, as in mainline; in the series it is clear then.
+    pub set_is_marked: bool,
     /// Functions that fence, called before a switch.
     pub syncs: Vec<(u64, u64)>,
     /// `do_irq`, and the handlers of exceptions by cause.
@@ -70,8 +72,9 @@ pub struct Switch {
     pub live: BTreeMap<u64, u32>,
 }
 
-/// The bitmap's name: ours, that of 7.x, that of 6.12.
-const MARKS: [&str; 3] = ["lazy_map_synced", "new_valid_map_cpus", "new_vmalloc"];
+/// The bitmap's name: that of 6.12, that of 7.x, ours. A kernel that has two uses the older one still.
+const MARKS: [&str; 3] = ["new_vmalloc", "new_valid_map_cpus", OURS];
+const OURS: &str = "lazy_map_synced";
 /// The functions of the entry.
 const ENTRY: [&str; 8] = [
     "handle_exception",
@@ -172,6 +175,7 @@ impl Layout {
             _ => None,
         });
         let (saved, saved_sum) = saved(image, switch_to)?;
+        let bitmap = MARKS.into_iter().find(|name| image.symbol(name).is_some());
         let mut layout = Self {
             vector: vector.0,
             saves: save,
@@ -195,7 +199,8 @@ impl Layout {
             saved_sum,
             switch: None,
             announce: image.code("flush_cache_vmap"),
-            marks: MARKS.iter().find_map(|name| image.symbol(name)),
+            marks: bitmap.and_then(|name| image.symbol(name)),
+            set_is_marked: bitmap != Some(OURS),
             syncs: Vec::new(),
             irq: image.symbol("do_irq").map(|s| s.0),
             handlers: handlers(image),
@@ -563,6 +568,8 @@ impl Graph {
         const ARGUMENTS: u32 = 0xff << cpu::A0;
         let kept = (1..32).filter(|r| cpu::is_saved(*r)).fold(0u32, |set, r| set | 1 << r);
         let range = (self.entry, stretch.last().map_or(self.entry, |pc| pc + 4));
+        let alternatives = image.alternatives(range.0, range.1);
+        let patched: Vec<_> = alternatives.iter().map(|a| (a, image.patched(a.old, &a.new))).collect();
         let of = |pc: &u64| {
             let Some((instruction, _)) = self.code.get(pc) else { return (u32::MAX, 0) };
             // What the decoder does not know may read each register.
@@ -571,12 +578,8 @@ impl Graph {
             if is_call(*instruction) {
                 both = (both.0 | ARGUMENTS, !kept);
             }
-            for alternative in image.alternatives(range.0, range.1) {
-                if !(alternative.old..alternative.old + alternative.new.len() as u64).contains(pc) {
-                    continue;
-                }
-                let patched = image.patched(alternative.old, &alternative.new);
-                let read = match patched.decode(*pc) {
+            for (_, image) in patched.iter().filter(|(a, _)| (a.old..a.old + a.new.len() as u64).contains(pc)) {
+                let read = match image.decode(*pc) {
                     Some((instruction, _)) if !is_call(instruction) => operands(instruction).0,
                     _ => u32::MAX,
                 };

@@ -5,7 +5,7 @@ use std::fmt;
 
 use riscv_isa::Instruction;
 
-use super::cpu::{self, Regs};
+use super::cpu::{self, Regs, Val};
 use super::image::Image;
 use super::layout::operands;
 
@@ -159,14 +159,14 @@ fn independent(first: Instruction, second: Instruction) -> bool {
         return false;
     }
     let computes = |i: Instruction| cpu::touch(i, &Regs::ZERO).is_none() && !is(i, &["csr", "fence", "sfence", "wfi"]);
+    // The upper half of an address tells which register it is based on, as an offset has 12 bits.
+    let bases = Regs(std::array::from_fn(|register| Val::of((register as u64) << 32 | 1 << 31)));
     let place = |instruction: Instruction| {
-        // With all registers 0, the address is the offset.
-        let touch = cpu::touch(instruction, &Regs::ZERO).filter(|t| !t.atomic)?;
-        Some((touch.address.bits, touch.address.bits + u64::from(touch.size)))
+        let touch = cpu::touch(instruction, &bases).filter(|t| !t.atomic)?;
+        Some((touch.address.bits >> 32, touch.address.bits, u64::from(touch.size)))
     };
-    let base = |instruction: Instruction| format!("{instruction:?}").split("rs1: ").nth(1).map(|t| t[..2].to_owned());
     let apart_in_memory = || match (place(first), place(second)) {
-        (Some(a), Some(b)) => base(first) == base(second) && (a.1 <= b.0 || b.1 <= a.0),
+        (Some((base, a, size)), Some((other, b, size_too))) => base == other && (a + size <= b || b + size_too <= a),
         _ => false,
     };
     computes(first) || computes(second) || apart_in_memory()

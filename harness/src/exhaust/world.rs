@@ -956,7 +956,8 @@ impl<'a> World<'a> {
         };
         if let Some((a, b)) = equal {
             // Compilers go on with either register.
-            let value = [a, b].map(|r| state.regs.get(r)).into_iter().max_by_key(|v| v.known).unwrap_or(Val::of(0));
+            let (x, y) = (state.regs.get(a), state.regs.get(b));
+            let value = if x.known { x } else { y };
             state.regs.set(a, value);
             state.regs.set(b, value);
         }
@@ -1347,8 +1348,7 @@ impl<'a> World<'a> {
     fn is_genuine(&self, state: &State) -> Option<bool> {
         let (word, bit) = self.own_mark(state.cpu)?;
         let word = self.word(&state.memory, word).filter(|word| word.known)?;
-        // flush_cache_vmap() clears bits, or, where it is inlined, sets them.
-        Some((word.bits & bit != 0) == self.layout.announce.is_some())
+        Some((word.bits & bit == 0) == self.layout.set_is_marked)
     }
 
     /// Whether C code that returns to `back` is on the way to a switch.
@@ -1781,8 +1781,7 @@ impl<'a> World<'a> {
         let Some((at, bit)) = self.own_mark(state.cpu) else { return };
         let Some(word) = self.word(&state.memory, at).filter(|word| word.known) else { return };
         let fenced = OTHER_BITS & !bit;
-        // flush_cache_vmap() clears bits, or, where it is inlined, sets them.
-        let new = if self.layout.announce.is_some() { word.bits | fenced } else { word.bits & !fenced };
+        let new = if self.layout.set_is_marked { word.bits & !fenced } else { word.bits | fenced };
         state.memory.insert(at, Val::of(new));
     }
 

@@ -29,17 +29,25 @@ impl Slots {
     }
 }
 
-/// Does `work` for each of `items` on a host with `cpus` CPUs, of which each item occupies as many as `need`
-/// says. Items start in their order, and the results have it, too.
+/// As [`side_by_side`], for machines: one after the other on a small host.
 pub fn packed<T: Sync, R: Send>(
     items: &[T],
     cpus: usize,
     need: impl Fn(&T) -> usize,
     work: impl Fn(&T) -> R + Sync,
 ) -> Vec<R> {
-    if cpus < LEAST_CPUS {
-        return items.iter().map(work).collect();
-    }
+    if cpus < LEAST_CPUS { items.iter().map(work).collect() } else { side_by_side(items, cpus, need, work) }
+}
+
+/// Does `work` for each of `items` on a host with `cpus` CPUs, at least one, of which each item occupies as many as
+/// `need` says. Items start in their order, and the results have it, too.
+pub fn side_by_side<T: Sync, R: Send>(
+    items: &[T],
+    cpus: usize,
+    need: impl Fn(&T) -> usize,
+    work: impl Fn(&T) -> R + Sync,
+) -> Vec<R> {
+    let cpus = cpus.max(1);
     let slots = Slots { free: Mutex::new(cpus), freed: Condvar::new() };
     let (slots, work) = (&slots, &work);
     thread::scope(|scope| {
@@ -82,6 +90,14 @@ mod tests {
         );
         assert_eq!(results, needs);
         most.into_inner()
+    }
+
+    #[test]
+    fn results_keep_the_order_of_the_items() {
+        let items: Vec<u32> = (0..7).collect();
+        for jobs in [0, 1, 2, 3, 10] {
+            assert_eq!(side_by_side(&items, jobs, |_| 1, |n| n * n), [0, 1, 4, 9, 16, 25, 36]);
+        }
     }
 
     #[test]

@@ -4,10 +4,8 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::io::Write;
-use std::panic;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::thread;
 
 use super::bots;
 use super::each::each;
@@ -16,8 +14,8 @@ use super::topics::{self, Applied, Outcome, Row};
 use super::upstream;
 use super::write::{COVER, of_thread, series_files, write_mails};
 use crate::ground::error::{Error, Result};
-use crate::ground::files;
 use crate::ground::progress::Step;
+use crate::ground::{batch, files};
 use crate::options::Options;
 use crate::source::given::Source;
 use crate::source::tree::Tree;
@@ -91,7 +89,7 @@ pub fn check(options: &Options, build: bool) -> Result<Checked> {
     }
     let ignored = ignored(&options.root.join(IGNORED))?;
     let step = Step::start("checkpatch");
-    let said = side_by_side(options.jobs, &mails, |mail| checkpatch(tree.repo.dir(), mail, &ignored));
+    let said = batch::side_by_side(&mails, options.jobs, |_| 1, |mail| checkpatch(tree.repo.dir(), mail, &ignored));
     for (mail, said) in mails.iter().zip(said) {
         let name = stem(mail);
         result(format!("{name} checkpatch"), said?);
@@ -297,19 +295,6 @@ fn ignored(path: &Path) -> Result<Vec<String>> {
     Ok(types)
 }
 
-/// Does `work` for each item in `jobs` threads; results are in the order of the items.
-fn side_by_side<T: Sync, R: Send>(jobs: usize, items: &[T], work: impl Fn(&T) -> R + Sync) -> Vec<R> {
-    let jobs = jobs.max(1);
-    let work = &work;
-    let mut shares: Vec<_> = thread::scope(|scope| {
-        let share = |n| scope.spawn(move || items.iter().skip(n).step_by(jobs).map(work).collect::<Vec<_>>());
-        let workers: Vec<_> = (0..jobs).map(share).collect();
-        let ended = workers.into_iter().map(|worker| worker.join().unwrap_or_else(|why| panic::resume_unwind(why)));
-        ended.map(Vec::into_iter).collect()
-    });
-    (0..items.len()).filter_map(|at| shares[at % jobs].next()).collect()
-}
-
 /// The kernel's own style check, strict, except for the sign-off.
 fn checkpatch(tree: &Path, mail: &Path, ignored: &[String]) -> Result<Result<String, String>> {
     let mut command = Command::new("perl");
@@ -403,14 +388,6 @@ fn formatted(tree: &Tree, tip: &str, rustfmt: &Path) -> Result<Result<String, St
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn results_keep_the_order_of_the_items() {
-        let items: Vec<u32> = (0..7).collect();
-        for jobs in [0, 1, 2, 3, 10] {
-            assert_eq!(side_by_side(jobs, &items, |n| n * n), [0, 1, 4, 9, 16, 25, 36]);
-        }
-    }
 
     #[test]
     fn mails_are_compared_line_by_line() {
