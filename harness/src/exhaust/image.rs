@@ -54,6 +54,65 @@ fn relocate(file: &object::File<'_>, segments: &mut [(u64, Vec<u8>)]) {
     }
 }
 
+/// Where a module is linked to: within reach of the kernel image, as its loader does it.
+pub const MODULE: u64 = 0xffff_ffff_0200_0000;
+
+/// Resolves what a module's text says of itself: its own symbols, and the pointers to them (psABI, "Relocations"). What
+/// belongs to others stays as it is.
+fn link(
+    text: &object::Section<'_, '_>,
+    symbols: &HashMap<object::SymbolIndex, u64>,
+    parts: &mut Vec<(u64, Vec<u8>)>,
+) -> Result<(), String> {
+    use object::elf::{R_RISCV_CALL, R_RISCV_CALL_PLT, R_RISCV_GOT_HI20, R_RISCV_PCREL_HI20, R_RISCV_PCREL_LO12_I};
+    let known = [R_RISCV_CALL, R_RISCV_CALL_PLT, R_RISCV_GOT_HI20, R_RISCV_PCREL_HI20, R_RISCV_PCREL_LO12_I];
+    let mut pointers: Vec<u8> = Vec::new();
+    let table = (MODULE + parts[0].1.len() as u64 + 0xfff) & !0xfff;
+    // The upper halves, by their place: what the lower ones add.
+    let mut low: HashMap<u64, u32> = HashMap::new();
+    let mut later = Vec::new();
+    for (at, relocation) in text.relocations() {
+        let object::RelocationFlags::Elf { r_type } = relocation.flags() else { continue };
+        let object::RelocationTarget::Symbol(symbol) = relocation.target() else { continue };
+        let target = symbols.get(&symbol).map(|s| s.wrapping_add_signed(relocation.addend()));
+        let place = MODULE + at;
+        let Some(target) = target.filter(|_| known.contains(&r_type)) else { continue };
+        if r_type == R_RISCV_PCREL_LO12_I {
+            later.push((at, target));
+            continue;
+        }
+        let target = if r_type == R_RISCV_GOT_HI20 {
+            pointers.extend(target.to_le_bytes());
+            table + pointers.len() as u64 - 8
+        } else {
+            target
+        };
+        let offset = target.wrapping_sub(place) as u32;
+        let high = offset.wrapping_add(0x800) & 0xffff_f000;
+        low.insert(place, offset.wrapping_sub(high));
+        set_bits(&mut parts[0].1, at, 0xfff, high)?;
+        if r_type == R_RISCV_CALL || r_type == R_RISCV_CALL_PLT {
+            set_bits(&mut parts[0].1, at + 4, 0xf_ffff, offset.wrapping_sub(high) << 20)?;
+        }
+    }
+    for (at, high) in later {
+        if let Some(offset) = low.get(&high) {
+            set_bits(&mut parts[0].1, at, 0xf_ffff, offset << 20)?;
+        }
+    }
+    parts.push((table, pointers));
+    Ok(())
+}
+
+/// Sets the bits of an instruction that `keep` does not keep.
+fn set_bits(text: &mut [u8], at: u64, keep: u32, bits: u32) -> Result<(), String> {
+    let at = usize::try_from(at).map_err(|e| e.to_string())?;
+    let word: &mut [u8; 4] =
+        text.get_mut(at..at + 4).and_then(|w| w.try_into().ok()).ok_or("a relocation outside of the text")?;
+    *word = (u32::from_le_bytes(*word) & keep | bits).to_le_bytes();
+    Ok(())
+}
+
 /// Compressed instructions that riscv-isa 0.3.1 decodes wrongly: c.and, and shifts by 32 and more.
 /// (Instruction Set Manual, Volume I, "RVC Instruction Set Listings".)
 fn compressed(half: u16) -> Option<Instruction> {
@@ -166,6 +225,41 @@ impl Image {
         let data = std::fs::read(vmlinux).map_err(|e| Error::io("read", vmlinux, e))?;
         Self::parse(&data)
             .map_err(|why| Error::usage(format!("{}: {why}; name the kernel's vmlinux", vmlinux.display())))
+    }
+
+    /// Reads the text of a module, and links it to [`MODULE`] as far as it needs nobody else.
+    ///
+    /// # Errors
+    /// When it cannot be read, is not a RISC-V object file, or uses a relocation that is not known (exit code 64).
+    pub fn load_module(module: &Path) -> Result<Self> {
+        let data = std::fs::read(module).map_err(|e| Error::io("read", module, e))?;
+        Self::parse_module(&data)
+            .map_err(|why| Error::usage(format!("{}: {why}; name a module that is not compressed", module.display())))
+    }
+
+    fn parse_module(data: &[u8]) -> Result<Self, String> {
+        let file = object::File::parse(data).map_err(|e| format!("not an ELF file: {e}"))?;
+        if file.architecture() != object::Architecture::Riscv64 || file.kind() != object::ObjectKind::Relocatable {
+            return Err("not a module for 64-bit RISC-V".to_owned());
+        }
+        let text = file.section_by_name(".text").ok_or("it has no .text")?;
+        let bytes = text.data().map_err(|e| e.to_string())?.to_vec();
+        let mut parts = vec![(MODULE, bytes)];
+        let mut symbols = Vec::new();
+        let mut address = HashMap::new();
+        for symbol in file.symbols().filter(|s| s.section_index() == Some(text.index())) {
+            address.insert(symbol.index(), MODULE + symbol.address());
+            if let Ok(name) = symbol.name()
+                && !name.is_empty()
+                && !name.starts_with(['$', '.'])
+            {
+                symbols.push((MODULE + symbol.address(), symbol.size(), name.to_owned()));
+            }
+        }
+        link(&text, &address, &mut parts)?;
+        let parts: Vec<(u64, &[u8])> = parts.iter().map(|(at, bytes)| (*at, bytes.as_slice())).collect();
+        let symbols: Vec<(u64, u64, &str)> = symbols.iter().map(|(at, size, name)| (*at, *size, &**name)).collect();
+        Ok(Self::from_parts(&parts, &symbols, &[]))
     }
 
     fn parse(data: &[u8]) -> Result<Self, String> {
@@ -381,5 +475,66 @@ mod tests {
         // A jump within the alternative stays what it is: j .+4.
         let inside = [0x6f, 0x00, 0x40, 0x00, 0x13, 0x00, 0x00, 0x00];
         assert_eq!(moved(&inside, from, to), inside);
+    }
+
+    #[test]
+    fn a_module_is_linked_to_itself() {
+        use object::write::{Object, Relocation, Symbol, SymbolSection};
+        use object::{elf, write};
+
+        let mut module =
+            Object::new(object::BinaryFormat::Elf, object::Architecture::Riscv64, object::Endianness::Little);
+        let text = module.section_id(write::StandardSection::Text);
+        // auipc t0; ld t0 (pointer to it); auipc t1; addi t1 (itself); auipc ra; jalr ra (a call); a call of others.
+        let words: [u32; 9] =
+            [0x297, 0x0002_b283, 0x317, 0x0003_0313, 0x97, 0x0000_80e7, 0x97, 0x0000_80e7, 0x0000_8067];
+        let code: Vec<u8> = words.iter().flat_map(|word| word.to_le_bytes()).collect();
+        module.append_section_data(text, &code, 4);
+        let mut symbol = |name: &[u8], value, section| {
+            module.add_symbol(Symbol {
+                name: name.to_vec(),
+                value,
+                size: 4,
+                kind: SymbolKind::Text,
+                scope: object::SymbolScope::Compilation,
+                weak: false,
+                section,
+                flags: object::SymbolFlags::None,
+            })
+        };
+        let here = SymbolSection::Section(text);
+        let target = symbol(b"target", 32, here);
+        let (first, second) = (symbol(b".Lfirst", 0, here), symbol(b".Lsecond", 8, here));
+        let others = symbol(b"others", 0, SymbolSection::Undefined);
+        for (offset, symbol, r_type) in [
+            (0, target, elf::R_RISCV_GOT_HI20),
+            (4, first, elf::R_RISCV_PCREL_LO12_I),
+            (8, target, elf::R_RISCV_PCREL_HI20),
+            (12, second, elf::R_RISCV_PCREL_LO12_I),
+            (16, target, elf::R_RISCV_CALL_PLT),
+            (24, others, elf::R_RISCV_CALL_PLT),
+        ] {
+            let flags = object::RelocationFlags::Elf { r_type };
+            module.add_relocation(text, Relocation { offset, symbol, addend: 0, flags }).unwrap();
+        }
+        let image = Image::parse_module(&module.write().unwrap()).unwrap();
+        assert_eq!(image.symbol("target"), Some((MODULE + 32, 4)));
+        let pair = |at: u64| match (image.decode(MODULE + at), image.decode(MODULE + at + 4)) {
+            (Some((Instruction::AUIPC { imm, .. }, _)), Some((low, _))) => {
+                let offset = match low {
+                    Instruction::LD { offset, .. } | Instruction::JALR { offset, .. } => offset,
+                    Instruction::ADDI { imm, .. } => imm,
+                    other => panic!("{other}"),
+                };
+                (MODULE + at).wrapping_add_signed(i64::from((imm << 12) as i32) + i64::from(offset))
+            }
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(image.word(pair(0)), Some(MODULE + 32));
+        assert_eq!((pair(8), pair(16)), (MODULE + 32, MODULE + 32));
+        // The loader does that.
+        assert_eq!(pair(24), MODULE + 24);
+        let executable = Image::parse_module(&[0; 64]).unwrap_err();
+        assert!(executable.contains("not an ELF file"), "{executable}");
     }
 }

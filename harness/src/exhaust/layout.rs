@@ -399,6 +399,28 @@ pub fn is_call(instruction: I) -> bool {
     matches!(instruction, I::JAL { rd: 1, .. } | I::JALR { rd: 1, .. })
 }
 
+/// Functions that the code in `range` calls, or ends in a jump to.
+pub fn calls(image: &Image, range: (u64, u64)) -> BTreeSet<u64> {
+    let mut pages: BTreeMap<u32, u64> = BTreeMap::new();
+    let mut targets = BTreeSet::new();
+    for (pc, (instruction, _)) in listing(image, range) {
+        match instruction {
+            I::AUIPC { rd, imm } => {
+                pages.insert(rd, pc.wrapping_add_signed(i64::from((imm << 12) as i32)));
+            }
+            I::JAL { offset, .. } => {
+                targets.insert(pc.wrapping_add_signed(i64::from(offset)));
+            }
+            I::JALR { rs1, offset, .. } => {
+                targets.extend(pages.get(&rs1).map(|page| page.wrapping_add_signed(i64::from(offset))));
+            }
+            _ => {}
+        }
+    }
+    targets.retain(|target| !(range.0..range.1).contains(target));
+    targets
+}
+
 /// Registers that an instruction reads and writes, by bit.
 pub fn operands(instruction: I) -> (u32, u32) {
     // The decoder has a field for each operand of each instruction, and no list of them.

@@ -3,6 +3,7 @@
 
 pub mod cpu;
 pub mod image;
+pub mod kvm;
 pub mod layout;
 pub mod mutate;
 pub mod report;

@@ -8,7 +8,7 @@ use serde::Serialize;
 use super::image::Image;
 use super::layout::Layout;
 use super::world::{Event, Newcomer, World};
-use super::{Finding, Plan, Verdict, cpu, search, variants};
+use super::{Finding, Plan, Verdict, cpu, kvm, search, variants};
 use crate::hunt::symbols::Symbols;
 
 /// A machine on which a finding shows.
@@ -60,6 +60,8 @@ pub struct Report {
     pub states: usize,
     pub choices: usize,
     pub seconds: f64,
+    /// Instructions of KVM that were interpreted; nothing if there is no KVM, or it was not given.
+    pub kvm: Option<usize>,
 }
 
 /// Tells what `verdict` holds.
@@ -81,7 +83,30 @@ pub fn report(
         states: verdict.states,
         choices: verdict.choices,
         seconds: (verdict.seconds * 1000.0).round() / 1000.0,
+        kvm: None,
     }
+}
+
+/// Adds what the search of KVM's code says, which is in `code`.
+pub fn add_kvm(report: &mut Report, code: &Image, symbols: &Symbols, found: kvm::Found) {
+    report.kvm = Some(found.instructions);
+    report.unknown = report.unknown.take().or(found.unknown);
+    for broken in found.broken {
+        let step = |(pc, text): (u64, String)| {
+            let (place, line) = (code.place(pc), symbols.line(pc));
+            Step { address: format!("{pc:#x}"), place, line, text }
+        };
+        report.findings.push(Told {
+            window: 0,
+            property: "KVM",
+            what: broken.what,
+            place: code.place(broken.place),
+            start: format!("a hart calls {}", code.function(broken.place).unwrap_or_default()),
+            steps: broken.steps.into_iter().map(step).collect(),
+            setting: Setting { model: Some("window-5"), properties: None, harts: 4 },
+        });
+    }
+    report.clean = report.unknown.is_none() && report.findings.is_empty();
 }
 
 /// The limits of a search, in a line.
@@ -196,6 +221,9 @@ impl Report {
             "{}: {verdict}; {} states, {} choices, {} searches, {:.2} s ({})",
             self.kernel, self.states, self.choices, self.searches, self.seconds, self.bounds
         );
+        if let Some(instructions) = self.kvm {
+            let _ = writeln!(out, "  KVM's switch and its reads of guest memory: {instructions} instructions");
+        }
         if let Some(why) = &self.unknown {
             let _ = writeln!(out, "  {why}");
         }

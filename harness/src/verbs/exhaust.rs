@@ -2,20 +2,22 @@
 //! `lazymap exhaust`: interprets the exception entry of built kernels through everything that may happen.
 
 use std::path::{Path, PathBuf};
+use std::thread::{self, ScopedJoinHandle};
 
 use serde::Serialize;
 
+use crate::build::kernel::Kernel;
 use crate::build::workbench::Lab;
 use crate::exhaust::image::Image;
 use crate::exhaust::layout::Layout;
 use crate::exhaust::report::{self, Report};
-use crate::exhaust::{Plan, judge};
+use crate::exhaust::{Plan, judge, kvm};
 use crate::ground::error::{Error, Exit, Result};
 use crate::ground::files;
 use crate::hunt::symbols::Symbols;
 use crate::options::Options;
 use crate::trial::control::{self, Control, Hole};
-use crate::trial::scenario::{Tier, Which};
+use crate::trial::scenario::{self, Tier, Which};
 use crate::trial::verdict::Verdict;
 use crate::verbs::demo::Kernels;
 
@@ -34,6 +36,9 @@ pub struct Args {
     /// Uses stale translations in the four windows only: fewer states, for kernels that are known to be broken
     #[arg(long)]
     pub patient: bool,
+    /// KVM's module, not compressed, of a kernel that has it as one [default: kvm.ko beside the vmlinux, or below it]
+    #[arg(long, value_name = "FILE")]
+    pub kvm: Option<PathBuf>,
     /// Prints the steps to each finding
     #[arg(long)]
     pub steps: bool,
@@ -61,7 +66,7 @@ pub fn run(options: &Options, args: &Args) -> Result<Exit> {
     plan.bounds.patient = args.patient;
     let mut reports = Vec::new();
     for vmlinux in kernels {
-        let report = search(&name(&vmlinux), &vmlinux, &plan)?;
+        let report = search(&name(&vmlinux), &vmlinux, args.kvm.as_deref(), &plan)?;
         print!("{}", report.text(args.steps));
         reports.push(report);
     }
@@ -115,19 +120,33 @@ fn name(vmlinux: &Path) -> String {
     folder.unwrap_or(vmlinux.as_os_str()).to_string_lossy().into_owned()
 }
 
-/// Searches one kernel.
+/// Where KVM's module of a kernel that this tool has built is, seen from its vmlinux.
+const KVM: [&str; 2] = ["kvm.ko", "kselftest/riscv/lazy_map/modules/kvm.ko"];
+
+/// Searches one kernel, and KVM in it or in a module.
 ///
 /// # Errors
-/// When the file cannot be read, or is not a kernel's (exit code 64).
-pub fn search(name: &str, vmlinux: &Path, plan: &Plan) -> Result<Report> {
+/// When a file cannot be read, or is not what it should be (exit code 64).
+pub fn search(name: &str, vmlinux: &Path, kvm: Option<&Path>, plan: &Plan) -> Result<Report> {
     let image = Image::load(vmlinux)?;
     let symbols = Symbols::load(vmlinux)?;
     let layout = Layout::of(&image).map_err(|why| {
         Error::could_not(format!("{}: the exception entry is not understood: {why}", vmlinux.display()))
     })?;
     let verdict = judge(&image, &layout, plan);
-    Ok(report::report(name, &image, &layout, &symbols, plan, &verdict))
+    let mut report = report::report(name, &image, &layout, &symbols, plan, &verdict);
+    let folder = vmlinux.parent().unwrap_or(Path::new("."));
+    let beside = KVM.iter().map(|file| folder.join(file)).find(|file| file.is_file());
+    let module = kvm.map(Path::to_path_buf).or(beside).map(|file| Image::load_module(&file)).transpose()?;
+    if module.is_some() || kvm::is_in(&image) {
+        let found = kvm::search(&image, &layout, module.as_ref());
+        report::add_kvm(&mut report, module.as_ref().unwrap_or(&image), &symbols, found);
+    }
+    Ok(report)
 }
+
+/// The scenario whose kernel has vectors, user CFI and KVM.
+const RICH: &str = "debian";
 
 /// A result: name, verdict, and why if it is not a pass.
 pub type Checked = (String, Verdict, String);
@@ -137,25 +156,50 @@ pub type Checked = (String, Verdict, String);
 /// # Errors
 /// When the series cannot be checked out again.
 pub fn check(lab: &mut Lab, kernels: &Kernels, tier: Tier) -> Result<Vec<Checked>> {
-    let plan = Plan::quick();
-    let mut reports = Vec::new();
-    let mut all = vec![of_series(search("series", &kernels.series.vmlinux, &plan), &mut reports)];
+    let root = lab.options.root.clone();
+    let scenarios = scenario::choose(&root, &Which::Tier(tier))?;
     // One that this tier does not boot would be built for nothing else.
-    let controls = control::choose(&lab.options.root, &Which::Tier(tier))?;
-    for control in controls.iter().filter(|control| !control.exhaust.is_empty()) {
-        let Some(run) = control.runs.first() else { continue };
-        let searched = control::build(lab, control, &run.config)
-            .and_then(|kernel| search(&kernel.name, &kernel.vmlinux, &Plan::broken()));
-        all.push(of_control(control, searched, &mut reports));
-    }
+    let controls = control::choose(&root, &Which::Tier(tier))?;
+    let (plan, broken) = (Plan::quick(), Plan::broken());
+    let (mut all, mut reports) = (Vec::new(), Vec::new());
+    // While a kernel is searched, the next one is built.
+    thread::scope(|scope| {
+        let search = |built: Result<Kernel>, plan| {
+            scope.spawn(move || built.and_then(|kernel| search(&kernel.name, &kernel.vmlinux, None, plan)))
+        };
+        let series = search(Ok(kernels.series.clone()), &plan);
+        let rich = scenarios.iter().find(|scenario| scenario.name == RICH);
+        let rich = rich.map(|scenario| search(lab.kernel(&scenario.config), &plan));
+        let mut searches = Vec::new();
+        for control in controls.iter().filter(|control| !control.exhaust.is_empty()) {
+            let Some(run) = control.runs.first() else { continue };
+            searches.push((control, search(control::build(lab, control, &run.config), &broken)));
+        }
+        all.push(of_series("series", ended(series), &mut reports));
+        if let Some(rich) = rich {
+            let searched = ended(rich).and_then(|report| match report.kvm {
+                Some(_) => Ok(report),
+                None => Err(Error::could_not(format!("{}: there is no kvm.ko beside its tests", report.kernel))),
+            });
+            all.push(of_series(RICH, searched, &mut reports));
+        }
+        for (control, search) in searches {
+            all.push(of_control(control, ended(search), &mut reports));
+        }
+    });
     let tip = lab.tip.clone();
     lab.tree.check_out(&tip)?;
     write(&lab.options, &reports)?;
     Ok(all)
 }
 
-fn of_series(searched: Result<Report>, reports: &mut Vec<Report>) -> Checked {
-    let name = "exhaust: series: no path breaks a property".to_owned();
+/// What a search has found.
+fn ended(search: ScopedJoinHandle<'_, Result<Report>>) -> Result<Report> {
+    search.join().unwrap_or_else(|_| Err(Error::could_not("the search of a kernel has panicked; report this")))
+}
+
+fn of_series(kernel: &str, searched: Result<Report>, reports: &mut Vec<Report>) -> Checked {
+    let name = format!("exhaust: {kernel}: no path breaks a property");
     match searched {
         Err(error) => (name, Verdict::Error, error.message),
         Ok(report) => {
@@ -216,12 +260,13 @@ mod tests {
             states: 1,
             choices: 1,
             seconds: 0.0,
+            kvm: None,
         }
     }
 
     #[test]
     fn a_finding_is_certain_whatever_the_rest_of_the_search_says() {
-        let verdict = |report| of_series(Ok(report), &mut Vec::new()).1;
+        let verdict = |report| of_series("k", Ok(report), &mut Vec::new()).1;
         let limit = Some("the limit of states");
         assert_eq!(verdict(searched(0, None)), Verdict::Pass);
         assert_eq!(verdict(searched(0, limit)), Verdict::Error);

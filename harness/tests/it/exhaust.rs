@@ -10,11 +10,21 @@ use lazymap::exhaust::layout::Layout;
 use lazymap::exhaust::mutate::{Kind, mutants};
 use lazymap::exhaust::search::Limit;
 use lazymap::exhaust::world::Bounds;
-use lazymap::exhaust::{Plan, Verdict, judge};
+use lazymap::exhaust::{Plan, Verdict, judge, kvm as of_kvm};
 
 /// The kernel of `fixtures/exhaust/series.txt`.
 fn kernel() -> Image {
-    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/exhaust/series.txt");
+    with("series.txt", &[])
+}
+
+/// KVM of `fixtures/exhaust/kvm.txt`.
+fn kvm() -> Image {
+    with("kvm.txt", &[])
+}
+
+/// A fixture, and code that it does not have: address, bytes, name.
+fn with(fixture: &str, more: &[(u64, &[u8], &str)]) -> Image {
+    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/exhaust").join(fixture);
     let text = fs::read_to_string(file).unwrap();
     let number = |word: &str| u64::from_str_radix(word, 16).unwrap();
     let mut bytes: Vec<(u64, Vec<u8>)> = Vec::new();
@@ -36,8 +46,10 @@ fn kernel() -> Image {
             _ => panic!("{line}"),
         }
     }
-    let parts: Vec<_> = bytes.iter().map(|(at, part)| (*at, part.as_slice())).collect();
-    let symbols: Vec<_> = symbols.iter().map(|(at, size, name)| (*at, *size, name.as_str())).collect();
+    let mut parts: Vec<_> = bytes.iter().map(|(at, part)| (*at, part.as_slice())).collect();
+    let mut symbols: Vec<_> = symbols.iter().map(|(at, size, name)| (*at, *size, name.as_str())).collect();
+    parts.extend(more.iter().map(|(at, code, _)| (*at, *code)));
+    symbols.extend(more.iter().map(|(at, code, name)| (*at, code.len() as u64, *name)));
     Image::from_parts(&parts, &symbols, &writable)
 }
 
@@ -275,4 +287,89 @@ fn each_kind_of_mutant_is_made() {
         let old = image.bytes(mutant.address, mutant.bytes.len()).unwrap();
         assert_ne!(old, mutant.bytes, "{mutant:?}");
     }
+}
+
+/// What is found in KVM of a kernel in which `flushes` says whether the loader of modules makes every hart fence, and
+/// which fences at a switch if `fences`.
+fn found_in_kvm(module: Option<&Image>, flushes: bool, fences: bool) -> of_kvm::Found {
+    // j .+0x1000 (to flush_tlb_all), or ret.
+    let code: &[u8] = if flushes { &[0x6f, 0x10, 0x00, 0x00] } else { &[0x67, 0x80, 0x00, 0x00] };
+    let at = 0xffff_ffff_8000_4000;
+    let kernel =
+        with("series.txt", &[(at, code, "set_memory_rox"), (at + 0x1000, &[0x67, 0x80, 0, 0], "flush_tlb_all")]);
+    let mut layout = Layout::of(&kernel).unwrap();
+    if !fences {
+        layout.syncs.clear();
+    }
+    of_kvm::search(&kernel, &layout, module)
+}
+
+/// What is broken, in words.
+fn broken_in_kvm(found: &of_kvm::Found) -> Vec<&str> {
+    assert_eq!(found.unknown, None);
+    found.broken.iter().map(|b| &*b.what).collect()
+}
+
+#[test]
+fn kvm_is_clean_if_its_text_and_the_stack_are_seen_by_all_harts() {
+    let found = found_in_kvm(Some(&kvm()), true, true);
+    assert_eq!(broken_in_kvm(&found), Vec::<&str>::new());
+    assert!(found.instructions > 350, "{found:?}");
+}
+
+#[test]
+fn kvm_cannot_take_a_fault_on_its_text() {
+    let found = found_in_kvm(Some(&kvm()), false, true);
+    let broken = broken_in_kvm(&found);
+    assert!(broken.iter().all(|what| what.starts_with("a stale translation of KVM's text")), "{broken:?}");
+    for function in ["__kvm_riscv_switch_to+", "__kvm_riscv_nacl_switch_to+", "__kvm_riscv_unpriv_trap+"] {
+        assert!(broken.iter().any(|what| what.contains(function)), "{function}: {broken:?}");
+    }
+    // In the kernel image it is mapped from the start.
+    let (at, code) = (0xffff_ffff_8000_4000, [0x67, 0x80, 0, 0]);
+    let kernel = with("series.txt", &[(at, &code, "__kvm_riscv_switch_to")]);
+    let found = of_kvm::search(&kernel, &Layout::of(&kernel).unwrap(), None);
+    assert_eq!(broken_in_kvm(&found), Vec::<&str>::new());
+}
+
+#[test]
+fn kvm_cannot_take_a_fault_on_the_stack() {
+    let found = found_in_kvm(Some(&kvm()), true, false);
+    let broken = broken_in_kvm(&found);
+    assert_eq!(broken.len(), 1, "{broken:?}");
+    assert!(broken[0].starts_with("a stale translation of the stack"), "{broken:?}");
+    assert!(broken[0].ends_with("__kvm_riscv_unpriv_trap+0x0"), "{broken:?}");
+}
+
+#[test]
+fn what_kvm_forgets_is_caught() {
+    let changed = |old: &str, new: &[u8], function: &str| {
+        let image = kvm();
+        let (start, end) = image.code(function).unwrap();
+        let is_old = |pc: &u64| image.decode(*pc).is_some_and(|(i, _)| i.to_string() == old);
+        let at = (start..end).step_by(2).find(is_old).unwrap_or_else(|| panic!("{old}"));
+        let found = found_in_kvm(Some(&image.patched(at, new)), true, true);
+        broken_in_kvm(&found).join("; ")
+    };
+    let switch = "__kvm_riscv_switch_to";
+    // The last write of stvec, and of sscratch; a register of the host, and of the guest both ways.
+    assert!(changed("csrrw x0, 261, x5", &NOP, switch).contains("stvec"));
+    assert!(changed("csrrw x6, 320, x6", &NOP, switch).contains("sscratch"));
+    assert!(changed("csrrw x7, 256, x7", &NOP, switch).contains("sstatus"));
+    assert!(changed("ld x18, 240(x10)", &NOP, switch).contains("a wrong s2"));
+    assert!(changed("ld x28, 1184(x10)", &NOP, switch).contains("entered with a t3"));
+    assert!(changed("sd x28, 1184(x10)", &NOP, switch).contains("guest's t3"));
+    assert!(changed("csrrw x0, 321, x11", &NOP, "__kvm_riscv_unpriv_trap").contains("wrong place"));
+    assert!(changed("csrrw x0, 261, x5", &NOP, "kvm_riscv_vcpu_unpriv_read").contains("stvec"));
+}
+
+#[test]
+fn a_kvm_that_is_not_understood_is_no_pass() {
+    let found = found_in_kvm(Some(&Image::from_parts(&[(0x1000, &NOP)], &[], &[])), true, true);
+    assert!(found.unknown.is_some_and(|why| why.contains("__kvm_riscv_switch_to")));
+    // vsetvli a0, a1, e8, m1
+    let image = kvm();
+    let (start, _) = image.code("__kvm_riscv_switch_to").unwrap();
+    let found = found_in_kvm(Some(&image.patched(start, &[0x57, 0xf5, 0x05, 0x00])), true, true);
+    assert!(found.unknown.is_some_and(|why| why.contains("decoder")));
 }

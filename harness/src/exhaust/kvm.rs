@@ -1,0 +1,429 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//! KVM's switch to a guest, and its reads of guest memory: while stvec points to KVM's own code, a fault because of a
+//! stale translation does not get to the kernel's exception entry.
+//!
+//! Interrupts are disabled there and no other task runs, so there is one path but for branches and for traps of the
+//! guest's memory; each is walked to its end. docs/exhaust.md describes the model.
+
+use std::collections::BTreeMap;
+
+use riscv_isa::Instruction as I;
+
+use super::cpu::{self, Csrs, Memory, Next, Regs, Val};
+use super::image::Image;
+use super::layout::Layout;
+
+/// What enters a guest, by SRET or by a call of the SBI.
+const SWITCHES: [&str; 2] = ["__kvm_riscv_switch_to", "__kvm_riscv_nacl_switch_to"];
+/// What reads a guest's memory as the guest would.
+const READ: &str = "kvm_riscv_vcpu_unpriv_read";
+/// What the loader of modules calls when text is in place.
+const PROTECTS: [&str; 3] = ["set_memory_rox", "set_memory_x", "__set_memory"];
+/// Makes every hart fence.
+const FLUSHES: [&str; 2] = ["flush_tlb_all", "flush_tlb_kernel_range"];
+
+/// The vcpu, in the linear map, and a stack.
+const VCPU: u64 = 0xff60_0000_2000_0000;
+const VCPU_SIZE: u64 = 0x8000;
+const STACK: u64 = 0xff20_0000_0100_0000;
+const STACK_SIZE: u64 = 0x4000;
+/// Where the caller wants to know of traps: in its frame.
+const TRAP: u64 = STACK + STACK_SIZE - 0x100;
+const SP: u64 = STACK + STACK_SIZE - 0x200;
+/// Where the functions return to.
+const BACK: u64 = 0xffff_ffff_f100_0000;
+/// sstatus when they are called, but for SIE.
+const STATUS: u64 = cpu::UXL;
+/// The most instructions on one path; a switch has some 200.
+const LIMIT: usize = 4000;
+
+/// What does not hold.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Broken {
+    pub what: String,
+    pub place: u64,
+    /// The way there: address and text.
+    pub steps: Vec<(u64, String)>,
+}
+
+/// The result of a search.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Found {
+    pub broken: Vec<Broken>,
+    /// Instructions that were interpreted.
+    pub instructions: usize,
+    /// Why nothing can be said.
+    pub unknown: Option<String>,
+}
+
+/// What a kernel lets be stale where KVM cannot take a fault.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Stale {
+    text: bool,
+    stack: bool,
+}
+
+/// Whether the code has KVM's switch in it.
+pub fn is_in(image: &Image) -> bool {
+    image.symbol(SWITCHES[0]).is_some()
+}
+
+/// Searches KVM's code: that of a module, or of the kernel itself if `module` is none.
+pub fn search(kernel: &Image, layout: &Layout, module: Option<&Image>) -> Found {
+    let flushed = kernel_flushes(kernel);
+    let stale = Stale {
+        // Nobody maps the kernel image anew, and a kernel without a bitmap makes all harts fence.
+        text: module.is_some() && layout.marks.is_some() && !flushed,
+        stack: layout.marks.is_some() && layout.shift.is_some() && layout.syncs.is_empty(),
+    };
+    let walker = Walker { code: module.unwrap_or(kernel), vector: layout.vector, gp: layout.gp, stale };
+    let mut found = Found::default();
+    for name in SWITCHES {
+        walker.walk(name, false, &mut found);
+    }
+    walker.walk(READ, true, &mut found);
+    if found.instructions == 0 && found.unknown.is_none() {
+        found.unknown = Some(format!("there is no {} in KVM", SWITCHES[0]));
+    }
+    found
+}
+
+/// Whether changing the permissions of module text makes every hart fence.
+fn kernel_flushes(kernel: &Image) -> bool {
+    let mut left: Vec<(u64, u8)> = PROTECTS.iter().filter_map(|name| Some((kernel.symbol(name)?.0, 0))).collect();
+    let mut seen = Vec::new();
+    while let Some((function, depth)) = left.pop() {
+        let Some(name) = kernel.name_at(function).filter(|_| !seen.contains(&function)) else { continue };
+        if FLUSHES.contains(&name) {
+            return true;
+        }
+        seen.push(function);
+        // set_memory_rox(), what it shares with its kin, and one more.
+        if depth < 3
+            && let Some(range) = kernel.code(name)
+        {
+            left.extend(super::layout::calls(kernel, range).into_iter().map(|target| (target, depth + 1)));
+        }
+    }
+    false
+}
+
+/// Which part of the code a hart is in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    Host,
+    /// A trap of an access to the guest's memory, by the instruction there.
+    Trapped(u64),
+    /// Back from the guest.
+    Left,
+}
+
+#[derive(Clone, Debug)]
+struct Hart {
+    regs: Regs,
+    csrs: Csrs,
+    pc: u64,
+    words: BTreeMap<u64, Val>,
+    phase: Phase,
+    /// Where the guest's registers came from; that of x0 is sepc's.
+    guest: BTreeMap<u32, u64>,
+    steps: Vec<(u64, String)>,
+}
+
+struct View<'a> {
+    code: &'a Image,
+    words: &'a mut BTreeMap<u64, Val>,
+}
+
+impl Memory for View<'_> {
+    fn word(&self, address: u64) -> Option<Val> {
+        if let Some(value) = self.words.get(&address) {
+            return Some(*value);
+        }
+        if within(address, VCPU, VCPU_SIZE) {
+            return Some(word_of_vcpu(address));
+        }
+        if within(address, STACK, STACK_SIZE) {
+            return Some(Val::named(address));
+        }
+        // Data of the module is whatever it is.
+        self.code
+            .word(address)
+            .map(|word| if self.code.is_writable(address) { Val::named(address) } else { Val::of(word) })
+    }
+
+    fn set_word(&mut self, address: u64, value: Val) -> bool {
+        let exists = within(address, VCPU, VCPU_SIZE) || within(address, STACK, STACK_SIZE);
+        if exists {
+            self.words.insert(address, value);
+        }
+        exists
+    }
+}
+
+fn within(address: u64, start: u64, size: u64) -> bool {
+    address.wrapping_sub(start) < size
+}
+
+/// A number that is found in one word of the vcpu, and nowhere else. Even, as sepc keeps it.
+fn word_of_vcpu(address: u64) -> Val {
+    Val::of(address.wrapping_mul(0x9e37_79b9_7f4a_7c15) & !1)
+}
+
+fn of_host(register: u32) -> Val {
+    Val::named(0x6b76_6d00 + u64::from(register))
+}
+
+fn of_guest(register: u32) -> Val {
+    Val::named(0x6775_6573_7400 + u64::from(register))
+}
+
+/// Loads from a guest's memory (Volume II, "Hypervisor Virtual-Machine Load and Store Instructions"): the register.
+fn guest_load(bytes: &[u8]) -> Option<u32> {
+    let word = u32::from_le_bytes(bytes.get(..4)?.try_into().ok()?);
+    // HSV has an odd funct7, and KVM does not use it.
+    let is_load =
+        word & 0x7f == 0x73 && word >> 12 & 7 == 4 && (0x30..=0x36).contains(&(word >> 25)) && word >> 25 & 1 == 0;
+    is_load.then_some(word >> 7 & 31)
+}
+
+/// A CSR of a guest, of the hypervisor extension, or what a program may use (scounteren, senvcfg, sstateen0 to 3): no
+/// trap of the host depends on it. Gives the register that it is read to.
+fn hypervisor_csr(instruction: I) -> Option<u32> {
+    let (rd, csr) = match instruction {
+        I::CSRRW { rd, csr, .. } | I::CSRRS { rd, csr, .. } | I::CSRRC { rd, csr, .. } => (rd, csr),
+        I::CSRRWI { rd, csr, .. } | I::CSRRSI { rd, csr, .. } | I::CSRRCI { rd, csr, .. } => (rd, csr),
+        _ => return None,
+    };
+    matches!(csr, 0x106 | 0x10a | 0x10c..=0x10f | 0x200..=0x2ff | 0x600..=0x6ff).then_some(rd)
+}
+
+struct Walker<'a> {
+    code: &'a Image,
+    vector: u64,
+    gp: Option<u64>,
+    stale: Stale,
+}
+
+impl Walker<'_> {
+    /// Walks every path of a function from its call to its return.
+    fn walk(&self, name: &str, irqs: bool, found: &mut Found) {
+        let Some((start, _)) = self.code.symbol(name) else { return };
+        let mut left = vec![self.called(start, irqs)];
+        let status = left[0].csrs.status;
+        while let Some(mut hart) = left.pop() {
+            let end = self.path(&mut hart, status, &mut left, &mut found.instructions);
+            match end {
+                Ok(()) => {}
+                Err(Stop::Unknown(why)) => found.unknown = found.unknown.take().or(Some(why)),
+                // The first instruction that may fault stands for those that follow.
+                Err(Stop::Broken(what)) => {
+                    if !found.broken.iter().any(|b| b.what == what) {
+                        found.broken.push(Broken { what, place: hart.pc, steps: hart.steps });
+                    }
+                }
+            }
+        }
+    }
+
+    fn called(&self, pc: u64, irqs: bool) -> Hart {
+        let mut regs = Regs::ZERO;
+        for register in 1..32 {
+            regs.set(register, of_host(register));
+        }
+        let known = [(cpu::RA, BACK), (cpu::SP, SP), (cpu::A0, VCPU), (cpu::A0 + 3, TRAP)];
+        known.iter().for_each(|(register, value)| regs.set(*register, Val::of(*value)));
+        self.gp.iter().for_each(|gp| regs.set(cpu::GP, Val::of(*gp)));
+        let csrs = Csrs {
+            status: STATUS | if irqs { cpu::SIE } else { 0 },
+            scratch: Val::of(0),
+            epc: Val::named(1),
+            cause: Val::named(2),
+            tval: Val::named(3),
+            vec: self.vector,
+            ssp: Val::of(0),
+        };
+        let (words, guest, steps) = (BTreeMap::new(), BTreeMap::new(), Vec::new());
+        Hart { regs, csrs, pc, words, phase: Phase::Host, guest, steps }
+    }
+
+    /// Goes on to the return. Other ways to go are added to `left`.
+    fn path(&self, hart: &mut Hart, status: u64, left: &mut Vec<Hart>, count: &mut usize) -> Result<(), Stop> {
+        let at_call = self.called(0, false).regs;
+        for _ in 0..LIMIT {
+            let pc = hart.pc;
+            if pc == BACK {
+                return self.returned(hart, &at_call, status);
+            }
+            *count += 1;
+            let unknown = |why: String| Stop::Unknown(format!("KVM: {}: {why}", self.code.place(pc)));
+            let known = self.code.decode(pc);
+            let touch = known.and_then(|(instruction, _)| cpu::touch(instruction, &hart.regs));
+            self.may_fault(hart, touch.map(|t| t.address.bits))?;
+            if let Some(rd) = self.code.bytes(pc, 4).and_then(|bytes| guest_load(&bytes)) {
+                let mut trapped = hart.clone();
+                self.trap_of_guest(&mut trapped);
+                left.push(trapped);
+                hart.regs.set(rd, Val::named(pc));
+                hart.pc = pc + 4;
+                continue;
+            }
+            let (instruction, len) =
+                known.ok_or_else(|| unknown("an instruction that the decoder does not know".to_owned()))?;
+            let after = pc + u64::from(len);
+            if let Some(rd) = hypervisor_csr(instruction) {
+                hart.regs.set(rd, Val::named(pc));
+                hart.pc = after;
+                continue;
+            }
+            if instruction == I::ECALL {
+                self.enter(hart, false)?;
+                continue;
+            }
+            let mut view = View { code: self.code, words: &mut hart.words };
+            let next = cpu::execute(instruction, (pc, len), &mut hart.regs, &mut hart.csrs, &mut view, true);
+            hart.pc = match next.map_err(unknown)? {
+                Next::On | Next::Wfi => after,
+                Next::Wrote(csr) => {
+                    if csr == cpu::STVEC {
+                        let to = if hart.csrs.vec == self.vector {
+                            "the kernel's entry".to_owned()
+                        } else {
+                            self.code.place(hart.csrs.vec)
+                        };
+                        hart.steps.push((pc, format!("stvec points to {to}")));
+                    }
+                    after
+                }
+                Next::Jump(to) if to.known => to.bits,
+                Next::Jump(_) => {
+                    return Err(Stop::Broken("a jump through a register that KVM does not control".to_owned()));
+                }
+                Next::Either(there) => {
+                    left.push(Hart { pc: there, ..hart.clone() });
+                    after
+                }
+                Next::Sret => match hart.phase {
+                    Phase::Trapped(by) => {
+                        if hart.csrs.epc != Val::of(by + 4) {
+                            return Err(Stop::Broken(
+                                "a trap of the guest's memory returns to a wrong place".to_owned(),
+                            ));
+                        }
+                        hart.steps.push((pc, "the trap of the guest's memory has been noted".to_owned()));
+                        hart.phase = Phase::Host;
+                        let irqs = if hart.csrs.status & cpu::SPIE != 0 { cpu::SIE } else { 0 };
+                        hart.csrs.status = hart.csrs.status & !(cpu::SIE | cpu::SPP) | irqs | cpu::SPIE;
+                        by + 4
+                    }
+                    _ => {
+                        self.enter(hart, true)?;
+                        continue;
+                    }
+                },
+                other => return Err(unknown(format!("{other:?} in KVM"))),
+            };
+        }
+        Err(Stop::Broken(format!("{LIMIT} instructions without an end")))
+    }
+
+    /// A fault because of a stale translation, by the instruction at pc, goes where stvec points.
+    fn may_fault(&self, hart: &Hart, address: Option<u64>) -> Result<(), Stop> {
+        if hart.csrs.vec == self.vector {
+            return Ok(());
+        }
+        let what = if self.stale.text {
+            "a stale translation of KVM's text"
+        } else if self.stale.stack && address.is_some_and(|address| within(address, STACK, STACK_SIZE)) {
+            "a stale translation of the stack"
+        } else {
+            return Ok(());
+        };
+        let to = self.code.place(hart.csrs.vec);
+        Err(Stop::Broken(format!("{what} is taken for a trap of the guest: stvec points to {to}")))
+    }
+
+    fn trap_of_guest(&self, hart: &mut Hart) {
+        hart.steps.push((hart.pc, "the access to the guest's memory traps".to_owned()));
+        hart.phase = Phase::Trapped(hart.pc);
+        let spie = if hart.csrs.status & cpu::SIE != 0 { cpu::SPIE } else { 0 };
+        hart.csrs.status = hart.csrs.status & !(cpu::SIE | cpu::SPIE) | cpu::SPP | spie;
+        (hart.csrs.epc, hart.csrs.cause, hart.csrs.tval) =
+            (Val::of(hart.pc), Val::of(cpu::LOAD_FAULT), Val::named(hart.pc));
+        hart.pc = hart.csrs.vec & !3;
+    }
+
+    /// The guest runs, and leaves by a trap.
+    fn enter(&self, hart: &mut Hart, by_sret: bool) -> Result<(), Stop> {
+        let wrong = |what: &str| Err(Stop::Broken(format!("the guest is entered with {what}")));
+        if hart.phase != Phase::Host {
+            return wrong("the state of a guest that has been left");
+        }
+        if hart.csrs.vec == self.vector || !self.code.contains(hart.csrs.vec) {
+            return wrong("stvec at the kernel's entry");
+        }
+        if hart.csrs.scratch != Val::of(VCPU) {
+            return wrong("another sscratch than the vcpu");
+        }
+        let origin: BTreeMap<u64, u64> =
+            (VCPU..VCPU + VCPU_SIZE).step_by(8).map(|address| (word_of_vcpu(address).bits, address)).collect();
+        let from = |value: Val| origin.get(&value.bits).filter(|_| value.known).copied();
+        // The SBI gets the guest's registers in memory that it shares with KVM.
+        let registers = if by_sret { 0..32 } else { 0..0 };
+        for register in registers {
+            let value = if register == 0 { hart.csrs.epc } else { hart.regs.get(register) };
+            let name = if register == 0 { "pc" } else { cpu::NAMES[register as usize] };
+            let Some(address) = from(value) else { return wrong(&format!("a {name} that is not its own")) };
+            hart.guest.insert(register, address);
+        }
+        let mut places: Vec<u64> = hart.guest.values().copied().collect();
+        places.sort_unstable();
+        places.dedup();
+        if places.len() != hart.guest.len() {
+            return wrong("one register in two places");
+        }
+        hart.steps.push((hart.pc, "enters the guest, which leaves by a trap".to_owned()));
+        for register in 1..32 {
+            hart.regs.set(register, of_guest(register));
+        }
+        hart.csrs.epc = of_guest(0);
+        (hart.csrs.cause, hart.csrs.tval) = (Val::named(5), Val::named(6));
+        hart.csrs.status = STATUS | cpu::SPIE | cpu::FS | cpu::VS;
+        hart.phase = Phase::Left;
+        hart.pc = hart.csrs.vec & !3;
+        Ok(())
+    }
+
+    /// What must hold when a function has returned.
+    fn returned(&self, hart: &Hart, before: &Regs, status: u64) -> Result<(), Stop> {
+        let wrong = |what: &str| Err(Stop::Broken(format!("KVM returns with {what}")));
+        if hart.csrs.vec != self.vector {
+            return wrong("stvec at its own code");
+        }
+        if hart.csrs.scratch != Val::of(0) {
+            return wrong("a wrong sscratch");
+        }
+        let kept = cpu::SIE | cpu::SUM | cpu::FS | cpu::VS;
+        if (hart.csrs.status ^ status) & kept != 0 {
+            return wrong("another sstatus");
+        }
+        for register in (1..32).filter(|r| cpu::is_saved(*r)) {
+            if hart.regs.get(register) != before.get(register) {
+                return wrong(&format!("a wrong {}", cpu::NAMES[register as usize]));
+            }
+        }
+        for (register, address) in &hart.guest {
+            if hart.words.get(address) != Some(&of_guest(*register)) {
+                let name = if *register == 0 { "pc" } else { cpu::NAMES[*register as usize] };
+                return wrong(&format!("a guest's {name} that is not saved where it was loaded from"));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Where a path ends early.
+enum Stop {
+    Broken(String),
+    Unknown(String),
+}
