@@ -2,10 +2,14 @@
 //! What the user sees while a long step runs: a moving bar on a terminal, plain lines otherwise.
 
 use std::cell::Cell;
+use std::sync::LazyLock;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
+
+/// The bars of all steps: several may run side by side.
+static BARS: LazyLock<MultiProgress> = LazyLock::new(|| MultiProgress::with_draw_target(ProgressDrawTarget::stderr()));
 
 /// Steps print nothing.
 static QUIET: AtomicBool = AtomicBool::new(false);
@@ -34,12 +38,13 @@ impl Step {
     /// Announces a step.
     pub fn start(name: impl Into<String>) -> Self {
         let name = name.into();
-        let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr());
-        let plain = bar.is_hidden();
+        let plain = BARS.is_hidden();
+        let mut bar = ProgressBar::hidden();
         if quiet() {
         } else if plain {
             eprintln!("  {name} ...");
         } else {
+            bar = BARS.add(ProgressBar::no_length());
             style(&bar, "  {spinner} {msg} [{elapsed}]");
             bar.set_message(name.clone());
             bar.enable_steady_tick(Duration::from_millis(200));
@@ -72,20 +77,25 @@ impl Step {
 
     /// Prints a whole line to stderr without disturbing the bar.
     pub fn println(&self, line: &str) {
-        self.bar.suspend(|| eprintln!("{line}"));
+        BARS.suspend(|| eprintln!("{line}"));
     }
 
     /// Ends the step; `outcome` is a word or two, such as `done` or `unchanged`.
     pub fn finish(self, outcome: &str) {
         self.ended.set(true);
-        self.bar.finish_and_clear();
+        self.clear();
         let seconds = self.started.elapsed().as_secs_f64();
         if quiet() {
         } else if self.plain {
             eprintln!("  {}: {outcome} ({seconds:.1} s)", self.name);
         } else {
-            eprintln!("  ✓ {}: {outcome} ({seconds:.1} s)", self.name);
+            self.println(&format!("  ✓ {}: {outcome} ({seconds:.1} s)", self.name));
         }
+    }
+
+    fn clear(&self) {
+        self.bar.finish_and_clear();
+        BARS.remove(&self.bar);
     }
 
     fn measure(&self, of: u64) {
@@ -100,7 +110,7 @@ impl Drop for Step {
     fn drop(&mut self) {
         // A step that fails leaves no half-drawn bar in front of the error's line.
         if !self.ended.get() {
-            self.bar.finish_and_clear();
+            self.clear();
         }
     }
 }

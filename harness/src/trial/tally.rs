@@ -10,6 +10,9 @@ use crate::trial::verdict::{Count, Verdict};
 /// Words that KTAP readers take for a directive if a reason starts with one.
 pub const DIRECTIVES: [&str; 6] = ["SKIP", "TODO", "XFAIL", "XPASS", "TIMEOUT", "ERROR"];
 
+/// The first line.
+const HEADER: &str = "KTAP version 1";
+
 /// Counts checks, and prints each as a numbered line of KTAP; the plan comes last.
 #[derive(Default)]
 pub struct Tally {
@@ -96,6 +99,24 @@ impl Tally {
         std::mem::take(&mut self.told)
     }
 
+    /// Adds what another tally has kept, which has not been finished.
+    pub fn append(&mut self, other: Self) {
+        for line in other.text().lines().filter(|line| *line != HEADER) {
+            let result = ["ok ", "not ok "].iter().find_map(|word| Some((*word, line.strip_prefix(word)?)));
+            match result.and_then(|(word, rest)| Some((word, rest.split_once(' ')?.1))) {
+                Some((word, rest)) => {
+                    self.results += 1;
+                    self.line(&format!("{word}{} {rest}", self.results));
+                }
+                None => self.line(line),
+            }
+        }
+        self.count.add(other.count);
+        self.names.extend(other.names);
+        self.told.extend(other.told);
+        self.last = Some(Instant::now());
+    }
+
     fn result(&mut self, word: &str, name: &str, directive: &str, verdict: Verdict) {
         let name = self.unique(name);
         let now = Instant::now();
@@ -122,7 +143,7 @@ impl Tally {
 
     fn line(&mut self, line: &str) {
         if !std::mem::replace(&mut self.begun, true) {
-            self.line("KTAP version 1");
+            self.line(HEADER);
         }
         match &mut self.kept {
             Some(text) => {

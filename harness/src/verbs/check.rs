@@ -8,11 +8,12 @@ use std::fs;
 use std::path::Path;
 use std::process::Stdio;
 use std::str::FromStr;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
 use crate::build::workbench::Lab;
+use crate::ground::batch;
 use crate::ground::cargo::cargo;
 use crate::ground::cmd::{self, Ended};
 use crate::ground::error::{Error, Result};
@@ -191,7 +192,7 @@ impl Plan {
         }
         match tier {
             Tier::Quick => drop(left_out.insert("mutants", vec!["all".to_owned()])),
-            Tier::Ci => drop(left_out.insert("mutants", vec!["all but a sample".to_owned()])),
+            Tier::Ci => drop(left_out.insert("mutants", vec!["all but a sample, and statements".to_owned()])),
             Tier::Full => {}
         }
         left_out.retain(|_, names| !names.is_empty());
@@ -222,6 +223,13 @@ struct Phase {
     passed: usize,
     failed: usize,
     skipped: usize,
+}
+
+impl Phase {
+    fn new(name: &'static str, took: Duration, count: Count) -> Self {
+        let Count { passed, failed, skipped, .. } = count;
+        Self { name, seconds: (took.as_secs_f64() * 10.0).round() / 10.0, passed, failed, skipped }
+    }
 }
 
 /// `out/check/results.json`.
@@ -265,7 +273,9 @@ pub fn run(options: &Options, plan: &Plan) -> Result<Count> {
         // Preparing is its own phase, or the first part would seem slow.
         checker.phase("kernels", |c| c.prepare());
     }
-    for &part in &plan.parts {
+    let (booting, apart): (Vec<Part>, Vec<Part>) = plan.parts.iter().partition(|p| p.boots());
+    checker.apart(&apart);
+    for part in booting {
         checker.phase(part.name(), |c| c.part(part));
     }
     let count = checker.tally.finish();
@@ -282,13 +292,34 @@ impl Checker<'_> {
         let told = self.tally.take();
         // Rows of tables say more than the line that counts them.
         self.checks.extend(told.into_iter().filter(|_| !rows).map(|told| Check { part: name.to_owned(), ..told }));
-        self.phases.push(Phase {
-            name,
-            seconds: (started.elapsed().as_secs_f64() * 10.0).round() / 10.0,
+        let count = Count {
             passed: now.passed - before.passed,
             failed: now.failed - before.failed,
             skipped: now.skipped - before.skipped,
-        });
+            ..Count::default()
+        };
+        self.phases.push(Phase::new(name, started.elapsed(), count));
+    }
+
+    /// Runs the parts that boot nothing, side by side: none of them keeps two CPUs busy for all of its time.
+    fn apart(&mut self, parts: &[Part]) {
+        let (options, plan) = (self.options, self.plan);
+        let done = batch::side_by_side(
+            parts,
+            options.jobs,
+            |_| 1,
+            |part| {
+                let (started, mut tally) = (Instant::now(), Tally::kept());
+                apart(options, plan, *part, &mut tally);
+                (tally, started.elapsed())
+            },
+        );
+        for (part, (mut tally, took)) in parts.iter().zip(done) {
+            let told = tally.take();
+            self.checks.extend(told.into_iter().map(|told| Check { part: part.name().to_owned(), ..told }));
+            self.phases.push(Phase::new(part.name(), took, tally.count));
+            self.tally.append(tally);
+        }
     }
 
     fn prepare(&mut self) {
@@ -303,22 +334,7 @@ impl Checker<'_> {
     }
 
     fn part(&mut self, part: Part) {
-        let (options, plan, tally) = (self.options, self.plan, &mut self.tally);
-        match part {
-            Part::Harness => return harness(options, tally),
-            Part::Litmus => {
-                if let Err(error) = litmus::run(options, tally) {
-                    tally.error("litmus", &error.message);
-                }
-                return;
-            }
-            Part::Series => {
-                // The tree of another base is another download.
-                let bases = if plan.tier == Tier::Full { options.every_base() } else { vec![options.clone()] };
-                return bases.iter().for_each(|options| checks_of_series(options, tally));
-            }
-            _ => {}
-        }
+        let (plan, tally) = (self.plan, &mut self.tally);
         let (lab, kernels) = match &mut self.lab {
             Some(Ok((lab, kernels))) => (lab, &*kernels),
             // Already counted, with its reason.
@@ -339,6 +355,12 @@ impl Checker<'_> {
                         Err(error) => tally.error("mutants", &error.message),
                     }
                 }
+                if plan.tier == Tier::Full {
+                    match mutants::check_statements(lab) {
+                        Ok((name, verdict, why)) => judged(tally, &name, verdict, &why),
+                        Err(error) => tally.error("mutants of statements", &error.message),
+                    }
+                }
             }
             Part::Cost => costs(tally, cost::run(lab, kernels, plan.tier == Tier::Full)),
             Part::Bench => {
@@ -354,6 +376,23 @@ impl Checker<'_> {
                 Err(error) => tally.error("hunt", &error.message),
             },
             Part::Harness | Part::Litmus | Part::Series => {}
+        }
+    }
+}
+
+/// Runs a part that boots nothing.
+fn apart(options: &Options, plan: &Plan, part: Part, tally: &mut Tally) {
+    match part {
+        Part::Harness => harness(options, tally),
+        Part::Litmus => {
+            if let Err(error) = litmus::run(options, tally) {
+                tally.error("litmus", &error.message);
+            }
+        }
+        _ => {
+            // The tree of another base is another download.
+            let bases = if plan.tier == Tier::Full { options.every_base() } else { vec![options.clone()] };
+            bases.iter().for_each(|options| checks_of_series(options, tally));
         }
     }
 }
