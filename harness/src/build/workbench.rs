@@ -154,10 +154,19 @@ impl Lab {
                 && !path.starts_with("rust/")
         };
         if self.tree.changed(&self.tip, &commit)?.iter().all(inner) {
-            let tests = self.kernel(config)?.selftests;
-            return kernel::build_image(self.builder(), name, &commit, config, &tests);
+            return self.variant(name, &commit, config);
         }
         kernel::build(self.builder(), name, &commit, config, None)
+    }
+
+    /// The kernel at `commit`, which differs from the series in nothing that tests are built from, with the tests of the
+    /// series.
+    ///
+    /// # Errors
+    /// When it cannot be built.
+    pub fn variant(&mut self, name: &str, commit: &str, config: &Config) -> Result<Kernel> {
+        let tests = self.kernel(config)?.selftests;
+        kernel::build_image(self.builder(), name, commit, config, &tests)
     }
 
     /// The kernel at `commit` of the series, and the names of the tests that it has. If it has none yet,

@@ -5,6 +5,7 @@ pub mod bots;
 pub mod check;
 pub mod each;
 pub mod rules;
+pub mod statements;
 pub mod topics;
 pub mod upstream;
 pub mod write;

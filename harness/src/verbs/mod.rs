@@ -18,3 +18,4 @@ pub mod machine_test;
 pub mod mutants;
 pub mod run;
 pub mod shell;
+pub mod statements;

@@ -10,6 +10,7 @@ use std::time::Instant;
 
 use serde::{Deserialize, Serialize};
 
+use crate::build::workbench::Lab;
 use crate::exhaust::image::Image;
 use crate::exhaust::layout::Layout;
 use crate::exhaust::mutate::{self, Mutant};
@@ -25,6 +26,7 @@ use crate::options::Options;
 use crate::trial::scenario::Tier;
 use crate::trial::verdict as judgement;
 use crate::verbs::check::Shard;
+use crate::verbs::statements;
 
 /// `make check TIER=ci` judges one mutant out of so many.
 const SAMPLE: u32 = 28;
@@ -41,20 +43,51 @@ pub struct Args {
     /// Only every N-th mutant
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
     pub every: u32,
+    /// Of C statements, which are built and booted; takes minutes
+    #[arg(long, conflicts_with_all = ["vmlinux", "depth"])]
+    pub statements: bool,
+    /// Keeps the verdicts on statements that an earlier run has reached
+    #[arg(long, requires = "statements")]
+    pub resume: bool,
     /// Traps that may be nested because C code takes them, in the last search
     #[arg(long, value_name = "N", default_value_t = 2, value_parser = clap::value_parser!(u8).range(2..=4))]
     pub depth: u8,
 }
 
-/// The file of what may survive.
-const FILE: &str = "harness/mutants.toml";
+impl Default for Args {
+    fn default() -> Self {
+        let shard = Shard::default();
+        Self { vmlinux: None, shard, every: 1, statements: false, resume: false, depth: 2 }
+    }
+}
 
-/// [`FILE`]: what the interpreter does not kill, and why that is right.
+/// The file of what may survive.
+pub(super) const FILE: &str = "harness/mutants.toml";
+
+/// [`FILE`]: what is not killed, and why that is right.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Known {
+pub(super) struct Known {
     #[serde(default)]
     survivor: Vec<Survivor>,
+    /// Names of the scenarios that judge statements, the quickest first: by file, and [`OTHER`].
+    pub judges: BTreeMap<String, Vec<String>>,
+    #[serde(default)]
+    pub statement: Vec<Statement>,
+}
+
+/// Stands for the files without judges of their own.
+pub(super) const OTHER: &str = "other";
+
+/// A statement of which a mutant may survive.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Statement {
+    pub file: String,
+    pub old: String,
+    pub new: String,
+    /// One sentence: why it is equivalent, or what kills it.
+    pub why: String,
 }
 
 /// A mutant that may survive.
@@ -77,7 +110,7 @@ impl Survivor {
 }
 
 /// A row of the table.
-#[derive(Debug, Serialize)]
+#[derive(Clone, Debug, Deserialize, Serialize)]
 pub struct Row {
     pub place: String,
     pub kind: String,
@@ -118,8 +151,12 @@ struct Results<'a> {
 /// # Errors
 /// When there is no kernel, its entry is not understood, or a file is wrong.
 pub fn run(options: &Options, args: &Args) -> Result<Exit> {
-    let vmlinux = args.vmlinux.clone().unwrap_or_else(|| options.place("kernel").join("series/vmlinux"));
-    let rows = judge_all(options, &vmlinux, args)?;
+    let rows = if args.statements {
+        statements::judge_all(&mut Lab::open(options)?, args)?
+    } else {
+        let vmlinux = args.vmlinux.clone().unwrap_or_else(|| options.place("kernel").join("series/vmlinux"));
+        judge_all(options, &vmlinux, args)?
+    };
     print(&rows);
     let unexplained = rows.iter().filter(|r| r.is_unexplained()).count();
     let killed = rows.iter().filter(|r| r.killed.is_some()).count();
@@ -137,16 +174,29 @@ pub fn run(options: &Options, args: &Args) -> Result<Exit> {
 /// As [`run`].
 pub fn check(options: &Options, vmlinux: &Path, tier: Tier) -> Result<(String, judgement::Verdict, String)> {
     let every = if tier == Tier::Full { 1 } else { SAMPLE };
-    let args = Args { vmlinux: None, shard: Shard::default(), every, depth: 2 };
+    let args = Args { every, ..Args::default() };
     let rows = judge_all(options, vmlinux, &args)?;
-    let verdict = match exit(&rows) {
+    Ok(told("mutants: each one is killed or explained", &rows))
+}
+
+/// The same for all statements.
+///
+/// # Errors
+/// As [`run`].
+pub fn check_statements(lab: &mut Lab) -> Result<(String, judgement::Verdict, String)> {
+    let rows = statements::judge_all(lab, &Args { statements: true, ..Args::default() })?;
+    Ok(told("mutants of statements: each one is killed or explained", &rows))
+}
+
+fn told(name: &str, rows: &[Row]) -> (String, judgement::Verdict, String) {
+    let verdict = match exit(rows) {
         Exit::Pass => judgement::Verdict::Pass,
         Exit::Failed => judgement::Verdict::Fail,
         _ => judgement::Verdict::Error,
     };
     let unexplained = rows.iter().filter(|r| r.is_unexplained()).map(Row::in_words).collect::<Vec<_>>().join("; ");
     let why = if unexplained.is_empty() { format!("{} mutants", rows.len()) } else { unexplained };
-    Ok(("mutants: each one is killed or explained".to_owned(), verdict, why))
+    (name.to_owned(), verdict, why)
 }
 
 /// Judges those mutants of a kernel that `args` selects.
@@ -249,7 +299,7 @@ fn ranges(image: &Image, layout: &Layout) -> Vec<(u64, u64)> {
     ranges
 }
 
-fn known(root: &Path) -> Result<Known> {
+pub(super) fn known(root: &Path) -> Result<Known> {
     let file = root.join(FILE);
     let text = std::fs::read_to_string(&file).map_err(|e| Error::io("read", &file, e))?;
     toml_file::parse(&text).map_err(|why| Error::usage(format!("{FILE}{why}; correct the file")))
@@ -307,7 +357,8 @@ fn print(rows: &[Row]) {
     let mut by: BTreeMap<(&str, &str), usize> = BTreeMap::new();
     for row in rows {
         let end = match (&row.killed, &row.why, &row.uncertain) {
-            (Some(property), ..) => property.as_str(),
+            // What killed a statement is the name of a scenario, and what it saw there.
+            (Some(property), ..) => property.split(':').next().unwrap_or_default(),
             (None, Some(_), _) => "explained",
             (None, None, Some(_)) => "not certain",
             (None, None, None) => "survives",
