@@ -6,6 +6,7 @@ use std::fs;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::thread;
 
 use super::bots;
 use super::each::each;
@@ -184,10 +185,20 @@ fn in_topics(
     result("the cover letter names each topic".to_owned(), named);
     let (mut rows, mut tips) = (Vec::new(), Vec::new());
     let step = Step::start("git am of each topic");
-    for (at, part) in parts.iter().enumerate() {
+    let goes = |part: &topics::Part| {
+        let list = part.topic.list.as_ref();
+        list.map(|list| rules::goes_to(tree, list, &mails[part.patches.clone()])).transpose()
+    };
+    // get_maintainer.pl takes as long as git.
+    let (applied, lists) = thread::scope(|scope| {
+        let lists = scope.spawn(|| parts.iter().map(goes).collect::<Vec<_>>());
+        let apply = |at| topics::apply(&tree.repo, &tree.base, &parts, at, mails, &commits);
+        let applied: Vec<_> = (0..parts.len()).map(apply).collect();
+        (applied, lists.join())
+    });
+    let lists = lists.map_err(|_| Error::could_not("the check of the lists has panicked; report this"))?;
+    for ((part, applied), goes) in parts.iter().zip(applied).zip(lists) {
         let name = &part.topic.name;
-        step.detail(name);
-        let applied = topics::apply(&tree.repo, &tree.base, &parts, at, mails, &commits);
         let ground = topics::ground(&parts, part);
         result(
             format!("topic {name} applies to {ground}"),
@@ -196,8 +207,7 @@ fn in_topics(
         for mail in mails[part.patches.clone()].iter().filter(|_| part.topic.stable) {
             result(format!("{} is for stable kernels", stem(mail)), rules::for_stable(&rules::message(mail)?));
         }
-        if let Some(list) = &part.topic.list {
-            let goes = rules::goes_to(tree, list, &mails[part.patches.clone()])?;
+        if let Some(goes) = goes? {
             result(format!("topic {name} goes to its list"), goes);
         }
         rows.push(row(name, topics::numbers(&part.patches), &ground, Some(applied.is_ok())));
