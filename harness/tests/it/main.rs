@@ -25,3 +25,4 @@ mod tidy;
 mod topics;
 mod trial;
 mod usage;
+mod verdict;
