@@ -9,7 +9,7 @@ use std::time::Instant;
 use serde::{Deserialize, Serialize};
 
 use super::mutants::{Args, FILE, Known, OTHER, Row, known};
-use crate::build::kernel::Kernel;
+use crate::build::kernel::{self, Config, Kernel};
 use crate::build::workbench::Lab;
 use crate::ground::error::{Error, Result};
 use crate::ground::files;
@@ -23,7 +23,7 @@ use crate::trial::verdict::Verdict;
 const KERNEL: &str = "mutant";
 
 /// What a compiler says of code that it refuses.
-const REFUSED: &str = "error:";
+const REFUSED: &str = ": error: ";
 
 /// The files of the series that have statements, and no other judge: what is assembly, or compiled from
 /// `arch-riscv/lazy_map.c`, is for `exhaust`. Tests and Rust are no part of the scheme.
@@ -166,7 +166,9 @@ fn boot(lab: &Lab, kernel: &Kernel, name: &str, scenario: &Scenario) -> Option<D
 /// The first row that is not a pass.
 fn wrong(done: &Done) -> Option<(Verdict, String)> {
     let row = done.rows.iter().find(|row| row.verdict != Verdict::Pass)?;
-    Some((row.verdict, format!("{}: {}", row.test, row.observed)))
+    // A test may pass in a boot that is not clean.
+    let what = row.why.first().filter(|_| row.observed == "pass").unwrap_or(&row.observed);
+    Some((row.verdict, format!("{}: {what}", row.test)))
 }
 
 /// The series itself must pass, or the failure of a mutant says nothing.
@@ -198,7 +200,7 @@ fn judge(lab: &mut Lab, mutant: &Mutant, commit: &str, scenarios: &[Scenario]) -
     for scenario in scenarios {
         let kernel = match lab.variant(KERNEL, commit, &scenario.config) {
             Ok(kernel) => kernel,
-            Err(error) if error.message.contains(REFUSED) => {
+            Err(_) if is_refused(lab, &scenario.config) => {
                 row.killed = Some("the compiler".to_owned());
                 break;
             }
@@ -218,6 +220,13 @@ fn judge(lab: &mut Lab, mutant: &Mutant, commit: &str, scenarios: &[Scenario]) -
     }
     row.milliseconds = started.elapsed().as_millis() as u64;
     Ok(row)
+}
+
+/// Whether the last build of a mutant failed because the compiler refused it.
+fn is_refused(lab: &Lab, config: &Config) -> bool {
+    let name = kernel::planned(&lab.options, KERNEL, config).name;
+    let log = std::fs::read(lab.options.out.join(format!("log/build-{name}.log"))).unwrap_or_default();
+    String::from_utf8_lossy(&log).contains(REFUSED)
 }
 
 /// The verdicts of an earlier run, by tree.
