@@ -58,14 +58,16 @@ fn relocate(file: &object::File<'_>, segments: &mut [(u64, Vec<u8>)]) {
 pub const MODULE: u64 = 0xffff_ffff_0200_0000;
 
 /// Resolves what a module's text says of itself: its own symbols, and the pointers to them (psABI, "Relocations"). What
-/// belongs to others stays as it is.
+/// belongs to others, or is of another kind, becomes an instruction that nothing can decode.
 fn link(
     text: &object::Section<'_, '_>,
     symbols: &HashMap<object::SymbolIndex, u64>,
     parts: &mut Vec<(u64, Vec<u8>)>,
 ) -> Result<(), String> {
-    use object::elf::{R_RISCV_CALL, R_RISCV_CALL_PLT, R_RISCV_GOT_HI20, R_RISCV_PCREL_HI20, R_RISCV_PCREL_LO12_I};
-    let known = [R_RISCV_CALL, R_RISCV_CALL_PLT, R_RISCV_GOT_HI20, R_RISCV_PCREL_HI20, R_RISCV_PCREL_LO12_I];
+    use object::elf::{
+        R_RISCV_ALIGN, R_RISCV_CALL, R_RISCV_CALL_PLT, R_RISCV_GOT_HI20, R_RISCV_PCREL_HI20, R_RISCV_PCREL_LO12_I,
+        R_RISCV_PCREL_LO12_S, R_RISCV_RELAX,
+    };
     let mut pointers: Vec<u8> = Vec::new();
     let table = (MODULE + parts[0].1.len() as u64 + 0xfff) & !0xfff;
     // The upper halves, by their place: what the lower ones add.
@@ -73,31 +75,46 @@ fn link(
     let mut later = Vec::new();
     for (at, relocation) in text.relocations() {
         let object::RelocationFlags::Elf { r_type } = relocation.flags() else { continue };
-        let object::RelocationTarget::Symbol(symbol) = relocation.target() else { continue };
-        let target = symbols.get(&symbol).map(|s| s.wrapping_add_signed(relocation.addend()));
-        let place = MODULE + at;
-        let Some(target) = target.filter(|_| known.contains(&r_type)) else { continue };
-        if r_type == R_RISCV_PCREL_LO12_I {
-            later.push((at, target));
+        if r_type == R_RISCV_RELAX || r_type == R_RISCV_ALIGN {
             continue;
         }
+        let target = match relocation.target() {
+            object::RelocationTarget::Symbol(symbol) => symbols.get(&symbol),
+            _ => None,
+        };
+        let target = target.map(|s| s.wrapping_add_signed(relocation.addend()));
+        if r_type == R_RISCV_PCREL_LO12_I || r_type == R_RISCV_PCREL_LO12_S {
+            later.push((at, target, r_type == R_RISCV_PCREL_LO12_S));
+            continue;
+        }
+        let is_call = r_type == R_RISCV_CALL || r_type == R_RISCV_CALL_PLT;
+        let is_known = is_call || r_type == R_RISCV_PCREL_HI20 || r_type == R_RISCV_GOT_HI20;
+        let Some(target) = target.filter(|_| is_known) else {
+            set_bits(&mut parts[0].1, at, 0, 0)?;
+            continue;
+        };
         let target = if r_type == R_RISCV_GOT_HI20 {
             pointers.extend(target.to_le_bytes());
             table + pointers.len() as u64 - 8
         } else {
             target
         };
+        let place = MODULE + at;
         let offset = target.wrapping_sub(place) as u32;
         let high = offset.wrapping_add(0x800) & 0xffff_f000;
         low.insert(place, offset.wrapping_sub(high));
         set_bits(&mut parts[0].1, at, 0xfff, high)?;
-        if r_type == R_RISCV_CALL || r_type == R_RISCV_CALL_PLT {
+        if is_call {
             set_bits(&mut parts[0].1, at + 4, 0xf_ffff, offset.wrapping_sub(high) << 20)?;
         }
     }
-    for (at, high) in later {
-        if let Some(offset) = low.get(&high) {
-            set_bits(&mut parts[0].1, at, 0xf_ffff, offset << 20)?;
+    for (at, high, is_store) in later {
+        match high.and_then(|high| low.get(&high)) {
+            Some(offset) if is_store => {
+                set_bits(&mut parts[0].1, at, 0x01ff_f07f, (offset >> 5) << 25 | (offset & 31) << 7)?;
+            }
+            Some(offset) => set_bits(&mut parts[0].1, at, 0xf_ffff, offset << 20)?,
+            None => set_bits(&mut parts[0].1, at, 0, 0)?,
         }
     }
     parts.push((table, pointers));
@@ -230,11 +247,11 @@ impl Image {
     /// Reads the text of a module, and links it to [`MODULE`] as far as it needs nobody else.
     ///
     /// # Errors
-    /// When it cannot be read, is not a RISC-V object file, or uses a relocation that is not known (exit code 64).
+    /// When it cannot be read, or is not a module for 64-bit RISC-V (exit code 64).
     pub fn load_module(module: &Path) -> Result<Self> {
         let data = std::fs::read(module).map_err(|e| Error::io("read", module, e))?;
         Self::parse_module(&data)
-            .map_err(|why| Error::usage(format!("{}: {why}; name a module that is not compressed", module.display())))
+            .map_err(|why| Error::usage(format!("{}: {why}; name a .ko, not compressed", module.display())))
     }
 
     fn parse_module(data: &[u8]) -> Result<Self, String> {
@@ -532,8 +549,8 @@ mod tests {
         };
         assert_eq!(image.word(pair(0)), Some(MODULE + 32));
         assert_eq!((pair(8), pair(16)), (MODULE + 32, MODULE + 32));
-        // The loader does that.
-        assert_eq!(pair(24), MODULE + 24);
+        // Nobody knows where that leads.
+        assert_eq!(image.decode(MODULE + 24), None);
         let executable = Image::parse_module(&[0; 64]).unwrap_err();
         assert!(executable.contains("not an ELF file"), "{executable}");
     }

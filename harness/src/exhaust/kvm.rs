@@ -2,8 +2,8 @@
 //! KVM's switch to a guest, and its reads of guest memory: while stvec points to KVM's own code, a fault because of a
 //! stale translation does not get to the kernel's exception entry.
 //!
-//! Interrupts are disabled there and no other task runs, so there is one path but for branches and for traps of the
-//! guest's memory; each is walked to its end. docs/exhaust.md describes the model.
+//! Interrupts are disabled there and no other task runs, so paths differ only in branches and in traps of the guest's
+//! memory; each is walked to its end. docs/exhaust.md describes the model.
 
 use std::collections::BTreeMap;
 
@@ -17,8 +17,8 @@ use super::layout::Layout;
 const SWITCHES: [&str; 2] = ["__kvm_riscv_switch_to", "__kvm_riscv_nacl_switch_to"];
 /// What reads a guest's memory as the guest would.
 const READ: &str = "kvm_riscv_vcpu_unpriv_read";
-/// What the loader of modules calls when text is in place.
-const PROTECTS: [&str; 3] = ["set_memory_rox", "set_memory_x", "__set_memory"];
+/// What the loader of modules calls when text is in place; the first one may be inlined, and consists of the others.
+const PROTECTS: [&str; 3] = ["set_memory_rox", "set_memory_ro", "set_memory_x"];
 /// Makes every hart fence.
 const FLUSHES: [&str; 2] = ["flush_tlb_all", "flush_tlb_kernel_range"];
 
@@ -34,14 +34,19 @@ const SP: u64 = STACK + STACK_SIZE - 0x200;
 const BACK: u64 = 0xffff_ffff_f100_0000;
 /// sstatus when they are called, but for SIE.
 const STATUS: u64 = cpu::UXL;
-/// The most instructions on one path; a switch has some 200.
+/// The most instructions on one path, and on all; a switch has some 150.
 const LIMIT: usize = 4000;
+const MOST: usize = 100_000;
 
 /// What does not hold.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Broken {
     pub what: String,
+    /// The function that was called, and where the hart is.
+    pub function: &'static str,
     pub place: u64,
+    /// A stale translation was used, rather than a register lost.
+    pub stale: bool,
     /// The way there: address and text.
     pub steps: Vec<(u64, String)>,
 }
@@ -70,42 +75,41 @@ pub fn is_in(image: &Image) -> bool {
 
 /// Searches KVM's code: that of a module, or of the kernel itself if `module` is none.
 pub fn search(kernel: &Image, layout: &Layout, module: Option<&Image>) -> Found {
-    let flushed = kernel_flushes(kernel);
+    let mut found = Found::default();
+    let flushes = kernel_flushes(kernel);
+    if module.is_some() && flushes.is_none() {
+        found.unknown = Some(format!("KVM: the kernel has neither {}", PROTECTS.join(" nor ")));
+    }
     let stale = Stale {
         // Nobody maps the kernel image anew, and a kernel without a bitmap makes all harts fence.
-        text: module.is_some() && layout.marks.is_some() && !flushed,
+        text: module.is_some() && layout.marks.is_some() && flushes == Some(false),
         stack: layout.marks.is_some() && layout.shift.is_some() && layout.syncs.is_empty(),
     };
-    let walker = Walker { code: module.unwrap_or(kernel), vector: layout.vector, gp: layout.gp, stale };
-    let mut found = Found::default();
-    for name in SWITCHES {
-        walker.walk(name, false, &mut found);
-    }
-    walker.walk(READ, true, &mut found);
-    if found.instructions == 0 && found.unknown.is_none() {
-        found.unknown = Some(format!("there is no {} in KVM", SWITCHES[0]));
+    let mut walker =
+        Walker { code: module.unwrap_or(kernel), vector: layout.vector, gp: layout.gp, stale, places: BTreeMap::new() };
+    for (name, is_needed) in [(SWITCHES[0], true), (SWITCHES[1], false), (READ, true)] {
+        let walked = walker.walk(name, &mut found);
+        if !walked && is_needed && found.unknown.is_none() {
+            found.unknown = Some(format!("KVM: there is no {name}"));
+        }
     }
     found
 }
 
-/// Whether changing the permissions of module text makes every hart fence.
-fn kernel_flushes(kernel: &Image) -> bool {
-    let mut left: Vec<(u64, u8)> = PROTECTS.iter().filter_map(|name| Some((kernel.symbol(name)?.0, 0))).collect();
-    let mut seen = Vec::new();
-    while let Some((function, depth)) = left.pop() {
-        let Some(name) = kernel.name_at(function).filter(|_| !seen.contains(&function)) else { continue };
-        if FLUSHES.contains(&name) {
-            return true;
-        }
-        seen.push(function);
-        // set_memory_rox(), what it shares with its kin, and one more.
-        if depth < 3
-            && let Some(range) = kernel.code(name)
-        {
-            left.extend(super::layout::calls(kernel, range).into_iter().map(|target| (target, depth + 1)));
-        }
-    }
-    false
+/// Whether changing the permissions of module text makes every hart fence; nothing if no function does that.
+fn kernel_flushes(kernel: &Image) -> Option<bool> {
+    let known: Vec<u64> = PROTECTS.iter().filter_map(|name| Some(kernel.symbol(name)?.0)).collect();
+    let called = |function: &u64| {
+        let range = kernel.name_at(*function).and_then(|name| kernel.code(name));
+        range.map(|range| super::layout::calls(kernel, range)).unwrap_or_default()
+    };
+    let is_flush = |function: &u64| kernel.name_at(*function).is_some_and(|name| FLUSHES.contains(&name));
+    // By themselves, or through the helper that they share.
+    let flushes = |function: &u64| {
+        let direct = called(function);
+        direct.iter().any(is_flush) || direct.iter().any(|helper| called(helper).iter().any(is_flush))
+    };
+    (!known.is_empty()).then(|| known.iter().any(flushes))
 }
 
 /// Which part of the code a hart is in.
@@ -128,6 +132,8 @@ struct Hart {
     /// Where the guest's registers came from; that of x0 is sepc's.
     guest: BTreeMap<u32, u64>,
     steps: Vec<(u64, String)>,
+    /// Instructions so far.
+    count: usize,
 }
 
 struct View<'a> {
@@ -165,9 +171,9 @@ fn within(address: u64, start: u64, size: u64) -> bool {
     address.wrapping_sub(start) < size
 }
 
-/// A number that is found in one word of the vcpu, and nowhere else. Even, as sepc keeps it.
+/// A number that is found in one word of the vcpu, and nowhere else. It is even, as sepc keeps it.
 fn word_of_vcpu(address: u64) -> Val {
-    Val::of(address.wrapping_mul(0x9e37_79b9_7f4a_7c15) & !1)
+    Val::of(address.wrapping_mul(0x9e37_79b9_7f4a_7c15))
 }
 
 fn of_host(register: u32) -> Val {
@@ -203,27 +209,42 @@ struct Walker<'a> {
     vector: u64,
     gp: Option<u64>,
     stale: Stale,
+    /// Where the switch by SRET loads a guest's registers from.
+    places: BTreeMap<u32, u64>,
 }
 
 impl Walker<'_> {
-    /// Walks every path of a function from its call to its return.
-    fn walk(&self, name: &str, irqs: bool, found: &mut Found) {
-        let Some((start, _)) = self.code.symbol(name) else { return };
-        let mut left = vec![self.called(start, irqs)];
+    /// Walks every path of a function from its call to its return; false if there is no such function.
+    fn walk(&mut self, name: &'static str, found: &mut Found) -> bool {
+        let Some((start, _)) = self.code.symbol(name) else { return false };
+        let mut left = vec![self.called(start, name == READ)];
         let status = left[0].csrs.status;
         while let Some(mut hart) = left.pop() {
-            let end = self.path(&mut hart, status, &mut left, &mut found.instructions);
-            match end {
-                Ok(()) => {}
-                Err(Stop::Unknown(why)) => found.unknown = found.unknown.take().or(Some(why)),
-                // The first instruction that may fault stands for those that follow.
-                Err(Stop::Broken(what)) => {
-                    if !found.broken.iter().any(|b| b.what == what) {
-                        found.broken.push(Broken { what, place: hart.pc, steps: hart.steps });
+            if found.instructions > MOST {
+                found.unknown = found.unknown.take().or(Some(format!("KVM: {name}: more than {MOST} instructions")));
+                break;
+            }
+            let end = self.path(&mut hart, status, name, &mut left, &mut found.instructions);
+            let (what, stale) = match end {
+                Ok(()) => {
+                    if name == SWITCHES[0] {
+                        self.places = hart.guest;
                     }
+                    continue;
                 }
+                Err(Stop::Unknown(why)) => {
+                    found.unknown = found.unknown.take().or(Some(why));
+                    continue;
+                }
+                Err(Stop::Stale(what)) => (what, true),
+                Err(Stop::Broken(what)) => (what, false),
+            };
+            // The first instruction that may fault stands for those that follow.
+            if !found.broken.iter().any(|b| b.what == what) {
+                found.broken.push(Broken { what, function: name, place: hart.pc, stale, steps: hart.steps });
             }
         }
+        true
     }
 
     fn called(&self, pc: u64, irqs: bool) -> Hart {
@@ -244,22 +265,36 @@ impl Walker<'_> {
             ssp: Val::of(0),
         };
         let (words, guest, steps) = (BTreeMap::new(), BTreeMap::new(), Vec::new());
-        Hart { regs, csrs, pc, words, phase: Phase::Host, guest, steps }
+        Hart { regs, csrs, pc, words, phase: Phase::Host, guest, steps, count: 0 }
     }
 
     /// Goes on to the return. Other ways to go are added to `left`.
-    fn path(&self, hart: &mut Hart, status: u64, left: &mut Vec<Hart>, count: &mut usize) -> Result<(), Stop> {
+    fn path(
+        &self,
+        hart: &mut Hart,
+        status: u64,
+        name: &str,
+        left: &mut Vec<Hart>,
+        count: &mut usize,
+    ) -> Result<(), Stop> {
         let at_call = self.called(0, false).regs;
-        for _ in 0..LIMIT {
+        while hart.count < LIMIT {
             let pc = hart.pc;
             if pc == BACK {
+                if name != READ && hart.phase != Phase::Left {
+                    return Err(Stop::Unknown(format!("KVM: {name} returns without having entered a guest")));
+                }
                 return self.returned(hart, &at_call, status);
             }
+            hart.count += 1;
             *count += 1;
             let unknown = |why: String| Stop::Unknown(format!("KVM: {}: {why}", self.code.place(pc)));
             let known = self.code.decode(pc);
             let touch = known.and_then(|(instruction, _)| cpu::touch(instruction, &hart.regs));
-            self.may_fault(hart, touch.map(|t| t.address.bits))?;
+            self.may_fault(hart, touch.map(|t| t.address))?;
+            if name == READ && hart.csrs.vec != self.vector && hart.csrs.status & cpu::SIE != 0 {
+                return Err(Stop::Broken("interrupts are enabled while stvec points to KVM".to_owned()));
+            }
             if let Some(rd) = self.code.bytes(pc, 4).and_then(|bytes| guest_load(&bytes)) {
                 let mut trapped = hart.clone();
                 self.trap_of_guest(&mut trapped);
@@ -324,23 +359,30 @@ impl Walker<'_> {
                 other => return Err(unknown(format!("{other:?} in KVM"))),
             };
         }
-        Err(Stop::Broken(format!("{LIMIT} instructions without an end")))
+        Err(Stop::Unknown(format!("KVM: {name}: more than {LIMIT} instructions on one path")))
     }
 
     /// A fault because of a stale translation, by the instruction at pc, goes where stvec points.
-    fn may_fault(&self, hart: &Hart, address: Option<u64>) -> Result<(), Stop> {
+    fn may_fault(&self, hart: &Hart, address: Option<Val>) -> Result<(), Stop> {
         if hart.csrs.vec == self.vector {
             return Ok(());
         }
-        let what = if self.stale.text {
-            "a stale translation of KVM's text"
-        } else if self.stale.stack && address.is_some_and(|address| within(address, STACK, STACK_SIZE)) {
-            "a stale translation of the stack"
-        } else {
-            return Ok(());
+        let on_stack = |address: Val| within(address.bits, STACK, STACK_SIZE);
+        let what = match address {
+            _ if self.stale.text => "a stale translation of KVM's text",
+            Some(address) if !address.known => {
+                let place = self.code.place(hart.pc);
+                return Err(Stop::Unknown(format!("KVM: {place}: an access of which the address is not known")));
+            }
+            Some(address) if on_stack(address) && self.stale.stack => "a stale translation of the stack",
+            Some(address) if !on_stack(address) && !within(address.bits, VCPU, VCPU_SIZE) => {
+                let (place, bits) = (self.code.place(hart.pc), address.bits);
+                return Err(Stop::Unknown(format!("KVM: {place}: an access to {bits:#x}, of which nothing is known")));
+            }
+            _ => return Ok(()),
         };
         let to = self.code.place(hart.csrs.vec);
-        Err(Stop::Broken(format!("{what} is taken for a trap of the guest: stvec points to {to}")))
+        Err(Stop::Stale(format!("{what} is taken for a trap of the guest: stvec points to {to}")))
     }
 
     fn trap_of_guest(&self, hart: &mut Hart) {
@@ -368,9 +410,11 @@ impl Walker<'_> {
         let origin: BTreeMap<u64, u64> =
             (VCPU..VCPU + VCPU_SIZE).step_by(8).map(|address| (word_of_vcpu(address).bits, address)).collect();
         let from = |value: Val| origin.get(&value.bits).filter(|_| value.known).copied();
-        // The SBI gets the guest's registers in memory that it shares with KVM.
-        let registers = if by_sret { 0..32 } else { 0..0 };
-        for register in registers {
+        // The SBI gets the guest's registers in memory that it shares with KVM. They come back the same way as others.
+        if !by_sret {
+            hart.guest = self.places.clone();
+        }
+        for register in (0..32).filter(|_| by_sret) {
             let value = if register == 0 { hart.csrs.epc } else { hart.regs.get(register) };
             let name = if register == 0 { "pc" } else { cpu::NAMES[register as usize] };
             let Some(address) = from(value) else { return wrong(&format!("a {name} that is not its own")) };
@@ -425,5 +469,7 @@ impl Walker<'_> {
 /// Where a path ends early.
 enum Stop {
     Broken(String),
+    /// An access, or the fetch, may use a stale translation.
+    Stale(String),
     Unknown(String),
 }

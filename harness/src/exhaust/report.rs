@@ -101,12 +101,16 @@ pub fn add_kvm(report: &mut Report, code: &Image, symbols: &Symbols, found: kvm:
             property: "KVM",
             what: broken.what,
             place: code.place(broken.place),
-            start: format!("a hart calls {}", code.function(broken.place).unwrap_or_default()),
+            start: format!("a hart calls {}", broken.function),
             steps: broken.steps.into_iter().map(step).collect(),
-            setting: Setting { model: Some("window-5"), properties: None, harts: 4 },
+            setting: Setting {
+                model: Some(if broken.stale { "window-5" } else { "plain" }),
+                properties: None,
+                harts: 4,
+            },
         });
     }
-    report.clean = report.unknown.is_none() && report.findings.is_empty();
+    report.clean &= report.unknown.is_none() && report.findings.is_empty();
 }
 
 /// The limits of a search, in a line.

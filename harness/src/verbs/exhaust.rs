@@ -57,6 +57,9 @@ struct Results<'a> {
 /// When there is no kernel (exit code 64), or a file cannot be read or written.
 pub fn run(options: &Options, args: &Args) -> Result<Exit> {
     let mut kernels = args.vmlinux.clone();
+    if args.kvm.is_some() && kernels.len() != 1 {
+        return Err(Error::usage("--kvm is of one kernel: name its vmlinux, and no other".to_owned()));
+    }
     if kernels.is_empty() {
         kernels = built(options)?;
     }
@@ -145,7 +148,7 @@ pub fn search(name: &str, vmlinux: &Path, kvm: Option<&Path>, plan: &Plan) -> Re
     Ok(report)
 }
 
-/// The scenario whose kernel has vectors, user CFI and KVM.
+/// The scenario whose kernel has vectors and KVM.
 const RICH: &str = "debian";
 
 /// A result: name, verdict, and why if it is not a pass.

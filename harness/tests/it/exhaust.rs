@@ -229,7 +229,7 @@ fn swapped_slots_are_caught() {
 }
 
 #[test]
-fn an_unknown_instruction_is_no_pass() {
+fn an_unknown_instruction_does_not_pass() {
     // vsetvli a0, a1, e8, m1
     let verdict = mutated("handle_exception", &SFENCE_VMA, 0, &[0x57, 0xf5, 0x05, 0x00], &plan(1));
     assert!(verdict.unknown.as_ref().is_some_and(|why| why.contains("handle_exception+")), "{verdict:?}");
@@ -326,10 +326,37 @@ fn kvm_cannot_take_a_fault_on_its_text() {
         assert!(broken.iter().any(|what| what.contains(function)), "{function}: {broken:?}");
     }
     // In the kernel image it is mapped from the start.
-    let (at, code) = (0xffff_ffff_8000_4000, [0x67, 0x80, 0, 0]);
-    let kernel = with("series.txt", &[(at, &code, "__kvm_riscv_switch_to")]);
+    let module = kvm();
+    let names = ["__kvm_riscv_switch_to", "__kvm_riscv_unpriv_trap", "kvm_riscv_vcpu_unpriv_read"];
+    let code = names.map(|name| module.code(name).map(|(start, end)| (start, (end - start) as usize)).unwrap());
+    let code = code.map(|(start, len)| (start, module.bytes(start, len).unwrap()));
+    // The pointer to the handler of traps.
+    let pointer = (0xffff_ffff_0202_2000, module.bytes(0xffff_ffff_0202_2000, 8).unwrap());
+    let parts = code.iter().zip(names).map(|((at, bytes), name)| (*at, bytes.as_slice(), name));
+    let parts: Vec<_> = parts.chain([(pointer.0, pointer.1.as_slice(), "pointer")]).collect();
+    let kernel = with("series.txt", &parts);
     let found = of_kvm::search(&kernel, &Layout::of(&kernel).unwrap(), None);
     assert_eq!(broken_in_kvm(&found), Vec::<&str>::new());
+    assert!(found.instructions > 200, "{found:?}");
+}
+
+#[test]
+fn a_far_call_of_the_flush_counts_and_no_loader_is_an_error() {
+    // auipc ra, 0; jalr ra, 4092(ra); ret: a helper that calls flush_tlb_all().
+    let at = 0xffff_ffff_8000_4000;
+    let far: &[u8] = &[0x97, 0x00, 0x00, 0x00, 0xe7, 0x80, 0xc0, 0x7f, 0x67, 0x80, 0, 0];
+    let jump: &[u8] = &[0x6f, 0x00, 0x00, 0x10];
+    let ret: &[u8] = &[0x67, 0x80, 0, 0];
+    let search = |more: &[(u64, &[u8], &str)]| {
+        let kernel = with("series.txt", more);
+        of_kvm::search(&kernel, &Layout::of(&kernel).unwrap(), Some(&kvm()))
+    };
+    let flush = (at + 0x100 + 0x7fc, ret, "flush_tlb_all");
+    let found = search(&[(at, jump, "set_memory_x"), (at + 0x100, far, "__set_memory"), flush]);
+    assert_eq!(broken_in_kvm(&found), Vec::<&str>::new());
+    let found = search(&[(at, ret, "set_memory_x"), (at + 0x100, far, "__set_memory"), flush]);
+    assert!(!broken_in_kvm(&found).is_empty());
+    assert!(search(&[flush]).unknown.is_some_and(|why| why.contains("set_memory_rox")));
 }
 
 #[test]
@@ -359,17 +386,22 @@ fn what_kvm_forgets_is_caught() {
     assert!(changed("ld x18, 240(x10)", &NOP, switch).contains("a wrong s2"));
     assert!(changed("ld x28, 1184(x10)", &NOP, switch).contains("entered with a t3"));
     assert!(changed("sd x28, 1184(x10)", &NOP, switch).contains("guest's t3"));
+    assert!(changed("sd x28, 1184(x10)", &NOP, "__kvm_riscv_nacl_switch_to").contains("guest's t3"));
+    assert!(changed("csrrci x16, 256, 2", &NOP, "kvm_riscv_vcpu_unpriv_read").contains("interrupts are enabled"));
     assert!(changed("csrrw x0, 321, x11", &NOP, "__kvm_riscv_unpriv_trap").contains("wrong place"));
     assert!(changed("csrrw x0, 261, x5", &NOP, "kvm_riscv_vcpu_unpriv_read").contains("stvec"));
 }
 
 #[test]
-fn a_kvm_that_is_not_understood_is_no_pass() {
+fn a_kvm_that_is_not_understood_does_not_pass() {
     let found = found_in_kvm(Some(&Image::from_parts(&[(0x1000, &NOP)], &[], &[])), true, true);
     assert!(found.unknown.is_some_and(|why| why.contains("__kvm_riscv_switch_to")));
-    // vsetvli a0, a1, e8, m1
     let image = kvm();
     let (start, _) = image.code("__kvm_riscv_switch_to").unwrap();
+    // A switch that returns at once.
+    let found = found_in_kvm(Some(&image.patched(start, &[0x67, 0x80, 0, 0])), true, true);
+    assert!(found.unknown.is_some_and(|why| why.contains("without having entered a guest")));
+    // vsetvli a0, a1, e8, m1
     let found = found_in_kvm(Some(&image.patched(start, &[0x57, 0xf5, 0x05, 0x00])), true, true);
     assert!(found.unknown.is_some_and(|why| why.contains("decoder")));
 }
