@@ -45,7 +45,7 @@ no_tracer_in_vector_nesting_end riscv_v_context_nesting_end
 no_tracer_in_announcement flush_cache_vmap
 "
 
-# Both lists of functions are long, and slow to read, so that is done once.
+# Both lists of functions are long and slow to read, so each is read once.
 
 # read_ranges SYMBOL...: sets $ranges to lines with the name, the first address, and
 # that of the next symbol, from kallsyms
