@@ -159,8 +159,7 @@ impl Lab {
         kernel::build(self.builder(), name, &commit, config, None)
     }
 
-    /// The kernel at `commit`, which differs from the series in nothing that tests are built from, with the tests of the
-    /// series.
+    /// The kernel at `commit` with the tests of the series, whose modules must fit it.
     ///
     /// # Errors
     /// When it cannot be built.

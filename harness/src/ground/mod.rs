@@ -12,5 +12,6 @@ pub mod lock;
 pub mod nearest;
 pub mod pace;
 pub mod progress;
+pub mod shard;
 pub mod table;
 pub mod toml_file;

@@ -7,7 +7,7 @@ use std::fmt;
 /// How a statement is wrong.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Kind {
-    /// It is not there.
+    /// The statement is removed.
     Deleted,
     /// The lines are what they were before the series.
     Reverted,
@@ -75,7 +75,13 @@ pub fn mutants(file: &str, diff: &str, text: &str) -> Vec<Mutant> {
     let hunks = hunks(diff);
     let added: BTreeSet<usize> = hunks.iter().flat_map(|h| h.first..h.first + h.came).collect();
     let comments = in_comments(&lines);
-    let is_code = |line: &usize| added.contains(line) && !comments.contains(line) && is_inside(lines[*line]);
+    // What goes on from the line before begins no statement.
+    let begins = |line: usize| {
+        let before = (0..line).rev().find(|l| !comments.contains(l) && !bare(lines[*l]).is_empty());
+        before.is_none_or(|l| ends(lines[l]) || !is_inside(lines[l]) || bare(lines[l]).ends_with(':'))
+    };
+    let is_code =
+        |line: &usize| added.contains(line) && !comments.contains(line) && is_inside(lines[*line]) && begins(*line);
     let mut all = Vec::new();
     let mut skip_to = 0;
     for at in (0..lines.len()).filter(is_code) {
@@ -99,15 +105,16 @@ pub fn mutants(file: &str, diff: &str, text: &str) -> Vec<Mutant> {
             all.push(change(Kind::Always, Some(format!("if (1){rest}"))));
             all.push(change(Kind::Never, Some(format!("if (0){rest}"))));
         } else if is_deletable(&statement) {
-            // An empty statement, as it may be all that an `if` has.
+            // An empty statement, because it may be the whole body of an `if`.
             all.push(Mutant { new: String::new(), ..change(Kind::Deleted, Some(";".to_owned())) });
         }
     }
     for hunk in hunks.iter().filter(|h| h.gone.len() == 1 && h.came > 0) {
         let old = &hunk.gone[0];
-        // What a comment has grown in front of is the last line.
+        // If a comment was added in front, the statement is the last line.
         let at = hunk.first + hunk.came - 1;
-        if is_inside(old) && is_code(&at) && ends(old) && ends(lines[at]) {
+        let is_alike = bare(old).chars().last() == bare(lines[at]).chars().last();
+        if is_alike && is_inside(old) && is_code(&at) && ends(old) && ends(lines[at]) {
             all.push(Mutant {
                 file: file.to_owned(),
                 line: at + 1,
@@ -140,9 +147,13 @@ fn is_inside(line: &str) -> bool {
     line.starts_with('\t') && !line.trim().is_empty() && !line.trim_start().starts_with('#')
 }
 
-/// A line without the backslash of a macro.
+/// A line without the backslash of a macro, and without a comment at its end.
 fn bare(line: &str) -> &str {
-    line.trim_end().trim_end_matches('\\').trim()
+    let line = line.trim_end().trim_end_matches('\\').trim();
+    match line.rsplit_once("/*") {
+        Some((code, comment)) if comment.ends_with("*/") => code.trim_end(),
+        _ => line,
+    }
 }
 
 fn ends(line: &str) -> bool {
@@ -245,6 +256,11 @@ void f(void)\n\
         );
         assert_eq!(made(&diff(17, 17, &[])), [(17, Kind::Deleted, own("call(p);"), own(""))]);
         assert_eq!(made(&diff(1, 3, &[])), []);
+        // Not in a function, a line that goes on from the one before, and one with a comment.
+        let more = "EXPORT_SYMBOL_GPL(f);\nvoid g(void)\n{\n\ta(b,\n\t  c);\n\td(); /* e */\n\tf();\n}\n";
+        let all: Vec<_> = mutants("f.c", &diff(1, 8, &[]), more).into_iter().map(|m| (m.line, m.old)).collect();
+        assert_eq!(all, [(4, own("a(b, c);")), (6, own("d();")), (7, own("f();"))]);
+        assert_eq!(mutants("f.c", &diff(5, 5, &[]), more), []);
     }
 
     #[test]
@@ -254,6 +270,9 @@ void f(void)\n\
         let reverted = all.iter().find(|m| m.kind == Kind::Reverted).unwrap();
         assert_eq!((reverted.line, &*reverted.old), (9, "for_each_cpu_and(i, mask, online) {"));
         assert_eq!(reverted.text, TEXT.replace("for_each_cpu_and(i, mask, online)", "for_each_cpu(i, mask)"));
+        // Nothing takes the place of a brace.
+        let brace = mutants("f.c", &diff(9, 13, &["\told();"]), TEXT);
+        assert!(brace.iter().all(|m| m.kind != Kind::Reverted), "{brace:?}");
         // What was there in more lines is not understood.
         assert!(mutants("f.c", &diff(6, 9, &[old, old]), TEXT).iter().all(|m| m.kind != Kind::Reverted));
     }

@@ -6,6 +6,7 @@ pub mod coverage;
 pub mod expect;
 pub mod judge;
 pub mod met;
+pub mod mutants;
 pub mod outputs;
 pub mod plan;
 pub mod record;

@@ -99,7 +99,7 @@ impl Tally {
         std::mem::take(&mut self.told)
     }
 
-    /// Adds what another tally has kept, which has not been finished.
+    /// Adds the lines and the count of a kept tally that is not finished; [`Tally::take`] gives its results.
     pub fn append(&mut self, other: Self) {
         for line in other.text().lines().filter(|line| *line != HEADER) {
             let result = ["ok ", "not ok "].iter().find_map(|word| Some((*word, line.strip_prefix(word)?)));
@@ -113,7 +113,6 @@ impl Tally {
         }
         self.count.add(other.count);
         self.names.extend(other.names);
-        self.told.extend(other.told);
         self.last = Some(Instant::now());
     }
 
@@ -185,6 +184,31 @@ mod tests {
         );
         assert_eq!(outcome, Count { passed: 1, failed: 2, errors: 1, skipped: 1 });
         assert_eq!(outcome.to_string(), "1 passed, 2 failed, 1 skipped");
+    }
+
+    #[test]
+    fn results_of_another_tally_get_new_numbers() {
+        let (mut all, mut part) = (Tally::kept(), Tally::kept());
+        all.ok("first");
+        part.note("about it");
+        part.ok("second");
+        part.quote("ok 7 quoted");
+        part.not_ok("third", "why");
+        all.append(part);
+        all.ok("second");
+        let count = all.finish();
+        assert_eq!(
+            all.text(),
+            "KTAP version 1\n\
+             ok 1 first\n\
+             # about it\n\
+             ok 2 second\n\
+             #   | ok 7 quoted\n\
+             not ok 3 third # why\n\
+             ok 4 second (2)\n\
+             1..4\n"
+        );
+        assert_eq!(count, Count { passed: 3, failed: 1, errors: 0, skipped: 0 });
     }
 
     #[test]

@@ -3,8 +3,10 @@
 
 use std::collections::BTreeSet;
 use std::path::Path;
+use std::sync::mpsc;
+use std::thread;
 
-use crate::build::kernel::{self, Kernel};
+use crate::build::kernel;
 use crate::build::workbench::{Lab, Workbench};
 use crate::ground::error::{Error, Result};
 use crate::options::Options;
@@ -73,19 +75,38 @@ pub fn run(lab: &mut Lab, controls: &[Control]) -> Result<Ran> {
     let mut done: Vec<Done> = Vec::new();
     // Group by configuration: changing it is what takes long.
     let configs: BTreeSet<&str> = controls.iter().flat_map(|c| &c.runs).map(|r| r.config.name.as_str()).collect();
-    for config in configs {
-        for control in controls {
-            let mut kernel: Option<Result<Kernel>> = None;
-            for run in control.runs.iter().filter(|r| r.config.name == config) {
-                let kernel = kernel.get_or_insert_with(|| build(lab, control, &run.config));
-                let kernel = kernel.as_ref().map_err(|e| Error::could_not(e.message.clone()));
-                for trial in run::repeated(&lab.bench, &[&run.trial]) {
-                    let kernel = kernel.as_ref().map(|k| *k).map_err(|e| Error::could_not(e.message.clone()));
-                    done.push(run::run(&lab.bench, &trial, kernel, &folder));
+    let of = |config: &str, control: &Control| -> Vec<ControlRun> {
+        control.runs.iter().filter(|r| r.config.name == config).cloned().collect()
+    };
+    let groups: Vec<(&Control, Vec<ControlRun>)> = configs
+        .iter()
+        .flat_map(|config| controls.iter().map(|control| (control, of(config, control))))
+        .filter(|(_, runs)| !runs.is_empty())
+        .collect();
+    let bench = lab.bench.clone();
+    thread::scope(|scope| {
+        // While a kernel boots, the next one is built, and no more than that.
+        let (built, kernels) = mpsc::sync_channel(0);
+        let (groups, lab) = (&groups, &mut *lab);
+        scope.spawn(move || {
+            for (control, runs) in groups {
+                // Nobody waits for it after a panic.
+                if built.send(build(lab, control, &runs[0].config)).is_err() {
+                    break;
+                }
+            }
+        });
+        for (_, runs) in groups {
+            let kernel =
+                kernels.recv().unwrap_or_else(|_| Err(Error::could_not("the build has panicked; report this")));
+            for run in runs {
+                for trial in run::repeated(&bench, &[&run.trial]) {
+                    let kernel = kernel.as_ref().map_err(|e| Error::could_not(e.message.clone()));
+                    done.push(run::run(&bench, &trial, kernel, &folder));
                 }
             }
         }
-    }
+    });
     let tip = lab.tip.clone();
     lab.tree.check_out(&tip)?;
     let place = |done: &Done| done.rows.first().and_then(|row| controls.iter().position(|c| c.name == row.kernel));

@@ -2,6 +2,8 @@
 //! Hunts with a known result: in a kernel with the hole they must name it, and in a kernel without it
 //! they must only find hits that it absorbed.
 
+use std::time::Duration;
+
 use crate::boot::machine::{Limits, Machine};
 use crate::boot::models;
 use crate::build::kernel::{Config, Kernel, SERIES};
@@ -31,6 +33,11 @@ const WINDOW: (&str, &str) = ("window-1", "handle_exception");
 /// The machine on which translations outlive their PTEs, and the part of the workload that changes mappings.
 const VALID: (&str, &str) = ("valid", "tlb.sh");
 
+/// Tracing makes a test several times slower: the longest silence of one that has to end, on an idle host.
+const PATIENT: Duration = Duration::from_secs(180);
+/// The same for a kernel that has to die, which may hang.
+const IMPATIENT: Duration = Duration::from_secs(20);
+
 /// A result: name, verdict, and why if it is not a pass.
 pub type Checked = (String, Verdict, String);
 
@@ -47,12 +54,12 @@ pub fn run(lab: &mut Lab, tier: Tier) -> Result<Vec<Checked>> {
     let stale = Machine::new(models::find("stale")?);
     let window = Machine::new(models::find(WINDOW.0)?);
     let plain = Config::default();
-    let mut all = of_series("series", hunted(lab, SERIES, &plain, &stale, ""));
-    all.extend(of_window(hunted(lab, CONTROL, &plain, &window, "")));
+    let mut all = of_series("series", hunted(lab, SERIES, &plain, &stale, "", PATIENT));
+    all.extend(of_window(hunted(lab, CONTROL, &plain, &window, "", IMPATIENT)));
     if tier >= Tier::Full {
         let config = found.first().map(|s| s.config.clone()).unwrap_or_default();
-        all.extend(of_series("series with KASAN", hunted(lab, SERIES, &config, &stale, &place.append)));
-        all.extend(of_mainline(hunted(lab, CONTROL, &config, &stale, &place.append)));
+        all.extend(of_series("series with KASAN", hunted(lab, SERIES, &config, &stale, &place.append, PATIENT)));
+        all.extend(of_mainline(hunted(lab, CONTROL, &config, &stale, &place.append, PATIENT)));
         let valid = Machine::new(models::find(VALID.0)?);
         all.push(of_valid(SERIES, &valid, false, flushes(lab, SERIES, &valid)));
         for control in control::load(&lab.options.root)? {
@@ -67,10 +74,17 @@ pub fn run(lab: &mut Lab, tier: Tier) -> Result<Vec<Checked>> {
 }
 
 /// Hunts with the series' test of all kinds of mappings.
-fn hunted(lab: &mut Lab, name: &str, config: &Config, machine: &Machine, append: &str) -> Result<Report> {
+fn hunted(
+    lab: &mut Lab,
+    name: &str,
+    config: &Config,
+    machine: &Machine,
+    append: &str,
+    silence: Duration,
+) -> Result<Report> {
     let kernel = kernel(lab, name, config)?;
     let tests = Workload::Scripts(kernel.selftests.clone(), vec![TEST.to_owned()]);
-    boot(lab, kernel, tests, machine, append)
+    boot(lab, kernel, tests, machine, append, silence)
 }
 
 /// Hunts with the program that changes mappings which other harts have used.
@@ -78,7 +92,7 @@ fn flushes(lab: &mut Lab, name: &str, machine: &Machine) -> Result<Report> {
     let kernel = kernel(lab, name, &Config::default())?;
     let folder = lab.options.place("hunt");
     let scripts = hunt::scripts(&folder, Some(lab.clang()))?;
-    boot(lab, kernel, Workload::Scripts(scripts, vec![VALID.1.to_owned()]), machine, "")
+    boot(lab, kernel, Workload::Scripts(scripts, vec![VALID.1.to_owned()]), machine, "", PATIENT)
 }
 
 fn kernel(lab: &mut Lab, name: &str, config: &Config) -> Result<Kernel> {
@@ -88,7 +102,14 @@ fn kernel(lab: &mut Lab, name: &str, config: &Config) -> Result<Kernel> {
     }
 }
 
-fn boot(lab: &Lab, kernel: Kernel, guest: Workload, machine: &Machine, append: &str) -> Result<Report> {
+fn boot(
+    lab: &Lab,
+    kernel: Kernel,
+    guest: Workload,
+    machine: &Machine,
+    append: &str,
+    silence: Duration,
+) -> Result<Report> {
     let Kernel { name: kernel, image, vmlinux, .. } = kernel;
     let folder = lab.options.place("hunt");
     let target = Target {
@@ -99,7 +120,7 @@ fn boot(lab: &Lab, kernel: Kernel, guest: Workload, machine: &Machine, append: &
         guest,
         machine: machine.clone(),
         append: append.to_owned(),
-        limits: lab.options.limits.over(Limits::for_boot(1, machine)),
+        limits: lab.options.limits.over(Limits { silence, total: 4 * PATIENT, ..Limits::for_boot(1, machine) }),
     };
     let report = hunt::boot(&lab.bench, &target, &folder)?;
     let file = |ending: &str| folder.join(format!("{}.{ending}", target.name));

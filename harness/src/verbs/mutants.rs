@@ -8,7 +8,7 @@ use std::sync::mpsc;
 use std::thread;
 use std::time::Instant;
 
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 
 use crate::build::workbench::Lab;
 use crate::exhaust::image::Image;
@@ -20,13 +20,13 @@ use crate::exhaust::{Plan, Verdict, judge};
 use crate::ground::error::{Error, Exit, Result};
 use crate::ground::files;
 use crate::ground::progress::Step;
+use crate::ground::shard::Shard;
 use crate::ground::table::{self, Align, Cell};
-use crate::ground::toml_file;
 use crate::options::Options;
+use crate::trial::mutants::{FILE, Row, Survivor, known};
 use crate::trial::scenario::Tier;
 use crate::trial::verdict as judgement;
-use crate::verbs::check::Shard;
-use crate::verbs::statements;
+use crate::verbs::statements::{self, Selected};
 
 /// `make check TIER=ci` judges one mutant out of so many.
 const SAMPLE: u32 = 28;
@@ -61,81 +61,6 @@ impl Default for Args {
     }
 }
 
-/// The file of what may survive.
-pub(super) const FILE: &str = "harness/mutants.toml";
-
-/// [`FILE`]: what is not killed, and why that is right.
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(super) struct Known {
-    #[serde(default)]
-    survivor: Vec<Survivor>,
-    /// Names of the scenarios that judge statements, the quickest first: by file, and [`OTHER`].
-    pub judges: BTreeMap<String, Vec<String>>,
-    #[serde(default)]
-    pub statement: Vec<Statement>,
-}
-
-/// Stands for the files without judges of their own.
-pub(super) const OTHER: &str = "other";
-
-/// A statement of which a mutant may survive.
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(super) struct Statement {
-    pub file: String,
-    pub old: String,
-    pub new: String,
-    /// One sentence: why it is equivalent, or what kills it.
-    pub why: String,
-}
-
-/// A mutant that may survive.
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Survivor {
-    /// Its function.
-    function: String,
-    old: String,
-    new: String,
-    /// One sentence: why it is equivalent, or which litmus file kills it.
-    why: String,
-}
-
-impl Survivor {
-    fn explains(&self, row: &Row) -> bool {
-        let function = row.place.split('+').next().unwrap_or_default();
-        row.killed.is_none() && (&*self.function, &self.old, &self.new) == (function, &row.old, &row.new)
-    }
-}
-
-/// A row of the table.
-#[derive(Clone, Debug, Deserialize, Serialize)]
-pub struct Row {
-    pub place: String,
-    pub kind: String,
-    pub old: String,
-    pub new: String,
-    /// The property that is broken, or nothing.
-    pub killed: Option<String>,
-    /// Why the search says nothing.
-    pub uncertain: Option<String>,
-    /// Why it survives, if that is known.
-    pub why: Option<String>,
-    pub milliseconds: u64,
-}
-
-impl Row {
-    fn is_unexplained(&self) -> bool {
-        self.killed.is_none() && self.why.is_none()
-    }
-
-    fn in_words(&self) -> String {
-        let end = self.uncertain.as_ref().map_or("survives".to_owned(), |why| format!("not certain ({why})"));
-        format!("{end}: {}: {}: `{}` becomes `{}`", self.place, self.kind, self.old, self.new)
-    }
-}
-
 /// `out/mutants/results.json`.
 #[derive(Serialize)]
 struct Results<'a> {
@@ -152,7 +77,8 @@ struct Results<'a> {
 /// When there is no kernel, its entry is not understood, or a file is wrong.
 pub fn run(options: &Options, args: &Args) -> Result<Exit> {
     let rows = if args.statements {
-        statements::judge_all(&mut Lab::open(options)?, args)?
+        let selected = Selected { shard: args.shard, every: args.every, resume: args.resume };
+        statements::judge_all(&mut Lab::open(options)?, &selected)?
     } else {
         let vmlinux = args.vmlinux.clone().unwrap_or_else(|| options.place("kernel").join("series/vmlinux"));
         judge_all(options, &vmlinux, args)?
@@ -184,7 +110,7 @@ pub fn check(options: &Options, vmlinux: &Path, tier: Tier) -> Result<(String, j
 /// # Errors
 /// As [`run`].
 pub fn check_statements(lab: &mut Lab) -> Result<(String, judgement::Verdict, String)> {
-    let rows = statements::judge_all(lab, &Args { statements: true, ..Args::default() })?;
+    let rows = statements::judge_all(lab, &Selected { shard: Shard::default(), every: 1, resume: false })?;
     Ok(told("mutants of statements: each one is killed or explained", &rows))
 }
 
@@ -297,12 +223,6 @@ fn ranges(image: &Image, layout: &Layout) -> Vec<(u64, u64)> {
     ranges.extend(layout.announce);
     ranges.retain(|(start, _)| image.contains(*start));
     ranges
-}
-
-pub(super) fn known(root: &Path) -> Result<Known> {
-    let file = root.join(FILE);
-    let text = std::fs::read_to_string(&file).map_err(|e| Error::io("read", &file, e))?;
-    toml_file::parse(&text).map_err(|why| Error::usage(format!("{FILE}{why}; correct the file")))
 }
 
 /// Judges the mutants side by side.

@@ -2,74 +2,97 @@
 //! `lazymap mutants --statements`: kernels with one C statement of the series wrong, built and booted until something
 //! fails.
 
-use std::collections::BTreeMap;
-use std::path::Path;
+use std::collections::BTreeSet;
+use std::io::ErrorKind;
+use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use serde::{Deserialize, Serialize};
 
-use super::mutants::{Args, FILE, Known, OTHER, Row, known};
 use crate::build::kernel::{self, Config, Kernel};
 use crate::build::workbench::Lab;
 use crate::ground::error::{Error, Result};
 use crate::ground::files;
+use crate::ground::shard::Shard;
 use crate::series::statements::{self, Mutant};
+use crate::trial::mutants::{FILE, Known, OTHER, Row, known};
 use crate::trial::report::Done;
 use crate::trial::run;
 use crate::trial::scenario::{self, Scenario, Which};
 use crate::trial::verdict::Verdict;
 
-/// Name of the mutants' kernels. One takes the place of the other.
+/// Name of the mutants' kernels. Each replaces the one before.
 const KERNEL: &str = "mutant";
 
-/// What a compiler says of code that it refuses.
-const REFUSED: &str = ": error: ";
+/// What to judge.
+#[derive(Clone, Copy, Debug)]
+pub struct Selected {
+    pub shard: Shard,
+    /// Only every N-th mutant.
+    pub every: u32,
+    /// Keep the verdicts of an earlier run.
+    pub resume: bool,
+}
 
-/// The files of the series that have statements, and no other judge: what is assembly, or compiled from
-/// `arch-riscv/lazy_map.c`, is for `exhaust`. Tests and Rust are no part of the scheme.
+/// Whether a file has C statements that nothing else judges: `exhaust` covers assembly and lazy_map.c; tests and Rust
+/// are not part of the scheme.
 fn is_judged(file: &str) -> bool {
     const ELSEWHERE: [&str; 3] = ["tools/", "rust/", "samples/"];
     let is_c = file.ends_with(".c") || file.ends_with(".h");
     is_c && !ELSEWHERE.iter().any(|folder| file.starts_with(folder)) && !file.ends_with("/mm/lazy_map.c")
 }
 
-/// A verdict, with what it is for: the tree of files of the mutant.
+/// A verdict, and what it is for.
 #[derive(Clone, Debug, Deserialize, Serialize)]
 struct Judged {
+    /// The git tree of the mutant.
     tree: String,
+    /// The scenarios that judge it.
+    judges: Vec<String>,
     #[serde(flatten)]
     row: Row,
 }
 
 /// `out/mutants/statements.json`.
-#[derive(Deserialize, Serialize)]
+#[derive(Default, Deserialize, Serialize)]
 struct Results {
     schema: u32,
     mutants: Vec<Judged>,
 }
 
-/// Builds and boots the mutants that `args` selects.
+/// Builds and boots the selected mutants. Leaves the series checked out.
 ///
 /// # Errors
 /// When the kernel without a mutation fails, or something cannot be built for another reason than the mutation; when
 /// `harness/mutants.toml` is wrong (exit code 64).
-pub fn judge_all(lab: &mut Lab, args: &Args) -> Result<Vec<Row>> {
+pub fn judge_all(lab: &mut Lab, selected: &Selected) -> Result<Vec<Row>> {
     let known = known(&lab.options.root)?;
-    let all: Vec<Mutant> = mutants(lab)?.into_iter().step_by(args.every as usize).collect();
-    let mine = args.shard.share(all);
+    let judged = judge_selected(lab, selected, &known);
+    let tip = lab.tip.clone();
+    lab.tree.check_out(&tip)?;
+    let mut rows = judged?;
+    explain(&mut rows, &known, selected)?;
+    Ok(rows)
+}
+
+fn judge_selected(lab: &mut Lab, selected: &Selected, known: &Known) -> Result<Vec<Row>> {
+    let all: Vec<Mutant> = mutants(lab)?.into_iter().step_by(selected.every as usize).collect();
+    let mine = selected.shard.share(all);
     let file = lab.options.place("mutants").join("statements.json");
-    let earlier = if args.resume { read(&file)? } else { BTreeMap::new() };
-    let mut sound: BTreeMap<String, ()> = BTreeMap::new();
-    let mut judged: Vec<Judged> = Vec::new();
+    let mut kept = if selected.resume { read(&file)? } else { Vec::new() };
+    let mut sound = BTreeSet::new();
+    let mut rows = Vec::new();
     for (number, mutant) in mine.iter().enumerate() {
         let commit = commit(lab, mutant)?;
         let tree = lab.tree.files(&commit)?;
-        let row = match earlier.get(&tree) {
-            Some(row) => row.clone(),
+        let scenarios = judges(lab, known, &mutant.file)?;
+        let judges: Vec<String> = scenarios.iter().map(|scenario| scenario.name.clone()).collect();
+        let earlier = kept.iter().find(|judged| judged.tree == tree && judged.judges == judges);
+        let row = match earlier.filter(|judged| judged.row.uncertain.is_none()) {
+            Some(judged) => judged.row.clone(),
             None => {
-                let scenarios = judges(lab, &known, &mutant.file)?;
                 for scenario in &scenarios {
-                    if sound.insert(scenario.name.clone(), ()).is_none() {
+                    if sound.insert(scenario.name.clone()) {
                         itself(lab, scenario)?;
                     }
                 }
@@ -78,32 +101,22 @@ pub fn judge_all(lab: &mut Lab, args: &Args) -> Result<Vec<Row>> {
         };
         let end = row.killed.as_deref().or(row.uncertain.as_deref()).unwrap_or("survives");
         println!("[{}/{}] {}: {}: `{}`: {end}", number + 1, mine.len(), row.place, row.kind, row.old);
-        judged.push(Judged { tree, row });
-        write(&file, &judged)?;
+        kept.retain(|judged| judged.tree != tree);
+        kept.push(Judged { tree, judges, row: row.clone() });
+        write(&file, &kept)?;
+        rows.push(row);
     }
-    let tip = lab.tip.clone();
-    lab.tree.check_out(&tip)?;
-    let mut rows: Vec<Row> = judged.into_iter().map(|judged| judged.row).collect();
-    explain(&mut rows, &known, args)?;
     Ok(rows)
 }
 
-/// Says of survivors why they may.
-fn explain(rows: &mut [Row], known: &Known, args: &Args) -> Result<()> {
-    let of = |row: &Row| {
-        let file = row.place.split(':').next().unwrap_or_default().to_owned();
-        known.statement.iter().position(|s| (&s.file, &s.old, &s.new) == (&file, &row.old, &row.new))
-    };
-    let mut used = vec![false; known.statement.len()];
-    for row in rows.iter_mut().filter(|row| row.killed.is_none()) {
-        if let Some(at) = of(row) {
-            used[at] = true;
-            row.why = Some(known.statement[at].why.clone());
-        }
+/// Fills in why a survivor is allowed.
+fn explain(rows: &mut [Row], known: &Known, selected: &Selected) -> Result<()> {
+    for row in rows.iter_mut() {
+        row.why = known.statement.iter().find(|s| s.explains(row)).map(|s| s.why.clone());
     }
-    let all = args.every == 1 && args.shard == Default::default();
-    match known.statement.iter().zip(&used).find(|(_, used)| all && !**used) {
-        Some((s, _)) => Err(Error::usage(format!(
+    let all = selected.every == 1 && selected.shard == Shard::default();
+    match known.statement.iter().find(|s| all && !rows.iter().any(|row| s.explains(row))) {
+        Some(s) => Err(Error::usage(format!(
             "{FILE}: no mutant of {} that changes `{}` into `{}` survives; drop it from the file",
             s.file, s.old, s.new
         ))),
@@ -163,9 +176,10 @@ fn boot(lab: &Lab, kernel: &Kernel, name: &str, scenario: &Scenario) -> Option<D
     Some(run::run(&lab.bench, &trial, Ok(kernel), &lab.options.place("mutants")))
 }
 
-/// The first row that is not a pass.
+/// What is not a pass: a failure before anything else.
 fn wrong(done: &Done) -> Option<(Verdict, String)> {
-    let row = done.rows.iter().find(|row| row.verdict != Verdict::Pass)?;
+    let failed = done.rows.iter().find(|row| row.verdict == Verdict::Fail);
+    let row = failed.or_else(|| done.rows.iter().find(|row| row.verdict != Verdict::Pass))?;
     // A test may pass in a boot that is not clean.
     let what = row.why.first().filter(|_| row.observed == "pass").unwrap_or(&row.observed);
     Some((row.verdict, format!("{}: {what}", row.test)))
@@ -198,9 +212,13 @@ fn judge(lab: &mut Lab, mutant: &Mutant, commit: &str, scenarios: &[Scenario]) -
         milliseconds: 0,
     };
     for scenario in scenarios {
+        // What fails from here on is the mutant.
+        lab.kernel(&scenario.config)?;
+        let log = log_of_build(lab, &scenario.config);
+        files::remove(&log)?;
         let kernel = match lab.variant(KERNEL, commit, &scenario.config) {
             Ok(kernel) => kernel,
-            Err(_) if is_refused(lab, &scenario.config) => {
+            Err(_) if is_refused(&std::fs::read(&log).unwrap_or_default()) => {
                 row.killed = Some("the compiler".to_owned());
                 break;
             }
@@ -222,26 +240,63 @@ fn judge(lab: &mut Lab, mutant: &Mutant, commit: &str, scenarios: &[Scenario]) -
     Ok(row)
 }
 
-/// Whether the last build of a mutant failed because the compiler refused it.
-fn is_refused(lab: &Lab, config: &Config) -> bool {
+/// The log of the last build of a mutant.
+fn log_of_build(lab: &Lab, config: &Config) -> PathBuf {
     let name = kernel::planned(&lab.options, KERNEL, config).name;
-    let log = std::fs::read(lab.options.out.join(format!("log/build-{name}.log"))).unwrap_or_default();
-    String::from_utf8_lossy(&log).contains(REFUSED)
+    lab.options.out.join(format!("log/build-{name}.log"))
 }
 
-/// The verdicts of an earlier run, by tree.
-fn read(file: &Path) -> Result<BTreeMap<String, Row>> {
+/// Whether a build failed because the compiler refused a line, or the linker misses a symbol.
+fn is_refused(log: &[u8]) -> bool {
+    String::from_utf8_lossy(log).lines().any(|line| {
+        let at = line.split_once(": error: ").map(|(at, _)| at);
+        // FILE:LINE:COLUMN
+        let is_line = at.is_some_and(|at| at.rsplit(':').take(2).all(|n| !n.is_empty() && n.parse::<u32>().is_ok()));
+        is_line || line.contains("error: undefined symbol: ")
+    })
+}
+
+/// The verdicts of an earlier run.
+fn read(file: &Path) -> Result<Vec<Judged>> {
     let text = match std::fs::read_to_string(file) {
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(BTreeMap::new()),
+        Err(e) if e.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
         text => text.map_err(|e| Error::io("read", file, e))?,
     };
     let results: Results = serde_json::from_str(&text)
         .map_err(|e| Error::usage(format!("{}: {e}; remove the file, or leave --resume out", file.display())))?;
-    let certain = results.mutants.into_iter().filter(|judged| judged.row.uncertain.is_none());
-    Ok(certain.map(|judged| (judged.tree, judged.row)).collect())
+    Ok(results.mutants)
 }
 
 fn write(file: &Path, judged: &[Judged]) -> Result<()> {
     let json = serde_json::to_string_pretty(&Results { schema: 1, mutants: judged.to_vec() });
     files::write_whole(file, json.map_err(|e| Error::could_not(e.to_string()))? + "\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_compiler_kills_without_a_boot() {
+        assert!(is_refused(b"x\n../a/b.h:25:3: error: call to undeclared function 'f'\n"));
+        assert!(is_refused(b"ld.lld: error: undefined symbol: f\n"));
+        for other in [
+            "clang: error: unable to execute command: Killed",
+            "make: *** Error 2",
+            "",
+            "a.c:1:2: warning: x",
+            "error: x",
+        ] {
+            assert!(!is_refused(other.as_bytes()), "{other}");
+        }
+    }
+
+    #[test]
+    fn files_of_the_kernel_are_judged() {
+        assert!(is_judged("arch/riscv/kernel/sbi.c") && is_judged("arch/riscv/include/asm/kfence.h"));
+        for other in ["arch/riscv/kernel/entry.S", "arch/riscv/mm/lazy_map.c", "tools/testing/x.c", "rust/helpers/x.c"]
+        {
+            assert!(!is_judged(other), "{other}");
+        }
+    }
 }

@@ -64,12 +64,16 @@ fn no_circle_within_a_floor() {
             sources().into_iter().filter(|(file, _)| file.starts_with(&format!("{folder}/"))).collect();
         let module = |file: &str| file[folder.len() + 1..].trim_end_matches(".rs").to_owned();
         let imports = |text: &str, of: &str| {
-            text.lines().take_while(|l| !l.starts_with("#[cfg(test)]")).any(|l| {
-                let l = l.trim_start();
-                l.starts_with("use ")
-                    && [format!("super::{of}::"), format!("super::{of};"), format!("crate::{folder}::{of}::")]
-                        .iter()
-                        .any(|word| l.contains(word.as_str()))
+            let code = text.split("#[cfg(test)]").next().unwrap();
+            let uses = code.split("\nuse ").skip(1).map(|rest| rest.split(';').next().unwrap());
+            uses.filter_map(|path| {
+                let own = format!("crate::{folder}::");
+                path.strip_prefix("super::").or_else(|| path.strip_prefix(own.as_str()))
+            })
+            .any(|path| {
+                // `x::y`, or `{x, y::z}` in one line or several.
+                let names = path.trim_start_matches('{').split(',');
+                names.map(|name| name.trim().split([':', ' ', '}']).next().unwrap()).any(|name| name == of)
             })
         };
         // Whatever imports nothing that is left can go; a circle never does.
