@@ -102,6 +102,19 @@ pub const SUM: u64 = 1 << 18;
 /// UXL: user mode has 64 bits. Never changes.
 pub const UXL: u64 = 2 << 32;
 
+/// sstatus after a trap from user mode, or from the supervisor. (Volume II, "Privilege and Global Interrupt-Enable Stack".)
+pub fn status_at_trap(before: u64, user: bool) -> u64 {
+    let spie = if before & SIE != 0 { SPIE } else { 0 };
+    let spp = if user { 0 } else { SPP };
+    before & !(SIE | SPIE | SPP) | spie | spp
+}
+
+/// sstatus after SRET.
+pub fn status_after_sret(before: u64) -> u64 {
+    let sie = if before & SPIE != 0 { SIE } else { 0 };
+    before & !(SIE | SPP) | SPIE | sie
+}
+
 /// Bit 63 of scause: an interrupt.
 pub const INTERRUPT: u64 = 1 << 63;
 pub const FETCH_FAULT: u64 = 12;

@@ -11,7 +11,8 @@ use riscv_isa::Instruction as I;
 
 use super::cpu::{self, Csrs, Memory, Next, Regs, Val};
 use super::image::Image;
-use super::layout::Layout;
+use super::layout::{self, Layout};
+use super::world::within;
 
 /// What enters a guest, by SRET or by a call of the SBI.
 const SWITCHES: [&str; 2] = ["__kvm_riscv_switch_to", "__kvm_riscv_nacl_switch_to"];
@@ -101,7 +102,7 @@ fn kernel_flushes(kernel: &Image) -> Option<bool> {
     let known: Vec<u64> = PROTECTS.iter().filter_map(|name| Some(kernel.symbol(name)?.0)).collect();
     let called = |function: &u64| {
         let range = kernel.name_at(*function).and_then(|name| kernel.code(name));
-        range.map(|range| super::layout::calls(kernel, range)).unwrap_or_default()
+        range.map(|range| layout::calls(kernel, range)).unwrap_or_default()
     };
     let is_flush = |function: &u64| kernel.name_at(*function).is_some_and(|name| FLUSHES.contains(&name));
     // By themselves, or through the helper that they share.
@@ -152,7 +153,7 @@ impl Memory for View<'_> {
         if within(address, STACK, STACK_SIZE) {
             return Some(Val::named(address));
         }
-        // Data of the module is whatever it is.
+        // Nothing is known about data of the kernel.
         self.code
             .word(address)
             .map(|word| if self.code.is_writable(address) { Val::named(address) } else { Val::of(word) })
@@ -167,10 +168,6 @@ impl Memory for View<'_> {
     }
 }
 
-fn within(address: u64, start: u64, size: u64) -> bool {
-    address.wrapping_sub(start) < size
-}
-
 /// A number that is found in one word of the vcpu, and nowhere else. It is even, as sepc keeps it.
 fn word_of_vcpu(address: u64) -> Val {
     Val::of(address.wrapping_mul(0x9e37_79b9_7f4a_7c15))
@@ -182,6 +179,11 @@ fn of_host(register: u32) -> Val {
 
 fn of_guest(register: u32) -> Val {
     Val::named(0x6775_6573_7400 + u64::from(register))
+}
+
+/// The name of a guest's register; sepc's value takes the number of x0.
+fn name_of_guest(register: u32) -> &'static str {
+    if register == 0 { "pc" } else { cpu::NAMES[register as usize] }
 }
 
 /// Loads from a guest's memory (Volume II, "Hypervisor Virtual-Machine Load and Store Instructions"): the register.
@@ -347,8 +349,7 @@ impl Walker<'_> {
                         }
                         hart.steps.push((pc, "the trap of the guest's memory has been noted".to_owned()));
                         hart.phase = Phase::Host;
-                        let irqs = if hart.csrs.status & cpu::SPIE != 0 { cpu::SIE } else { 0 };
-                        hart.csrs.status = hart.csrs.status & !(cpu::SIE | cpu::SPP) | irqs | cpu::SPIE;
+                        hart.csrs.status = cpu::status_after_sret(hart.csrs.status);
                         by + 4
                     }
                     _ => {
@@ -388,8 +389,7 @@ impl Walker<'_> {
     fn trap_of_guest(&self, hart: &mut Hart) {
         hart.steps.push((hart.pc, "the access to the guest's memory traps".to_owned()));
         hart.phase = Phase::Trapped(hart.pc);
-        let spie = if hart.csrs.status & cpu::SIE != 0 { cpu::SPIE } else { 0 };
-        hart.csrs.status = hart.csrs.status & !(cpu::SIE | cpu::SPIE) | cpu::SPP | spie;
+        hart.csrs.status = cpu::status_at_trap(hart.csrs.status, false);
         (hart.csrs.epc, hart.csrs.cause, hart.csrs.tval) =
             (Val::of(hart.pc), Val::of(cpu::LOAD_FAULT), Val::named(hart.pc));
         hart.pc = hart.csrs.vec & !3;
@@ -416,8 +416,9 @@ impl Walker<'_> {
         }
         for register in (0..32).filter(|_| by_sret) {
             let value = if register == 0 { hart.csrs.epc } else { hart.regs.get(register) };
-            let name = if register == 0 { "pc" } else { cpu::NAMES[register as usize] };
-            let Some(address) = from(value) else { return wrong(&format!("a {name} that is not its own")) };
+            let Some(address) = from(value) else {
+                return wrong(&format!("a {} that is not its own", name_of_guest(register)));
+            };
             hart.guest.insert(register, address);
         }
         let mut places: Vec<u64> = hart.guest.values().copied().collect();
@@ -458,7 +459,7 @@ impl Walker<'_> {
         }
         for (register, address) in &hart.guest {
             if hart.words.get(address) != Some(&of_guest(*register)) {
-                let name = if *register == 0 { "pc" } else { cpu::NAMES[*register as usize] };
+                let name = name_of_guest(*register);
                 return wrong(&format!("a guest's {name} that is not saved where it was loaded from"));
             }
         }

@@ -401,24 +401,9 @@ pub fn is_call(instruction: I) -> bool {
 
 /// Functions that the code in `range` calls, or ends in a jump to.
 pub fn calls(image: &Image, range: (u64, u64)) -> BTreeSet<u64> {
-    let mut pages: BTreeMap<u32, u64> = BTreeMap::new();
-    let mut targets = BTreeSet::new();
-    for (pc, (instruction, _)) in listing(image, range) {
-        match instruction {
-            I::AUIPC { rd, imm } => {
-                pages.insert(rd, pc.wrapping_add_signed(i64::from((imm << 12) as i32)));
-            }
-            I::JAL { offset, .. } => {
-                targets.insert(pc.wrapping_add_signed(i64::from(offset)));
-            }
-            I::JALR { rs1, offset, .. } => {
-                targets.extend(pages.get(&rs1).map(|page| page.wrapping_add_signed(i64::from(offset))));
-            }
-            _ => {}
-        }
-    }
-    targets.retain(|target| !(range.0..range.1).contains(target));
-    targets
+    let graph = Graph::of(image, range);
+    let leads = graph.next.values().flatten().filter(|to| !(range.0..range.1).contains(*to));
+    graph.calls.values().chain(leads).copied().collect()
 }
 
 /// Registers that an instruction reads and writes, by bit.
@@ -450,6 +435,10 @@ impl Graph {
         let code = listing(image, range);
         let (mut next, mut calls, mut ends) = (BTreeMap::<u64, Vec<u64>>::new(), BTreeMap::new(), BTreeSet::new());
         let mut pages: BTreeMap<u32, u64> = BTreeMap::new();
+        // Through the register that auipc has loaded.
+        let far = |pages: &BTreeMap<u32, u64>, rs1: u32, offset: i32| {
+            pages.get(&rs1).map(|page| page.wrapping_add_signed(i64::from(offset)))
+        };
         for (&pc, &(instruction, len)) in &code {
             let after = pc + u64::from(len);
             let to = |by: i32| pc.wrapping_add_signed(i64::from(by));
@@ -463,9 +452,9 @@ impl Graph {
                     calls.insert(pc, to(offset));
                     vec![after]
                 }
-                I::JALR { rd: 0, .. } => vec![],
+                I::JALR { rd: 0, rs1, offset } => far(&pages, rs1, offset).into_iter().collect(),
                 I::JALR { rs1, offset, .. } => {
-                    let target = pages.get(&rs1).map(|page| page.wrapping_add_signed(i64::from(offset)));
+                    let target = far(&pages, rs1, offset);
                     calls.extend(target.map(|target| (pc, target)));
                     if target.is_some_and(|t| image.name_at(t) == Some("panic")) {
                         ends.insert(pc);

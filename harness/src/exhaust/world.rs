@@ -319,7 +319,8 @@ fn kept(regs: &Regs) -> Regs {
     only
 }
 
-fn within(address: u64, start: u64, size: u64) -> bool {
+/// Whether `address` is one of the `size` bytes from `start` on.
+pub(super) fn within(address: u64, start: u64, size: u64) -> bool {
     address.wrapping_sub(start) < size
 }
 
@@ -1020,9 +1021,7 @@ impl<'a> World<'a> {
         }
         self.note(Event::Trap { user: state.user });
         let before = state.csrs.status;
-        let mut status = before & !(cpu::SIE | cpu::SPIE | cpu::SPP);
-        status |= if before & cpu::SIE != 0 { cpu::SPIE } else { 0 };
-        status |= if state.user { 0 } else { cpu::SPP };
+        let status = cpu::status_at_trap(before, state.user);
         let trap = Trap {
             pc,
             user: state.user,
@@ -1539,8 +1538,7 @@ impl<'a> World<'a> {
                 ));
             }
         }
-        let mut after = status & !(cpu::SIE | cpu::SPP) | cpu::SPIE;
-        after |= if status & cpu::SPIE != 0 { cpu::SIE } else { 0 };
+        let after = cpu::status_after_sret(status);
         let kept = cpu::SIE | cpu::SUM | cpu::FS | cpu::VS;
         // In user mode interrupts are enabled whatever SIE says.
         let kept = if user { kept & !cpu::SIE } else { kept };
