@@ -154,18 +154,18 @@ impl Lab {
                 && !path.starts_with("rust/")
         };
         if self.tree.changed(&self.tip, &commit)?.iter().all(inner) {
-            return self.variant(name, &commit, config);
+            let tests = self.kernel(config)?.selftests;
+            return self.variant(name, &commit, config, &tests);
         }
         kernel::build(self.builder(), name, &commit, config, None)
     }
 
-    /// The kernel at `commit` with the tests of the series, whose modules must fit it.
+    /// The kernel at `commit` with `tests` that were built for another one, whose modules must fit it.
     ///
     /// # Errors
     /// When it cannot be built.
-    pub fn variant(&mut self, name: &str, commit: &str, config: &Config) -> Result<Kernel> {
-        let tests = self.kernel(config)?.selftests;
-        kernel::build_image(self.builder(), name, commit, config, &tests)
+    pub fn variant(&mut self, name: &str, commit: &str, config: &Config, tests: &Path) -> Result<Kernel> {
+        kernel::build_image(self.builder(), name, commit, config, tests)
     }
 
     /// The kernel at `commit` of the series, and the names of the tests that it has. If it has none yet,

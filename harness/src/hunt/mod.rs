@@ -44,6 +44,7 @@ use crate::options::Options;
 use crate::source::host;
 use crate::trial::control;
 use crate::trial::plan::{self, GUEST_GRACE};
+use crate::trial::record;
 use crate::trial::report::shown;
 use crate::trial::scenario::{self, Kind, MachineFile, Which};
 
@@ -410,7 +411,7 @@ pub fn boot(bench: &Workbench, target: &Target, folder: &Path) -> Result<Report>
         harts: target.machine.harts,
         append,
         command,
-        seconds: (run.log.seconds * 10.0).round() / 10.0,
+        seconds: record::tenths(run.log.seconds),
         end: run.reading.end.to_string(),
         workload,
     };

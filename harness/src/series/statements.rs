@@ -4,6 +4,9 @@
 use std::collections::BTreeSet;
 use std::fmt;
 
+/// Statements of more lines than these are not recognised.
+const LONGEST: usize = 8;
+
 /// How a statement is wrong.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Kind {
@@ -89,7 +92,7 @@ pub fn mutants(file: &str, diff: &str, text: &str) -> Vec<Mutant> {
             continue;
         }
         // A statement may take several lines.
-        let end = (at..lines.len().min(at + 8)).find(|line| ends(lines[*line])).unwrap_or(at);
+        let end = (at..lines.len().min(at + LONGEST)).find(|line| ends(lines[*line])).unwrap_or(at);
         skip_to = end + 1;
         let statement = joined(&lines[at..=end]);
         let change = |kind, new: Option<String>| Mutant {

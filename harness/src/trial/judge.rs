@@ -7,6 +7,7 @@
 use super::expect::{Expect, Observation, Sign};
 use super::met;
 use super::plan::Trial;
+use super::record;
 use super::report::Row;
 use super::seen::{BootSeen, TestSeen};
 use super::verdict::Verdict;
@@ -39,7 +40,7 @@ pub fn judge(trial: &Trial, seen: &BootSeen<'_>) -> Vec<Row> {
             observed,
             verdict,
             stale_hits,
-            seconds: (own.seconds * 10.0).round() / 10.0,
+            seconds: record::tenths(own.seconds),
             console: format!("{}.log", trial.name),
             why,
             repeat: trial.repeat,

@@ -24,29 +24,19 @@ pub struct Known {
     /// Names of the scenarios that judge statements, the quickest first: by file, and [`OTHER`].
     pub judges: BTreeMap<String, Vec<String>>,
     #[serde(default)]
-    pub statement: Vec<Statement>,
+    pub statement: Vec<Survivor>,
 }
 
-/// An instruction of which a mutant may survive.
+/// An instruction or a statement of which a mutant may survive.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Survivor {
-    /// Its function.
-    pub function: String,
+    /// Its function, or its file.
+    #[serde(alias = "function", alias = "file")]
+    pub place: String,
     pub old: String,
     pub new: String,
-    /// One sentence: why it is equivalent, or which litmus file kills it.
-    pub why: String,
-}
-
-/// A statement of which a mutant may survive.
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Statement {
-    pub file: String,
-    pub old: String,
-    pub new: String,
-    /// One sentence: why it is equivalent, or what kills it.
+    /// One sentence: why it is equivalent, or what kills it, such as a litmus file.
     pub why: String,
 }
 
@@ -87,15 +77,28 @@ impl Row {
 
 impl Survivor {
     /// Whether it is about this row, which survives.
-    pub fn explains(&self, row: &Row) -> bool {
-        row.killed.is_none() && (&*self.function, &self.old, &self.new) == (row.of(), &row.old, &row.new)
+    fn explains(&self, row: &Row) -> bool {
+        row.killed.is_none() && (&*self.place, &self.old, &self.new) == (row.of(), &row.old, &row.new)
     }
 }
 
-impl Statement {
-    /// Whether it is about this row, which survives.
-    pub fn explains(&self, row: &Row) -> bool {
-        row.killed.is_none() && (&*self.file, &self.old, &self.new) == (row.of(), &row.old, &row.new)
+/// Fills in why a survivor is allowed.
+pub fn explain(rows: &mut [Row], known: &[Survivor]) {
+    for row in rows {
+        row.why = known.iter().find(|survivor| survivor.explains(row)).map(|survivor| survivor.why.clone());
+    }
+}
+
+/// Whether each explanation is about one of `rows`, which are all that there are.
+///
+/// # Errors
+/// When one is not needed (exit code 64).
+pub fn all_needed(rows: &[Row], known: &[Survivor]) -> Result<()> {
+    match known.iter().find(|survivor| !rows.iter().any(|row| survivor.explains(row))) {
+        Some(Survivor { place, old, new, .. }) => Err(Error::usage(format!(
+            "{FILE}: no mutant of {place} that changes `{old}` into `{new}` survives; drop it from the file"
+        ))),
+        None => Ok(()),
     }
 }
 
@@ -125,13 +128,39 @@ mod tests {
             why: None,
             milliseconds: 0,
         };
-        let own = str::to_owned;
-        let known = Statement { file: own("x/y.c"), old: own("a();"), new: own(""), why: own("z") };
-        assert!(known.explains(&row("x/y.c:12", None)));
-        assert!(!known.explains(&row("x/y.c:12", Some("window-3"))));
-        assert!(!known.explains(&row("x/z.c:12", None)));
-        assert!(!Statement { new: own("b"), ..known }.explains(&row("x/y.c:12", None)));
-        let known = Survivor { function: own("f"), old: own("a();"), new: own(""), why: own("z") };
-        assert!(known.explains(&row("f+0x4", None)) && !known.explains(&row("g+0x4", None)));
+        let about = |place: &str, new: &str| {
+            let text = format!("place = \"{place}\"\nold = \"a();\"\nnew = \"{new}\"\nwhy = \"z\"");
+            ["file", "function"].map(|key| toml::from_str::<Survivor>(&text.replacen("place", key, 1)).unwrap())
+        };
+        for known in about("x/y.c", "") {
+            assert!(known.explains(&row("x/y.c:12", None)));
+            assert!(!known.explains(&row("x/y.c:12", Some("window-3"))));
+            assert!(!known.explains(&row("x/z.c:12", None)));
+        }
+        assert!(about("x/y.c", "b").iter().all(|known| !known.explains(&row("x/y.c:12", None))));
+        assert!(about("f", "").iter().all(|known| known.explains(&row("f+0x4", None))));
+        assert!(about("f", "").iter().all(|known| !known.explains(&row("g+0x4", None))));
+    }
+
+    #[test]
+    fn an_explanation_that_nothing_needs_is_an_error() {
+        let known: Known =
+            toml::from_str("judges = {}\n[[statement]]\nfile = \"x.c\"\nold = \"a();\"\nnew = \"\"\nwhy = \"z\"\n")
+                .unwrap();
+        let row = |place: &str| Row {
+            place: place.to_owned(),
+            kind: String::new(),
+            old: "a();".to_owned(),
+            new: String::new(),
+            killed: None,
+            uncertain: None,
+            why: None,
+            milliseconds: 0,
+        };
+        let mut rows = [row("x.c:1"), row("y.c:1")];
+        explain(&mut rows, &known.statement);
+        assert_eq!((rows[0].why.as_deref(), rows[1].why.as_deref()), (Some("z"), None));
+        assert!(all_needed(&rows, &known.statement).is_ok());
+        assert!(all_needed(&rows[1..], &known.statement).unwrap_err().message.contains("no mutant of x.c"));
     }
 }

@@ -23,7 +23,7 @@ use crate::options::Options;
 use crate::series;
 use crate::trial::control::{self, Control};
 use crate::trial::outputs::{self, Told};
-use crate::trial::record::{Check, Provenance};
+use crate::trial::record::{self, Check, Provenance};
 use crate::trial::report::Ran;
 use crate::trial::scenario::{self, Scenario, Tier, Which};
 use crate::trial::tally::Tally;
@@ -183,7 +183,7 @@ struct Phase {
 impl Phase {
     fn new(name: &'static str, took: Duration, count: Count) -> Self {
         let Count { passed, failed, skipped, .. } = count;
-        Self { name, seconds: (took.as_secs_f64() * 10.0).round() / 10.0, passed, failed, skipped }
+        Self { name, seconds: record::tenths(took.as_secs_f64()), passed, failed, skipped }
     }
 }
 

@@ -23,7 +23,7 @@ use crate::ground::progress::Step;
 use crate::ground::shard::Shard;
 use crate::ground::table::{self, Align, Cell};
 use crate::options::Options;
-use crate::trial::mutants::{FILE, Row, Survivor, known};
+use crate::trial::mutants::{Row, all_needed, explain, known};
 use crate::trial::scenario::Tier;
 use crate::trial::verdict as judgement;
 use crate::verbs::statements::{self, Selected};
@@ -52,13 +52,6 @@ pub struct Args {
     /// Traps that may be nested because C code takes them, in the last search
     #[arg(long, value_name = "N", default_value_t = 2, value_parser = clap::value_parser!(u8).range(2..=4))]
     pub depth: u8,
-}
-
-impl Default for Args {
-    fn default() -> Self {
-        let shard = Shard::default();
-        Self { vmlinux: None, shard, every: 1, statements: false, resume: false, depth: 2 }
-    }
 }
 
 /// `out/mutants/results.json`.
@@ -100,7 +93,7 @@ pub fn run(options: &Options, args: &Args) -> Result<Exit> {
 /// As [`run`].
 pub fn check(options: &Options, vmlinux: &Path, tier: Tier) -> Result<(String, judgement::Verdict, String)> {
     let every = if tier == Tier::Full { 1 } else { SAMPLE };
-    let args = Args { every, ..Args::default() };
+    let args = Args { vmlinux: None, shard: Shard::default(), every, statements: false, resume: false, depth: 2 };
     let rows = judge_all(options, vmlinux, &args)?;
     Ok(told("mutants: each one is killed or explained", &rows))
 }
@@ -152,9 +145,7 @@ fn judge_all(options: &Options, vmlinux: &Path, args: &Args) -> Result<Vec<Row>>
             mine.len()
         )));
     }
-    for row in &mut rows {
-        row.why = known.survivor.iter().find(|survivor| survivor.explains(row)).map(|survivor| survivor.why.clone());
-    }
+    explain(&mut rows, &known.survivor);
     let results = Results {
         schema: 1,
         kernel: vmlinux.display().to_string(),
@@ -163,13 +154,8 @@ fn judge_all(options: &Options, vmlinux: &Path, args: &Args) -> Result<Vec<Row>>
     };
     let json = serde_json::to_string_pretty(&results).map_err(|e| Error::could_not(e.to_string()))?;
     files::write_whole(&options.place("mutants").join("results.json"), json + "\n")?;
-    let stale = known.survivor.iter().find(|survivor| !rows.iter().any(|row| survivor.explains(row)));
-    if let Some(Survivor { function, old, new, .. }) =
-        stale.filter(|_| args.every == 1 && args.shard == Shard::default())
-    {
-        return Err(Error::usage(format!(
-            "{FILE}: no mutant of {function} that changes `{old}` into `{new}` survives; drop it from the file"
-        )));
+    if args.every == 1 && args.shard == Shard::default() {
+        all_needed(&rows, &known.survivor)?;
     }
     Ok(rows)
 }

@@ -9,6 +9,7 @@ use crate::build::workbench::{Lab, Workbench};
 use crate::ground::error::{Error, Result};
 use crate::options::Options;
 use crate::trial::plan::Trial;
+use crate::trial::record;
 use crate::trial::report::{self, Done, Ran, Row, shown};
 use crate::trial::run;
 use crate::trial::scenario::{self, FOLDER, Kind, Scenario, Which, choose};
@@ -127,7 +128,7 @@ fn compile(lab: &mut Lab, scenario: &Scenario, folders: &[String], compiler: Com
         observed,
         verdict,
         stale_hits: None,
-        seconds: (started.elapsed().as_secs_f64() * 10.0).round() / 10.0,
+        seconds: record::tenths(started.elapsed().as_secs_f64()),
         console: String::new(),
         why: Vec::new(),
         repeat: None,

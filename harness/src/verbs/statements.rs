@@ -15,7 +15,7 @@ use crate::ground::error::{Error, Result};
 use crate::ground::files;
 use crate::ground::shard::Shard;
 use crate::series::statements::{self, Mutant};
-use crate::trial::mutants::{FILE, Known, OTHER, Row, known};
+use crate::trial::mutants::{FILE, Known, OTHER, Row, all_needed, explain, known};
 use crate::trial::report::Done;
 use crate::trial::run;
 use crate::trial::scenario::{self, Scenario, Which};
@@ -71,7 +71,10 @@ pub fn judge_all(lab: &mut Lab, selected: &Selected) -> Result<Vec<Row>> {
     let tip = lab.tip.clone();
     lab.tree.check_out(&tip)?;
     let mut rows = judged?;
-    explain(&mut rows, &known, selected)?;
+    explain(&mut rows, &known.statement);
+    if selected.every == 1 && selected.shard == Shard::default() {
+        all_needed(&rows, &known.statement)?;
+    }
     Ok(rows)
 }
 
@@ -107,21 +110,6 @@ fn judge_selected(lab: &mut Lab, selected: &Selected, known: &Known) -> Result<V
         rows.push(row);
     }
     Ok(rows)
-}
-
-/// Fills in why a survivor is allowed.
-fn explain(rows: &mut [Row], known: &Known, selected: &Selected) -> Result<()> {
-    for row in rows.iter_mut() {
-        row.why = known.statement.iter().find(|s| s.explains(row)).map(|s| s.why.clone());
-    }
-    let all = selected.every == 1 && selected.shard == Shard::default();
-    match known.statement.iter().find(|s| all && !rows.iter().any(|row| s.explains(row))) {
-        Some(s) => Err(Error::usage(format!(
-            "{FILE}: no mutant of {} that changes `{}` into `{}` survives; drop it from the file",
-            s.file, s.old, s.new
-        ))),
-        None => Ok(()),
-    }
 }
 
 /// The mutants of the series, in the order of files and lines.
@@ -213,10 +201,10 @@ fn judge(lab: &mut Lab, mutant: &Mutant, commit: &str, scenarios: &[Scenario]) -
     };
     for scenario in scenarios {
         // What fails from here on is the mutant.
-        lab.kernel(&scenario.config)?;
+        let tests = lab.kernel(&scenario.config)?.selftests;
         let log = log_of_build(lab, &scenario.config);
         files::remove(&log)?;
-        let kernel = match lab.variant(KERNEL, commit, &scenario.config) {
+        let kernel = match lab.variant(KERNEL, commit, &scenario.config, &tests) {
             Ok(kernel) => kernel,
             Err(_) if is_refused(&std::fs::read(&log).unwrap_or_default()) => {
                 row.killed = Some("the compiler".to_owned());
