@@ -13,13 +13,13 @@ use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use lazymap_console::end::{self, Ending, Reading};
+use lazymap_console::log::Log;
+use lazymap_console::printk;
 use rustix::process::{Pid, Signal, kill_process, kill_process_group};
 use serde::Deserialize;
 
 use super::reproduce::{Reproducer, quote};
-use crate::console::end::{self, Ending, Reading};
-use crate::console::log::Log;
-use crate::console::printk;
 use crate::ground::cmd;
 use crate::ground::error::{Error, Result};
 use crate::ground::pace::Pace;

@@ -6,7 +6,7 @@
 //! 4 GiB, modules end and the image begins where arch/riscv/include/asm/pgtable.h says
 //! (`MODULES_VADDR`, `MODULES_END`).
 
-use crate::console::log::Log;
+use lazymap_console::log::Log;
 
 const GIB: u64 = 1 << 30;
 /// `MODULES_LOWEST_VADDR`, where the KASAN shadow ends.

@@ -21,6 +21,9 @@ use std::path::{Path, PathBuf};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
+use lazymap_console::end::{self, Reading};
+use lazymap_console::ktap;
+use lazymap_console::log::Log;
 use rustix::fs::{CWD, FileType, Mode, mknodat};
 
 use self::layout::Layout;
@@ -34,9 +37,6 @@ use crate::boot::machine::{Boot, Counters, Limits, Machine, Run};
 use crate::boot::program;
 use crate::build::kernel::{BASE, Config, SERIES};
 use crate::build::workbench::{self, Lab, Workbench};
-use crate::console::end::{self, Reading};
-use crate::console::ktap;
-use crate::console::log::Log;
 use crate::ground::error::{Error, Exit, Result};
 use crate::ground::files;
 use crate::ground::progress::Step;

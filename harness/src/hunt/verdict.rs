@@ -5,13 +5,13 @@
 //! console names the same access, or if the hit never ends. A death that no hit explains is neither a
 //! clean run nor a finding.
 
+use lazymap_console::end::{End, Reading};
+use lazymap_console::log::Log;
 use regex_lite::Regex;
 use serde::Serialize;
 
 use super::symbols;
 use super::trace::{Hit, Story, Use, What};
-use crate::console::end::{End, Reading};
-use crate::console::log::Log;
 
 /// A hit that faults this often in a row never ends; a kernel that copes needs one or two tries.
 const ENDLESS: u64 = 1000;

@@ -4,6 +4,10 @@
 //! Anything unexpected is a failure, and what could not be observed is an error; nothing passes because
 //! nothing was seen.
 
+use lazymap_console::end::{self, End};
+use lazymap_console::ktap::{Status, TIMEOUT};
+use lazymap_console::log::Line;
+
 use super::expect::{Expect, Observation, Sign};
 use super::met;
 use super::plan::Trial;
@@ -11,9 +15,6 @@ use super::record;
 use super::report::Row;
 use super::seen::{BootSeen, TestSeen};
 use super::verdict::Verdict;
-use crate::console::end::{self, End};
-use crate::console::ktap::{Status, TIMEOUT};
-use crate::console::log::Line;
 
 /// Compares what was seen of a trial's boot with what is expected.
 pub fn judge(trial: &Trial, seen: &BootSeen<'_>) -> Vec<Row> {
@@ -336,7 +337,7 @@ fn has_symbol(report: &[Line], symbol: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::console::log::Log;
+    use lazymap_console::log::Log;
 
     #[test]
     fn a_symbol_is_a_whole_name() {

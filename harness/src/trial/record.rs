@@ -8,6 +8,8 @@ use std::path::{Path, PathBuf};
 use std::thread;
 
 use chrono::{DateTime, SecondsFormat, Utc};
+use lazymap_console::ktap::{self, Progress, Status};
+use lazymap_console::log::Log;
 use serde::Serialize;
 
 use super::control;
@@ -18,8 +20,6 @@ use crate::boot::machine::Limits;
 use crate::boot::reproduce;
 use crate::build::kernel::Kernel;
 use crate::build::workbench::Workbench;
-use crate::console::ktap::{self, Progress, Status};
-use crate::console::log::Log;
 use crate::ground::error::{Error, Result};
 use crate::ground::files;
 use crate::ground::git::Repo;

@@ -5,6 +5,9 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::thread;
 
+use lazymap_console::end::{End, Found};
+use lazymap_console::ktap::{self, Status};
+
 use super::judge;
 use super::plan::Trial;
 use super::record::{BootRecord, CaseRow};
@@ -16,8 +19,6 @@ use crate::boot::machine::{BUSY, Boot};
 use crate::boot::{initramfs, reproduce};
 use crate::build::kernel::Kernel;
 use crate::build::workbench::Workbench;
-use crate::console::end::{End, Found};
-use crate::console::ktap::{self, Status};
 use crate::ground::batch;
 use crate::ground::error::{Error, Result};
 use crate::ground::files;
@@ -267,9 +268,9 @@ mod tests {
     use super::*;
     use crate::boot::machine::{Counters, Machine, Run};
     use crate::boot::models;
-    use crate::console::end::{self, Ending};
-    use crate::console::log::Log;
     use crate::trial::expect::Expect;
+    use lazymap_console::end::{self, Ending};
+    use lazymap_console::log::Log;
     use std::time::Duration;
 
     const HIT_LIMIT: Ending = Ending::Silent(Duration::from_secs(60));

@@ -3,13 +3,14 @@
 
 use std::path::PathBuf;
 
+use lazymap_console::end::{self, End, Ending, Found};
+use lazymap_console::ktap::{self, Progress, Report, Status};
+use lazymap_console::log::Line;
+use regex_lite::Regex;
+
 use super::plan::Trial;
 use crate::boot::machine::{Counters, Run};
-use crate::console::end::{self, End, Ending, Found};
-use crate::console::ktap::{self, Progress, Report, Status};
-use crate::console::log::Line;
 use crate::ground::error::Error;
-use regex_lite::Regex;
 
 /// A boot that has ended, in whatever way.
 #[derive(Debug)]

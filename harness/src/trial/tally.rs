@@ -162,8 +162,8 @@ pub fn one_line(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::console::ktap::{self, Status, Totals};
-    use crate::console::log::Log;
+    use lazymap_console::ktap::{self, Status, Totals};
+    use lazymap_console::log::Log;
 
     #[test]
     fn the_lines_are_ktap() {

@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0-only
 //! The guest's init, checked in a real guest: it keeps exit codes, ends tests, and reaches its own end.
 
+use lazymap_console::end::End;
+use lazymap_console::ktap::Status;
+
 use crate::build::kernel::Kernel;
 use crate::build::workbench::Workbench;
-use crate::console::end::End;
-use crate::console::ktap::Status;
 use crate::trial::expect::Expect;
 use crate::trial::plan::Trial;
 use crate::trial::run;

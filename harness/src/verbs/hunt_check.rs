@@ -235,9 +235,9 @@ fn first_line(report: &Report) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::console::end::{self, Ending};
-    use crate::console::log::Log;
     use crate::hunt::symbols::Symbols;
+    use lazymap_console::end::{self, Ending};
+    use lazymap_console::log::Log;
 
     #[test]
     fn an_uncertain_hunt_fails_nothing() {

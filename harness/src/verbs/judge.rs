@@ -9,13 +9,13 @@ use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
 use clap::ValueEnum;
+use lazymap_console::end::{self, End, Ending, Found, Reading};
+use lazymap_console::ktap::{self, Report, Status};
+use lazymap_console::log::Log;
 use regex_lite::Regex;
 
 use crate::boot::machine::{self, Counters, Machine, Run};
 use crate::boot::models;
-use crate::console::end::{self, End, Ending, Found, Reading};
-use crate::console::ktap::{self, Report, Status};
-use crate::console::log::Log;
 use crate::ground::error::{Error, Exit, Result};
 use crate::hunt;
 use crate::hunt::symbols::Symbols;

@@ -15,13 +15,13 @@ use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
 
+use lazymap_console::ktap::{self, Status};
+use lazymap_console::log::Log;
 use object::{Object, ObjectSymbol};
 use rustix::process::Signal;
 
 use crate::boot::machine;
 use crate::build::workbench::Workbench;
-use crate::console::ktap::{self, Status};
-use crate::console::log::Log;
 use crate::ground::cmd::{self, Dialogue, Said};
 use crate::ground::error::{Error, Result};
 use crate::ground::files;

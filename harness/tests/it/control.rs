@@ -7,8 +7,6 @@ use std::time::Duration;
 use crate::common::{Lab, Said, messages, options, said, write};
 use lazymap::boot::machine::{Counters, Limits};
 use lazymap::build::workbench::Workbench;
-use lazymap::console::end::End;
-use lazymap::console::ktap::Status;
 use lazymap::options::asked::Select;
 use lazymap::trial::control::{self, Control};
 use lazymap::trial::expect::Expect;
@@ -248,6 +246,8 @@ fn hang() -> End {
 }
 
 use Verdict::{Error, Fail, Pass};
+use lazymap_console::end::End;
+use lazymap_console::ktap::Status;
 
 #[test]
 fn a_control_that_passes_was_not_caught() {

@@ -11,8 +11,6 @@ use lazymap::boot::machine::Counters;
 use lazymap::build::kernel::Kernel;
 use lazymap::build::qemu::Qemu;
 use lazymap::build::workbench::Workbench;
-use lazymap::console::end::{End, Found};
-use lazymap::console::ktap::Status;
 use lazymap::ground::error::Exit;
 use lazymap::options::Options;
 use lazymap::options::base::BaseUsed;
@@ -23,6 +21,8 @@ use lazymap::trial::report::{self, Row};
 use lazymap::trial::seen::{BootSeen, TestSeen};
 use lazymap::trial::verdict::{Count, Verdict};
 use lazymap::verbs::demo::{self, Kernels};
+use lazymap_console::end::{End, Found};
+use lazymap_console::ktap::Status;
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -290,7 +290,7 @@ fn lab(script: &str) -> Lab {
     let dir = TempDir::new().unwrap();
     let at = |name: &str| dir.path().join(name);
     let here = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let logs = here.join("tests/fixtures/console");
+    let logs = here.join("console/tests/fixtures/console");
     symlink(here.join("tests/fixtures/fake-qemu"), at("qemu")).unwrap();
     fs::write(at("script"), format!("logs='{}'\n{script}", logs.display())).unwrap();
     let mut elf = b"\x7fELF".to_vec();

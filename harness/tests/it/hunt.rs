@@ -9,14 +9,14 @@ use std::time::Duration;
 use lazymap::boot::machine::{Limits, Machine};
 use lazymap::boot::models;
 use lazymap::build::workbench::Workbench;
-use lazymap::console::end::{self, Ending};
-use lazymap::console::log::Log;
 use lazymap::hunt::layout::{Layout, Mode};
 use lazymap::hunt::report::{self, Report, Subject};
 use lazymap::hunt::symbols::{self, Symbols};
 use lazymap::hunt::trace::{self, Access, What};
 use lazymap::hunt::verdict::{self, Fate, Guest, Outcome};
 use lazymap::hunt::{self, Target, Workload};
+use lazymap_console::end::{self, Ending};
+use lazymap_console::log::Log;
 use tempfile::TempDir;
 
 use crate::common::options;

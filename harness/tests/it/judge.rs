@@ -8,8 +8,10 @@ use crate::common::{Lab, Said, said, write};
 
 struct Court(Lab);
 
+/// A console of the crate that reads them, or what a hunt left.
 fn fixture(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(name)
+    let tests = if name.starts_with("console/") { "console/tests" } else { "tests" };
+    Path::new(env!("CARGO_MANIFEST_DIR")).join(tests).join("fixtures").join(name)
 }
 
 impl Court {

@@ -11,8 +11,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use lazymap::boot::machine::{self, Boot, Counters, HartCounters, Irq, Limits, Machine, Model, Run};
-use lazymap::console::end::{End, Ending};
 use lazymap::ground::error::{Error, Exit};
+use lazymap_console::end::{End, Ending};
 use tempfile::TempDir;
 
 const PLAIN: Machine = Machine {
@@ -113,7 +113,7 @@ fn wait_for(what: &str, wanted: impl Fn() -> bool) {
 }
 
 fn finished() -> String {
-    let log = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/console/finished.log");
+    let log = concat!(env!("CARGO_MANIFEST_DIR"), "/console/tests/fixtures/console/finished.log");
     format!("cat '{log}'\n")
 }
 

@@ -2,7 +2,6 @@
 //! The tool, tested from outside: one program, so that it is linked once.
 
 mod common;
-mod console;
 mod control;
 mod demo;
 mod download;
@@ -12,12 +11,10 @@ mod hunt;
 mod initramfs;
 mod judge;
 mod ksrc;
-mod ktap;
 mod machine;
 mod outputs;
 mod patches;
 mod qemu;
-mod reports;
 mod rows;
 mod scenario;
 mod series;
@@ -25,4 +22,3 @@ mod tidy;
 mod topics;
 mod trial;
 mod usage;
-mod verdict;

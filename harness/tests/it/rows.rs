@@ -75,7 +75,7 @@ impl Rows {
             lab.link(name);
         }
         lab.script("make", MAKE);
-        let logs = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/console");
+        let logs = concat!(env!("CARGO_MANIFEST_DIR"), "/console/tests/fixtures/console");
         lab.script("qemu", &format!("logs={logs}\n{QEMU}"));
         let linux = lab.linux();
         let merge = linux.join("scripts/kconfig/merge_config.sh");
@@ -252,7 +252,7 @@ fn each_patch_and_each_topic_is_built_and_booted() {
     let rows = Rows::new();
     let lab = &rows.0;
     lab.link("sed");
-    let logs = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/console");
+    let logs = concat!(env!("CARGO_MANIFEST_DIR"), "/console/tests/fixtures/console");
     lab.script("fragile", &format!("logs={logs}\n{FRAGILE}"));
     write(&lab.repo().join("harness/tests/fixtures/guest/test-pass.sh"), "#\n");
     let base = lab.repo().join("base.toml");
@@ -324,7 +324,7 @@ fn tests_are_selected_and_repeated() {
          [ $((n % 2)) = 0 ] || {{ echo 'x-cache-invalid: total harts=4 stale_hits=40 fences=50' >&2; \
          cat {logs}/stack-overflow.log; exit; }} ;;\nesac\nexec \"${{0%/*}}/qemu\" \"$@\"",
         count = count.display(),
-        logs = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/console"),
+        logs = concat!(env!("CARGO_MANIFEST_DIR"), "/console/tests/fixtures/console"),
     );
     let flaky = rows.0.script("flaky", &machine);
     let mut tool = rows.0.tool();

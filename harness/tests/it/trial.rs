@@ -37,7 +37,7 @@ impl Bench {
         let here = Path::new(env!("CARGO_MANIFEST_DIR"));
         let at = |name: &str| dir.path().join(name);
         symlink(here.join("tests/fixtures/fake-qemu"), at("qemu")).unwrap();
-        let logs = here.join("tests/fixtures/console");
+        let logs = here.join("console/tests/fixtures/console");
         fs::write(at("script"), format!("logs='{}'\n{script}", logs.display())).unwrap();
         let mut elf = b"\x7fELF".to_vec();
         elf.resize(64, 0);

@@ -17,6 +17,8 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
+use lazymap_console::ktap;
+use lazymap_console::log::Log;
 use serde::Serialize;
 
 use self::counts::Counts;
@@ -28,8 +30,6 @@ use crate::boot::machine::{self, Irq, LimitsGiven, Machine};
 use crate::boot::{models, program};
 use crate::build::kernel::{Config, Kernel, PREVENTIVE, SERIES};
 use crate::build::workbench::{Lab, Workbench};
-use crate::console::ktap;
-use crate::console::log::Log;
 use crate::ground::cmd;
 use crate::ground::error::{Error, Result};
 use crate::ground::files;

@@ -9,10 +9,10 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use lazymap::boot::machine::LimitsGiven;
-use lazymap::console::log::{Line, Log};
 use lazymap::options::Options;
 use lazymap::options::asked::Asked;
 use lazymap::options::base::Base;
+use lazymap_console::log::{Line, Log};
 use tempfile::TempDir;
 
 pub mod mirror;

@@ -5,9 +5,9 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use lazymap::console::end::{self, End, Ending, Reading};
-use lazymap::console::log::Log;
-use lazymap::console::reports::{self, Ends, Table, table};
+use lazymap_console::end::{self, End, Ending, Reading};
+use lazymap_console::log::Log;
+use lazymap_console::reports::{self, Ends, Table, table};
 
 /// A clean console with `line` in the middle of a test.
 fn with(line: &str) -> (usize, String) {
@@ -135,7 +135,7 @@ fn a_kernel_that_starts_twice_is_not_clean() {
 
 /// The kernel tree that the tool builds from, if there is one.
 fn kernel() -> Option<PathBuf> {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).ancestors().nth(2).unwrap();
     let out = std::env::var_os("LAZYMAP_OUT").map_or_else(|| root.join("out"), PathBuf::from);
     Some(out.join("linux-7.3")).filter(|tree| tree.join("kernel/panic.c").is_file())
 }
@@ -201,9 +201,9 @@ fn tables() -> String {
 #[test]
 fn the_documentation_has_all_rows() {
     const FROM: &str =
-        "<!-- generated from harness/console/reports.toml by a test in harness/tests/it/reports.rs -->\n";
+        "<!-- generated from harness/console/reports.toml by a test in harness/console/tests/it/reports.rs -->\n";
     const TO: &str = "<!-- end of what is generated -->";
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().join("docs/verdicts.md");
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).ancestors().nth(2).unwrap().join("docs/verdicts.md");
     let text = fs::read_to_string(&path).unwrap();
     let (before, rest) = text.split_once(FROM).unwrap();
     let (_, after) = rest.split_once(TO).unwrap();

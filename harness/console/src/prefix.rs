@@ -2,7 +2,7 @@
 //! What loggers put in front of the lines of a console: dates, host names, LAVA's records, quotation marks.
 //!
 //! A prefix counts only if most lines of the console have it, so that no message loses its beginning. What is in
-//! front of the kernel's own time stamp is removed here, the stamp itself in [`super::printk`].
+//! front of the kernel's own time stamp is removed here, the stamp itself in [`crate::printk`].
 
 use std::borrow::Cow;
 

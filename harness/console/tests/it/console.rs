@@ -4,8 +4,8 @@
 use std::fs;
 use std::time::Duration;
 
-use lazymap::console::end::{self, End, Ending, Reading};
-use lazymap::console::log::Log;
+use lazymap_console::end::{self, End, Ending, Reading};
+use lazymap_console::log::Log;
 
 const EXITED: Ending = Ending::Exited(0);
 const SILENT: Ending = Ending::Silent(Duration::from_secs(60));

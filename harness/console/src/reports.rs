@@ -5,10 +5,10 @@ use std::sync::LazyLock;
 
 use serde::Deserialize;
 
-use super::log::Log;
+use crate::log::Log;
 
 /// The table, as written.
-pub const TABLE: &str = include_str!("../../console/reports.toml");
+pub const TABLE: &str = include_str!("../reports.toml");
 
 /// A report covers lines such as registers and call traces up to this many messages after its first.
 const REPORT: usize = 300;

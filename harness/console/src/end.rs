@@ -7,8 +7,8 @@
 use std::fmt;
 use std::time::Duration;
 
-use super::log::Log;
-use super::reports::{self, Ends, Meaning};
+use crate::log::Log;
+use crate::reports::{self, Ends, Meaning};
 
 /// The guest's init is about to run the tests.
 pub const READY: &str = "lazymap: guest ready";

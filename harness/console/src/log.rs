@@ -3,8 +3,8 @@
 
 use std::collections::{HashMap, HashSet};
 
-use super::prefix::Prefixes;
-use super::printk;
+use crate::prefix::Prefixes;
+use crate::printk;
 
 /// A message on the console.
 #[derive(Clone, Debug, PartialEq)]

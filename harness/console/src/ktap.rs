@@ -9,7 +9,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
-use super::log::Log;
+use crate::log::Log;
 
 /// At most this many tests without a result are listed one by one.
 const LISTED_LOST: usize = 100;

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-only
 //! What a console's messages make of each other: small logs, one rule each.
 
-use lazymap::console::end::{self, End, Ending, Found, Reading};
-use lazymap::console::log::Log;
+use lazymap_console::end::{self, End, Ending, Found, Reading};
+use lazymap_console::log::Log;
 
 const EXITED: Ending = Ending::Exited(0);
 const FIRST: &str = "Linux version 7.3.4 (lazymap@lazymap)";

@@ -4,8 +4,8 @@
 use std::fmt::Write;
 use std::fs;
 
-use lazymap::console::ktap::{self, Case, Progress, Report, Status, Totals};
-use lazymap::console::log::Log;
+use lazymap_console::ktap::{self, Case, Progress, Report, Status, Totals};
+use lazymap_console::log::Log;
 
 fn fixture(name: &str) -> Report {
     let path = format!("{}/tests/fixtures/ktap/{name}.txt", env!("CARGO_MANIFEST_DIR"));
