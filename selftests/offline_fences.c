@@ -7,9 +7,15 @@
  * written to, so that the kernel must ask every CPU to fence. A request that
  * reaches a CPU while it stops must not block the requester forever. The kernel
  * uses either IPIs or the SBI.
+ *
+ * If it uses the SBI, it must not be preempted between choosing the CPUs and the
+ * end of the call: one that it has chosen could stop meanwhile. That is seldom hit
+ * by chance, so the context of the calls is read from a trace.
  */
 
 #include "user.h"
+
+#include <linux/bpf.h>
 
 #define DEFAULT_SECONDS	3
 #define MAX_WORKERS	256
@@ -18,6 +24,13 @@
 #define ROUNDS		1024
 
 #define MOST_SECONDS_TO_STOP	10
+
+/* A trace buffer of our own */
+#define TRACING		"/sys/kernel/tracing"
+#define INSTANCE	TRACING "/instances/lazy_map_offline"
+
+/* Remote fences: SBI specification 2.0, chapter 8 */
+#define SBI_EXT_RFENCE	"0x52464e43"
 
 static unsigned int cpus[MAX_CPUS];
 static int cpu_count;
@@ -129,6 +142,123 @@ static bool test(unsigned long seconds, unsigned int workers, unsigned long *che
 	return good && *checks && offline;
 }
 
+static bool write_file(const char *path, const char *text)
+{
+	const ssize_t length = strlen(text);
+	int file = open(path, O_WRONLY | O_TRUNC);
+	bool done;
+
+	if (file < 0)
+		return false;
+	done = write(file, text, length) == length;
+	close(file);
+	return done;
+}
+
+/* Reads the start of a file, as a string; returns whether there is something. */
+static bool read_file(const char *path, char *buffer, size_t size)
+{
+	size_t length = 0;
+	ssize_t done;
+	int file = open(path, O_RDONLY);
+
+	if (file < 0)
+		return false;
+	do {
+		done = read(file, buffer + length, size - 1 - length);
+		length += done > 0 ? done : 0;
+	} while (done > 0 && length < size - 1);
+	close(file);
+	buffer[length] = 0;
+	return length > 0;
+}
+
+/*
+ * Changes text of the kernel, for which all CPUs are asked to fence, from where the
+ * kernel may be preempted: a program for BPF, and the branch around a tracepoint.
+ */
+static void change_text(void)
+{
+	struct bpf_insn insns[2] = {
+		{ .code = BPF_ALU64 | BPF_MOV | BPF_K, .dst_reg = BPF_REG_0 },
+		{ .code = BPF_JMP | BPF_EXIT },
+	};
+	union bpf_attr attr;
+	long program;
+
+	memset(&attr, 0, sizeof(attr));
+	attr.prog_type = BPF_PROG_TYPE_SOCKET_FILTER;
+	attr.insns = (uintptr_t)insns;
+	attr.insn_cnt = 2;
+	attr.license = (uintptr_t)"GPL";
+	program = syscall(__NR_bpf, BPF_PROG_LOAD, &attr, sizeof(attr));
+	if (program >= 0)
+		close(program);
+	write_file(INSTANCE "/events/riscv/sbi_return/enable", "1");
+	write_file(INSTANCE "/events/riscv/sbi_return/enable", "0");
+}
+
+/*
+ * Counts the calls in a trace, and those that could have been preempted: after the
+ * CPU's number come five characters, of which a dot in the first, third and fourth
+ * place says that interrupts are on, that it is no interrupt, and that the task may
+ * be preempted (Documentation/trace/ftrace.rst).
+ */
+static void count_calls(char *trace, unsigned int *calls, unsigned int *preemptible)
+{
+	*calls = 0;
+	*preemptible = 0;
+	while (*trace) {
+		char *end = strchr(trace, '\n');
+		char *flags;
+
+		if (!end)
+			return;
+		*end = 0;
+		flags = strstr(trace, "] ");
+		if (flags && strlen(flags) > 7 && strstr(flags, ": sbi_call: ext=" SBI_EXT_RFENCE)) {
+			flags += 2;
+			++*calls;
+			*preemptible += flags[0] == '.' && flags[2] == '.' && flags[3] == '.';
+		}
+		trace = end + 1;
+	}
+}
+
+static void test_preemption(const char *name)
+{
+	static char trace[65536];
+	unsigned int calls, preemptible;
+
+	if (!read_file("/proc/version", trace, sizeof(trace)) || !strstr(trace, "PREEMPT")) {
+		ksft_test_result_skip("%s: this kernel does not preempt itself\n", name);
+		return;
+	}
+	if (mkdir(INSTANCE, 0700) && errno != EEXIST) {
+		ksft_test_result_skip("%s: no " TRACING "/instances\n", name);
+		return;
+	}
+	if (!write_file(INSTANCE "/events/riscv/sbi_call/filter", "ext == " SBI_EXT_RFENCE) ||
+	    !write_file(INSTANCE "/events/riscv/sbi_call/enable", "1")) {
+		rmdir(INSTANCE);
+		ksft_test_result_skip("%s: no event sbi_call in this kernel\n", name);
+		return;
+	}
+	change_text();
+	write_file(INSTANCE "/events/riscv/sbi_call/enable", "0");
+	if (!read_file(INSTANCE "/trace", trace, sizeof(trace)))
+		trace[0] = 0;
+	rmdir(INSTANCE);
+	count_calls(trace, &calls, &preemptible);
+	if (!calls) {
+		ksft_test_result_skip("%s: no remote fence was a call of the SBI\n", name);
+		return;
+	}
+	ksft_print_msg("calls of the SBI for remote fences: %u, of which may be preempted: %u\n",
+		       calls, preemptible);
+	ksft_test_result(!preemptible, "%s\n", name);
+}
+
 static bool can_go_offline(void)
 {
 	for (int i = 0; i < cpu_count; i++) {
@@ -156,7 +286,8 @@ int main(int argc, char **argv)
 	checks = shared_memory(sizeof(*checks));
 	if (!checks)
 		ksft_exit_fail_perror("cannot have memory");
-	ksft_set_plan(1);
+	ksft_set_plan(2);
+	test_preemption("no_preemption_in_remote_fences");
 	ksft_test_result(test(seconds, cpu_count < MAX_WORKERS ? cpu_count : MAX_WORKERS, checks),
 			 "fences_while_cpus_go_offline\n");
 	ksft_finished();
