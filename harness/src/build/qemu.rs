@@ -10,6 +10,7 @@ use std::fs;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::{Mutex, PoisonError};
 
 use serde::{Deserialize, Serialize};
 
@@ -52,6 +53,9 @@ const CONFIGURE: [&str; 13] = [
 const SLIRP: (&str, &str, &str) = ("slirp", "--enable-slirp", "--disable-slirp");
 /// What `-bios default` looks for below the folder of the program.
 const DEFAULT_BIOS: &str = "share/qemu/opensbi-riscv64-generic-fw_dynamic.bin";
+
+/// A build under way: threads build one after the other.
+static BUILDING: Mutex<()> = Mutex::new(());
 
 /// A QEMU with the property.
 #[derive(Clone, Debug)]
@@ -128,6 +132,7 @@ pub fn build(options: &Options) -> Result<Qemu> {
     if let Some(asked) = env::var_os("LAZYMAP_QEMU").filter(|v| !v.is_empty()) {
         return look_at(Path::new(&asked), base, "LAZYMAP_QEMU names it; unset it to have one built");
     }
+    let _building = BUILDING.lock().unwrap_or_else(PoisonError::into_inner);
     let dir = options.out.join("qemu");
     let binary = dir.join("bin").join(BINARY);
     let stamp = dir.join("stamp");

@@ -6,7 +6,10 @@
 use std::collections::BTreeMap;
 use std::env;
 use std::fs;
+use std::panic::resume_unwind;
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
+use std::thread;
 
 use super::kernel::{self, Builder, Compiled, Compiler, Config, Kernel};
 use super::qemu::{self, Qemu};
@@ -93,8 +96,18 @@ impl Lab {
     /// # Errors
     /// The first thing that cannot be found or built (exit code 2).
     pub fn open(options: &Options) -> Result<Self> {
-        let mut lab = Self::for_kernels(options)?;
-        lab.bench = bench(options, lab.host.versions().clone(), lab.tree.used.clone())?;
+        let source = Source::find(options)?;
+        let host = host::prepare(options, true)?;
+        let versions = host.versions().clone();
+        // The tree keeps one CPU busy, so the machine is built beside it. If there is no tree, the tool
+        // ends, and whatever the machine's thread has started ends with it.
+        let machine = {
+            let options = options.clone();
+            thread::spawn(move || bench(&options, versions, Workbench::planned(&options).base_used))
+        };
+        let mut lab = Self::with_tree(options, &source, host)?;
+        let bench = machine.join().unwrap_or_else(|panic| resume_unwind(panic))?;
+        lab.bench = Workbench { base_used: lab.tree.used.clone(), ..bench };
         Ok(lab)
     }
 
@@ -106,7 +119,11 @@ impl Lab {
         // Quick checks first: a wrong KSRC should not be reported after a download.
         let source = Source::find(options)?;
         let host = host::prepare(options, true)?;
-        let mut tree = Tree::open_from(&source, options)?;
+        Self::with_tree(options, &source, host)
+    }
+
+    fn with_tree(options: &Options, source: &Source, host: Host) -> Result<Self> {
+        let mut tree = Tree::open_from(source, options)?;
         let tip = weave::current(&mut tree, options)?;
         let bench = Workbench { base_used: tree.used.clone(), ..Workbench::planned(options) };
         Ok(Self { options: options.clone(), bench, tree, tip, host })
@@ -254,6 +271,8 @@ fn asked(name: &str) -> Result<Option<PathBuf>> {
 
 /// A file from a package for the guest, kept as `out/guest/NAME`.
 fn guest_file(options: &Options, package: &Package, path: &str, name: &str) -> Result<PathBuf> {
+    static UNPACKING: Mutex<()> = Mutex::new(());
+    let _unpacking = UNPACKING.lock().unwrap_or_else(PoisonError::into_inner);
     let dir = options.out.join("guest");
     let file = dir.join(name);
     let stamp = dir.join(format!("{name}.stamp"));

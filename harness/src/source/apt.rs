@@ -332,9 +332,11 @@ impl Root {
         let io = |e: std::io::Error| Trouble::Other(format!("{}: {e}", dl.display()));
         fs::create_dir_all(dl).map_err(io)?;
         step.detail("index");
-        if !UPDATED.lock().unwrap_or_else(PoisonError::into_inner).contains(&self.dir) {
+        // One download at a time: a download removes what one that was killed has left.
+        let mut updated = UPDATED.lock().unwrap_or_else(PoisonError::into_inner);
+        if !updated.contains(&self.dir) {
             patiently(|| self.ask("apt-get", &["-q", "update"], dl, |text| classify(text, During::Update)).map(drop))?;
-            UPDATED.lock().unwrap_or_else(PoisonError::into_inner).insert(self.dir.clone());
+            updated.insert(self.dir.clone());
         }
         let versions = self.versions(name, kind, dl)?;
         let mut trouble = Trouble::NotInIndex;
