@@ -88,6 +88,8 @@ pub struct Case {
     pub progress: Progress,
     /// First line that belongs to it.
     pub first_line: usize,
+    /// From this line on it may have been running: the one after the result before it, or the first of its level.
+    pub since: usize,
     /// Line of its result; the last line of the text if it has none.
     pub line: usize,
     /// Diagnostic lines, without `#`.
@@ -148,7 +150,7 @@ impl Report {
 
     /// The test that ran when line `number` was printed, with the suites around it; `None` outside of any.
     pub fn running_at(&self, number: usize) -> Option<String> {
-        running_at(&self.cases, number, 0)
+        running_at(&self.cases, number)
     }
 
     /// Every problem in the text, in the order of lines.
@@ -192,15 +194,10 @@ pub fn innermost(cases: &[Case]) -> Vec<(String, &Case)> {
     unique.collect()
 }
 
-/// The first of `cases` without a result before line `number`, and what ran inside; `from` is where they begin.
-fn running_at(cases: &[Case], number: usize, from: usize) -> Option<String> {
-    let at = cases.iter().position(|case| case.line >= number)?;
-    let case = &cases[at];
-    let begins = if at == 0 { from.min(case.first_line) } else { cases[at - 1].line };
-    if begins > number {
-        return None;
-    }
-    let inside = running_at(&case.cases, number, case.first_line).filter(|_| case.first_line <= number);
+/// The one of `cases` that ran when line `number` was printed, and what ran inside.
+fn running_at(cases: &[Case], number: usize) -> Option<String> {
+    let case = cases.iter().find(|case| (case.since..=case.line).contains(&number))?;
+    let inside = running_at(&case.cases, number);
     Some(inside.map_or_else(|| case.name.clone(), |inside| format!("{}/{inside}", case.name)))
 }
 
@@ -212,11 +209,6 @@ impl Case {
         }
         let inside = self.cases.iter().find_map(Self::culprit);
         Some(inside.map_or_else(|| self.name.clone(), |inside| format!("{}/{inside}", self.name)))
-    }
-
-    /// Whether it, or a test inside, has this name and failed.
-    fn has_failed(&self, name: &str) -> bool {
-        (self.name == name && self.status >= Status::Xpass) || self.cases.iter().any(|c| c.has_failed(name))
     }
 
     /// Whether `other` is the same result, printed again.
@@ -370,6 +362,8 @@ struct Level {
     width: usize,
     name: Option<String>,
     opened: usize,
+    /// The first line of the test around it, or where it was opened.
+    since: usize,
     plan: Option<(u64, usize)>,
     skipped: Option<String>,
     bailed: bool,
@@ -453,6 +447,11 @@ struct Next {
 impl Level {
     fn problem(&mut self, line: usize, what: impl Into<String>) {
         self.problems.push(Problem { line, what: what.into() });
+    }
+
+    /// From which line on the test with the next result may have been running.
+    fn next_since(&self) -> usize {
+        self.cases.last().map_or(self.since, |case| case.line + 1)
     }
 
     fn begun(&self) -> bool {
@@ -593,7 +592,8 @@ impl Parser {
     fn compare_told(&mut self) {
         let Some(case) = self.levels.first_mut().and_then(|level| level.cases.last_mut()) else { return };
         for (line, module, name) in std::mem::take(&mut self.told) {
-            if case.status < Status::Xpass && !case.has_failed(&name) {
+            // A test inside that failed makes it worse than a pass.
+            if case.status < Status::Xpass {
                 let what = unheard(&module, &name);
                 case.reason = Some(what.clone());
                 case.status = Status::Error;
@@ -671,11 +671,9 @@ impl Parser {
     }
 
     fn open(&mut self, width: usize, line: usize) {
-        if let Some(parent) = self.levels.last_mut() {
-            parent.next.first_line.get_or_insert(line);
-        }
+        let since = self.levels.last_mut().map_or(line, |parent| *parent.next.first_line.get_or_insert(line));
         let name = self.subtest.take();
-        self.levels.push(Level { width, name, opened: line, ..Level::default() });
+        self.levels.push(Level { width, name, opened: line, since, ..Level::default() });
     }
 
     fn version(&mut self, width: usize, line: usize) {
@@ -720,6 +718,7 @@ impl Parser {
                         reason: Some(reason),
                         progress: Progress::Ended,
                         first_line: level.opened,
+                        since: level.since,
                         line,
                         notes: level.next.notes,
                         cases: Vec::new(),
@@ -845,6 +844,7 @@ fn result(level: &mut Level, line: usize, ok: bool, number: Option<u64>, rest: &
             (status, reason) = (Status::Error, Some(what));
         }
     }
+    let since = level.next_since();
     level.cases.push(Case {
         number,
         name,
@@ -852,6 +852,7 @@ fn result(level: &mut Level, line: usize, ok: bool, number: Option<u64>, rest: &
         reason,
         progress: Progress::Ended,
         first_line,
+        since,
         line,
         notes,
         cases,
@@ -913,6 +914,7 @@ fn settle(level: &mut Level, line: usize) {
             reason: Some(reason.to_owned()),
             progress,
             first_line: next.first_line.unwrap_or(line),
+            since: level.next_since(),
             line,
             notes: next.notes,
             cases: Vec::new(),

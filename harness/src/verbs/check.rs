@@ -340,7 +340,7 @@ impl Checker<'_> {
 /// Runs a part that boots nothing.
 fn apart(options: &Options, plan: &Plan, part: Part, tally: &mut Tally) {
     match part {
-        Part::Harness => harness(options, tally),
+        Part::Harness => harness(options, plan.tier, tally),
         Part::Litmus => {
             if let Err(error) = litmus::run(options, tally) {
                 tally.error("litmus", &error.message);
@@ -473,8 +473,8 @@ fn compared(tally: &mut Tally, checks: Result<Vec<bench::judge::Check>>) {
     }
 }
 
-/// The tool's own tests, format and clippy.
-fn harness(options: &Options, tally: &mut Tally) {
+/// The tool's own tests, format and clippy; in the full tier, mutants of what reads consoles.
+fn harness(options: &Options, tier: Tier, tally: &mut Tally) {
     harness_tests(options, tally);
     let manifest = options.root.join("harness/Cargo.toml");
     let target = options.out.join("harness");
@@ -493,6 +493,12 @@ fn harness(options: &Options, tally: &mut Tally) {
         "warnings".as_ref(),
     ];
     component(options, tally, "harness: clippy", "clippy", &[at.as_slice(), clippy.as_slice()].concat());
+    if tier == Tier::Full {
+        let results = options.out.join("mutants/console");
+        let mutants: [&Path; 4] = ["--package".as_ref(), "lazymap-console".as_ref(), "--output".as_ref(), &results];
+        let name = "harness: mutants of what reads consoles";
+        component(options, tally, name, "mutants", &[at.as_slice(), mutants.as_slice()].concat());
+    }
 }
 
 /// The tool's unit and fixture tests. The verdict is cargo's exit status.

@@ -15,6 +15,7 @@ mod machine;
 mod outputs;
 mod patches;
 mod qemu;
+mod reports;
 mod rows;
 mod scenario;
 mod series;

@@ -409,6 +409,34 @@ fn equal_names_have_their_path() {
     let deep = "TAP version 13\n1..1\n    1..1\n        1..1\n        not ok 1 leaf\n    not ok 1 suite\nok 1 all\n";
     let report = ktap::parse(&Log::of(deep));
     assert_eq!(report.cases[0].reason.as_deref(), Some("says pass, but suite/leaf says fail"));
+    for (second, what) in [("not ok 2 bad", "bad"), ("ok 2 bad # XPASS known", "bad")] {
+        let text = deep.replace("1..1\n        not ok 1 leaf", &format!("1..2\n        ok 1 good\n        {second}"));
+        let report = ktap::parse(&Log::of(&text));
+        assert_eq!(report.cases[0].reason, Some(format!("says pass, but suite/{what} says fail")));
+    }
+}
+
+#[test]
+fn a_suite_counts_only_if_no_test_in_it_tells_what_is_wrong() {
+    let totals = |inside: &str, sum: &str| {
+        let report = ktap::parse(&Log::of(&format!("TAP version 13\n1..1\n# 1..1\n# {inside}\n{sum}\n")));
+        let all = report.totals();
+        [all.passed, all.failed, all.skipped, all.errors]
+    };
+    assert_eq!(totals("ok 1 a", "ok 1 s"), [1, 0, 0, 0]);
+    assert_eq!(totals("ok 1 a", "not ok 1 s"), [1, 1, 0, 0]);
+    assert_eq!(totals("ok 1 a # SKIP x", "not ok 1 s"), [0, 1, 1, 0]);
+    assert_eq!(totals("not ok 1 a", "not ok 1 s"), [0, 1, 0, 0]);
+    assert_eq!(totals("ok 1 a # XPASS x", "not ok 1 s"), [0, 1, 0, 0]);
+    assert_eq!(totals("ok 1 a", "# cut off"), [1, 0, 0, 1]);
+}
+
+#[test]
+fn a_result_is_a_word() {
+    for word in ["okay", "ok1", "not okay", "ok:"] {
+        let report = ktap::parse(&Log::of(&format!("TAP version 13\n1..1\n{word} 1 b\nok 1 a\n")));
+        assert_eq!(tree(&report), ["pass a"], "{word}");
+    }
 }
 
 #[test]
@@ -419,6 +447,11 @@ fn a_report_of_the_kernel_is_in_a_test() {
     assert_eq!(report.running_at(9).as_deref(), Some("probes/test_two"));
     assert_eq!(report.running_at(7).as_deref(), Some("probes/test_one"));
     assert_eq!(report.running_at(99), None);
+    let report = ktap::parse(&Log::of("before\nTAP version 13\n1..2\n# a runs\nok 1 a\nok 2 b\nafter\n"));
+    let running: Vec<_> = (1..=7).map(|line| report.running_at(line)).collect();
+    let a = || Some("a".to_owned());
+    // From the head of the results on, "a" is due.
+    assert_eq!(running, [None, a(), a(), a(), a(), Some("b".to_owned()), None]);
 }
 
 #[test]

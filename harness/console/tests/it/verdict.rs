@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-only
 //! What a console's messages make of each other: small logs, one rule each.
 
+use std::time::Duration;
+
 use lazymap_console::end::{self, End, Ending, Found, Reading};
 use lazymap_console::log::Log;
 
@@ -71,8 +73,11 @@ fn a_result_ends_a_report_and_a_diagnostic_does_not() {
 #[test]
 fn only_deaths_count_before_the_kernel() {
     let with = |text: &str| read(&(format!("{text}\n") + &run(&[])), &EXITED);
-    assert_eq!(with(WARNING).forbidden, []);
-    assert_eq!(with(WARNING).end, End::Finished);
+    for warning in [WARNING, stamped(&[WARNING]).trim_end()] {
+        assert_eq!(with(warning).forbidden, []);
+        assert_eq!(with(warning).unknown, []);
+        assert_eq!(with(warning).end, End::Finished);
+    }
     assert_eq!(with(PANIC).end, End::Panic { headline: PANIC.to_owned() });
 }
 
@@ -147,4 +152,12 @@ fn a_log_from_elsewhere_may_end_in_the_middle_of_a_message() {
     }
     let result = stamped(&[FIRST, "ok 1 test"]);
     assert_eq!(unknown(result.trim_end(), Ending::Unknown), 0);
+}
+
+#[test]
+fn a_console_that_goes_silent_may_have_a_reason() {
+    let hint = |last: &str| read(&stamped(&[FIRST, last]), &Ending::Silent(Duration::from_secs(60))).hint;
+    assert!(hint("printk: bootconsole [sbi0] disabled").is_some_and(|hint| hint.contains("keep_bootcon")));
+    assert_eq!(hint("printk: bootconsole [sbi0] enabled"), None);
+    assert_eq!(hint("nohz: disabled"), None);
 }
