@@ -16,7 +16,7 @@ use crate::ground::files;
 use crate::ground::shard::Shard;
 use crate::series::statements::{self, Mutant};
 use crate::trial::mutants::{FILE, Known, OTHER, Row, all_needed, explain, known};
-use crate::trial::report::Done;
+use crate::trial::report::{self, Done};
 use crate::trial::run;
 use crate::trial::scenario::{self, Scenario, Which};
 use crate::trial::verdict::Verdict;
@@ -165,9 +165,9 @@ fn boot(lab: &Lab, kernel: &Kernel, name: &str, scenario: &Scenario) -> Option<D
 }
 
 /// What is not a pass: a failure before anything else.
-fn wrong(done: &Done) -> Option<(Verdict, String)> {
-    let failed = done.rows.iter().find(|row| row.verdict == Verdict::Fail);
-    let row = failed.or_else(|| done.rows.iter().find(|row| row.verdict != Verdict::Pass))?;
+fn wrong(rows: &[report::Row]) -> Option<(Verdict, String)> {
+    let failed = rows.iter().find(|row| row.verdict == Verdict::Fail);
+    let row = failed.or_else(|| rows.iter().find(|row| row.verdict != Verdict::Pass))?;
     // A test may pass in a boot that is not clean.
     let what = row.why.first().filter(|_| row.observed == "pass").unwrap_or(&row.observed);
     Some((row.verdict, format!("{}: {what}", row.test)))
@@ -176,7 +176,7 @@ fn wrong(done: &Done) -> Option<(Verdict, String)> {
 /// The series itself must pass, or the failure of a mutant says nothing.
 fn itself(lab: &mut Lab, scenario: &Scenario) -> Result<()> {
     let kernel = lab.kernel(&scenario.config)?;
-    match boot(lab, &kernel, "series", scenario).as_ref().map(wrong) {
+    match boot(lab, &kernel, "series", scenario).as_ref().map(|done| wrong(&done.rows)) {
         Some(None) => Ok(()),
         Some(Some((_, what))) => Err(Error::could_not(format!(
             "the series itself fails in the scenario {}: {what}; see {}",
@@ -212,7 +212,7 @@ fn judge(lab: &mut Lab, mutant: &Mutant, commit: &str, scenarios: &[Scenario]) -
             }
             Err(error) => return Err(error),
         };
-        match boot(lab, &kernel, KERNEL, scenario).as_ref().and_then(wrong) {
+        match boot(lab, &kernel, KERNEL, scenario).as_ref().and_then(|done| wrong(&done.rows)) {
             None => {}
             Some((Verdict::Fail, what)) => {
                 row.killed = Some(format!("{}: {what}", scenario.name));
@@ -277,6 +277,37 @@ mod tests {
         ] {
             assert!(!is_refused(other.as_bytes()), "{other}");
         }
+    }
+
+    #[test]
+    fn a_failure_counts_before_what_is_not_certain() {
+        let row = |test: &str, verdict, observed: &str, why: &[&str]| report::Row {
+            scenario: None,
+            kernel: "mutant".to_owned(),
+            machine: "stale".to_owned(),
+            harts: 4,
+            test: test.to_owned(),
+            expected: "pass".to_owned(),
+            observed: observed.to_owned(),
+            verdict,
+            stale_hits: None,
+            seconds: 0.0,
+            console: String::new(),
+            why: why.iter().map(|&line| line.to_owned()).collect(),
+            repeat: None,
+            cases: Vec::new(),
+        };
+        let of = |rows: Vec<report::Row>| wrong(&rows);
+        let pass = || row("a.sh", Verdict::Pass, "pass", &[]);
+        assert_eq!(of(vec![pass(), pass()]), None);
+        assert_eq!(of(Vec::new()), None);
+        let hang = || row("b.sh", Verdict::Error, "hang", &["silent for 60 s"]);
+        assert_eq!(of(vec![pass(), hang()]), Some((Verdict::Error, "b.sh: hang".to_owned())));
+        let oops = || row("c.sh", Verdict::Fail, "oops: NULL", &["line 3"]);
+        assert_eq!(of(vec![pass(), hang(), oops()]), Some((Verdict::Fail, "c.sh: oops: NULL".to_owned())));
+        // The test passed, and the boot was not clean.
+        let unclean = row("d.sh", Verdict::Fail, "pass", &["line 7: WARNING"]);
+        assert_eq!(of(vec![unclean]), Some((Verdict::Fail, "d.sh: line 7: WARNING".to_owned())));
     }
 
     #[test]

@@ -10,7 +10,8 @@ use lazymap::exhaust::layout::Layout;
 use lazymap::exhaust::mutate::{Kind, mutants};
 use lazymap::exhaust::search::Limit;
 use lazymap::exhaust::world::Bounds;
-use lazymap::exhaust::{Plan, Verdict, judge, kvm as of_kvm};
+use lazymap::exhaust::{Plan, Verdict, judge, kvm as of_kvm, report};
+use lazymap::hunt::symbols::Symbols;
 
 /// The kernel of `fixtures/exhaust/series.txt`.
 fn kernel() -> Image {
@@ -390,6 +391,35 @@ fn what_kvm_forgets_is_caught() {
     assert!(changed("csrrci x16, 256, 2", &NOP, "kvm_riscv_vcpu_unpriv_read").contains("interrupts are enabled"));
     assert!(changed("csrrw x0, 321, x11", &NOP, "__kvm_riscv_unpriv_trap").contains("wrong place"));
     assert!(changed("csrrw x0, 261, x5", &NOP, "kvm_riscv_vcpu_unpriv_read").contains("stvec"));
+}
+
+#[test]
+fn what_kvm_breaks_is_told_beside_the_rest() {
+    let (module, symbols) = (kvm(), Symbols::from_list(&[], None));
+    let told = |kernel: &str, found| {
+        let code = self::kernel();
+        let (layout, plan) = (Layout::of(&code).unwrap(), first(1));
+        let mut report = report::report(kernel, &code, &layout, &symbols, &plan, &Verdict::default());
+        report.clean = true;
+        report::add_kvm(&mut report, &module, &symbols, found);
+        report
+    };
+    let clean = told("clean", found_in_kvm(Some(&module), true, true));
+    assert!(clean.clean && clean.findings.is_empty() && clean.kvm.is_some_and(|n| n > 350), "{clean:?}");
+    let broken = told("broken", found_in_kvm(Some(&module), false, true));
+    assert!(!broken.clean && broken.unknown.is_none());
+    let first = &broken.findings[0];
+    assert_eq!((first.window, first.property, first.setting.model), (0, "KVM", Some("window-5")));
+    assert!(first.place.contains("kvm_riscv") && first.start.starts_with("a hart calls "), "{first:?}");
+    assert!(!first.steps.is_empty() && first.steps.iter().all(|step| step.place.contains('+')), "{first:?}");
+    // A register that is lost shows on any machine.
+    let lost = of_kvm::Broken { what: "x".to_owned(), function: "f", place: 0, stale: false, steps: Vec::new() };
+    let found = of_kvm::Found { broken: vec![lost], instructions: 1, unknown: None };
+    assert_eq!(told("lost", found).findings[0].setting.model, Some("plain"));
+    // What is not understood is not clean.
+    let found = of_kvm::Found { broken: Vec::new(), instructions: 1, unknown: Some("y".to_owned()) };
+    let unknown = told("unknown", found);
+    assert!(!unknown.clean && unknown.unknown.as_deref() == Some("y"));
 }
 
 #[test]
