@@ -175,7 +175,7 @@ static bool read_file(const char *path, char *buffer, size_t size)
 
 /*
  * Changes text of the kernel, for which all CPUs are asked to fence, from where the
- * kernel may be preempted: a program for BPF, and the branch around a tracepoint.
+ * kernel may be preempted: a program of BPF, and the branch around a tracepoint.
  */
 static void change_text(void)
 {
@@ -187,7 +187,7 @@ static void change_text(void)
 	long program;
 
 	memset(&attr, 0, sizeof(attr));
-	attr.prog_type = BPF_PROG_TYPE_SOCKET_FILTER;
+	attr.prog_type = BPF_PROG_TYPE_RAW_TRACEPOINT;
 	attr.insns = (uintptr_t)insns;
 	attr.insn_cnt = 2;
 	attr.license = (uintptr_t)"GPL";
