@@ -752,7 +752,7 @@ impl Parser {
     }
 
     fn finish(mut self, line: usize) -> Report {
-        let started = !self.levels.is_empty() || !self.report.cases.is_empty() || !self.report.problems.is_empty();
+        let started = !self.levels.is_empty();
         // Of a test that was cut off nothing more can be expected.
         let cut_off =
             self.levels.iter().any(|level| level.plan.is_some_and(|(n, _)| n > 0 && !level.seen.contains_key(&n)));
@@ -942,17 +942,10 @@ fn split_directive(rest: &str) -> (&str, Option<&str>) {
         return ("", Some(directive.trim()));
     }
     // `\#` is part of a name.
-    let mut from = 0;
-    while let Some(found) = rest[from..].find(" #") {
-        let at = from + found;
-        let directive = rest[at + 2..].trim();
-        let before = rest[..at].trim_end();
-        if !before.ends_with('\\') {
-            return (before, Some(directive));
-        }
-        from = at + 2;
+    match rest.split_once(" #") {
+        Some((name, directive)) => (name.trim_end(), Some(directive.trim())),
+        None => (rest, None),
     }
-    (rest, None)
 }
 
 /// The word of a directive in capitals, and what follows it. In `skip-list corrupted` there is none.

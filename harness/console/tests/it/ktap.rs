@@ -13,6 +13,10 @@ fn fixture(name: &str) -> Report {
     ktap::parse(&Log::of(&String::from_utf8_lossy(&bytes)))
 }
 
+fn parse(text: &str) -> Report {
+    ktap::parse(&Log::of(text))
+}
+
 /// A tree as text: `STATUS NAME (REASON)`, and `! LINE: PROBLEM`.
 fn tree(report: &Report) -> Vec<String> {
     fn add(lines: &mut Vec<String>, case: &Case, depth: usize) {
@@ -269,6 +273,8 @@ fn a_second_document_does_not_hide_the_first() {
 
 #[test]
 fn a_huge_plan_does_not_fill_the_memory() {
+    let missing = |count: usize| parse(&format!("TAP version 13\n1..{count}\n")).all_problems().len();
+    assert_eq!([missing(100), missing(101), missing(102)], [100, 101, 101]);
     let report = ktap::parse(&Log::of("TAP version 13\n1..18446744073709551615\nok 1 a\n"));
     assert_eq!(report.status(), Status::Error);
     assert_eq!(report.cases.len(), 101);
@@ -326,9 +332,20 @@ fn totals_must_fit_the_results() {
     assert_eq!(status("# Totals: pass:2 fail:0 xfail:0 xpass:0 skip:0 error:0", two), Status::Error);
     assert_eq!(status("# Totals: pass:2 fail:0 xfail:0 xpass:0 skip:1 error:0", two), Status::Error);
     assert_eq!(status("# Planned tests != run tests (3 != 2)", two), Status::Error);
+    // Numbers of somebody else are not totals of these results.
+    assert_eq!(status("# cache: pass:9 fail:9 skip:9 total:27", two), Status::Skip);
+    let inside = "1..1\n# 1..1\n# ok 1 a\n";
+    assert_eq!(status("# # cache: pass:9 fail:9 skip:9 total:27\nok 1 s", inside), Status::Pass);
+    assert_eq!(status("# # Totals: pass:9 fail:9 skip:9 total:27\nok 1 s", inside), Status::Error);
+    let indented = "  TAP version 13\n  1..1\n  ok 1 a\n# cache: pass:9 fail:9 skip:9 total:27\n";
+    assert_eq!(parse(indented).status(), Status::Pass);
     // Several programs in one list: each sums up its own.
     let each = "1..2\nok 1 a\n# Totals: pass:1 fail:0 xfail:0 xpass:0 skip:0 error:0\nok 2 b\n";
     assert_eq!(status("# Totals: pass:1 fail:0 xfail:0 xpass:0 skip:0 error:0", each), Status::Pass);
+    let each = "1..2\nnot ok 1 a\n# Totals: pass:0 fail:1 xfail:0 xpass:0 skip:0 error:0\nnot ok 2 b\n";
+    assert_eq!(status("# Totals: pass:0 fail:1 xfail:0 xpass:0 skip:0 error:0", each), Status::Fail);
+    let each = "1..2\nok 1 a # SKIP x\n# Totals: pass:0 fail:0 xfail:0 xpass:0 skip:1 error:0\nok 2 b # SKIP y\n";
+    assert_eq!(status("# Totals: pass:0 fail:0 xfail:0 xpass:0 skip:1 error:0", each), Status::Skip);
     // KUnit's are those of the suite before.
     let suite = "1..1\n    1..2\n    ok 1 a\n    ok 2 b\n";
     assert_eq!(status("# s: pass:2 fail:0 skip:0 total:2\nok 1 s", suite), Status::Pass);
@@ -437,6 +454,122 @@ fn a_result_is_a_word() {
         let report = ktap::parse(&Log::of(&format!("TAP version 13\n1..1\n{word} 1 b\nok 1 a\n")));
         assert_eq!(tree(&report), ["pass a"], "{word}");
     }
+    // Outermost it is one without a number; further in it is what somebody says.
+    let none = "! line 3: a result without a number";
+    assert_eq!(tree(&parse("TAP version 13\n1..1\nok then\n")), ["pass then", none]);
+    let inside = "TAP version 13\n1..1\n# 1..1\n# ok 1 a\n# ok then\nok 1 s\n";
+    assert_eq!(tree(&parse(inside)), ["pass s", "  pass a"]);
+    // Whoever fails says so anywhere.
+    let inside = inside.replace("ok then", "not ok then");
+    assert_eq!(parse(&inside).status(), Status::Error);
+}
+
+#[test]
+fn a_backslash_keeps_a_hash_in_the_name() {
+    let of = |rest: &str| {
+        let report = parse(&format!("TAP version 13\n1..1\nok 1 {rest}\n"));
+        (report.cases[0].name.clone(), report.cases[0].status)
+    };
+    assert_eq!(of("a \\# b"), ("a \\# b".to_owned(), Status::Pass));
+    assert_eq!(of("a \\# b # SKIP x"), ("a \\# b".to_owned(), Status::Skip));
+    assert_eq!(of("a # SKIP x # y"), ("a".to_owned(), Status::Skip));
+    assert_eq!(of("# SKIP x"), ("test 1".to_owned(), Status::Skip));
+}
+
+#[test]
+fn a_level_begins_anew_with_a_version_once_it_has_begun() {
+    let text = |first: &str| {
+        format!("TAP version 13\n1..1\n    KTAP version 1\n{first}    KTAP version 1\n    1..1\n    ok 1 b\nok 1 s\n")
+    };
+    // A plan, results, a name and notes each begin it.
+    assert_eq!(tree(&parse(&text("    1..1\n    ok 1 a\n"))), ["pass s", "  pass a", "  pass b"]);
+    for (first, what) in [
+        ("    1..1\n", "line 5: test 1 is planned and has no result"),
+        ("    ok 1 a\n", "line 5: the results since line 3 have no plan: some may be missing"),
+        ("    # a note\n", "line 5: neither a plan nor a result since line 3, where results begin"),
+    ] {
+        let report = parse(&text(first));
+        assert!(report.all_problems().iter().any(|p| p.to_string() == what), "{:?}", report.all_problems());
+    }
+    // A version twice is one.
+    assert_eq!(tree(&parse(&text(""))), ["pass s", "  pass b"]);
+}
+
+#[test]
+fn a_quotation_is_no_document() {
+    let nothing = "! line 3: no test results: no line `TAP version 13` or `KTAP version 1`";
+    assert_eq!(tree(&parse("# TAP version 13\n# 1..1\n# ok 1 a\n")), [nothing]);
+    let unversioned = "results without a line `TAP version 13` or `KTAP version 1` before them";
+    assert_eq!(tree(&parse("1..1\nok 1 a\nok 2 b\n")), [format!("! line 2: {unversioned}")]);
+    // A later document does not make up for it.
+    let text = "ok 1 a\nTAP version 13\n1..1\nok 1 b\n";
+    assert_eq!(tree(&parse(text)), ["pass b".to_owned(), format!("! line 1: {unversioned}")]);
+}
+
+#[test]
+fn only_a_version_behind_a_prefix_makes_the_prefix_suspect() {
+    let head = "TAP version 13\n1..1\n";
+    for message in ["# x: KTAP version 1", "module: KTAP version 1", "the KTAP version is unknown", "KTAP version one"]
+    {
+        assert_eq!(parse(&format!("{head}{message}\nok 1 a\n")).status(), Status::Pass, "{message}");
+    }
+    for message in ["vendor: KTAP version 1", "a line: TAP version 13"] {
+        assert_eq!(parse(&format!("{message}\n{head}ok 1 a\n")).status(), Status::Error, "{message}");
+    }
+    assert_eq!(parse(&format!("# x: KTAP version 1\n{head}ok 1 a\n")).status(), Status::Pass);
+}
+
+#[test]
+fn a_modules_failure_must_be_among_the_results() {
+    let says = |module: &str, result: &str| {
+        let text = format!("TAP version 13\n1..1\n# selftests: x\n[    1.000000] {module}\n{result}\n");
+        let report = parse(&text);
+        (report.status(), report.cases[0].reason.clone().unwrap_or_default())
+    };
+    let what = "m says that b failed, and the results do not".to_owned();
+    assert_eq!(says("m: not ok 2 b", "ok 1 x"), (Status::Error, what.clone()));
+    assert_eq!(says("m: not ok 2 b", "ok 1 x # SKIP y"), (Status::Error, what.clone()));
+    assert_eq!(says("m: not ok 2 b", "not ok 1 x"), (Status::Fail, String::new()));
+    assert_eq!(says("m: not ok 2 b", "ok 1 x # XPASS y"), (Status::Xpass, "y".to_owned()));
+    // Not a failure, no result, or one that was expected.
+    assert_eq!(says("m: ok 2 b", "ok 1 x"), (Status::Pass, String::new()));
+    assert_eq!(says("m: not ok then", "ok 1 x"), (Status::Pass, String::new()));
+    assert_eq!(says("m: not ok 2 b # XFAIL z", "ok 1 x"), (Status::Pass, String::new()));
+    // It must not come after the results, unless they are cut off anyway.
+    let after = |text: &str| tree(&parse(&format!("TAP version 13\n{text}[    1.000000] m: not ok 2 b\n")));
+    assert_eq!(after("1..1\nok 1 x\n"), ["pass x".to_owned(), format!("! line 4: {what}")]);
+    assert_eq!(after("1..0 # SKIP y\n").last(), Some(&format!("! line 3: {what}")));
+    assert_eq!(after("1..2\nok 1 x\n").last().unwrap(), "! line 4: test 2 is planned and has no result");
+}
+
+#[test]
+fn an_indented_document_may_be_summed_up_further_out() {
+    assert_eq!(tree(&parse("  TAP version 13\n  1..1\nok 1 a\n")), ["pass a"]);
+}
+
+#[test]
+fn a_suite_without_a_result_has_the_name_that_it_gave() {
+    let head = "KTAP version 1\n1..1\n    KTAP version 1\n";
+    let names = |text: &str| {
+        let report = parse(&format!("{head}{text}"));
+        let case = &report.cases[0];
+        (case.name.clone(), case.cases.iter().map(|c| c.name.clone()).collect::<Vec<_>>())
+    };
+    let inside = || vec!["a".to_owned(), "test 2".to_owned()];
+    assert_eq!(names("    # Subtest: suite\n    1..2\n    ok 1 a\n"), ("suite".to_owned(), inside()));
+    // It keeps its first name, and one that comes after results is not its own.
+    let twice = "    # Subtest: suite\n    # Subtest: other\n    1..2\n    ok 1 a\n";
+    assert_eq!(names(twice), ("suite".to_owned(), inside()));
+    assert_eq!(names("    1..2\n    ok 1 a\n    # Subtest: late\n"), ("test 1".to_owned(), inside()));
+    // The name begins the test.
+    let text = "    1..1\n        # Subtest: parameters\n        ok 1 p\n    ok 1 t\nok 1 suite\n";
+    assert_eq!(parse(&format!("{head}{text}")).cases[0].cases[0].first_line, 5);
+}
+
+#[test]
+fn an_unexpected_pass_stays_one() {
+    let report = parse("TAP version 13\n1..1\n# 1..1\n# not ok 1 a\nok 1 s # XPASS known\n");
+    assert_eq!((report.cases[0].status, report.cases[0].problems.len()), (Status::Xpass, 0));
 }
 
 #[test]
