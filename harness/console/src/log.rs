@@ -217,6 +217,24 @@ mod tests {
     }
 
     #[test]
+    fn each_line_has_the_time_at_which_it_was_complete() {
+        let log = Log::new("a\nb\nc".to_owned(), vec![0.5, 2.5], 9.0);
+        assert_eq!((log.at(1), log.at(2), log.at(3), log.at(0)), (0.5, 2.5, 9.0, 9.0));
+        assert_eq!(log.lines.iter().map(|line| line.at).collect::<Vec<_>>(), [0.5, 2.5, 9.0]);
+        assert_eq!(log.complete(), 2);
+    }
+
+    #[test]
+    fn a_stamp_or_a_level_tells_a_kernel_from_a_program() {
+        let kernels = |text: &str, stamped| Log::of(text).lines[0].is_kernels(stamped);
+        assert!(kernels("[    1.000000] a", true) && kernels("<4>a", true));
+        assert!(!kernels("a", true));
+        assert!(kernels("a", false));
+        assert!(Log::of("[    0.000000] Linux version 7\n").is_stamped());
+        assert!(!Log::of("Linux version 7\n[    1.000000] a\n").is_stamped());
+    }
+
+    #[test]
     fn a_prefix_that_is_not_understood_is_named() {
         let log = Log::of("<<x1>> Linux version 7\n<<y2>> a\n");
         assert_eq!(log.not_understood(), Some((1, "<<x1>> Linux version 7")));
