@@ -188,6 +188,10 @@ mod tests {
         assert_eq!(copies("a\na\n"), [] as [usize; 0]);
         let far = format!("[    1.000000] a\n{}a\n", "x\n".repeat(APART));
         assert_eq!(copies(&far), [] as [usize; 0]);
+        let late = format!("{}[    1.000000] a\na\n", "x\n".repeat(APART));
+        assert_eq!(copies(&late), [66]);
+        // What is torn may be something else.
+        assert_eq!(copies("ab[    1.000000] x\n[    2.000000] ab\n"), [] as [usize; 0]);
     }
 
     #[test]
@@ -197,6 +201,9 @@ mod tests {
         assert_eq!(copies(&format!("{}{}", boot("1.000000"), boot("1.000000"))), [4, 5, 6]);
         let early = "[    0.000000] Linux version 7\n[    0.000000] x\n";
         assert_eq!(copies(&format!("{early}{}{early}", boot("1.000000"))), [] as [usize; 0]);
+        // Half of it was printed before: a log that goes on.
+        let half = "[    0.000000] Linux version 7\n[    1.000000] a\n[    2.000000] c\n";
+        assert_eq!(copies(&format!("{}{half}", boot("1.000000"))), [4, 5]);
     }
 
     #[test]
@@ -207,6 +214,11 @@ mod tests {
         assert!(log.lines.iter().all(|line| !line.torn));
         let log = Log::of("[    1.000000] # tou[    1.000100] x\n");
         assert!(log.lines[0].torn);
+        // Not a margin, or not printed before: two CPUs at once.
+        for line in ["[    2.000000] not o[    1.000000] x", "[    2.000000] # n[    1.000000] x"] {
+            let log = Log::of(line);
+            assert!(log.lines[0].torn && !log.lines[1].quoted, "{line}");
+        }
     }
 
     #[test]

@@ -101,7 +101,7 @@ fn fixed(lines: &[Cow<'_, str>]) -> Option<Found> {
 }
 
 fn most(count: usize, of: usize) -> bool {
-    count > 0 && count * 2 > of
+    count * 2 > of
 }
 
 /// Removes escape sequences of terminals (ECMA-48) and NUL bytes.
@@ -479,6 +479,35 @@ mod tests {
         assert_eq!(left(&old), PLAIN);
         let own = r#"- {"dt": "2026-11-28T19:13:18", "lvl": "info", "msg": "ok 1 not of the board"}"#;
         assert_eq!(super::lava(own).as_deref(), Some(""));
+    }
+
+    /// What is left of each line of a console.
+    fn stripped(text: &str) -> Vec<String> {
+        let prefixes = Prefixes::of(text);
+        text.lines().map(|line| prefixes.strip(line).into_owned()).collect()
+    }
+
+    #[test]
+    fn most_lines_are_more_than_half() {
+        assert_eq!(stripped("> Linux version 7\n> a\n> b\nc\nd\n"), ["Linux version 7", "a", "b", "c", "d"]);
+        let half = "> Linux version 7\n> a\nb\nc\n";
+        assert_eq!(stripped(half), half.lines().collect::<Vec<_>>());
+        let once = "x: Linux version 7\nx: a\nb\nc\nd\n";
+        assert_eq!(stripped(once), once.lines().collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn prefixes_end_somewhere() {
+        assert_eq!(stripped(&format!("{}Linux version 7\n", "> ".repeat(DEEPEST))), ["Linux version 7"]);
+        assert_eq!(stripped(&format!("{}Linux version 7\n", "> ".repeat(DEEPEST + 1))), ["> Linux version 7"]);
+    }
+
+    #[test]
+    fn a_host_logs_for_several_programs() {
+        let (date, other) = ("2026-11-28T19:13:18.123456+00:00 board", "2026-11-28T19:13:19.123456+00:00 board");
+        let text =
+            format!("{date} kernel: Linux version 7\n{other} systemd[1]: a\n{date} cron: b\n{other} kernel: c\n");
+        assert_eq!(stripped(&text), ["Linux version 7", "a", "b", "c"]);
     }
 
     #[test]
