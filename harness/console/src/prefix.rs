@@ -416,8 +416,12 @@ mod tests {
 
     #[test]
     fn prefixes_that_people_have() {
-        let same: &[&str] = &[
-            "",
+        let same = ["", "> ", "> > ", "console: ", "board1 | ", "\x1b[32m"];
+        for prefix in same {
+            assert_eq!(left(&|_, message| format!("{prefix}{message}")), PLAIN, "{prefix:?}");
+        }
+        // What is the same in all lines needs no form.
+        let forms: &[&str] = &[
             "2026-11-28T19:13:18.123456 ",
             "2026-11-28T19:13:18.1234567Z ",
             "2026-11-28T19:13:18+01:00 ",
@@ -438,16 +442,13 @@ mod tests {
             "2026-11-28T19:13:18.123456+00:00 board kernel: ",
             "2026-11-28T19:13:18.123456Z 00O ",
             "11-28 19:13:18.123     0     0 I kernel  : ",
-            "> ",
-            "> > ",
             "     12\t",
-            "console: ",
-            "board1 | ",
-            "\x1b[32m",
-            "\x1b[0;1m2026-11-28 19:13:18 \x1b[0m",
+            "\x1b[0;1m2026-11-28 19:13:18 \x1b[m",
         ];
-        for prefix in same {
-            assert_eq!(left(&|_, message| format!("{prefix}{message}")), PLAIN, "{prefix:?}");
+        for prefix in forms {
+            let (before, after) = prefix.split_at(prefix.rfind(|c: char| c.is_ascii_digit()).unwrap());
+            let numbered = |n: usize, message: &str| format!("{before}{n}{}{message}", &after[1..]);
+            assert_eq!(left(&numbered), PLAIN, "{prefix:?}");
         }
     }
 
@@ -508,6 +509,218 @@ mod tests {
         let text =
             format!("{date} kernel: Linux version 7\n{other} systemd[1]: a\n{date} cron: b\n{other} kernel: c\n");
         assert_eq!(stripped(&text), ["Linux version 7", "a", "b", "c"]);
+    }
+
+    /// What a form leaves of lines; `None` if they do not have it.
+    fn leaves(strip: Strip, cases: &[(&str, Option<&str>)]) {
+        for (line, rest) in cases {
+            assert_eq!(strip(line).as_deref(), *rest, "{line:?}");
+        }
+    }
+
+    #[test]
+    fn times_are_told_from_messages() {
+        leaves(
+            clock,
+            &[
+                ("19:13:18 a", Some("a")),
+                ("9:13:18.5 a", Some("a")),
+                ("100:13:18,123456789 a", Some("a")),
+                ("1000:13:18 a", None),
+                (":13:18 a", None),
+                ("19:1:18 a", None),
+                ("19:13:1 a", None),
+                ("19-13:18 a", None),
+                ("19:13-18 a", None),
+                ("19:13:18. a", None),
+                ("19:13:18.1234567890 a", None),
+                ("19:13:18Z a", Some("a")),
+                ("19:13:18+01:30 a", Some("a")),
+                ("19:13:18-0130 a", Some("a")),
+                ("19:13:18+01 a", Some("a")),
+                ("19:13:18+1 a", None),
+                ("19:13:18+01:3 a", None),
+                ("19:13:18Z+01:30 a", None),
+                // What follows.
+                ("19:13:18", Some("")),
+                ("19:13:18 \t", Some("")),
+                ("19:13:18: a", Some("a")),
+                ("19:13:18|\ta", Some("a")),
+                ("19:13:18a", None),
+                ("19:13:18  a", Some(" a")),
+                ("19:13:18  [a", Some("[a")),
+                ("19:13:18  <a", Some("<a")),
+            ],
+        );
+        leaves(
+            date_first,
+            &[
+                ("2026-11-28T19:13:18 a", Some("a")),
+                ("2026/11/28_19:13:18 a", Some("a")),
+                ("2026-11-28x19:13:18 a", None),
+                ("2026-11-28 a", None),
+                ("26-11-28 19:13:18 a", None),
+                ("2026.11-28 19:13:18 a", None),
+                ("2026-11.28 19:13:18 a", None),
+                ("2026-1-28 19:13:18 a", None),
+                ("2026-11-8 19:13:18 a", None),
+            ],
+        );
+        leaves(
+            seconds,
+            &[
+                ("12.5 a", Some("a")),
+                ("   1764357198.123456789 a", Some("a")),
+                ("12 a", None),
+                ("x12.5 a", None),
+                (".5 a", None),
+                ("12.1234567890 a", None),
+                ("12.5a", None),
+            ],
+        );
+    }
+
+    #[test]
+    fn names_are_told_from_messages() {
+        leaves(
+            syslog_date,
+            &[
+                ("Nov 28 19:13:18 board kernel: a", Some("a")),
+                ("Jan  8 19:13:18 board init[1]: a", Some("a")),
+                ("Nox 28 19:13:18 board kernel: a", None),
+                ("ovD 28 19:13:18 board kernel: a", None),
+                ("Nov 128 19:13:18 board kernel: a", None),
+                ("Nov 28 19:13 board kernel: a", None),
+                ("Nov 28 19:13:18  kernel: a", None),
+                ("Nov 28 19:13:18 board a", None),
+            ],
+        );
+        for (text, rest) in [
+            ("kernel: a", Some("a")),
+            ("kernel:a", Some("a")),
+            ("init[12]: a", Some("a")),
+            ("init[12] a", None),
+            ("init[x]: a", None),
+            ("in it: a", None),
+            (": a", None),
+            ("[12]: a", None),
+            ("kernel", None),
+        ] {
+            assert_eq!(tagged(text), rest, "{text}");
+        }
+        leaves(
+            android,
+            &[
+                ("11-28 19:13:18.123     0     0 I kernel  : a", Some("a")),
+                ("11-28 19:13:18.123 1 1234567 E x:a", Some("a")),
+                ("11-28 19:13:18.123 0 0 Q kernel: a", None),
+                ("11-28 19:13:18.123 0 I kernel: a", None),
+                ("1-28 19:13:18.123 0 0 I kernel: a", None),
+                ("11-8 19:13:18.123 0 0 I kernel: a", None),
+                ("11-28 19:13:18.123 0 0 I kernel", None),
+            ],
+        );
+        leaves(gitlab, &[("00O a", Some("a")), ("1fE+a", Some("a")), ("0gO a", None), ("00X a", None), ("00Oa", None)]);
+        leaves(numbered, &[("  12\ta", Some("a")), ("12 a", None), ("x12\ta", None), ("1234567890\ta", None)]);
+        leaves(quoted, &[("> a", Some("a")), (">a", Some("a")), (">  a", Some(" a")), ("a", None)]);
+    }
+
+    #[test]
+    fn times_in_brackets_are_told_from_the_kernels() {
+        let long = |digits: usize| format!("[19:13:18.{}] a", "0".repeat(digits));
+        leaves(
+            bracketed,
+            &[
+                ("[Sat Nov 28 19:13:18 2026] a", Some("a")),
+                ("[Nov28 19:13] a", Some("a")),
+                ("[2026-11-28T19:13:18Z] a", Some("a")),
+                ("[19:13:18]a", Some("a")),
+                ("[19:13:18]", Some("")),
+                ("[1.5 0.1] a", Some("a")),
+                ("[    1.5 <    0.1>] a", Some("a")),
+                ("[    1.5 <>] a", Some("a")),
+                ("[  +0.000012] a", Some("a")),
+                ("[    1.5] a", None),
+                ("[1.5 x] a", None),
+                ("[x 1.5] a", None),
+                ("[+x] a", None),
+                ("[+1.5 x] a", None),
+                ("[12:ab] a", None),
+                ("[a;19:13] a", None),
+                ("[] a", None),
+                ("[19:13:18 a", None),
+                (&long(31), Some("a")),
+                (&long(32), None),
+            ],
+        );
+    }
+
+    #[test]
+    fn records_are_told_from_messages() {
+        leaves(
+            record,
+            &[
+                ("6,1,1500000,-;a;b", Some("<6>[    1.500000] a;b")),
+                ("14,1,1000000000,c;a", Some("<6>[ 1000.000000] a")),
+                ("6,1,0,--;a", None),
+                ("6,1,0;a", None),
+                ("6,1,x,-;a", None),
+                ("6,x,0,-;a", None),
+                ("x,1,0,-;a", None),
+                ("6,1,0,-,a", None),
+            ],
+        );
+        leaves(
+            decoded,
+            &[
+                ("kern  :info  : a", Some("<6>a")),
+                ("daemon  :emerg :a", Some("<0>a")),
+                ("local0  :debug :  a", Some("<7> a")),
+                ("kern:what: a", None),
+                ("kern: a", None),
+                ("  :info: a", None),
+                ("ke-n:info: a", None),
+                ("kernelxxx:info: a", None),
+            ],
+        );
+        leaves(
+            lava,
+            &[
+                (r#"- {"lvl": "target", "msg": "a"}"#, Some("a")),
+                (r#"- {"lvl": "feedback", "msg": "a"}"#, Some("a")),
+                (r#"- {"lvl": "target", "msg": {"x": 1}}"#, Some("")),
+                (r#"- {"lvl": "debug", "msg": "a"}"#, Some("")),
+                ("- {lvl: 'target', msg: a}", Some("a")),
+                ("- {lvl: \"target\", msg: 'it''s'}", Some("it's")),
+                ("- {lvl: info, msg: a}", Some("")),
+                ("- {lvl: target, message: a}", None),
+                (r#"- {"dt": 1, "lvl": "target"}"#, None),
+                (r#"- {"dt": 1, "msg": "a"}"#, None),
+                ("- a", None),
+            ],
+        );
+    }
+
+    #[test]
+    fn terminals_leave_nothing() {
+        for (line, plain) in [
+            ("\x1b[1;32ma\x1b[m", "a"),
+            ("\u{9b}1ma", "a"),
+            ("a\0b", "ab"),
+            ("\x1b]0;title\x07a", "a"),
+            ("\x1b]0;title\x1b\\a", "a"),
+            // The escape of another sequence does not end a title.
+            ("\x1b]0;t\x1bx\\y\x07a", "a"),
+            ("\x1b]0;title", ""),
+            ("\x1b(Ba", "a"),
+            ("\x1b)0a", "a"),
+            ("\x1b#8a", "a"),
+            ("\x1bca", "a"),
+            ("a\x1b", "a"),
+            ("a", "a"),
+        ] {
+            assert_eq!(clean(line), plain, "{line:?}");
+        }
     }
 
     #[test]
