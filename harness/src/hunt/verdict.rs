@@ -305,3 +305,210 @@ pub fn exposure(uses: &[Use]) -> Option<(usize, String)> {
     let at = uses.iter().position(late)?;
     Some((at, "the page tables had changed more than a second before, and there was no fence for it".to_owned()))
 }
+
+#[cfg(test)]
+mod tests {
+    use lazymap_console::end::{self, Ending};
+
+    use super::super::trace::{Access, End as Ended, Gone, Store};
+    use super::*;
+
+    const PC: u64 = 0xffff_ffff_8000_1000;
+    const ADDR: u64 = 0xff20_0000_0000_5008;
+
+    /// A hit of hart 1 that faulted once, at second `time`, and never ended.
+    fn hit(time: i64) -> Hit {
+        Hit {
+            hart: 1,
+            number: 1,
+            time: time * 1_000_000_000,
+            mode: 1,
+            access: Access::Load,
+            addr: ADDR,
+            pc: PC,
+            ra: 0,
+            asid: 0,
+            fences: 0,
+            repeats: 1,
+            last: time * 1_000_000_000,
+            read: None,
+            store: None,
+            fence: None,
+            end: None,
+        }
+    }
+
+    /// The same, but the page was used at once.
+    fn absorbed(time: i64) -> Hit {
+        let end = Ended { time: time * 1_000_000_000, pc: PC, fences: 1, reason: None };
+        Hit { end: Some(end), ..hit(time) }
+    }
+
+    fn death(epc: Option<u64>, badaddr: Option<u64>) -> Death {
+        Death { epc, badaddr, ..Death::default() }
+    }
+
+    fn killer(hits: &[Hit], death: &Death) -> Option<usize> {
+        culprit(hits, death).map(|(hit, _)| hit)
+    }
+
+    #[test]
+    fn a_report_tells_its_hart() {
+        let of = |boot: u32, cpu: u32| {
+            let log = Log::of(&format!("Booting Linux on hartid {boot}\n"));
+            reporter(&log, &["Oops [#1]".to_owned(), format!("CPU: {cpu} UID: 0 PID: 1")])
+        };
+        assert_eq!([of(0, 0), of(0, 1), of(0, 3)], [Some(0), Some(1), Some(3)]);
+        assert_eq!([of(2, 0), of(2, 1), of(2, 2), of(2, 3)], [Some(2), Some(0), Some(1), Some(3)]);
+        assert_eq!(reporter(&Log::of("no such message\n"), &["CPU: 1 UID: 0".to_owned()]), None);
+    }
+
+    #[test]
+    fn a_hart_dies_of_its_last_hit_or_one_that_never_ended() {
+        let suspect = |hits: &[Hit]| suspects(hits, None);
+        assert_eq!(suspect(&[absorbed(1), absorbed(1)]), [false, true]);
+        assert_eq!(suspect(&[hit(1), absorbed(1)]), [true, true]);
+        let other = Hit { hart: 2, ..absorbed(1) };
+        assert_eq!(suspect(&[absorbed(1), other.clone()]), [true, true]);
+        // Not of one that ended two seconds before everything did.
+        assert_eq!(suspect(&[absorbed(1), Hit { hart: 2, ..absorbed(3) }]), [false, true]);
+        assert_eq!(suspect(&[absorbed(2), Hit { hart: 2, ..absorbed(3) }]), [true, true]);
+        assert_eq!(suspect(&[hit(1), Hit { hart: 2, ..hit(9) }]), [true, true]);
+        assert_eq!(suspects(&[hit(1), other], Some(2)), [false, true]);
+    }
+
+    #[test]
+    fn a_report_names_the_access_or_its_page_or_its_instruction() {
+        let elsewhere = Hit { pc: PC + 4, addr: ADDR + 0x1000, ..hit(1) };
+        let hits = [hit(1), elsewhere.clone()];
+        let how =
+            |hits: &[Hit], death: &Death| culprit(hits, death).map(|(hit, how)| (hit, how.contains("very access")));
+        assert_eq!(how(&hits, &death(Some(PC), Some(ADDR))), Some((0, true)));
+        assert_eq!(how(&hits, &death(Some(PC), Some(ADDR + 8))), Some((0, false)));
+        assert_eq!(how(&hits, &death(Some(PC + 8), Some(ADDR + 8))), Some((0, false)));
+        assert_eq!(how(&hits, &death(Some(PC + 4), Some(ADDR + 0x1008))), Some((1, false)));
+        assert_eq!(how(&hits, &death(Some(PC + 8), Some(ADDR + 0x2000))), None);
+        assert_eq!(how(&hits, &death(None, Some(ADDR))), None);
+        // A page counts only if the hart never used it again.
+        let past = [absorbed(1)];
+        assert_eq!(how(&past, &death(Some(PC), Some(ADDR))), Some((0, true)));
+        assert_eq!(how(&past, &death(Some(PC + 8), Some(ADDR))), None);
+        // The instruction, if the report is about its own page, about the hit's, or about none.
+        for (bad, is_it) in [(None, true), (Some(PC + 8), true), (Some(ADDR + 8), true), (Some(ADDR + 0x1000), false)] {
+            assert_eq!(how(&past, &death(Some(PC), bad)), is_it.then_some((0, false)), "{bad:?}");
+        }
+        // The last one that fits.
+        let twice = [hit(1), Hit { time: 2, ..hit(2) }];
+        assert_eq!(how(&twice, &death(Some(PC), Some(ADDR))), Some((1, true)));
+        // The page of the same instruction comes before that of another.
+        let both = [hit(1), Hit { pc: PC + 4, ..hit(1) }];
+        assert_eq!(how(&both, &death(Some(PC), Some(ADDR + 8))), Some((0, false)));
+    }
+
+    #[test]
+    fn a_thousand_faults_in_a_row_are_endless() {
+        let times = |repeats: u64, hit: Hit| Hit { repeats, ..hit };
+        let nothing = death(None, None);
+        assert_eq!(killer(&[times(999, hit(1))], &nothing), None);
+        assert_eq!(killer(&[times(1000, hit(1))], &nothing), Some(0));
+        assert_eq!(killer(&[times(1000, absorbed(1))], &nothing), Some(0));
+        assert_eq!(endless(&[times(1000, hit(1)), hit(1)]), Some(0));
+        assert_eq!(endless(&[times(999, hit(1))]), None);
+        assert_eq!(endless(&[times(1000, absorbed(1))]), None);
+    }
+
+    #[test]
+    fn eight_open_hits_on_the_last_page_are_a_loop() {
+        let other = || Hit { addr: ADDR + 0x1000, ..hit(1) };
+        let some = |count: usize| vec![hit(1); count];
+        assert_eq!(looping(&some(7)), None);
+        assert_eq!(looping(&some(8)).map(|(hit, _)| hit), Some(0));
+        assert!(looping(&some(8)).unwrap().1.starts_with("8 accesses"));
+        // On the last page, and not ended.
+        assert_eq!(looping(&[some(8), vec![other()]].concat()), None);
+        assert_eq!(looping(&[vec![other()], some(8)].concat()).map(|(hit, _)| hit), Some(1));
+        assert_eq!(looping(&vec![absorbed(1); 8]), None);
+        let ended = [some(7), vec![absorbed(1)]].concat();
+        assert_eq!(looping(&ended), None);
+        // Of one hart, and of several the one with the longest.
+        let two: Vec<Hit> = (0..14).map(|at| Hit { hart: at % 2, ..hit(1) }).collect();
+        assert_eq!(looping(&two), None);
+        let longer = [some(8), vec![Hit { hart: 2, ..hit(1) }; 9]].concat();
+        assert_eq!(looping(&longer).map(|(hit, _)| hit), Some(8));
+        let shorter = [some(9), vec![Hit { hart: 2, ..hit(1) }; 8]].concat();
+        assert_eq!(looping(&shorter).map(|(hit, _)| hit), Some(0));
+        let equal = [some(8), vec![Hit { hart: 2, ..hit(1) }; 8]].concat();
+        assert_eq!(looping(&equal).map(|(hit, _)| hit), Some(0));
+        // As far back as is looked.
+        assert_eq!(looping(&some(RECENT + 5)).map(|(hit, _)| hit), Some(5));
+    }
+
+    #[test]
+    fn a_translation_must_be_forgotten_within_a_second() {
+        let stored = |by: Option<u32>| Some(Store { time: 0, by, pc: PC, ra: 0, pte: 0 });
+        let of = |what: What, milliseconds: i64| Use {
+            hart: 1,
+            number: 1,
+            time: 0,
+            mode: 1,
+            access: Access::Store,
+            addr: ADDR,
+            pc: PC,
+            ra: 0,
+            asid: 0,
+            what,
+            held: None,
+            read: None,
+            store: stored(Some(0)),
+            fence: None,
+            fences: None,
+            end: Some(Gone { time: milliseconds * 1_000_000, pc: PC, uses: 1, reason: "fence".to_owned() }),
+            repeats: 1,
+            last: 0,
+        };
+        let which = |uses: &[Use]| exposure(uses).map(|(at, _)| at);
+        assert_eq!(which(&[]), None);
+        for what in [What::Unmapped, What::Restricted] {
+            assert_eq!(which(&[of(what, 1), of(what, 1000)]), None, "{what:?}");
+            assert_eq!(which(&[of(what, 1), of(what, 1001)]), Some(1), "{what:?}");
+        }
+        assert_eq!(which(&[of(What::Upgraded, 1001)]), None);
+        // Without an end, until the last event.
+        let open = Use { end: None, last: 5, ..of(What::Unmapped, 0) };
+        assert_eq!(which(&[open.clone()]), None);
+        assert_eq!(which(&[open, of(What::Upgraded, 1001)]), Some(0));
+        // Nobody knows who changed it.
+        assert_eq!(which(&[Use { store: stored(None), ..of(What::Unmapped, 1001) }]), None);
+        assert_eq!(which(&[Use { store: None, ..of(What::Unmapped, 1001) }]), None);
+        // A page of somebody else counts at once; that of a program before that of the kernel.
+        let kernel = || of(What::Remapped, 1);
+        let program = || Use { mode: 0, ..kernel() };
+        assert_eq!(which(&[of(What::Unmapped, 1001), kernel()]), Some(1));
+        assert_eq!(which(&[kernel(), Use { mode: 0, ..of(What::Unmapped, 1) }, program()]), Some(2));
+        assert!(exposure(&[kernel(), program()]).unwrap().1.ends_with("2 in all"));
+    }
+
+    #[test]
+    fn a_kernel_goes_on_after_a_hit_that_its_report_names() {
+        let text = "[    0.000000] Linux version 7\n[    1.000000] Oops [#1]\n[    2.000000] reboot: Power down\n";
+        let reading = end::read(&Log::of(text), &Ending::Exited(0), "");
+        assert!(reading.went_on);
+        let story = |hit: Hit| Story { hits: vec![hit], ..Story::default() };
+        let named = death(Some(PC), Some(ADDR));
+        assert!(went_on(&story(absorbed(1)), &reading, Some(&named)));
+        assert!(!went_on(&story(absorbed(1)), &reading, None));
+        assert!(!went_on(&story(hit(1)), &reading, Some(&named)));
+        assert!(went_on(&story(Hit { repeats: 999, ..absorbed(1) }), &reading, Some(&named)));
+        assert!(!went_on(&story(Hit { repeats: 1000, ..absorbed(1) }), &reading, Some(&named)));
+        let ended = Reading { went_on: false, ..reading };
+        assert!(!went_on(&story(absorbed(1)), &ended, Some(&named)));
+        assert_eq!(hinted(&ended, "why"), "why");
+        assert_eq!(hinted(&Reading { hint: Some("try"), ..ended }, "why"), "why; try");
+    }
+
+    #[test]
+    fn fates_have_names() {
+        let names = [Fate::Killed, Fate::Absorbed, Fate::Open].map(Fate::name);
+        assert_eq!(names, ["killed", "absorbed", "open"]);
+    }
+}
