@@ -101,3 +101,52 @@ impl fmt::Display for Count {
         write!(f, "{passed} passed, {failed} failed, {skipped} skipped")
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn count(verdicts: &[Verdict]) -> Count {
+        let mut count = Count::default();
+        verdicts.iter().for_each(|&verdict| count.count(verdict));
+        count
+    }
+
+    #[test]
+    fn verdicts_are_counted_and_added() {
+        let one = count(&[Verdict::Pass, Verdict::Fail, Verdict::Error, Verdict::Miss, Verdict::Skip]);
+        assert_eq!(one, Count { passed: 1, failed: 3, errors: 2, skipped: 1 });
+        let mut sum = one;
+        sum.add(one);
+        sum.add(count(&[Verdict::Pass]));
+        assert_eq!(sum, Count { passed: 3, failed: 6, errors: 4, skipped: 2 });
+        assert_eq!(sum.to_string(), "3 passed, 6 failed, 2 skipped");
+    }
+
+    #[test]
+    fn the_worst_verdict_is_the_exit_code() {
+        for (verdicts, exit) in [
+            (&[][..], Exit::CouldNot),
+            (&[Verdict::Pass], Exit::Pass),
+            (&[Verdict::Skip], Exit::Skipped),
+            (&[Verdict::Skip, Verdict::Pass], Exit::Pass),
+            (&[Verdict::Pass, Verdict::Error], Exit::CouldNot),
+            (&[Verdict::Pass, Verdict::Miss], Exit::CouldNot),
+            (&[Verdict::Skip, Verdict::Error], Exit::CouldNot),
+            (&[Verdict::Pass, Verdict::Fail], Exit::Failed),
+            (&[Verdict::Error, Verdict::Fail, Verdict::Miss], Exit::Failed),
+        ] {
+            assert_eq!(count(verdicts).exit(), exit, "{verdicts:?}");
+        }
+    }
+
+    #[test]
+    fn verdicts_have_names_and_colours() {
+        let all = [Verdict::Pass, Verdict::Fail, Verdict::Error, Verdict::Miss, Verdict::Skip];
+        assert_eq!(all.map(Verdict::name), ["PASS", "FAIL", "ERROR", "MISS", "SKIP"]);
+        let [pass, fail, error, miss, skip] = all.map(Verdict::style);
+        assert_eq!(pass, AnsiColor::Green.on_default().bold());
+        assert_eq!((error, miss), (miss, error));
+        assert!(pass != fail && fail != error && error != skip && skip != pass && skip != fail);
+    }
+}

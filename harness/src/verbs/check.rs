@@ -147,7 +147,9 @@ impl Plan {
         }
         match tier {
             Tier::Quick => drop(left_out.insert("mutants", vec!["all".to_owned()])),
-            Tier::Ci => drop(left_out.insert("mutants", vec!["all but a sample, those of statements and of the tool".to_owned()])),
+            Tier::Ci => drop(
+                left_out.insert("mutants", vec!["all but a sample, those of statements and of the tool".to_owned()]),
+            ),
             Tier::Full => {}
         }
         left_out.retain(|_, names| !names.is_empty());
