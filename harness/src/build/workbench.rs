@@ -99,8 +99,8 @@ impl Lab {
         let source = Source::find(options)?;
         let host = host::prepare(options, true)?;
         let versions = host.versions().clone();
-        // The tree keeps one CPU busy, so the machine is built beside it. If there is no tree, the tool
-        // ends, and whatever the machine's thread has started ends with it.
+        // The tree keeps one CPU busy, so the machine is built beside it. If there is no tree, that is said
+        // at once: what the thread has started ends with the tool.
         let machine = {
             let options = options.clone();
             thread::spawn(move || bench(&options, versions, Workbench::planned(&options).base_used))
