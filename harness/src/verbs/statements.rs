@@ -156,11 +156,16 @@ fn judges(lab: &Lab, known: &Known, file: &str) -> Result<Vec<Scenario>> {
     Ok(found)
 }
 
+/// The first report of the kernel decides. Without this, the tests after it wait for a hart that stalls, each until its
+/// limit.
+const REPORTS_END_IT: &str = " panic_on_warn=1 sysctl.kernel.panic_on_rcu_stall=1";
+
 /// Boots a kernel in a scenario.
 fn boot(lab: &Lab, kernel: &Kernel, name: &str, scenario: &Scenario) -> Option<Done> {
     let mut trial = scenario.trial()?.clone();
     trial.name = format!("{name}-{}", scenario.name);
     name.clone_into(&mut trial.kernel);
+    trial.append += REPORTS_END_IT;
     Some(run::run(&lab.bench, &trial, Ok(kernel), &lab.options.place("mutants")))
 }
 
