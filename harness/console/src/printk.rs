@@ -143,6 +143,9 @@ mod tests {
         for line in ["[ffffffff80002048] do_trap+0x1", "[1.2] a", "x [<ffff>] y", "[ 1.1234567] a", "a[", "[", "<b>c"] {
             assert_eq!(texts(line), [line]);
         }
+        for line in ["<1234>c", "<+1>c", "<>c"] {
+            assert_eq!(texts(line), [line]);
+        }
         // Numbers, but not as the kernel prints them.
         for line in ["[+1.123456] a", "[.123456] a", "[1.1234e1] a", "[1.-12345] a", "[ 1.12345] a"] {
             assert_eq!(texts(line), [line]);

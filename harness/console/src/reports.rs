@@ -211,3 +211,29 @@ impl Reader {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What a call trace means so many messages after the start of a report.
+    fn after(messages: usize) -> Meaning {
+        let mut reader = Reader::default();
+        let first = reader.next("WARNING: mm/vmalloc.c:100 at f+0x1/0x2, CPU#0: swapper/0", true, None);
+        assert!(matches!(first, Meaning::Report(_)), "{first:?}");
+        for _ in 1..messages {
+            assert!(matches!(reader.next("x", true, None), Meaning::Nothing));
+        }
+        reader.next("Call Trace:", true, None)
+    }
+
+    #[test]
+    fn a_report_is_so_many_messages_long() {
+        for messages in [1, 2, REPORT] {
+            assert!(matches!(after(messages), Meaning::Part), "{messages}");
+        }
+        for messages in [REPORT + 1, REPORT + 2] {
+            assert!(matches!(after(messages), Meaning::Unknown(_)), "{messages}");
+        }
+    }
+}
