@@ -88,7 +88,7 @@ pub struct Case {
     pub progress: Progress,
     /// First line that belongs to it.
     pub first_line: usize,
-    /// From this line on it may have been running: the one after the result before it, or the first of its level.
+    /// From this line on it may have been running: the result before it, or the first line of its level.
     pub since: usize,
     /// Line of its result; the last line of the text if it has none.
     pub line: usize,
@@ -451,7 +451,7 @@ impl Level {
 
     /// From which line on the test with the next result may have been running.
     fn next_since(&self) -> usize {
-        self.cases.last().map_or(self.since, |case| case.line + 1)
+        self.cases.last().map_or(self.since, |case| case.line)
     }
 
     fn begun(&self) -> bool {

@@ -475,7 +475,7 @@ mod tests {
         assert_eq!(which(&[of(What::Upgraded, 1001)]), None);
         // Without an end, until the last event.
         let open = Use { end: None, last: 5, ..of(What::Unmapped, 0) };
-        assert_eq!(which(&[open.clone()]), None);
+        assert_eq!(which(std::slice::from_ref(&open)), None);
         assert_eq!(which(&[open, of(What::Upgraded, 1001)]), Some(0));
         // Nobody knows who changed it.
         assert_eq!(which(&[Use { store: stored(None), ..of(What::Unmapped, 1001) }]), None);
