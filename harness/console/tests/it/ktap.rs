@@ -567,6 +567,17 @@ fn a_suite_without_a_result_has_the_name_that_it_gave() {
 }
 
 #[test]
+fn a_torn_line_spoils_its_own_result_only() {
+    let what = "the line is torn by a kernel message";
+    let result = parse("TAP version 13\n1..2\nok 1 a\nok 2 b[    1.000000] x\n");
+    assert_eq!(tree(&result), ["pass a".to_owned(), format!("error b ({what})"), format!("! line 4: {what}")]);
+    let half = parse("TAP version 13\n1..2\nok 1 a\nno[    1.000000] x\nok 2 b\n");
+    assert_eq!(tree(&half), ["pass a".to_owned(), "pass b".to_owned(), format!("! line 4: {what}")]);
+    let plan = parse("TAP version 13\nok 1 a\n1..1[    1.000000] x\n");
+    assert_eq!(tree(&plan), ["pass a".to_owned(), format!("! line 3: {what}")]);
+}
+
+#[test]
 fn an_unexpected_pass_stays_one() {
     let report = parse("TAP version 13\n1..1\n# 1..1\n# not ok 1 a\nok 1 s # XPASS known\n");
     assert_eq!((report.cases[0].status, report.cases[0].problems.len()), (Status::Xpass, 0));
