@@ -561,7 +561,7 @@ fn a_suite_without_a_result_has_the_name_that_it_gave() {
     let twice = "    # Subtest: suite\n    # Subtest: other\n    1..2\n    ok 1 a\n";
     assert_eq!(names(twice), ("suite".to_owned(), inside()));
     assert_eq!(names("    1..2\n    ok 1 a\n    # Subtest: late\n"), ("test 1".to_owned(), inside()));
-    // KUnit before 6.3 had no version there.
+    // Older KUnit has no version there.
     let old = parse("TAP version 14\n1..1\n    # Subtest: suite\n    1..2\n    ok 1 a\n");
     assert_eq!((old.cases[0].name.as_str(), old.cases[0].cases.len()), ("suite", 2));
     // The name begins the test.
