@@ -216,7 +216,8 @@ static void count_calls(char *trace, unsigned int *calls, unsigned int *preempti
 			return;
 		*end = 0;
 		flags = strstr(trace, "] ");
-		if (flags && strlen(flags) > 7 && strstr(flags, ": sbi_call: ext=" SBI_EXT_RFENCE)) {
+		if (flags && strlen(flags) > 7 &&
+		    strstr(flags, ": sbi_call: ext=" SBI_EXT_RFENCE)) {
 			flags += 2;
 			++*calls;
 			*preemptible += flags[0] == '.' && flags[2] == '.' && flags[3] == '.';
