@@ -73,20 +73,26 @@ static void __attribute__((noreturn)) work(unsigned long *checks, long end)
 	_exit(KSFT_PASS);
 }
 
+static bool write_file(const char *path, const char *text)
+{
+	const ssize_t length = strlen(text);
+	int file = open(path, O_WRONLY);
+	bool done;
+
+	if (file < 0)
+		return false;
+	done = write(file, text, length) == length;
+	close(file);
+	return done;
+}
+
 /* Returns whether it was done: some CPUs cannot go offline, and one always stays. */
 static bool set_online(unsigned int cpu, bool online)
 {
 	char path[64];
-	bool done;
-	int file;
 
 	snprintf(path, sizeof(path), "/sys/devices/system/cpu/cpu%u/online", cpu);
-	file = open(path, O_WRONLY);
-	if (file < 0)
-		return false;
-	done = write(file, online ? "1" : "0", 1) == 1;
-	close(file);
-	return done;
+	return write_file(path, online ? "1" : "0");
 }
 
 /*
@@ -142,19 +148,6 @@ static bool test(unsigned long seconds, unsigned int workers, unsigned long *che
 	return good && *checks && offline;
 }
 
-static bool write_file(const char *path, const char *text)
-{
-	const ssize_t length = strlen(text);
-	int file = open(path, O_WRONLY | O_TRUNC);
-	bool done;
-
-	if (file < 0)
-		return false;
-	done = write(file, text, length) == length;
-	close(file);
-	return done;
-}
-
 /* Reads the start of a file, as a string; returns whether there is something. */
 static bool read_file(const char *path, char *buffer, size_t size)
 {
@@ -174,8 +167,8 @@ static bool read_file(const char *path, char *buffer, size_t size)
 }
 
 /*
- * Changes text of the kernel, for which all CPUs are asked to fence, from where the
- * kernel may be preempted: a program of BPF, and the branch around a tracepoint.
+ * Changes the kernel's text where it may be preempted, so that it asks all CPUs to
+ * fence: loads a BPF program, and patches the branch around a tracepoint.
  */
 static void change_text(void)
 {
@@ -199,10 +192,10 @@ static void change_text(void)
 }
 
 /*
- * Counts the calls in a trace, and those that could have been preempted: after the
- * CPU's number come five characters, of which a dot in the first, third and fourth
- * place says that interrupts are on, that it is no interrupt, and that the task may
- * be preempted (Documentation/trace/ftrace.rst).
+ * Counts the calls in a trace, and those that could have been preempted. After the
+ * CPU's number come five characters. Dots in the first, third and fourth place mean
+ * that interrupts are on, that no interrupt is being handled, and that preemption
+ * is enabled (Documentation/trace/ftrace.rst).
  */
 static void count_calls(char *trace, unsigned int *calls, unsigned int *preemptible)
 {
