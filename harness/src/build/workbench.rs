@@ -96,8 +96,7 @@ impl Lab {
     /// # Errors
     /// The first thing that cannot be found or built (exit code 2).
     pub fn open(options: &Options) -> Result<Self> {
-        let source = Source::find(options)?;
-        let host = host::prepare(options, true)?;
+        let (source, host) = found(options)?;
         let versions = host.versions().clone();
         // The tree keeps one CPU busy, so the machine is built beside it. If there is no tree, that is said
         // at once: what the thread has started ends with the tool.
@@ -116,9 +115,7 @@ impl Lab {
     /// # Errors
     /// As [`Lab::open`].
     pub fn for_kernels(options: &Options) -> Result<Self> {
-        // Quick checks first: a wrong KSRC should not be reported after a download.
-        let source = Source::find(options)?;
-        let host = host::prepare(options, true)?;
+        let (source, host) = found(options)?;
         Self::with_tree(options, &source, host)
     }
 
@@ -208,6 +205,13 @@ impl Lab {
         let tip = self.tip.clone();
         kernel::compile_folders(self.builder(), &tip, config, folders, compiler)
     }
+}
+
+/// Where the kernel comes from, and the host's toolchain.
+fn found(options: &Options) -> Result<(Source, Host)> {
+    // Quick checks first: a wrong KSRC should not be reported after a download.
+    let source = Source::find(options)?;
+    Ok((source, host::prepare(options, true)?))
 }
 
 /// The machine, its firmware and the guest's programs, for kernels built elsewhere: no compiler for

@@ -496,7 +496,7 @@ fn a_level_begins_anew_with_a_version_once_it_has_begun() {
 }
 
 #[test]
-fn a_quotation_is_no_document() {
+fn a_quotation_starts_no_document() {
     let nothing = "! line 3: no test results: no line `TAP version 13` or `KTAP version 1`";
     assert_eq!(tree(&parse("# TAP version 13\n# 1..1\n# ok 1 a\n")), [nothing]);
     let unversioned = "results without a line `TAP version 13` or `KTAP version 1` before them";
