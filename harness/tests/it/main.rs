@@ -14,6 +14,7 @@ mod ksrc;
 mod machine;
 mod outputs;
 mod patches;
+mod pipelines;
 mod qemu;
 mod reports;
 mod rows;
