@@ -1394,6 +1394,10 @@ static void tests_of_held_pages(u64 ra)
 	set_pte(l0_a, 1, pte(pages[1], V | R | A | D));
 	restricted(stub_store, page(ra, 1) + 16, STORE, "a store to a page that is read-only by now");
 	restricted(stub_amo, page(ra, 1) + 16, STORE, "amo");
+	/* QEMU's TLB, which the load fills, must not let the store through uncounted. */
+	sees(page(ra, 1), 1, "a load from a page that is read-only by now");
+	access(stub_store, page(ra, 1) + 16, model ? ECALL_S : STORE, "a store right after it");
+	kept_valid[0].restricted += model;
 	fences(fence_va, page(ra, 1), 0);
 	faults(stub_store, page(ra, 1) + 16, STORE, "a store after a fence");
 	sees(page(ra, 1), 1, "a load");
