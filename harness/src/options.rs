@@ -35,6 +35,17 @@ impl Options {
         self.out.join(format!("{name}{}", self.base.suffix()))
     }
 
+    /// The folder of the selected emulator.
+    pub fn machine_place(&self) -> PathBuf {
+        self.out.join(format!("qemu{}", self.base.qemu_suffix()))
+    }
+
+    /// The same options for each emulator of `base.toml` that is not selected.
+    pub fn other_machines(&self) -> Vec<Self> {
+        let others = self.base.every_qemu.iter().filter(|qemu| qemu.version != self.base.qemu.version);
+        others.map(|qemu| Self { base: self.base.with_qemu(qemu), ..self.clone() }).collect()
+    }
+
     /// The same options for each kernel version of `base.toml`.
     pub fn every_base(&self) -> Vec<Self> {
         self.base.all.iter().map(|linux| Self { base: self.base.with(linux), ..self.clone() }).collect()

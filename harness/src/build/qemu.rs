@@ -99,7 +99,7 @@ impl Qemu {
 /// The QEMU that [`build`] would return, whether or not it exists.
 pub fn planned(options: &Options) -> Qemu {
     let asked = env::var_os("LAZYMAP_QEMU").filter(|v| !v.is_empty());
-    let binary = asked.map_or_else(|| options.out.join("qemu/bin").join(BINARY), PathBuf::from);
+    let binary = asked.map_or_else(|| options.machine_place().join("bin").join(BINARY), PathBuf::from);
     Qemu { binary, version: String::new() }
 }
 
@@ -133,12 +133,12 @@ pub fn build(options: &Options) -> Result<Qemu> {
         return look_at(Path::new(&asked), base, "LAZYMAP_QEMU names it; unset it to have one built");
     }
     let _building = BUILDING.lock().unwrap_or_else(PoisonError::into_inner);
-    let dir = options.out.join("qemu");
+    let dir = options.machine_place();
     let binary = dir.join("bin").join(BINARY);
     let stamp = dir.join("stamp");
     let folder = options.root.join(&base.qemu.patches);
     let patches = patches(&folder)?;
-    let step = Step::start("build qemu");
+    let step = Step::start(format!("build qemu{}", base.qemu_suffix()));
     let wanted = patches_key(&patches)?;
     let how = format!("{} {}", configuration().join(" "), base.qemu.python.join(" "));
     let key = |unpacked: &Unpacked| {
@@ -152,7 +152,7 @@ pub fn build(options: &Options) -> Result<Qemu> {
         && key::fresh(&stamp, &key(unpacked))
     {
         step.finish("unchanged");
-        return look_at(&binary, base, "remove out/qemu and run again");
+        return look_at(&binary, base, &format!("remove {} and run again", dir.display()));
     }
     files::remove(&stamp)?;
     host::for_machine(options)?;
@@ -175,7 +175,7 @@ pub fn build(options: &Options) -> Result<Qemu> {
         configure(&dir, options, base, &step)?;
         files::write_whole(&configured, &how)?;
     }
-    let log = options.out.join("log/qemu-build.log");
+    let log = options.out.join(format!("log/qemu{}-build.log", base.qemu_suffix()));
     let mut ninja = cmd::plain("ninja");
     ninja.arg("-C").arg(&build).arg(format!("-j{}", options.jobs)).arg(BINARY);
     ccache(&mut ninja, options);
@@ -232,7 +232,7 @@ fn configuration() -> Vec<&'static str> {
 /// # Errors
 /// When it cannot be copied.
 pub fn add_firmware(options: &Options, firmware: &Path) -> Result<()> {
-    let place = options.out.join("qemu").join(DEFAULT_BIOS);
+    let place = options.machine_place().join(DEFAULT_BIOS);
     let bytes = fs::read(firmware).map_err(|e| Error::io("read", firmware, e))?;
     if fs::read(&place).ok().as_ref() == Some(&bytes) {
         return Ok(());
@@ -279,7 +279,13 @@ impl Given {
         };
         let version = version.trim().to_owned();
         if version != base.qemu.version && !version.starts_with(&format!("{}.", base.qemu.version)) {
-            return Err(wrong(format!("is QEMU {version}, and the patches are for {}", base.qemu.version)));
+            let other = base.every_qemu.iter().find(|qemu| version.starts_with(&format!("{}.", qemu.version)));
+            let select = other.map(|qemu| format!(" (those for it are selected with --qemu {})", qemu.version));
+            return Err(wrong(format!(
+                "is QEMU {version}, and the patches are for {}{}",
+                base.qemu.version,
+                select.unwrap_or_default()
+            )));
         }
         let path = std::path::absolute(path).map_err(|e| wrong(format!("cannot be read: {e}")))?;
         let identity = format!("QSRC {} {sha256}", path.display());
@@ -383,12 +389,13 @@ fn configure(dir: &Path, options: &Options, base: &Base, step: &Step) -> Result<
     }
     command.args(configuration());
     ccache(&mut command, options);
-    cmd::logged(&mut command, &options.out.join("log/qemu-configure.log"), step)
+    let log = options.out.join(format!("log/qemu{}-configure.log", options.base.qemu_suffix()));
+    cmd::logged(&mut command, &log, step)
 }
 
 /// A Python with the packages that QEMU's configure wants.
 fn venv(options: &Options, base: &Base, step: &Step) -> Result<PathBuf> {
-    let dir = options.out.join("tools/venv");
+    let dir = options.out.join(format!("tools/venv{}", base.qemu_suffix()));
     let python = dir.join("bin/python3");
     let wanted = base.qemu.python.join("\n");
     let stamp = dir.join("stamp");

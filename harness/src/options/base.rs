@@ -23,8 +23,10 @@ pub struct Base {
     every_topic: Vec<Topic>,
     /// Subject of the patch from which on spurious faults are absorbed the new way.
     pub switch: String,
-    /// The emulator.
+    /// The selected emulator.
     pub qemu: Qemu,
+    /// All emulators that there are patches for; the first is the default.
+    pub every_qemu: Vec<Qemu>,
     /// Programs that run inside the guest.
     pub guest: Guest,
     /// What the host needs.
@@ -37,7 +39,7 @@ pub struct Base {
 struct File {
     switch: String,
     linux: Vec<Linux>,
-    qemu: Qemu,
+    qemu: Vec<Qemu>,
     guest: Guest,
     host: Host,
     topic: Vec<Topic>,
@@ -113,7 +115,7 @@ pub struct Topic {
     pub stable: bool,
 }
 
-/// The QEMU that `patches/qemu-*` are for.
+/// A QEMU that `patches/qemu-*` are for.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Qemu {
@@ -225,6 +227,34 @@ impl Base {
         }
     }
 
+    /// The same file with another of its emulators.
+    #[must_use]
+    pub fn with_qemu(&self, qemu: &Qemu) -> Self {
+        Self { qemu: qemu.clone(), ..self.clone() }
+    }
+
+    /// The same file with the emulator `version` selected.
+    ///
+    /// # Errors
+    /// When there are no patches for it (exit code 64).
+    pub fn choose_qemu(self, version: &str) -> Result<Self> {
+        match self.every_qemu.iter().find(|qemu| qemu.version == version) {
+            Some(qemu) => Ok(self.with_qemu(qemu)),
+            None => {
+                let have = self.every_qemu.iter().map(|qemu| qemu.version.as_str()).collect::<Vec<_>>().join(" and ");
+                Err(Error::usage(format!("--qemu {version}: there are patches for {have} only; name one of them")))
+            }
+        }
+    }
+
+    /// What the names of folders for this emulator end in, as [`Base::suffix`].
+    pub fn qemu_suffix(&self) -> String {
+        match self.every_qemu.first() {
+            Some(first) if first.version != self.qemu.version => format!("-{}", self.qemu.version),
+            _ => String::new(),
+        }
+    }
+
     /// Parses the text of a base file; `path` is for messages.
     ///
     /// # Errors
@@ -234,6 +264,9 @@ impl Base {
             .map_err(|why| Error::could_not(format!("{}{why}; correct the file", path.display())))?;
         let Some(linux) = file.linux.first().cloned() else {
             return Err(Error::could_not(format!("{}has no [[linux]]; correct the file", path.display())));
+        };
+        let Some(qemu) = file.qemu.first().cloned() else {
+            return Err(Error::could_not(format!("{}has no [[qemu]]; correct the file", path.display())));
         };
         check_topics(&file.topic)
             .map_err(|why| Error::could_not(format!("{}: {why}; correct the file", path.display())))?;
@@ -250,7 +283,8 @@ impl Base {
             linux,
             all: file.linux,
             switch: file.switch,
-            qemu: file.qemu,
+            qemu,
+            every_qemu: file.qemu,
             guest: file.guest,
             host: file.host,
         })

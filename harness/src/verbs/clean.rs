@@ -45,6 +45,7 @@ const KEPT: &[&str] = &["linux-ksrc", "dl", "apt", "herd", "tools", "ccache", "h
 pub fn run(options: &Options, all: bool) -> Result<()> {
     let out = &options.out;
     let mut gone: Vec<PathBuf> = BUILT.iter().map(|name| out.join(name)).collect();
+    gone.extend(options.other_machines().iter().map(Options::machine_place));
     for options in options.every_base() {
         gone.extend(PER_BASE.iter().map(|name| options.place(name)));
         let kernel = out.join(format!("linux-{}", options.base.linux.version));

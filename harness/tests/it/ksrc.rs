@@ -33,9 +33,9 @@ fn a_second_base_has_patches_of_its_own() {
     let lab = Lab::new();
     let base = lab.repo().join("base.toml");
     let text = fs::read_to_string(&base).unwrap();
-    let first = &text[text.find("[[linux]]").unwrap()..text.find("[qemu]").unwrap()];
+    let first = &text[text.find("[[linux]]").unwrap()..text.find("[[qemu]]").unwrap()];
     let second = first.replace("\"7.3\"", "\"7.2\"").replace("patches/linux-7.3", "patches/linux-7.2");
-    write(&base, &text.replace("[qemu]", &format!("{second}[qemu]")));
+    write(&base, &text.replacen("[[qemu]]", &format!("{second}[[qemu]]"), 1));
     let edited = lab.linux().join("Makefile");
     edit(&edited, "PATCHLEVEL = 3", "PATCHLEVEL = 2");
     git(&lab.linux(), &["commit", "-q", "-a", "-m", "7.2"]);

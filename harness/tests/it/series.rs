@@ -186,10 +186,10 @@ fn each_base_has_its_lines_in_the_table() {
     let (lab, mirror, _) = settled();
     let base = lab.repo().join("base.toml");
     let text = fs::read_to_string(&base).unwrap();
-    let first = &text[text.find("[[linux]]").unwrap()..text.find("[qemu]").unwrap()];
+    let first = &text[text.find("[[linux]]").unwrap()..text.find("[[qemu]]").unwrap()];
     // Another version as far as the tool can tell, from the same package.
     let second = first.replace("\"7.3\"", "\"7.3.4\"").replace("patches/linux-7.3", "patches/linux-7.3.4");
-    write(&base, &text.replace("[qemu]", &format!("{second}[qemu]")));
+    write(&base, &text.replacen("[[qemu]]", &format!("{second}[[qemu]]"), 1));
     let other = lab.repo().join("patches/linux-7.3.4");
     patches(&lab).iter().for_each(|(name, text)| write(&other.join(name), text));
     let check = |base: &str| {
@@ -216,10 +216,10 @@ fn a_base_may_have_a_part_of_the_topics() {
     let (lab, mirror, _) = settled();
     let base = lab.repo().join("base.toml");
     let text = fs::read_to_string(&base).unwrap();
-    let first = &text[text.find("[[linux]]").unwrap()..text.find("[qemu]").unwrap()];
+    let first = &text[text.find("[[linux]]").unwrap()..text.find("[[qemu]]").unwrap()];
     let part = "topics = [\"fixes\"]\nwithout = [\"Kconfig\"]\ncover = \"docs/part.md\"\ntarball = ";
     let second = first.replace("\"7.3\"", "\"7.3.4\"").replace("patches/linux-7.3", "patches/linux-7.3.4");
-    write(&base, &text.replace("[qemu]", &format!("{}[qemu]", second.replace("tarball = ", part))));
+    write(&base, &text.replacen("[[qemu]]", &format!("{}[[qemu]]", second.replace("tarball = ", part)), 1));
     let letter = lab.repo().join("docs/part.md");
     write(&letter, "A part\n\n1. Fixes, patches 1 to 1.\n");
     write(&lab.repo().join("Kconfig"), "config OTHER\n");

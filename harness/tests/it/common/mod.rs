@@ -68,7 +68,7 @@ impl Lab {
         // The first kernel alone: the others are as many downloads.
         let first = base.find("[[linux]]").unwrap() + 1;
         if let Some(second) = base[first..].find("[[linux]]") {
-            base.replace_range(first + second..base.find("[qemu]").unwrap(), "");
+            base.replace_range(first + second..base.find("[[qemu]]").unwrap(), "");
         }
         base.truncate(base.find("[[topic]]").unwrap());
         let switch = base.lines().find(|l| l.starts_with("switch = ")).unwrap().to_owned();
