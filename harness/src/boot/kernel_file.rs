@@ -147,6 +147,28 @@ fn zboot(bytes: &[u8]) -> Result<Vec<u8>, String> {
     }
 }
 
+/// The name and the contents of a kernel module, unpacked if distributions' `MODULE_COMPRESS` has packed it; `None` if
+/// the file's name is not that of a module.
+///
+/// # Errors
+/// When it cannot be read or unpacked (exit code 64).
+pub fn module(path: &Path) -> Result<Option<(String, Vec<u8>)>> {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let packed = [(".ko", None), (".ko.gz", Some("gzip")), (".ko.xz", Some("xz")), (".ko.zst", Some("zstd"))];
+    let Some((stem, program)) = packed.into_iter().find_map(|(end, program)| Some((name.strip_suffix(end)?, program)))
+    else {
+        return Ok(None);
+    };
+    let bytes = fs::read(path).map_err(|e| Error::io("read", path, e))?;
+    let plain = match program {
+        None => bytes,
+        Some("gzip") => gunzip(&bytes).map_err(|why| Error::usage(format!("{} {why}", path.display())))?,
+        Some(program) => filtered(program, &["-dc"], &bytes)
+            .map_err(|why| Error::usage(format!("{} {why}", path.display())))?,
+    };
+    Ok(Some((format!("{stem}.ko"), plain)))
+}
+
 /// What `program` makes of `input`.
 fn filtered(program: &str, args: &[&str], input: &[u8]) -> Result<Vec<u8>, String> {
     let mut command = Command::new(program);
@@ -284,5 +306,39 @@ mod tests {
         assert_eq!(*plain(Kind::Elf, &elf).unwrap(), *image);
         assert_eq!(*plain(Kind::Gzip, &gzip(&elf)).unwrap(), *image);
         assert!(plain(Kind::Elf, &elf[..elf.len() - 10]).unwrap_err().contains("cut off"));
+    }
+
+    #[test]
+    fn modules_are_unpacked() {
+        let folder = tempfile::tempdir().unwrap();
+        let made = |name: &str, packer: &[&str]| {
+            let path = folder.path().join(name);
+            let bytes = match packer {
+                [] => b"a module".to_vec(),
+                [program, args @ ..] => filtered(program, args, b"a module").unwrap(),
+            };
+            fs::write(&path, bytes).unwrap();
+            module(&path)
+        };
+        let same = Some(("a-b.ko".to_owned(), b"a module".to_vec()));
+        assert_eq!(made("a-b.ko", &[]).unwrap(), same);
+        assert_eq!(made("a-b.ko.gz", &["gzip", "-c"]).unwrap(), same);
+        assert_eq!(made("a-b.ko.xz", &["xz", "-c"]).unwrap(), same);
+        assert_eq!(made("modules.dep", &[]).unwrap(), None);
+        assert!(made("bad.ko.xz", &[]).unwrap_err().message.contains("bad.ko.xz cannot be unpacked by xz"));
+    }
+
+    #[test]
+    fn zboot_images_of_each_compression_that_the_host_has() {
+        for (method, program, args) in [
+            ("xzkern", "xz", vec!["-c"]),
+            ("lzma", "xz", vec!["--format=lzma", "-c"]),
+            ("zstd", "zstd", vec!["-c"]),
+            ("lz4", "lz4", vec!["-c"]),
+            ("lzo", "lzop", vec!["-c"]),
+        ] {
+            let Ok(payload) = filtered(program, &args, b"an image") else { continue };
+            assert_eq!(zboot(&zboot_of(method, &payload)).as_deref(), Ok(b"an image".as_slice()), "{method}");
+        }
     }
 }

@@ -34,6 +34,14 @@ pub fn find(name: &str) -> Result<Model> {
     }
 }
 
+/// Name and CPU properties of each model.
+///
+/// # Errors
+/// When the file is wrong (exit code 64).
+pub fn all() -> Result<Vec<(String, String)>> {
+    Ok(parse(MODELS)?.into_iter().map(|(name, table)| (name, table.cpu)).collect())
+}
+
 fn parse(text: &str) -> Result<BTreeMap<String, Table>> {
     let models: BTreeMap<String, Table> = toml::from_str(text).map_err(|e| wrong(e.message()))?;
     for (name, table) in &models {

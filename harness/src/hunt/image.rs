@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-only
-//! Checks before a boot that the vmlinux that the user names belongs to the kernel.
+//! Checks that the vmlinux that the user names belongs to the kernel: before a boot, and of a console.
 
 use std::fs;
 use std::path::Path;
@@ -8,8 +8,8 @@ use object::{Object, ObjectSection, ObjectSymbol};
 
 use crate::ground::error::{Error, Result};
 
-/// Checks that `vmlinux` belongs to the plain `image`, which was made of the file `named`. One without a
-/// banner is taken as it is.
+/// Checks that `vmlinux` belongs to the plain `image`, which was made of the file `named`. A distribution's debug file
+/// has no banner in it, but a build ID. One with neither is taken as it is.
 ///
 /// # Errors
 /// When one cannot be read, or `vmlinux` is that of another kernel (exit code 64).
@@ -17,16 +17,42 @@ pub fn check(image: &Path, named: &Path, vmlinux: Option<&Path>) -> Result<()> {
     let Some(vmlinux) = vmlinux else { return Ok(()) };
     let data = fs::read(image).map_err(|e| Error::io("read", image, e))?;
     let elf = fs::read(vmlinux).map_err(|e| Error::io("read", vmlinux, e))?;
-    let Some(banner) = banner(&elf) else { return Ok(()) };
-    if contains(&data, &banner) {
+    let (id, of) = match (banner(&elf), build_id(&elf)) {
+        (Some(banner), _) => (banner.clone(), format!("`{}`", String::from_utf8_lossy(&banner).trim_end())),
+        (None, Some(id)) => {
+            let hex: String = id.iter().map(|byte| format!("{byte:02x}")).collect();
+            (id, format!("the build with the ID {hex}"))
+        }
+        (None, None) => return Ok(()),
+    };
+    if contains(&data, &id) {
         return Ok(());
     }
-    Err(Error::usage(format!(
-        "{} is not the vmlinux of {}: it is of `{}`; name the one from the same build",
-        vmlinux.display(),
-        named.display(),
-        String::from_utf8_lossy(&banner).trim_end()
-    )))
+    Err(other(vmlinux, &named.display().to_string(), &of))
+}
+
+/// Checks that `vmlinux` belongs to the kernel whose first line on the console is `version`, if both say what they are.
+///
+/// # Errors
+/// As [`check`].
+pub fn check_console(version: &str, vmlinux: &Path) -> Result<()> {
+    let elf = fs::read(vmlinux).map_err(|e| Error::io("read", vmlinux, e))?;
+    let Some(banner) = banner(&elf) else { return Ok(()) };
+    let banner = String::from_utf8_lossy(&banner);
+    if version.is_empty() || version.trim_end() == banner.trim_end() {
+        return Ok(());
+    }
+    Err(other(vmlinux, &format!("`{}`", version.trim_end()), &format!("`{}`", banner.trim_end())))
+}
+
+fn other(vmlinux: &Path, kernel: &str, of: &str) -> Error {
+    let file = vmlinux.display();
+    Error::usage(format!("{file} is not the vmlinux of {kernel}: it is of {of}; name the one from the same build"))
+}
+
+/// The ID that the linker gave it, which is in the kernel's notes as well.
+fn build_id(elf: &[u8]) -> Option<Vec<u8>> {
+    object::File::parse(elf).ok()?.build_id().ok().flatten().map(<[u8]>::to_vec)
 }
 
 /// The line with the version that a kernel prints first, from its vmlinux; `None` if it has none.
@@ -110,5 +136,8 @@ mod tests {
         let error = check(&kernel, &kernel, Some(&elf)).unwrap_err();
         assert!(error.message.contains("#2 SMP") && error.message.contains("same build"), "{error}");
         assert!(check(&kernel, &kernel, None).is_ok());
+        assert!(check_console(&format!("{line} "), &elf).is_err());
+        assert!(check_console("Linux version 7.3.4 (a@b) #2 SMP", &elf).is_ok());
+        assert!(check_console("", &elf).is_ok());
     }
 }

@@ -21,7 +21,8 @@ use std::path::{Path, PathBuf};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
-use lazymap_console::end::{self, Reading};
+use chrono::Utc;
+use lazymap_console::end::{self, End, Reading};
 use lazymap_console::ktap;
 use lazymap_console::log::Log;
 use rustix::fs::{CWD, FileType, Mode, mknodat};
@@ -33,19 +34,22 @@ use self::trace::{Story, Trace};
 use self::verdict::{Guest, Outcome};
 use crate::boot::initramfs;
 use crate::boot::kernel_file;
-use crate::boot::machine::{Boot, Counters, Limits, Machine, Run};
+use crate::boot::machine::{BUSY, Boot, Counters, Limits, Machine, Run};
 use crate::boot::program;
 use crate::build::kernel::{BASE, Config, SERIES};
 use crate::build::workbench::{self, Lab, Workbench};
 use crate::ground::error::{Error, Exit, Result};
 use crate::ground::files;
+use crate::ground::pace;
 use crate::ground::progress::Step;
 use crate::options::Options;
 use crate::source::host;
 use crate::trial::control;
+use crate::trial::judge;
 use crate::trial::plan::{self, GUEST_GRACE};
 use crate::trial::record;
 use crate::trial::report::shown;
+use crate::trial::retry;
 use crate::trial::scenario::{self, Kind, MachineFile, Which};
 
 /// What runs in the guest, in this order.
@@ -120,6 +124,10 @@ pub struct Args {
     /// Where the report goes as an HTML page [default: NAME.html in out/hunt]
     #[arg(long, value_name = "FILE")]
     html: Option<PathBuf>,
+    /// Repeats to the instruction: the same N, kernel and options give the same run. Instructions drive
+    /// the clock, and harts take turns, which is slower
+    #[arg(long, value_name = "N")]
+    replay: Option<u32>,
     /// Longest run in seconds
     #[arg(long, value_name = "N", default_value_t = 240, value_parser = clap::value_parser!(u32).range(1..))]
     seconds: u32,
@@ -158,7 +166,8 @@ impl Plan {
         let mut file = MachineFile::named(&args.model);
         (file.harts, file.memory) = (Some(args.harts), Some(args.memory));
         file.cpu = args.cpu.clone();
-        let machine = file.machine().map_err(Error::usage)?;
+        file.icount = args.replay.is_some();
+        let machine = Machine { seed: args.replay, ..file.machine().map_err(Error::usage)? };
         if !machine.model.stale {
             return Err(usage(format!("harts of the model `{}` remember nothing: no hit is possible", args.model)));
         }
@@ -180,7 +189,7 @@ impl Plan {
                     initrd: args.initrd.clone(),
                     modules: args.modules.clone(),
                 };
-                (files, "kernel".to_owned())
+                (files, file_name(image))
             }
             (None, Some(tree)) => {
                 if tree != BASE && tree != SERIES {
@@ -209,7 +218,8 @@ impl Plan {
         let limits = Limits { silence: seconds.min(SILENCE), total: seconds, ..Limits::default() };
         let more: String = args.cpu.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '-' }).collect();
         let more = if more.is_empty() { more } else { format!("-{more}") };
-        let name = format!("{name}-{}{more}", machine.name());
+        let replay = args.replay.map(|seed| format!("-replay-{seed}")).unwrap_or_default();
+        let name = format!("{name}-{}{more}{replay}", machine.name());
         let (workload, json, html) = (args.workload.clone(), args.json.clone(), args.html.clone());
         Ok(Self { name, from, machine, append, workload, json, html, limits })
     }
@@ -218,6 +228,12 @@ impl Plan {
         let (machine, append, limits) = (self.machine.clone(), self.append.clone(), self.limits);
         Target { name: self.name.clone(), kernel, image, vmlinux, guest, machine, append, limits }
     }
+}
+
+/// The name of a kernel's file, as the start of other files' names.
+fn file_name(image: &Path) -> String {
+    let name = image.file_name().unwrap_or_default().to_string_lossy();
+    name.chars().map(|c| if c.is_ascii_alphanumeric() || "._-".contains(c) { c } else { '-' }).collect()
 }
 
 /// What is hunted.
@@ -285,7 +301,8 @@ pub fn run(options: &Options, plan: &Plan) -> Result<Exit> {
     let report = boot(&bench, &target, &folder)?;
     let json = plan.json.clone().unwrap_or_else(|| folder.join(format!("{}.json", plan.name)));
     let html = plan.html.clone().unwrap_or_else(|| folder.join(format!("{}.html", plan.name)));
-    write(&report, &json, &html)?;
+    write_json(&report, &json)?;
+    write_html(&report, &html)?;
     print!("\n{}", report.text());
     println!("\nreport: {}", shown(&options.root, &html));
     println!("        {}", shown(&options.root, &json));
@@ -297,19 +314,26 @@ pub fn exit(report: &Report) -> Exit {
     match report.result {
         Outcome::Survived => Exit::Pass,
         Outcome::Killed { .. } | Outcome::Exposed { .. } => Exit::Failed,
-        Outcome::Uncertain { .. } => Exit::CouldNot,
+        Outcome::Incomplete { .. } | Outcome::Uncertain { .. } => Exit::CouldNot,
     }
 }
 
-/// Writes a report as JSON and as a page.
+/// Writes a report as JSON.
 ///
 /// # Errors
-/// When one of the files cannot be written.
-pub fn write(report: &Report, json: &Path, html: &Path) -> Result<()> {
+/// When the file cannot be written.
+pub fn write_json(report: &Report, to: &Path) -> Result<()> {
     let text = serde_json::to_string_pretty(report).map_err(|e| Error::could_not(e.to_string()))?;
-    fs::write(json, text + "\n").map_err(|e| Error::io("write", json, e))?;
+    fs::write(to, text + "\n").map_err(|e| Error::io("write", to, e))
+}
+
+/// Writes a report as a page.
+///
+/// # Errors
+/// When the file cannot be written.
+pub fn write_html(report: &Report, to: &Path) -> Result<()> {
     let page = html::page(report).map_err(|e| Error::could_not(e.to_string()))?;
-    fs::write(html, page).map_err(|e| Error::io("write", html, e))
+    fs::write(to, page).map_err(|e| Error::io("write", to, e))
 }
 
 /// Makes the folder with what runs in the guest; without `clang`, leaves out what is in C.
@@ -325,13 +349,26 @@ fn workload(plan: &Plan, clang: Option<&str>, folder: &Path, modules: Option<&Pa
     if let Some(from) = modules {
         let to = all.join("modules");
         fs::create_dir_all(&to).map_err(|e| Error::io("create", &to, e))?;
-        let entries = fs::read_dir(from).map_err(|e| Error::io("read", from, e))?;
-        for file in entries.flatten().map(|e| e.path()).filter(|p| p.extension().is_some_and(|e| e == "ko")) {
-            let copy = to.join(file.file_name().unwrap_or_default());
-            fs::copy(&file, &copy).map_err(|e| Error::io("copy", &file, e))?;
+        if copy_modules(from, &to)? == 0 {
+            return Err(Error::usage(format!("{} has no *.ko, *.ko.gz, *.ko.xz or *.ko.zst in it", from.display())));
         }
     }
     Ok(Workload::Scripts(all, WORKLOAD.iter().map(|(name, _)| (*name).to_owned()).collect()))
+}
+
+/// Copies the modules in a folder and those below it, unpacked; returns how many there are.
+fn copy_modules(from: &Path, to: &Path) -> Result<usize> {
+    let entries = fs::read_dir(from).map_err(|e| Error::io("read", from, e))?;
+    let mut count = 0;
+    for file in entries.flatten().map(|e| e.path()) {
+        if file.is_dir() && !file.is_symlink() {
+            count += copy_modules(&file, to)?;
+        } else if let Some((name, module)) = kernel_file::module(&file)? {
+            files::write_whole(&to.join(name), module)?;
+            count += 1;
+        }
+    }
+    Ok(count)
 }
 
 /// Writes the tool's workload to a folder in `folder`; without `clang`, leaves out what is in C.
@@ -359,14 +396,41 @@ pub fn scripts(folder: &Path, clang: Option<&str>) -> Result<PathBuf> {
 /// Boots a kernel with tracing, and reports the result. Console, command line and trace go to
 /// `FOLDER/NAME.*`.
 ///
+/// A boot that ran into a limit on a host that others kept busy is not certain for this reason alone; it gets one
+/// more chance, with limits that fit. The first console is kept as `NAME.try1.log`.
+///
 /// # Errors
 /// When it cannot be booted, the vmlinux cannot be read, or the trace makes no sense.
 pub fn boot(bench: &Workbench, target: &Target, folder: &Path) -> Result<Report> {
     fs::create_dir_all(folder).map_err(|e| Error::io("create", folder, e))?;
-    let name = &target.name;
     let symbols = target.vmlinux.as_deref().map(Symbols::load).transpose()?.unwrap_or_default();
-    let console = folder.join(format!("{name}.log"));
+    let console = folder.join(format!("{}.log", target.name));
+    retry::forget(&console, 1)?;
     let host = bench.host();
+    let (report, run) = once(bench, target, folder, &symbols, host)?;
+    if bench.options.asked.slow.is_some() || !starved(&report, &run) {
+        return Ok(report);
+    }
+    match retry::with_longer_limits(bench, &target.name, &console, host, run.slowed) {
+        Some(longer) => once(bench, target, folder, &symbols, longer).map(|(report, _)| report),
+        None => Ok(report),
+    }
+}
+
+/// Whether a hunt is not certain because of a limit alone, while the host had other work.
+fn starved(report: &Report, run: &Run) -> bool {
+    let reading = &run.reading;
+    let limit = matches!(reading.end, End::Hang(_) | End::Timeout(_));
+    let timed_out = |(_, what): &(String, String)| judge::timed_out(what.strip_prefix("fail: "));
+    let late = limit || !reading.forbidden.is_empty() || report.subject.workload.iter().any(timed_out);
+    let uncertain = matches!(report.result, Outcome::Uncertain { .. } | Outcome::Incomplete { .. });
+    uncertain && late && run.slowed >= BUSY && retry::only_slow(reading)
+}
+
+/// Boots once.
+fn once(bench: &Workbench, target: &Target, folder: &Path, symbols: &Symbols, host: pace::Host) -> Result<(Report, Run)> {
+    let name = &target.name;
+    let console = folder.join(format!("{name}.log"));
     let limits = target.limits.times(host.slow);
     let mut append = format!("{ALWAYS} {}", target.append).trim_end().to_owned();
     let (initrd, guest) = match &target.guest {
@@ -396,6 +460,7 @@ pub fn boot(bench: &Workbench, target: &Target, folder: &Path) -> Result<Report>
         console: &console,
         limits,
     };
+    let started = Utc::now();
     let step = Step::start(format!("hunt in {} on {}", target.kernel, target.machine));
     let command = boot.reproducer();
     let run = boot.run(&mut |line| step.detail(line));
@@ -411,11 +476,15 @@ pub fn boot(bench: &Workbench, target: &Target, folder: &Path) -> Result<Report>
         harts: target.machine.harts,
         append,
         command,
+        started: record::rfc3339(started),
+        tool: record::Tool::of(&bench.options.root).to_string(),
+        qemu: bench.qemu.version.clone(),
+        again: again(&bench.options.asked.command),
         seconds: record::tenths(run.log.seconds),
         end: run.reading.end.to_string(),
         workload,
     };
-    Ok(told(subject, &run, &story, &symbols, guest))
+    Ok((told(subject, &run, &story, symbols, guest), run))
 }
 
 /// The report on a finished run.
@@ -439,8 +508,12 @@ fn told_of(
     let mut note = None;
     if outcome == Outcome::Survived {
         note = death.as_ref().map(|_| "the kernel reported a stale hit on the console, and went on".to_owned());
-        let doubt = counted(counters, story).or_else(|| doubts(reading, &subject));
-        outcome = doubt.map_or(outcome, |why| Outcome::Uncertain { why });
+        let doubt = counted(counters, story).or_else(|| doubts(reading));
+        outcome = match (doubt, unfinished(&subject)) {
+            (Some(why), _) => Outcome::Uncertain { why },
+            (None, Some(why)) => Outcome::Incomplete { why },
+            (None, None) => outcome,
+        };
     }
     if !matches!(outcome, Outcome::Killed { .. })
         && let Some((of, how)) = verdict::exposure(&story.uses)
@@ -502,15 +575,30 @@ fn counted(counters: Result<Option<&Counters>, &str>, story: &Story) -> Option<S
 }
 
 /// Why a console that looks clean may not be.
-fn doubts(reading: &Reading, subject: &Subject) -> Option<String> {
+fn doubts(reading: &Reading) -> Option<String> {
     if let Some(bad) = reading.forbidden.first() {
         return Some(format!("the console has `{}` ({})", bad.text, bad.kind));
     }
     if let Some(odd) = reading.unknown.first() {
         return Some(format!("line {} of the console is an unknown kind of report: `{}`", odd.line, odd.text));
     }
+    None
+}
+
+/// The part of the workload that did not do all that it should have.
+fn unfinished(subject: &Subject) -> Option<String> {
     let (name, what) = subject.workload.iter().find(|(_, what)| what != "pass" && !what.starts_with("skip"))?;
     Some(format!("the workload {name} ended in {what}"))
+}
+
+/// The tool's command line for a shell, with the program as people call it.
+fn again(command: &[String]) -> String {
+    let quoted = |word: &String| {
+        let plain = word.chars().all(|c| c.is_ascii_alphanumeric() || "-_=./,:+@%".contains(c));
+        if plain && !word.is_empty() { word.clone() } else { format!("'{}'", word.replace('\'', "'\\''")) }
+    };
+    let words = command.iter().skip(1).map(quoted);
+    std::iter::once("harness/lazymap".to_owned()).chain(words).collect::<Vec<_>>().join(" ")
 }
 
 /// A part of the workload and its result.
@@ -520,8 +608,8 @@ fn result(case: &ktap::Case) -> (String, String) {
     (name.to_owned(), format!("{}{reason}", case.status))
 }
 
-/// The kernel's first line.
-fn version(log: &Log) -> String {
+/// The kernel's first line; empty if the console does not have it.
+pub fn version(log: &Log) -> String {
     let mut lines = log.lines.iter().filter(|line| line.text.starts_with("Linux version "));
     lines.next().map(|line| line.text.clone()).unwrap_or_default()
 }

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::fmt::Write;
 
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 
 use super::layout::Layout;
 use super::symbols::Symbols;
@@ -13,7 +13,7 @@ use super::verdict::{Death, Fate, Outcome};
 use crate::ground::table::{self, Align, Cell};
 
 /// Version of the schema: bump it when a field changes its meaning or is removed.
-const SCHEMA: u32 = 1;
+const SCHEMA: u32 = 2;
 /// Most hits in the report; `counts` has the number that is left out.
 const MOST: usize = 5000;
 /// Most functions of a call trace in the text.
@@ -44,6 +44,14 @@ pub struct Subject {
     pub end: String,
     /// The workload's parts and their results.
     pub workload: Vec<(String, String)>,
+    /// When it began, as RFC 3339 has it.
+    pub started: String,
+    /// The tool's version and commit.
+    pub tool: String,
+    /// What QEMU says about its version.
+    pub qemu: String,
+    /// The tool's command line that hunts once more.
+    pub again: String,
 }
 
 /// A place in the code.
@@ -54,6 +62,7 @@ pub struct Place {
     /// Which hart; `None` if unknown.
     pub hart: Option<u32>,
     /// The instruction.
+    #[serde(serialize_with = "hex")]
     pub pc: u64,
     /// The same as `FUNCTION+OFFSET`.
     pub at: String,
@@ -62,6 +71,11 @@ pub struct Place {
     /// File and line, if the vmlinux has debug information.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub line: Option<String>,
+}
+
+/// As text: JSON's numbers are exact up to 2^53 only.
+fn hex<S: Serializer>(address: &u64, to: S) -> Result<S::Ok, S::Error> {
+    to.collect_str(&format_args!("{address:#x}"))
 }
 
 /// A hit, with names.
@@ -471,6 +485,7 @@ impl Report {
             Outcome::Survived => "no stale hit killed the kernel".to_owned(),
             Outcome::Killed { how, .. } => format!("a stale hit killed the kernel: {how}"),
             Outcome::Exposed { how, .. } => format!("a hart used a stale translation: {how}"),
+            Outcome::Incomplete { why } => format!("survived, but the workload is incomplete: {why}"),
             Outcome::Uncertain { why } => format!("not certain: {why}"),
         };
         let mut say = |text: String| {

@@ -5,6 +5,8 @@
 //! console names the same access, or if the hit never ends. A death that no hit explains is neither a
 //! clean run nor a finding.
 
+use std::collections::BTreeMap;
+
 use lazymap_console::end::{End, Reading};
 use lazymap_console::log::Log;
 use regex_lite::Regex;
@@ -22,6 +24,12 @@ const RECENT: usize = 256;
 /// A hit that ended this long before the last event of the trace, in virtual nanoseconds, was survived: a
 /// kernel that dies of one does so at once, and reports that within this time.
 const JUST_NOW: i64 = 2_000_000_000;
+
+/// An access that faults this often in the last [`LIVELOCK_TIME`] of a run that hangs is what it hangs in: a
+/// thousand times a second.
+const LIVELOCK: u64 = 5000;
+/// In virtual nanoseconds.
+const LIVELOCK_TIME: i64 = 5_000_000_000;
 
 /// How a hit ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -83,6 +91,11 @@ pub enum Outcome {
         of: usize,
         /// How we know.
         how: String,
+    },
+    /// The kernel survived what it met, but part of the workload did not run to its end.
+    Incomplete {
+        /// Which part, and how it ended.
+        why: String,
     },
     /// The result is uncertain.
     Uncertain {
@@ -182,6 +195,7 @@ fn outcome(story: &Story, reading: &Reading, death: Option<&Death>, guest: Guest
                 let how = format!("the access faulted {} times, up to the end of the run", story.hits[hit].repeats);
                 Outcome::Killed { hit, how }
             }
+            None if let Some((hit, how)) = livelock(&story.hits) => Outcome::Killed { hit, how },
             None => uncertain(hinted(reading, &format!("{}, but no stale hit explains it", reading.end))),
         },
         End::Finished => Outcome::Survived,
@@ -263,6 +277,20 @@ fn reported(hits: &[Hit], death: &Death, suspects: &[bool]) -> Option<(usize, St
 /// The last hit that never ended.
 fn endless(hits: &[Hit]) -> Option<usize> {
     hits.iter().rposition(|hit| hit.end.is_none() && hit.repeats >= ENDLESS)
+}
+
+/// An access that faulted again and again up to the end of the run, although each of its hits ended: the first of
+/// these hits within [`LIVELOCK_TIME`], and how often.
+fn livelock(hits: &[Hit]) -> Option<(usize, String)> {
+    let now = hits.iter().map(|hit| hit.last).max()?;
+    let mut found: BTreeMap<(u32, u64, u64), (usize, u64)> = BTreeMap::new();
+    for (at, hit) in hits.iter().enumerate().filter(|(_, hit)| now - hit.last < LIVELOCK_TIME) {
+        let (_, count) = found.entry((hit.hart, hit.pc, hit.page())).or_insert((at, 0));
+        *count += hit.repeats;
+    }
+    let (hit, count) = found.into_values().max_by_key(|(_, count)| *count).filter(|(_, count)| *count >= LIVELOCK)?;
+    let seconds = LIVELOCK_TIME / 1_000_000_000;
+    Some((hit, format!("a livelock: the access faulted {count} times in the last {seconds} seconds")))
 }
 
 /// The first of several hits on one page at the end of a hart's story, each during the handling of the
@@ -364,6 +392,13 @@ mod tests {
     }
 
     #[test]
+    fn a_program_runs_if_the_kernel_says_so_in_one_line() {
+        let of = |text: &str| started_init(&Log::of(text));
+        assert!(of("Linux version 7\nRun /init as init process\n"));
+        assert!(!of("Run /init with this: x\nstart /sbin/x as init process\n"));
+    }
+
+    #[test]
     fn a_hart_dies_of_its_last_hit_or_one_that_never_ended() {
         let suspect = |hits: &[Hit]| suspects(hits, None);
         assert_eq!(suspect(&[absorbed(1), absorbed(1)]), [false, true]);
@@ -403,6 +438,29 @@ mod tests {
         // The page of the same instruction comes before that of another.
         let both = [hit(1), Hit { pc: PC + 4, ..hit(1) }];
         assert_eq!(how(&both, &death(Some(PC), Some(ADDR + 8))), Some((0, false)));
+    }
+
+    #[test]
+    fn a_livelock_is_one_access_up_to_the_end() {
+        // Seconds and repeats of one access.
+        let hits = |all: &[(i64, u64)]| -> Vec<Hit> {
+            all.iter().map(|&(time, repeats)| Hit { repeats, ..absorbed(time) }).collect()
+        };
+        let at = |hits: &[Hit]| livelock(hits).map(|(hit, _)| hit);
+        assert_eq!(at(&hits(&[(1, 9000), (10, 2500), (12, 2500)])), Some(1));
+        assert_eq!(at(&hits(&[(1, 9000), (10, 2500), (12, 2499)])), None);
+        // Five seconds before the last one is too long ago.
+        assert_eq!(at(&hits(&[(5, 2500), (10, 2500)])), None);
+        assert_eq!(at(&hits(&[(6, 2500), (10, 2500)])), Some(0));
+        assert_eq!(at(&[]), None);
+        // Of one hart, one instruction, one page.
+        let first = Hit { repeats: 2500, ..absorbed(1) };
+        let others =
+            [Hit { hart: 2, ..first.clone() }, Hit { pc: PC + 4, ..first.clone() }, Hit { addr: ADDR + 0x1000, ..first.clone() }];
+        for other in others {
+            assert_eq!(at(&[first.clone(), other]), None);
+        }
+        assert_eq!(at(&[first.clone(), Hit { addr: ADDR + 8, ..first }]), Some(0));
     }
 
     #[test]

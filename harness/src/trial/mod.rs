@@ -11,6 +11,7 @@ pub mod outputs;
 pub mod plan;
 pub mod record;
 pub mod report;
+pub mod retry;
 pub mod run;
 pub mod scenario;
 pub mod seen;

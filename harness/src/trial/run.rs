@@ -5,7 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::thread;
 
-use lazymap_console::end::{End, Found};
+use lazymap_console::end::End;
 use lazymap_console::ktap::{self, Status};
 
 use super::judge;
@@ -13,6 +13,7 @@ use super::plan::Trial;
 use super::record::{BootRecord, CaseRow};
 pub use super::report::Done;
 use super::report::{self, Row};
+use super::retry;
 use super::seen::{BootSeen, Booted};
 use super::verdict::Verdict;
 use crate::boot::machine::{BUSY, Boot};
@@ -21,7 +22,6 @@ use crate::build::kernel::Kernel;
 use crate::build::workbench::Workbench;
 use crate::ground::batch;
 use crate::ground::error::{Error, Result};
-use crate::ground::files;
 use crate::ground::progress::Step;
 
 /// Runs a trial of `kernel`. The console goes to `FOLDER/NAME.log`, see [`Trial::name`], with
@@ -62,48 +62,26 @@ pub fn kept(bench: &Workbench, trial: &Trial, kernel: Result<&Kernel>, folder: &
         Err(error) => return (not_booted(&trial, &error, bench, folder), None),
     };
     let console = folder.join(format!("{}.log", trial.name));
-    if let Err(error) = forget(&console, 1) {
+    if let Err(error) = retry::forget(&console, 1) {
         return (not_booted(&trial, &error, bench, folder), None);
     }
     let (mut done, mut booted) = once(bench, &trial, kernel, folder, 1);
     if bench.options.asked.slow.is_none()
         && let Some(first) = booted.as_ref().filter(|booted| starved(booted, &done.rows))
     {
-        let slowed = first.run.slowed;
-        let kept = match keep(&console, 1) {
-            Ok(kept) => kept,
-            // Without the first console nobody could tell what the second one is worth.
-            Err(error) => {
-                eprintln!("lazymap: note: {} is not booted again: {error}", trial.name);
-                return (done, booted);
-            }
+        let Some(longer) = retry::with_longer_limits(bench, &trial.name, &console, trial.host, first.run.slowed) else {
+            return (done, booted);
         };
-        trial.host.slow = (trial.host.slow * BUSY).min(MOST_SLOW);
-        trial.host.busy = (trial.host.busy.max(slowed) * BUSY).min(MOST_SLOW);
-        eprintln!(
-            "lazymap: note: {} ended at a limit, but QEMU got {:.0} % of the CPU time that it could use; \
-             once more, with longer limits; the first console is {}",
-            trial.name,
-            100.0 / slowed,
-            report::shown(&bench.options.root, &kept)
-        );
+        trial.host = longer;
         (done, booted) = once(bench, &trial, kernel, folder, 2);
     }
     (done, booted)
 }
 
-/// The most by which limits are stretched without being asked.
-const MOST_SLOW: f64 = 20.0;
-
-/// Kinds of reports that say no more than that something took long.
-const SLOW: [&str; 4] = ["RCU stall", "expedited RCU stall", "stall of RCU tasks", "starved kthread"];
-
 /// Whether a boot failed at a limit while the host had other work, and in no other way.
 fn starved(booted: &Booted, rows: &[Row]) -> bool {
     let run = &booted.run;
-    let slow = |found: &Found| SLOW.contains(&found.kind);
-    // A kernel that is wrong is wrong on any host, and the next boot may not show it.
-    if !run.reading.forbidden.iter().all(slow) || !run.reading.unknown.is_empty() {
+    if !retry::only_slow(&run.reading) {
         return false;
     }
     let limit = matches!(run.reading.end, End::Hang(_) | End::Timeout(_));
@@ -119,26 +97,6 @@ fn starved(booted: &Booted, rows: &[Row]) -> bool {
         |row: &Row| at_limit(row) || timed_out(row) || stalled(row) || (limit && row.verdict == Verdict::Miss);
     let mut bad = rows.iter().filter(|row| row.verdict != Verdict::Pass).peekable();
     run.slowed >= BUSY && bad.peek().is_some() && bad.all(explained)
-}
-
-/// Where the console of a try is kept once another one takes its place.
-fn of_try(console: &Path, tries: u32) -> [(PathBuf, PathBuf); 2] {
-    ["log", "qemu.log"]
-        .map(|ending| (console.with_extension(ending), console.with_extension(format!("try{tries}.{ending}"))))
-}
-
-/// Keeps the console of a try, with what QEMU printed, and returns where.
-fn keep(console: &Path, tries: u32) -> Result<PathBuf> {
-    let [log, qemu] = of_try(console, tries);
-    for (from, to) in [&log, &qemu] {
-        fs::rename(from, to).map_err(|e| Error::io("rename", from, e))?;
-    }
-    Ok(log.1)
-}
-
-/// Removes what an earlier run has kept of a try.
-fn forget(console: &Path, tries: u32) -> Result<()> {
-    of_try(console, tries).iter().try_for_each(|(_, kept)| files::remove(kept))
 }
 
 /// Boots once, and judges.
@@ -324,21 +282,5 @@ mod tests {
         assert!(!again(&format!("ok 1 a\n{bug}"), &HIT_LIMIT));
         assert!(!again(&format!("ok 1 a\n{bug}not ok 2 b # TIMEOUT 45 seconds\n"), &exited));
         assert!(!again("[    5.000000] Oops [#1]\n", &HIT_LIMIT));
-    }
-
-    #[test]
-    fn the_first_console_is_kept() {
-        let folder = tempfile::tempdir().unwrap();
-        let at = |name: &str| folder.path().join(name);
-        fs::write(at("x.log"), "first").unwrap();
-        fs::write(at("x.qemu.log"), "counters").unwrap();
-        let kept = keep(&at("x.log"), 1).unwrap();
-        assert_eq!((kept, fs::read_to_string(at("x.try1.log")).unwrap().as_str()), (at("x.try1.log"), "first"));
-        assert_eq!(fs::read_to_string(at("x.try1.qemu.log")).unwrap(), "counters");
-        assert!(!at("x.log").exists() && !at("x.qemu.log").exists());
-        // The next run does not leave what is not its own.
-        forget(&at("x.log"), 1).unwrap();
-        assert!(!at("x.try1.log").exists() && !at("x.try1.qemu.log").exists());
-        forget(&at("x.log"), 1).unwrap();
     }
 }

@@ -124,7 +124,8 @@ fn boot(
     };
     let report = hunt::boot(&lab.bench, &target, &folder)?;
     let file = |ending: &str| folder.join(format!("{}.{ending}", target.name));
-    hunt::write(&report, &file("json"), &file("html"))?;
+    hunt::write_json(&report, &file("json"))?;
+    hunt::write_html(&report, &file("html"))?;
     Ok(report)
 }
 
@@ -138,7 +139,7 @@ fn of_window(report: Result<Report>) -> Vec<Checked> {
     let killed = match report.result {
         Outcome::Killed { .. } => Verdict::Pass,
         Outcome::Survived | Outcome::Exposed { .. } => Verdict::Fail,
-        Outcome::Uncertain { .. } => Verdict::Error,
+        Outcome::Incomplete { .. } | Outcome::Uncertain { .. } => Verdict::Error,
     };
     let said = first_line(&report);
     let victim = report.killer().is_some_and(|hit| hit.touch.at.starts_with(WINDOW.1));
@@ -160,7 +161,7 @@ fn of_series(what: &str, report: Result<Report>) -> Vec<Checked> {
     let survived = match report.result {
         Outcome::Survived => Verdict::Pass,
         Outcome::Killed { .. } | Outcome::Exposed { .. } => Verdict::Fail,
-        Outcome::Uncertain { .. } => Verdict::Error,
+        Outcome::Incomplete { .. } | Outcome::Uncertain { .. } => Verdict::Error,
     };
     let absorbs = certain(&report, counts.absorbed > 0 && counts.killed == 0);
     vec![
@@ -180,7 +181,7 @@ fn of_mainline(report: Result<Report>) -> Vec<Checked> {
     let killed = match report.result {
         Outcome::Killed { .. } => Verdict::Pass,
         Outcome::Survived | Outcome::Exposed { .. } => Verdict::Fail,
-        Outcome::Uncertain { .. } => Verdict::Error,
+        Outcome::Incomplete { .. } | Outcome::Uncertain { .. } => Verdict::Error,
     };
     let calls = report.death.iter().flat_map(|death| &death.calls);
     let in_calls = calls.filter_map(|call| call.split('+').next()).any(|name| VICTIMS.contains(&name));
@@ -206,7 +207,7 @@ fn of_valid(name: &str, machine: &Machine, broken: bool, report: Result<Report>)
     let said = first_line(&report);
     let exposed = matches!(report.result, Outcome::Exposed { .. });
     let verdict = match report.result {
-        Outcome::Uncertain { .. } => Verdict::Error,
+        Outcome::Incomplete { .. } | Outcome::Uncertain { .. } => Verdict::Error,
         _ if broken => pass(exposed),
         _ => pass(report.result == Outcome::Survived),
     };
@@ -217,7 +218,7 @@ fn of_valid(name: &str, machine: &Machine, broken: bool, report: Result<Report>)
 /// The verdict on what a hunt must have found. One that is uncertain says nothing by not finding it.
 fn certain(report: &Report, found: bool) -> Verdict {
     match report.result {
-        Outcome::Uncertain { .. } if !found => Verdict::Error,
+        Outcome::Incomplete { .. } | Outcome::Uncertain { .. } if !found => Verdict::Error,
         _ => pass(found),
     }
 }

@@ -18,6 +18,7 @@ use crate::boot::machine::{self, Counters, Machine, Run};
 use crate::boot::models;
 use crate::ground::error::{Error, Exit, Result};
 use crate::hunt;
+use crate::hunt::image;
 use crate::hunt::symbols::Symbols;
 use crate::hunt::trace;
 use crate::hunt::verdict::Outcome;
@@ -52,6 +53,12 @@ pub struct Args {
     /// The kernel's vmlinux, for names of functions in the trace
     #[arg(long, value_name = "ELF", requires = "trace")]
     vmlinux: Option<PathBuf>,
+    /// Where what the trace tells goes as JSON, as that of a hunt
+    #[arg(long, value_name = "FILE", requires = "trace")]
+    json: Option<PathBuf>,
+    /// Where it goes as an HTML page
+    #[arg(long, value_name = "FILE", requires = "trace")]
+    html: Option<PathBuf>,
     /// What the console must show
     #[arg(long, value_name = "WHAT", value_enum, default_value_t = Wanted::Pass)]
     expect: Wanted,
@@ -146,6 +153,9 @@ pub fn run(options: &Options, args: &Args) -> Result<Exit> {
     };
     let hunted = match &args.trace {
         Some(path) => {
+            if let Some(vmlinux) = &args.vmlinux {
+                image::check_console(&hunt::version(&log), vmlinux)?;
+            }
             let symbols = args.vmlinux.as_deref().map(Symbols::load).transpose()?.unwrap_or_default();
             let name = args.console.file_name().unwrap_or_default().to_string_lossy();
             let trace = read(path)?;
@@ -167,6 +177,8 @@ pub fn run(options: &Options, args: &Args) -> Result<Exit> {
     let mut tally = Tally::default();
     let mut reading = reading;
     if let Some(report) = &hunted {
+        args.json.as_deref().map_or(Ok(()), |to| hunt::write_json(report, to))?;
+        args.html.as_deref().map_or(Ok(()), |to| hunt::write_html(report, to))?;
         tally.quote(&report.text());
         let (outcome, death) = (&report.result, args.expect.is_death());
         match outcome {
@@ -175,7 +187,7 @@ pub fn run(options: &Options, args: &Args) -> Result<Exit> {
             Outcome::Survived => tally.not_ok("trace", "no stale hit killed the kernel"),
             Outcome::Killed { how, .. } => tally.not_ok("trace", &format!("a stale hit killed the kernel: {how}")),
             Outcome::Exposed { how, .. } => tally.not_ok("trace", &format!("a hart used a stale translation: {how}")),
-            Outcome::Uncertain { why } => tally.error("trace", why),
+            Outcome::Incomplete { why } | Outcome::Uncertain { why } => tally.error("trace", why),
         }
         if *outcome == Outcome::Survived && reading.went_on {
             // The report on the console was about a hit that the kernel survived.

@@ -370,9 +370,10 @@ fn the_json_has_its_schema_and_the_page_needs_nothing_else() {
     report.death.as_mut().unwrap().lines.push("</script><b>".to_owned());
     let dir = TempDir::new().unwrap();
     let (json, html) = (dir.path().join("x.json"), dir.path().join("x.html"));
-    hunt::write(&report, &json, &html).unwrap();
+    hunt::write_json(&report, &json).unwrap();
+    hunt::write_html(&report, &html).unwrap();
     let value: serde_json::Value = serde_json::from_str(&fs::read_to_string(&json).unwrap()).unwrap();
-    assert_eq!(value["schema"], 1);
+    assert_eq!(value["schema"], 2);
     assert_eq!(value["result"]["outcome"], "killed");
     let hit = &value["hits"][9];
     for field in
