@@ -13,6 +13,7 @@ use clap::error::ErrorKind;
 use clap::{Args, CommandFactory, Parser, Subcommand};
 
 use crate::boot::machine::LimitsGiven;
+use crate::boot::models;
 use crate::build::workbench::{self, Lab};
 use crate::ground::error::{Error, Exit, Result};
 use crate::ground::shard::Shard;
@@ -24,9 +25,9 @@ use crate::series::check::Checked;
 use crate::source::host;
 use crate::trial::control;
 use crate::trial::outputs::{self, Told};
-use crate::trial::record::{Check, Provenance};
+use crate::trial::record::{Check, Provenance, Tool};
 use crate::trial::report::Ran;
-use crate::trial::scenario::{self, Tier, Which};
+use crate::trial::scenario::{self, MachineFile, Tier, Which};
 use crate::trial::select::Selection;
 use crate::trial::tally::Tally;
 use crate::trial::verdict::{Count, Verdict};
@@ -42,7 +43,7 @@ applied, built or booted, or the verdict is not certain; 4 everything was skippe
 #[derive(Parser, Debug)]
 #[command(name = "lazymap", version, about, after_help = EXIT_CODES)]
 struct Cli {
-    #[command(flatten)]
+    #[command(flatten, next_help_heading = "Options of every verb")]
     global: Global,
     #[command(subcommand)]
     verb: Verb,
@@ -63,6 +64,9 @@ struct Global {
     /// series and series-check
     #[arg(long, global = true, value_name = "VERSION", env = "BASE", hide_env_values = true)]
     base: Option<String>,
+    /// The version of QEMU to patch, one of those in base.toml [default: the first]
+    #[arg(long, global = true, value_name = "VERSION", env = "LAZYMAP_QEMU_VERSION", hide_env_values = true)]
+    qemu: Option<String>,
     /// Parallel jobs of a build [default: one per CPU]
     #[arg(long, short, global = true, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
     jobs: Option<u16>,
@@ -176,6 +180,11 @@ enum Verb {
     Kernels,
     /// Builds only the machine model
     Qemu,
+    /// Prints QEMU's arguments for a machine, to use with the program that `qemu` builds
+    Model {
+        /// A name in harness/models.toml, or that and `-sbi` [default: lists names and CPU properties]
+        name: Option<String>,
+    },
     /// Packs machine, kernel and tests into one archive that runs on other hosts of this architecture
     Bundle {
         /// Where it goes [default: out/bundle/lazymap-bundle.tar.xz]
@@ -281,8 +290,12 @@ const ALL: &str = "all";
 fn parse() -> Result<Option<(Options, Verb, Named)>> {
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
-        Err(e) if matches!(e.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion) => {
+        Err(e) if e.kind() == ErrorKind::DisplayHelp => {
             print!("{e}");
+            return Ok(None);
+        }
+        Err(e) if e.kind() == ErrorKind::DisplayVersion => {
+            println!("{}", version());
             return Ok(None);
         }
         Err(e)
@@ -301,7 +314,11 @@ fn parse() -> Result<Option<(Options, Verb, Named)>> {
             if what.ends_with(':') {
                 what = format!("{what} {}", lines.next().unwrap_or_default());
             }
-            return Err(Error::usage(format!("{what}; `lazymap --help` lists the options")));
+            let todo = match lines.find_map(|line| line.strip_prefix("tip: ")) {
+                Some(tip) => tip.replace('\'', "`"),
+                None => "`lazymap --help` lists the options".to_owned(),
+            };
+            return Err(Error::usage(format!("{what}; {todo}")));
         }
     };
     // An empty variable counts as unset.
@@ -326,6 +343,10 @@ fn parse() -> Result<Option<(Options, Verb, Named)>> {
         return Err(Error::usage(format!("OUT={} is not a folder; name one", out.display())));
     }
     let base = Base::load(&root)?;
+    let base = match cli.global.qemu.filter(|version| !version.is_empty()) {
+        Some(version) => base.choose_qemu(&version)?,
+        None => base,
+    };
     let ksrc = given(cli.global.ksrc).map(|p| absolute(&p)).transpose()?;
     let (base, named) = match cli.global.base.filter(|b| !b.is_empty()).as_deref() {
         None => (base, Named::Nothing),
@@ -384,6 +405,7 @@ fn dispatch(options: &Options, verb: Verb, named: Named) -> Result<u8> {
         Verb::Exhaust(args) => return exhaust::run(options, &args).map(|exit| exit as u8),
         Verb::Mutants(args) => return mutants::run(options, &args).map(|exit| exit as u8),
         Verb::Judge(args) => return judge::run(options, &args).map(|exit| exit as u8),
+        Verb::Model { name } => return model(name.as_deref()).map(|()| Exit::Pass as u8),
         Verb::Completions { shell } => {
             clap_complete::generate(shell, &mut Cli::command(), "lazymap", &mut io::stdout());
             return Ok(Exit::Pass as u8);
@@ -476,13 +498,13 @@ fn prepared(options: &Options, verb: Verb, named: Named) -> Result<Work<'_>> {
             let mut all = Checked::default();
             let ended: Result<()> = bases.iter().try_for_each(|options| {
                 let checked = series::check::check(options, build)?;
-                series::check::print(&checked.results);
+                series::check::print(&checked.results, options.asked.quiet);
                 all.results.extend(checked.results);
                 all.topics.extend(checked.topics);
                 Ok(())
             });
             // Also if a later kernel is not available.
-            if !all.topics.is_empty() {
+            if !all.topics.is_empty() && !options.asked.quiet {
                 println!("\n{}", series::topics::table(&all.topics));
             }
             ended?;
@@ -509,8 +531,10 @@ fn prepared(options: &Options, verb: Verb, named: Named) -> Result<Work<'_>> {
             Ok(Exit::Pass)
         }),
         Verb::Board { build, output } => Box::new(move || {
-            println!("{}", board::run(options, build.as_deref(), output.as_deref())?.display());
-            println!("on the board, as root: tar -xf kselftest.tar.gz && ALLOW_CRASH=1 kselftest/run_kselftest.sh");
+            let packed = board::run(options, build.as_deref(), output.as_deref())?;
+            let name = packed.file_name().unwrap_or_default().display();
+            println!("{}", packed.display());
+            println!("on the board, as root: tar -xf {name} && ALLOW_CRASH=1 kselftest/run_kselftest.sh");
             Ok(Exit::Pass)
         }),
         Verb::Litmus => Box::new(move || {
@@ -538,9 +562,12 @@ fn prepared(options: &Options, verb: Verb, named: Named) -> Result<Work<'_>> {
             Ok(Exit::Pass)
         }),
         // Already handled.
-        Verb::Completions { .. } | Verb::Man | Verb::Exhaust(_) | Verb::Mutants(_) | Verb::Judge(_) => {
-            Box::new(|| Ok(Exit::Pass))
-        }
+        Verb::Completions { .. }
+        | Verb::Man
+        | Verb::Exhaust(_)
+        | Verb::Mutants(_)
+        | Verb::Judge(_)
+        | Verb::Model { .. } => Box::new(|| Ok(Exit::Pass)),
     })
 }
 
@@ -577,6 +604,22 @@ fn printed(ran: &Ran) -> Count {
     let count = ran.count();
     println!("{count}");
     count
+}
+
+/// Prints QEMU's arguments for a machine, or lists the models.
+fn model(name: Option<&str>) -> Result<()> {
+    match name {
+        Some(name) => {
+            println!("{}", MachineFile::named(name).machine().map_err(Error::usage)?.arguments().join(" "));
+        }
+        None => models::all()?.iter().for_each(|(name, cpu)| println!("{name}\t{cpu}")),
+    }
+    Ok(())
+}
+
+/// Name, version, and the commit of the checkout that the tool was built in, if that still exists.
+fn version() -> String {
+    Tool::of(Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap_or(Path::new("/"))).to_string()
 }
 
 /// The nearest folder with a `base.toml`, from the current folder upwards.

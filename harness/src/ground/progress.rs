@@ -11,15 +11,16 @@ use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 /// The bars of all steps: several may run side by side.
 static BARS: LazyLock<MultiProgress> = LazyLock::new(|| MultiProgress::with_draw_target(ProgressDrawTarget::stderr()));
 
-/// Steps print nothing.
+/// Steps print nothing, and neither do checks that passed.
 static QUIET: AtomicBool = AtomicBool::new(false);
 
-/// Sets whether steps print nothing.
+/// Sets whether steps, and checks that passed, print nothing.
 pub fn set_quiet(quiet: bool) {
     QUIET.store(quiet, Ordering::Relaxed);
 }
 
-fn quiet() -> bool {
+/// Whether what is as expected is not worth a line.
+pub fn quiet() -> bool {
     QUIET.load(Ordering::Relaxed)
 }
 

@@ -225,8 +225,8 @@ fn stem(mail: &Path) -> String {
 }
 
 /// Prints one line per check.
-pub fn print(results: &[CheckResult]) {
-    for result in results {
+pub fn print(results: &[CheckResult], quiet: bool) {
+    for result in results.iter().filter(|result| !quiet || result.verdict != Verdict::Pass) {
         let verdict = match result.verdict {
             Verdict::Pass => "ok    ",
             Verdict::Skip => "SKIP  ",

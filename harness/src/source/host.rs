@@ -64,6 +64,12 @@ const BINDGEN_PACKAGE: &str = "bindgen";
 /// To build bindgen with.
 const CARGO_PACKAGES: [&str; 2] = ["cargo-web", "cargo"];
 
+/// From this libclang on the kernel asks for a newer bindgen (scripts/rust_is_available.sh): older ones
+/// lose fields of structures (<https://github.com/rust-lang/rust-bindgen/pull/3278>).
+const LIBCLANG_OF_NEW_BINDGEN: &str = "22";
+/// That bindgen.
+const NEW_BINDGEN: &str = "0.72.1";
+
 /// The LLVM that the series is developed with.
 const LLVM_FAVOURITE: u32 = 22;
 /// What kbuild's `LLVM=` uses, besides clang itself.
@@ -170,12 +176,22 @@ pub fn prepare(options: &Options, install: bool) -> Result<Host> {
     let rust = rust(base)?;
     let rustfmt = rustfmt().ok();
     let libclang = libclang(&clang_version);
-    let bindgen = bindgen(options, base, install)?;
+    let bindgen = bindgen(options, min_bindgen(base, Some(&clang_version)), install)?;
     let libclang_version = libclang_version(&bindgen, libclang.as_deref(), base)?;
+    let bindgen_version = version_of(&bindgen, &["--version"]).unwrap_or_default();
+    // LIBCLANG_PATH may name another one than clang's.
+    let min = min_bindgen(base, Some(&libclang_version));
+    if !at_least(&bindgen_version, min) {
+        return Err(Error::could_not(format!(
+            "{} {bindgen_version} is too old for libclang {libclang_version}; {min} or newer is needed: name one in \
+             LAZYMAP_BINDGEN, or an older libclang in LIBCLANG_PATH",
+            bindgen.display()
+        )));
+    }
     let versions = [
         ("clang", clang_version),
         ("rustc", rust.version),
-        ("bindgen", version_of(&bindgen, &["--version"]).unwrap_or_default()),
+        ("bindgen", bindgen_version),
         ("libclang", libclang_version),
     ];
     Ok(Host {
@@ -245,7 +261,11 @@ enum Purpose {
 /// `LAZYMAP_DISK_MIB` overrides the estimate.
 fn disk(options: &Options, purpose: Purpose) -> Result<()> {
     let needed = |part: &str| purpose == Purpose::Kernels || part == DISK_MACHINE;
-    let parts = DISK.iter().filter(|(part, _)| needed(part) && !options.out.join(part).exists());
+    let there = |part: &str| match part {
+        DISK_MACHINE => options.machine_place().join("stamp").exists(),
+        part => options.out.join(part).exists(),
+    };
+    let parts = DISK.iter().filter(|(part, _)| needed(part) && !there(part));
     let missing = parts.map(|(_, mib)| mib);
     let mut need = DISK_SLACK + missing.sum::<u64>();
     if options.ksrc.is_some() && purpose == Purpose::Kernels {
@@ -285,14 +305,23 @@ fn packages(options: &Options, purpose: Purpose, install: bool) -> Result<()> {
     };
     // What the user names explicitly is never replaced by a package.
     let asked = |name: &str| env::var_os(name).is_some_and(|v| !v.is_empty());
-    let llvm = llvm(base).and_then(|(.., version)| {
+    let llvm = llvm(base);
+    // Of what is there, or will be installed.
+    let of_package = |names: &str| candidate(names.split(' ').next().unwrap_or_default());
+    let clang_version = match &llvm {
+        Ok((.., version)) => Some(version.clone()),
+        Err(_) if purpose == Purpose::Kernels => LLVM_PACKAGES.into_iter().find_map(of_package),
+        Err(_) => None,
+    };
+    let llvm = llvm.and_then(|(.., version)| {
         libclang(&version).map(drop).ok_or_else(|| Error::could_not(format!("libclang {version} is missing")))
     });
-    let bindgen = bindgen_present(options, base);
+    let min_bindgen = min_bindgen(base, clang_version.as_deref());
+    let bindgen = bindgen_present(options, min_bindgen);
     let packaged = purpose == Purpose::Kernels
         && bindgen.is_err()
         && !asked("LAZYMAP_BINDGEN")
-        && candidate(BINDGEN_PACKAGE).is_some_and(|version| at_least(&version, &base.linux.min_bindgen));
+        && candidate(BINDGEN_PACKAGE).is_some_and(|version| at_least(&version, min_bindgen));
     if packaged {
         missing.push([BINDGEN_PACKAGE, BINDGEN_PACKAGE]);
         why.push("bindgen is missing".to_owned());
@@ -589,9 +618,15 @@ fn libclang_version(bindgen: &Path, libclang: Option<&Path>, base: &Base) -> Res
     }
 }
 
+/// The oldest bindgen that the kernel works with, if bindgen loads this libclang.
+fn min_bindgen<'a>(base: &'a Base, libclang: Option<&str>) -> &'a str {
+    let min = base.linux.min_bindgen.as_str();
+    let new = libclang.is_some_and(|version| at_least(version, LIBCLANG_OF_NEW_BINDGEN));
+    if new && !at_least(min, NEW_BINDGEN) { NEW_BINDGEN } else { min }
+}
+
 /// A bindgen that is new enough: the selected one, in PATH, or installed earlier.
-fn bindgen_present(options: &Options, base: &Base) -> Result<PathBuf, String> {
-    let min = &base.linux.min_bindgen;
+fn bindgen_present(options: &Options, min: &str) -> Result<PathBuf, String> {
     let own = options.out.join("tools/bin/bindgen");
     let asked = env::var_os("LAZYMAP_BINDGEN").filter(|v| !v.is_empty()).map(PathBuf::from);
     let candidates = match asked {
@@ -610,13 +645,12 @@ fn bindgen_present(options: &Options, base: &Base) -> Result<PathBuf, String> {
 }
 
 /// As [`bindgen_present`], but builds one if there is none.
-fn bindgen(options: &Options, base: &Base, install: bool) -> Result<PathBuf> {
-    let why = match bindgen_present(options, base) {
+fn bindgen(options: &Options, min: &str, install: bool) -> Result<PathBuf> {
+    let why = match bindgen_present(options, min) {
         Ok(path) => return Ok(path),
         Err(why) => why,
     };
-    let min = &base.linux.min_bindgen;
-    let wanted = &base.host.bindgen;
+    let wanted = &options.base.host.bindgen;
     let by_hand = format!("cargo install bindgen-cli --version {wanted} --locked");
     let asked = env::var_os("LAZYMAP_BINDGEN").is_some_and(|v| !v.is_empty());
     let (true, false, Some(cargo)) = (install, asked, cargo()) else {
@@ -642,7 +676,7 @@ fn bindgen(options: &Options, base: &Base, install: bool) -> Result<PathBuf> {
     }
     crate::ground::files::remove(&target)?;
     step.finish("done");
-    bindgen_present(options, base)
+    bindgen_present(options, min)
         .map_err(|why| Error::could_not(format!("{why} even after cargo installed it; see {}", log.display())))
 }
 

@@ -3,6 +3,7 @@
 //! inside a test. docs/results.md describes the fields.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::thread;
@@ -67,6 +68,16 @@ impl Tool {
         let status = || repo.run(["status", "--porcelain", "--untracked-files=no"]);
         let modified = commit.is_some() && status().is_ok_and(|changes| !changes.is_empty());
         Self { version: env!("CARGO_PKG_VERSION"), commit, modified }
+    }
+}
+
+impl fmt::Display for Tool {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "lazymap {}", self.version)?;
+        match &self.commit {
+            Some(id) => write!(f, " ({}{})", &id[..id.len().min(12)], if self.modified { ", modified" } else { "" }),
+            None => Ok(()),
+        }
     }
 }
 

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
-use crate::build::workbench::Lab;
+use crate::build::workbench::{self, Lab, Workbench};
 use crate::ground::batch;
 use crate::ground::cargo::cargo;
 use crate::ground::cmd::{self, Ended};
@@ -82,7 +82,8 @@ impl Part {
         Self::Hunt,
     ];
 
-    fn name(self) -> &'static str {
+    /// As on the command line, and in results.
+    pub fn name(self) -> &'static str {
         match self {
             Self::Harness => "harness",
             Self::Litmus => "litmus",
@@ -143,6 +144,8 @@ impl Plan {
         if tier < Tier::Full {
             let others = options.base.all.iter().filter(|l| l.version != options.base.linux.version);
             left_out.insert("kernel versions", others.map(|l| l.version.clone()).collect());
+            let others = options.other_machines();
+            left_out.insert("QEMU versions", others.iter().map(|o| o.base.qemu.version.clone()).collect());
             left_out.insert("cost", vec!["NR_CPUS=512".to_owned()]);
         }
         match tier {
@@ -300,7 +303,12 @@ impl Checker<'_> {
             _ => return,
         };
         match part {
-            Part::Machine => machine(lab, tally),
+            Part::Machine => {
+                machine(&lab.bench, lab.clang(), "machine", tally);
+                if plan.tier == Tier::Full {
+                    other_machines(lab, tally);
+                }
+            }
             Part::Guest => guest_check::run(&lab.bench, &kernels.series, tally),
             Part::Demo => self.ran.extend(rows(tally, "demo", demo::run(&lab.bench, kernels))),
             Part::Exhaust => {
@@ -366,10 +374,12 @@ fn finish(checker: &Checker<'_>, count: Count) -> Result<()> {
         line.extend(numbers.map(Cell::from));
         lines.push(line);
     }
-    let columns = [Align::Left, Align::Right, Align::Right, Align::Right, Align::Right];
-    table::text(&columns, &lines, false).lines().for_each(|line| println!("# {line}"));
-    for (kind, names) in &plan.left_out {
-        println!("# not run in the tier {}: {kind} {}", plan.tier, names.join(", "));
+    if !options.asked.quiet {
+        let columns = [Align::Left, Align::Right, Align::Right, Align::Right, Align::Right];
+        table::text(&columns, &lines, false).lines().for_each(|line| println!("# {line}"));
+        for (kind, names) in &plan.left_out {
+            println!("# not run in the tier {}: {kind} {}", plan.tier, names.join(", "));
+        }
     }
     // Some phases overlap.
     let seconds = checker.started.elapsed().as_secs_f64();
@@ -412,19 +422,30 @@ fn checks_of_series(options: &Options, tally: &mut Tally) {
     }
 }
 
+/// The patches for the other versions of QEMU.
+fn other_machines(lab: &Lab, tally: &mut Tally) {
+    for options in lab.options.other_machines() {
+        let name = format!("machine of QEMU {}", options.base.qemu.version);
+        match workbench::machine(&options) {
+            Ok(qemu) => machine(&Workbench { options, qemu, ..lab.bench.clone() }, lab.clang(), &name, tally),
+            Err(error) => tally.error(&name, &error.message),
+        }
+    }
+}
+
 /// The machine model by itself, under a guest without a kernel.
-fn machine(lab: &Lab, tally: &mut Tally) {
-    let log = lab.options.out.join("log/machine.log");
-    match machine_test::run(&lab.bench, lab.clang(), &log) {
-        Ok(checks) if checks.is_empty() => tally.error("machine", "nothing was checked"),
+fn machine(bench: &Workbench, clang: &str, name: &str, tally: &mut Tally) {
+    let log = bench.options.out.join(format!("log/machine{}.log", bench.options.base.qemu_suffix()));
+    match machine_test::run(bench, clang, &log) {
+        Ok(checks) if checks.is_empty() => tally.error(name, "nothing was checked"),
         Ok(checks) => checks.iter().for_each(|check| {
-            let name = format!("machine: {}", check.name);
+            let name = format!("{name}: {}", check.name);
             match check.why() {
                 None => tally.ok(&name),
                 Some(why) => tally.not_ok(&name, &format!("{why}; see {}", log.display())),
             }
         }),
-        Err(error) => tally.error("machine", &error.message),
+        Err(error) => tally.error(name, &error.message),
     }
 }
 

@@ -83,7 +83,7 @@ fn bindgen_and_libclang() {
     let lab = Lab::new();
     lab.script("cargo", "exit 1");
     lab.script("bindgen", "echo 'bindgen 0.60.1'");
-    host(&lab).fails(2, &["bindgen 0.60.1 is too old", "0.71.1", "cargo install bindgen-cli --version 0.72.1"]);
+    host(&lab).fails(2, &["bindgen 0.60.1 is too old", "0.72.1", "cargo install bindgen-cli --version 0.72.1"]);
     lab.script(
         "bindgen",
         "[ $1 = --version ] && echo 'bindgen 0.72.1' || { echo 'Unable to find libclang' >&2; exit 1; }",
@@ -92,7 +92,27 @@ fn bindgen_and_libclang() {
     lab.script("bindgen", "[ $1 = --version ] && echo 'bindgen 0.72.1' || echo 'clang version 14.0.6' >&2");
     host(&lab).fails(2, &["libclang 14.0.6", "too old", "17.0.1"]);
     fs::remove_file(lab.bin().join("bindgen")).unwrap();
-    host(&lab).fails(2, &["bindgen is missing", "0.71.1"]);
+    host(&lab).fails(2, &["bindgen is missing", "0.72.1"]);
+}
+
+#[test]
+fn libclang_22_needs_a_newer_bindgen() {
+    let lab = Lab::new();
+    lab.script("cargo", "exit 1");
+    let of = |libclang: &str| {
+        format!("[ $1 = --version ] && echo 'bindgen 0.71.1' || echo 'clang version {libclang}' >&2")
+    };
+    lab.script("bindgen", &of("22.1.8"));
+    host(&lab).fails(2, &["bindgen 0.71.1 is too old", "0.72.1 or newer is needed"]);
+    // The compiler is older, and so is its libclang.
+    fs::remove_file(lab.bin().join("clang-22")).unwrap();
+    lab.script("clang-19", "echo 'clang version 19.1.7'");
+    for tool in ["ld.lld", "llvm-ar", "llvm-nm", "llvm-objcopy", "llvm-objdump", "llvm-readelf", "llvm-strip"] {
+        lab.script(&format!("{tool}-19"), "exit 0");
+    }
+    host(&lab).fails(2, &["bindgen 0.71.1 is too old for libclang 22.1.8", "LIBCLANG_PATH"]);
+    lab.script("bindgen", &of("19.1.7"));
+    host(&lab).passes();
 }
 
 #[test]

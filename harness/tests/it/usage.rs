@@ -14,8 +14,12 @@ fn wrong_usage_is_64() {
     run(&[]).fails(64, &["no verb", "--help"]);
     run(&["frobnicate"]).fails(64, &["frobnicate", "--help"]);
     run(&["demo", "--frob"]).fails(64, &["--frob", "--help"]);
+    run(&["dmeo"]).fails(64, &["unrecognized subcommand 'dmeo'", "`demo`"]);
+    run(&["demo", "--quite"]).fails(64, &["'--quite'", "`--quiet`"]);
+    run(&["check", "--only", "hnut"]).fails(64, &["'hnut'", "`hunt`"]);
     run(&["demo", "--jobs", "0"]).fails(64, &["'0'", "--jobs"]);
     run(&["series", "--ksrc", "/nowhere"]).fails(64, &["leave KSRC out"]);
+    run(&["qemu", "--qemu", "9.2"]).fails(64, &["--qemu 9.2", "10.0 and 10.2"]);
     said(lab.tool().env("BASE", "6.1").arg("demo")).fails(64, &["BASE=6.1", "for 7.3 only"]);
     said(lab.tool().env("LAZYMAP_OUT", "/tmp/a b").arg("demo")).fails(64, &["/tmp/a b", "OUT="]);
     said(lab.tool().env("LAZYMAP_OUT", "/dev/null").arg("demo")).fails(64, &["OUT=/dev/null", "not a folder"]);
@@ -24,6 +28,16 @@ fn wrong_usage_is_64() {
     said(lab.tool().current_dir("/").arg("demo")).fails(64, &["not in a checkout", "--root"]);
     said(lab.tool().env("LAZYMAP_DISK_MIB", "many").args(["host", "--no-install"]))
         .fails(64, &["LAZYMAP_DISK_MIB=many"]);
+}
+
+#[test]
+fn a_model_is_printed_as_qemu_takes_it() {
+    let lab = Lab::new();
+    let run = |args: &[&str]| said(lab.tool().arg("model").args(args));
+    assert!(run(&[]).out.lines().any(|line| line == "stale\tx-cache-invalid=on"));
+    assert_eq!(run(&["stale"]).out, "-M virt,aia=aplic-imsic -cpu rv64,x-cache-invalid=on -smp 4 -m 1024M\n");
+    assert!(run(&["stale-sbi"]).out.starts_with("-M virt -cpu rv64,"));
+    run(&["stael"]).fails(64, &["`stael`", "did you mean `stale`"]);
 }
 
 #[test]
@@ -80,14 +94,16 @@ fn help_and_version_are_no_errors() {
     let help = said(lab.tool().arg("--help"));
     help.passes();
     assert!(help.out.contains("series-check") && help.out.contains("Exit codes: 0"), "{help:?}");
-    said(lab.tool().arg("--version")).passes();
+    let version = said(lab.tool().arg("--version"));
+    version.passes();
+    assert!(version.out.starts_with(concat!("lazymap ", env!("CARGO_PKG_VERSION"))), "{version:?}");
     said(lab.tool().arg("help")).passes();
 }
 
 #[test]
 fn a_broken_base_file_names_the_line() {
     let lab = Lab::new();
-    edit(&lab.repo().join("base.toml"), "[qemu]\n", "[qemu]\nnonsense = 1\n");
+    edit(&lab.repo().join("base.toml"), "version = \"10.0\"\n", "version = \"10.0\"\nnonsense = 1\n");
     let text = std::fs::read_to_string(lab.repo().join("base.toml")).unwrap();
     let line = text.lines().position(|l| l.starts_with("nonsense")).unwrap() + 1;
     said(lab.tool().arg("demo")).fails(2, &[&format!("base.toml:{line}:"), "nonsense"]);

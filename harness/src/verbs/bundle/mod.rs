@@ -3,6 +3,7 @@
 //! architecture.
 
 use std::collections::BTreeMap;
+use std::env;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -74,13 +75,18 @@ fn fill(folder: &Path, bench: &Workbench, kernel: &Kernel, step: &Step) -> Resul
         fs::copy(from, &to).map(drop).map_err(|e| Error::io("copy", from, e))
     };
     step.detail("libraries");
-    copy(&bench.qemu.binary, "bin/qemu-system-riscv64")?;
-    if host::in_path("strip").is_some() {
-        cmd::output(Command::new("strip").arg(folder.join("bin/qemu-system-riscv64")))?;
+    // The tool itself judges the console.
+    let tool = env::current_exe().map_err(|e| Error::could_not(format!("the tool does not find itself: {e}")))?;
+    for (program, name) in [(&bench.qemu.binary, "qemu-system-riscv64"), (&tool, "lazymap")] {
+        copy(program, &format!("bin/{name}"))?;
+        if host::in_path("strip").is_some() {
+            cmd::output(Command::new("strip").arg(folder.join("bin").join(name)))?;
+        }
+        for (name, path) in libraries(program)? {
+            copy(&path, &format!("lib/{name}"))?;
+        }
     }
-    for (name, path) in libraries(&bench.qemu.binary)? {
-        copy(&path, &format!("lib/{name}"))?;
-    }
+    copy(&bench.options.root.join("base.toml"), "share/base.toml")?;
     step.detail("guest");
     copy(&kernel.image, "share/Image")?;
     copy(&bench.firmware, "share/fw_dynamic.bin")?;
@@ -101,6 +107,7 @@ fn about(bench: &Workbench, kernel: &Kernel) -> String {
          ./run.sh --help lists the options.\n\n\
          Made by lazymap {}. What is in it, and where its source is:\n\n\
          bin/qemu-system-riscv64   {}, Debian's source package {} {} with {} of lazymap\n\
+         bin/lazymap               the tool of lazymap itself\n\
          share/Image               Linux {} with {} of lazymap (commit {}), from {}\n\
          share/fw_dynamic.bin      OpenSBI, Debian's package {} {}\n\
          share/initramfs.cpio.gz   busybox, Debian's package {} {}; tests from the kernel's tools/testing/selftests\n\
