@@ -348,6 +348,32 @@ fn tap_py_reads_the_tap() {
     }
 }
 
+#[test]
+fn lava_s_parser_reads_the_tap() {
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/lava/parse-output.py");
+    let python = match python() {
+        Ok(python) => python,
+        Err(why) => return skipped("harness, LAVA's reader of tap", &why),
+    };
+    let all = All::new();
+    let folder = all.written();
+    let results = |name: &str| -> Vec<(String, String)> {
+        let input = fs::File::open(folder.join("tap").join(name)).unwrap();
+        // It writes the logs of failures to the folder `output`.
+        let done = Command::new(&python).arg(&script).current_dir(&folder).stdin(input).output().unwrap();
+        assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+        let text = String::from_utf8_lossy(&done.stdout).into_owned();
+        let line = |line: &str| line.rsplit_once(' ').map(|(name, what)| (name.to_owned(), what.to_owned()));
+        text.lines().filter_map(line).filter(|(_, what)| ["pass", "fail", "skip"].contains(&what.as_str())).collect()
+    };
+    let count = |name: &str, what: &str| results(name).iter().filter(|(_, result)| result == what).count();
+    assert!(count("run-passes.tap", "pass") >= 3 && count("run-passes.tap", "fail") == 0);
+    assert!(results("run-dies.tap").iter().any(|(test, what)| test.contains("test-trace") && what == "fail"));
+    // What the dead kernel did not reach.
+    assert_eq!(count("run-early.tap", "pass"), 0);
+    assert_eq!(count("run-early.tap", "fail"), 3);
+}
+
 /// `kunit.py` of a kernel tree in `out`, or the one that a variable names.
 fn kunit() -> Option<PathBuf> {
     if let Some(named) = std::env::var_os("KUNIT_PY") {
