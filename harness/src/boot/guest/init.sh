@@ -8,6 +8,7 @@
 #   lazymap.timeout=N   seconds that a test may take (otherwise what `settings` says)
 #   lazymap.online=N,M  CPUs to start before the tests, if maxcpus= kept them off
 #   lazymap.hotplug     take CPUs offline and online all the time while tests run
+#   lazymap.show=F:W,G  say the first line of file F with the word W, and the bytes of file G
 #   lazymap.shell       an interactive shell on the console after the tests
 #
 # Everything is written to /dev/kmsg, one line at a time: what a program writes
@@ -55,12 +56,14 @@ limit=
 shell=
 hotplug=
 online=
+shows=
 for word in $(cat /proc/cmdline); do
 	case $word in
 	lazymap.tests=*) tests=$(echo "${word#*=}" | tr ',' ' ') ;;
 	lazymap.timeout=*) limit=${word#*=} ;;
 	lazymap.online=*) online=$(echo "${word#*=}" | tr ',' ' ') ;;
 	lazymap.hotplug) hotplug=yes ;;
+	lazymap.show=*) shows=$(echo "${word#*=}" | tr ',' ' ') ;;
 	lazymap.shell) shell=yes ;;
 	esac
 done
@@ -163,7 +166,21 @@ toggle_cpus() {
 	echo $count >$run/hotplug
 }
 
+# Says what $1 shows of the kernel: FILE:WORD the first line of the file with the
+# word, FILE its bytes. Many an option leaves no other trace in the log.
+show() {
+	file=${1%%:*}
+	case $1 in
+	*:*) found=$(grep -m 1 -F "${1#*:}" "$file") ;;
+	*) found=$(xxd -p "$file" | tr -d '\n') ;;
+	esac
+	say "lazymap: $found"
+}
+
 say "lazymap: mmu $(sed -n 's/^mmu[[:blank:]]*: //p' /proc/cpuinfo | sort -u)"
+for shown in $shows; do
+	show "$shown"
+done
 say "lazymap: guest ready"
 if [ -n "$hotplug" ]; then
 	toggle_cpus </dev/null &
