@@ -5,7 +5,7 @@
 //! A scenario is named after its file, without `.toml`. Scenarios with the same config
 //! fragment share a kernel.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::fs;
 use std::io;
@@ -46,7 +46,7 @@ struct File {
     /// Lines on top of `harness/kernel.config`; for one that is only compiled, on top of tinyconfig.
     #[serde(default)]
     config: String,
-    /// Name of the file whose `config` it takes, in place of its own.
+    /// Name of the file whose `config` it takes; its own comes on top.
     config_of: Option<String>,
     /// Added to the kernel's command line.
     #[serde(default)]
@@ -201,12 +201,12 @@ fn config_of(name: &str, folder: &Path) -> Result<String, String> {
     let text = fs::read_to_string(folder.join(name).with_extension("toml")).map_err(|_| none())?;
     // What else is wrong with it is reported for itself.
     let file: File = toml_file::parse(&text).map_err(|_| none())?;
-    if file.config.is_empty() { Err(none()) } else { Ok(file.config) }
+    if file.config.is_empty() || file.config_of.is_some() { Err(none()) } else { Ok(file.config) }
 }
 
 /// Reads a file of `folder`; the error is `:LINE: WHY` or `: WHY`.
 fn parse(name: &str, text: &str, known: &[String], folder: &Path) -> Result<Vec<Scenario>, String> {
-    let mut file: File = toml_file::parse(text)?;
+    let file: File = toml_file::parse(text)?;
     let say = |why: String| format!(": {why}");
     if !name.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-') {
         return Err(say("the name of a scenario may have lower-case letters, digits and `-` only".to_owned()));
@@ -214,17 +214,15 @@ fn parse(name: &str, text: &str, known: &[String], folder: &Path) -> Result<Vec<
     if file.description.trim().is_empty() || file.description.contains('\n') {
         return Err(say("description must be one line".to_owned()));
     }
-    if let Some(other) = &file.config_of {
-        if !file.config.is_empty() {
-            return Err(say("it has both config and config_of; keep one".to_owned()));
-        }
-        file.config = config_of(other, folder).map_err(say)?;
-    }
-    let lines = config_lines(&file.config).map_err(say)?;
+    let own = config_lines(&file.config).map_err(say)?;
+    let lines = match &file.config_of {
+        Some(other) => on_top(&config_of(other, folder).and_then(|text| config_lines(&text)).map_err(say)?, &own),
+        None => own.clone(),
+    };
     let config_name = match file.config_of {
         _ if lines.is_empty() => String::new(),
-        Some(other) => other,
-        None => name.to_owned(),
+        Some(other) if own.is_empty() => other,
+        _ => name.to_owned(),
     };
     let several = file.each.is_some();
     let kinds = match (file.compile, file.machine) {
@@ -342,6 +340,16 @@ fn config_lines(text: &str) -> Result<String, String> {
         }
     }
     Ok(lines)
+}
+
+/// The lines of `base` without those about options that `own` has a line about, then `own`.
+fn on_top(base: &str, own: &str) -> String {
+    fn option(line: &str) -> &str {
+        line.trim_start_matches("# ").split(['=', ' ']).next().unwrap_or_default()
+    }
+    let given: BTreeSet<&str> = own.lines().map(option).collect();
+    let kept = base.lines().filter(|line| !given.contains(option(line)));
+    kept.chain(own.lines()).map(|line| format!("{line}\n")).collect()
 }
 
 impl MachineFile {

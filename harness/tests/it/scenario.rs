@@ -185,7 +185,7 @@ fn a_wrong_file_is_one_line_and_64() {
         (&format!("{machine}[each]\nmemory = [1]\n"), vec!["x.toml:5:", "memory"]),
         (&format!("config_of = \"default\"\n{machine}"), vec!["config_of", "no default.toml with a config"]),
         (&format!("config_of = \"none\"\n{machine}"), vec!["config_of", "no none.toml"]),
-        (&format!("config = \"CONFIG_A=y\"\nconfig_of = \"y\"\n{machine}"), vec!["both config and config_of"]),
+        (&format!("config = \"CONFIG_A=y\"\nconfig_of = \"y\"\n{machine}"), vec!["config_of", "no y.toml"]),
         (&format!("{machine}[limits]\nsilence = 0\n"), vec!["positive number of seconds"]),
         (&format!("config = \"CONFIG A=y\"\n{machine}"), vec!["`CONFIG A=y`", "not a Kconfig option"]),
         (&format!("config = \"# CONFIG_A is off\"\n{machine}"), vec!["`# CONFIG_A is off`"]),
@@ -267,19 +267,28 @@ fn scenarios_with_the_same_lines_share_a_kernel() {
     write(&at("y"), same);
     write(&at("a"), "description = \"d\"\nconfig = \"CONFIG_A=y\"\n[compile]\nfolders = [\"mm/\"]\n");
     write(&at("b"), &same.replace("CONFIG_A", "CONFIG_B"));
-    write(&at("a-of-b"), "description = \"d\"\nconfig_of = \"b\"\n[machine]\nmodel = \"plain\"\n");
+    let of_b = "description = \"d\"\nconfig_of = \"b\"\n[machine]\nmodel = \"plain\"\n";
+    write(&at("a-of-b"), of_b);
+    write(&at("c"), &format!("config = \"CONFIG_BC=m\"\n{of_b}"));
     let all = scenario::load(&lab.repo()).unwrap();
     let lines = |name: &str| all[name].config.lines.as_str();
     assert_eq!((lines("a-of-b"), all["a-of-b"].config.name.as_str()), (lines("b"), "b"));
+    assert_eq!((lines("c"), all["c"].config.name.as_str()), ("CONFIG_B=y\nCONFIG_BC=m\n", "c"));
     let config = |name: &str| all[name].config.name.as_str();
     assert_eq!((config("x"), config("y"), config("a"), config("b"), config("default")), ("x", "x", "a", "b", ""));
     // The kernel that everybody has comes first, those with one kernel together, what is only
     // compiled last.
     let chosen = |which| scenario::choose(&lab.repo(), &which).unwrap();
-    assert_eq!(names(&chosen(Which::Tier(Tier::Full))), ["default", "a-of-b", "b", "x", "y", "a"]);
-    assert_eq!(names(&chosen(Which::Named(vec![]))), ["default", "a-of-b", "b", "x", "y", "a"]);
+    assert_eq!(names(&chosen(Which::Tier(Tier::Full))), ["default", "a-of-b", "b", "c", "x", "y", "a"]);
+    assert_eq!(names(&chosen(Which::Named(vec![]))), ["default", "a-of-b", "b", "c", "x", "y", "a"]);
     assert_eq!(names(&chosen(Which::Named(vec!["y".into(), "default".into()]))), ["default", "y"]);
     assert_eq!(names(&chosen(Which::Tier(Tier::Quick))), ["default"]);
     fs::remove_file(at("default")).unwrap();
     assert_eq!(names(&chosen(Which::Tier(Tier::Quick))), [""; 0]);
+    // What it says itself takes the place of what the other says.
+    write(&at("d"), &format!("config = \"# CONFIG_B is not set\"\n{of_b}"));
+    assert_eq!(scenario::load(&lab.repo()).unwrap()["d"].config.lines, "# CONFIG_B is not set\n");
+    // One file away at most.
+    write(&at("d"), &of_b.replace("\"b\"", "\"c\""));
+    run(&lab, &["--list"]).fails(64, &["d.toml", "no c.toml with a config of its own"]);
 }
