@@ -9,6 +9,7 @@
 #   lazymap.online=N,M  CPUs to start before the tests, if maxcpus= kept them off
 #   lazymap.hotplug     take CPUs offline and online all the time while tests run
 #   lazymap.show=F:W,G  say the first line of file F with the word W, and the bytes of file G
+#   lazymap.called=F,G  say from where the kernel calls these functions
 #   lazymap.shell       an interactive shell on the console after the tests
 #
 # Everything is written to /dev/kmsg, one line at a time: what a program writes
@@ -57,6 +58,7 @@ shell=
 hotplug=
 online=
 shows=
+callees=
 for word in $(cat /proc/cmdline); do
 	case $word in
 	lazymap.tests=*) tests=$(echo "${word#*=}" | tr ',' ' ') ;;
@@ -64,6 +66,7 @@ for word in $(cat /proc/cmdline); do
 	lazymap.online=*) online=$(echo "${word#*=}" | tr ',' ' ') ;;
 	lazymap.hotplug) hotplug=yes ;;
 	lazymap.show=*) shows=$(echo "${word#*=}" | tr ',' ' ') ;;
+	lazymap.called=*) callees=$(echo "${word#*=}" | tr ',' ' ') ;;
 	lazymap.shell) shell=yes ;;
 	esac
 done
@@ -177,9 +180,24 @@ show() {
 	say "lazymap: $found"
 }
 
+# Says from where the kernel calls function $1 while a process starts and ends, if
+# it does.
+called() (
+	cd /sys/kernel/tracing || return
+	echo "$1" >set_ftrace_filter && echo function >current_tracer || return
+	sh -c true
+	call=$(grep -m 1 -F " $1 <-" trace)
+	echo nop >current_tracer
+	echo >set_ftrace_filter
+	[ -z "$call" ] || say "lazymap: called: ${call##*: }"
+)
+
 say "lazymap: mmu $(sed -n 's/^mmu[[:blank:]]*: //p' /proc/cpuinfo | sort -u)"
 for shown in $shows; do
 	show "$shown"
+done
+for callee in $callees; do
+	called "$callee"
 done
 say "lazymap: guest ready"
 if [ -n "$hotplug" ]; then
