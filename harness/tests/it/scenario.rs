@@ -79,6 +79,7 @@ fn the_scenarios_of_the_project() {
             "late-store",
             "line",
             "lockdep",
+            "lto",
             "many",
             "matrix-plain-16",
             "matrix-plain-4",
