@@ -28,8 +28,6 @@ use crate::ground::pace::Pace;
 /// ends a QEMU with `-no-reboot`.
 pub const APPEND: &str = "console=ttyS0 earlycon panic=-1 oops=panic printk.devkmsg=on loglevel=7";
 
-/// QEMU's CPU.
-const CPU: &str = "rv64";
 /// How often a run is polled.
 const TICK: Duration = Duration::from_millis(50);
 /// How long to wait for output of a process that QEMU left behind.
@@ -60,6 +58,8 @@ pub struct Model {
 pub struct Machine {
     /// What its harts do with translations.
     pub model: Model,
+    /// QEMU's name of the CPU that its harts are.
+    pub core: Cow<'static, str>,
     /// Inter-processor interrupts.
     pub irq: Irq,
     /// Number of harts, at least 1.
@@ -75,27 +75,42 @@ pub struct Machine {
 }
 
 impl Machine {
+    /// Default CPU.
+    pub const CORE: &str = "rv64";
     /// Default number of harts.
     pub const HARTS: u32 = 4;
     /// Default memory in MiB.
     pub const MEMORY_MIB: u32 = 1024;
 
-    /// A machine of this model with IMSICs, 4 harts, 1 GiB and the host's clock.
+    /// A machine of this model with IMSICs, 4 harts of the default CPU, 1 GiB and the host's clock.
     pub fn new(model: Model) -> Self {
-        Self { model, irq: Irq::Imsic, harts: Self::HARTS, memory_mib: Self::MEMORY_MIB, icount: false, seed: None }
+        Self {
+            model,
+            core: Self::CORE.into(),
+            irq: Irq::Imsic,
+            harts: Self::HARTS,
+            memory_mib: Self::MEMORY_MIB,
+            icount: false,
+            seed: None,
+        }
     }
 
-    /// Its name in tables and file names: the model's, with `-sbi` if the SBI interrupts harts.
+    /// Its name in tables and file names: the model's, with the CPU's if it is another one than usual, and
+    /// with `-sbi` if the SBI interrupts harts.
     pub fn name(&self) -> String {
-        match self.irq {
-            Irq::Imsic => self.model.name.to_string(),
-            Irq::Sbi => format!("{}-sbi", self.model.name),
+        let mut name = self.model.name.to_string();
+        if self.core != Self::CORE {
+            name += &format!("-{}", self.core);
         }
+        if self.irq == Irq::Sbi {
+            name += "-sbi";
+        }
+        name
     }
 
     /// QEMU's `-cpu`.
     pub fn cpu(&self) -> String {
-        if self.model.cpu.is_empty() { CPU.to_owned() } else { format!("{CPU},{}", self.model.cpu) }
+        if self.model.cpu.is_empty() { self.core.to_string() } else { format!("{},{}", self.core, self.model.cpu) }
     }
 
     /// QEMU's arguments for the machine alone.

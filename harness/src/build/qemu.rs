@@ -27,8 +27,6 @@ use crate::source::apt::{self, Kind};
 use crate::source::mailbox::{does_not_apply, patches, patches_key};
 use crate::source::{given, host};
 
-/// The CPU model to check the property on: the one that the demo boots.
-const CPU: &str = "rv64";
 /// The emulator's name.
 const BINARY: &str = "qemu-system-riscv64";
 /// Build the emulator alone, with plugins, and with folders of the host for guests (9p and virtiofs), which
@@ -202,7 +200,7 @@ fn look_at(binary: &Path, base: &Base, todo: &str) -> Result<Qemu> {
         Ok(done) => return Err(Error::could_not(format!("{show} does not run ({}); {todo}", done.status))),
         Err(e) => return Err(Error::could_not(format!("{show} does not run: {e}; {todo}"))),
     };
-    let device = format!("{CPU}-riscv-cpu,help");
+    let device = format!("{}-riscv-cpu,help", Machine::CORE);
     let help = cmd::dies_with_us(Command::new(binary).args(["-M", "virt", "-device", &device])).output();
     let help = help.map_err(|e| Error::could_not(format!("{show} does not run: {e}; {todo}")))?;
     let property = &base.qemu.property;

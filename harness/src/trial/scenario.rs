@@ -76,6 +76,8 @@ pub struct MachineFile {
     /// CPU properties beyond the model's.
     #[serde(default)]
     pub cpu: String,
+    /// QEMU's name of the CPU, default `rv64`.
+    pub core: Option<String>,
     /// `imsic` or `sbi`.
     irq: Option<IrqFile>,
     /// 1 to 512, default 4.
@@ -93,6 +95,8 @@ pub struct MachineFile {
 struct EachFile {
     #[serde(default)]
     model: Vec<String>,
+    #[serde(default)]
+    core: Vec<String>,
     #[serde(default)]
     irq: Vec<IrqFile>,
     #[serde(default)]
@@ -315,6 +319,9 @@ impl EachFile {
             }
         };
         vary(&mut all, &|m| self.model.iter().map(|model| MachineFile { model: model.clone(), ..m.clone() }).collect());
+        vary(&mut all, &|m| {
+            self.core.iter().map(|core| MachineFile { core: Some(core.clone()), ..m.clone() }).collect()
+        });
         vary(&mut all, &|m| self.irq.iter().map(|irq| MachineFile { irq: Some(*irq), ..m.clone() }).collect());
         vary(&mut all, &|m| self.harts.iter().map(|harts| MachineFile { harts: Some(*harts), ..m.clone() }).collect());
         all
@@ -359,7 +366,7 @@ impl MachineFile {
             Some(model) => (model, Some(IrqFile::Sbi)),
             None => (name, None),
         };
-        Self { model: model.to_owned(), cpu: String::new(), irq, harts: None, memory: None, icount: false }
+        Self { model: model.to_owned(), cpu: String::new(), core: None, irq, harts: None, memory: None, icount: false }
     }
 
     /// The machine.
@@ -374,6 +381,14 @@ impl MachineFile {
             model.cpu = format!("{}{comma}{}", model.cpu, self.cpu).into();
         }
         let mut machine = Machine::new(model);
+        if let Some(core) = &self.core {
+            if core.is_empty() || !core.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-') {
+                return Err(format!(
+                    "`{core}` in core is not the name of a CPU; write one that QEMU's -cpu help lists"
+                ));
+            }
+            machine.core = core.clone().into();
+        }
         if let Some(IrqFile::Sbi) = self.irq {
             machine.irq = Irq::Sbi;
         }

@@ -17,6 +17,7 @@ use tempfile::TempDir;
 
 const PLAIN: Machine = Machine {
     model: Model { name: Cow::Borrowed("plain"), cpu: Cow::Borrowed(""), stale: false },
+    core: Cow::Borrowed(Machine::CORE),
     irq: Irq::Imsic,
     harts: 4,
     memory_mib: 1024,
@@ -25,6 +26,7 @@ const PLAIN: Machine = Machine {
 };
 const STALE: Machine = Machine {
     model: Model { name: Cow::Borrowed("stale"), cpu: Cow::Borrowed("x-cache-invalid=on"), stale: true },
+    core: Cow::Borrowed(Machine::CORE),
     irq: Irq::Sbi,
     harts: 2,
     memory_mib: 512,
@@ -304,6 +306,18 @@ fn counters_of_each_hart() {
     {
         assert!(read(&COUNTERS.replace(from, to)).is_err(), "{to}");
     }
+}
+
+#[test]
+fn a_machine_is_called_after_its_model_and_what_is_unusual() {
+    let of = |machine: &Machine| (machine.name(), machine.cpu());
+    let said = |name: &str, cpu: &str| (name.to_owned(), cpu.to_owned());
+    assert_eq!(of(&PLAIN), said("plain", "rv64"));
+    assert_eq!(of(&STALE), said("stale-sbi", "rv64,x-cache-invalid=on"));
+    assert_eq!(of(&Machine { core: "max".into(), ..PLAIN }), said("plain-max", "max"));
+    let all = Machine { core: "sifive-u54".into(), ..STALE };
+    assert_eq!(of(&all), said("stale-sifive-u54-sbi", "sifive-u54,x-cache-invalid=on"));
+    assert!(all.arguments().join(" ").contains("-cpu sifive-u54,x-cache-invalid=on -smp 2"));
 }
 
 #[test]

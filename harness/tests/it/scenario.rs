@@ -132,8 +132,8 @@ fn all_that_a_file_may_say() {
     let x = load(
         "description = \"d\"\nconfig = \"\"\"\n# why\nCONFIG_A=y\n\n# CONFIG_B is not set\n\"\"\"\n\
          append = \"a=1 b\"\ntests = [\"test-trace.sh\"]\nrequire = [\"^x: [0-9]+$\"]\n\
-         [machine]\nmodel = \"stale\"\ncpu = \"svvptc=off\"\nirq = \"sbi\"\nharts = 72\nmemory = 4096\nicount = true\n\
-         [limits]\nsilence = 100\ntotal = 1000\n",
+         [machine]\nmodel = \"stale\"\ncpu = \"svvptc=off\"\ncore = \"max\"\nirq = \"sbi\"\nharts = 72\n\
+         memory = 4096\nicount = true\n[limits]\nsilence = 100\ntotal = 1000\n",
     );
     assert!(x.tier == Tier::Full && x.boots());
     assert_eq!((x.config.name.as_str(), x.config.lines.as_str()), ("x", "CONFIG_A=y\n# CONFIG_B is not set\n"));
@@ -142,7 +142,8 @@ fn all_that_a_file_may_say() {
     let machine = &seat.machine;
     assert_eq!((machine.irq, machine.harts, machine.memory_mib), (Irq::Sbi, 72, 4096));
     assert!(machine.arguments().ends_with(&["-icount".to_owned(), "shift=0,sleep=off".to_owned()]));
-    assert_eq!((machine.name().as_str(), machine.model.cpu.as_ref()), ("stale-sbi", "x-cache-invalid=on,svvptc=off"));
+    assert_eq!(machine.name(), "stale-max-sbi");
+    assert_eq!(machine.cpu(), "max,x-cache-invalid=on,svvptc=off");
     let (trial, bench) = (seat, Workbench::planned(&options("/out".into())));
     let limits = trial.limits(&bench);
     assert_eq!((limits.silence, limits.total), (Duration::from_secs(100), Duration::from_secs(1000)));
@@ -178,6 +179,8 @@ fn a_wrong_file_is_one_line_and_64() {
         (&format!("{machine}harts = 513\n"), vec!["harts = 513", "512"]),
         (&format!("{machine}memory = 1\n"), vec!["memory = 1", "128"]),
         (&format!("{machine}cpu = \"svvptc\"\n"), vec!["`svvptc`", "NAME=VALUE"]),
+        (&format!("{machine}core = \"\"\n"), vec!["`` in core", "-cpu help"]),
+        (&format!("{machine}core = \"rv64,v=on\"\n"), vec!["`rv64,v=on` in core", "-cpu help"]),
         (&format!("tests = [\"test-no.sh\"]\n{machine}"), vec!["`test-no.sh`", "selftests/"]),
         (&format!("tests = []\n{machine}"), vec!["no tests"]),
         (&format!("except = [\"test-no.sh\"]\n{machine}"), vec!["`test-no.sh`", "selftests/"]),
@@ -258,6 +261,9 @@ fn a_file_may_have_a_scenario_for_each_of_several_machines() {
     let few = self::lab(&format!("{DEFAULT}[each]\nharts = [2]\n"));
     let few = scenario::choose(&few.repo(), &Which::Named(vec!["x".into()])).unwrap();
     assert_eq!(names(&few), ["x-stale-2"]);
+    let cores = self::lab(&format!("{DEFAULT}core = \"max\"\n[each]\ncore = [\"rv64\", \"sifive-u54\"]\n"));
+    let cores = scenario::choose(&cores.repo(), &Which::Named(vec!["x".into()])).unwrap();
+    assert_eq!(names(&cores), ["x-stale-4", "x-stale-sifive-u54-4"]);
     write(&lab.repo().join("harness/scenarios/x-plain-1.toml"), DEFAULT);
     run(&lab, &["--list"]).fails(64, &["x.toml", "another scenario is called `x-plain-1`"]);
 }

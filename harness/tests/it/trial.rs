@@ -159,6 +159,10 @@ fn qemu_says_which_machines_it_takes() {
     machine.model.cpu = "nonsense=on".into();
     let why = bench.bench.takes(&machine).unwrap_err();
     assert!(why.contains("'x.nonsense' not found") && why.contains("rv64,nonsense=on"), "{why}");
+    machine.model.cpu = "".into();
+    machine.core = "nonsense".into();
+    let why = bench.bench.takes(&machine).unwrap_err();
+    assert!(why.contains("the machine stale-nonsense (-cpu nonsense): "), "{why}");
 }
 
 #[test]
