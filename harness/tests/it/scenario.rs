@@ -104,6 +104,7 @@ fn the_scenarios_of_the_project() {
             "rt",
             "sanitizers",
             "sbi-fences",
+            "server",
             "sv39",
             "sv57",
             "torture",

@@ -8,6 +8,7 @@
 #   lazymap.timeout=N   seconds that a test may take (otherwise what `settings` says)
 #   lazymap.online=N,M  CPUs to start before the tests, if maxcpus= kept them off
 #   lazymap.hotplug     take CPUs offline and online all the time while tests run
+#   lazymap.hibernate   hibernate to /dev/ram0 and resume all the time while tests run
 #   lazymap.show=F:W,G  say the first line of file F with the word W, and the bytes of file G
 #   lazymap.called=F,G  say from where the kernel calls these functions
 #   lazymap.shell       an interactive shell on the console after the tests
@@ -56,6 +57,7 @@ tests=
 limit=
 shell=
 hotplug=
+hibernate=
 online=
 shows=
 callees=
@@ -65,6 +67,7 @@ for word in $(cat /proc/cmdline); do
 	lazymap.timeout=*) limit=${word#*=} ;;
 	lazymap.online=*) online=$(echo "${word#*=}" | tr ',' ' ') ;;
 	lazymap.hotplug) hotplug=yes ;;
+	lazymap.hibernate) hibernate=yes ;;
 	lazymap.show=*) shows=$(echo "${word#*=}" | tr ',' ' ') ;;
 	lazymap.called=*) callees=$(echo "${word#*=}" | tr ',' ' ') ;;
 	lazymap.shell) shell=yes ;;
@@ -169,6 +172,21 @@ toggle_cpus() {
 	echo $count >$run/hotplug
 }
 
+# Hibernates and resumes until $run/hibernate-stop exists: the kernel writes an image
+# of memory to a RAM disk, reads it back in place of memory, and goes on from there.
+# Leaves the number of times in $run/hibernate.
+hibernate_often() {
+	count=0
+	if mkswap /dev/ram0 >/dev/null && swapon /dev/ram0 && echo test_resume >/sys/power/disk; then
+		while [ ! -e $run/hibernate-stop ]; do
+			# It succeeds only for a kernel that has come back from the image.
+			echo disk >/sys/power/state && count=$((count + 1))
+			sleep 1
+		done
+	fi
+	echo $count >$run/hibernate
+}
+
 # Says what $1 shows of the kernel: FILE:WORD the first line of the file with the
 # word, FILE its bytes. Many an option leaves no other trace in the log.
 show() {
@@ -204,6 +222,10 @@ if [ -n "$hotplug" ]; then
 	toggle_cpus </dev/null &
 	toggler=$!
 fi
+if [ -n "$hibernate" ]; then
+	hibernate_often </dev/null &
+	sleeper=$!
+fi
 if [ -n "$tests" ]; then
 	set -- $tests
 	say "TAP version 13"
@@ -234,6 +256,11 @@ if [ -n "$hotplug" ]; then
 	: >$run/hotplug-stop
 	wait $toggler
 	say "lazymap: hotplug: $(cat $run/hotplug) harts went offline and came back"
+fi
+if [ -n "$hibernate" ]; then
+	: >$run/hibernate-stop
+	wait $sleeper
+	say "lazymap: hibernated $(cat $run/hibernate) times"
 fi
 if [ -n "$shell" ]; then
 	say "lazymap: a shell; \`exit\` switches the machine off"
