@@ -13,7 +13,8 @@
 //!
 //! On a hart that does not cache invalid translations nothing faults. Whether there was a trap can
 //! be told from sstatus: `sret` sets SPIE, which was cleared before. If one kind of access ever
-//! faulted, all others must have, except misaligned ones that the kernel emulates anyway.
+//! faulted, all others must have, except misaligned ones that the kernel emulates anyway, and calls
+//! of new code that never was where the CPU had tried to read in vain.
 //!
 //! A fault that the kernel does not absorb leaves the check by its other exit. The handler must
 //! find in pt_regs what the registers held, not what the check used them for, and they must hold
@@ -41,8 +42,10 @@ use kernel::{
     prelude::*,
     stacktrace,
     sync::atomic::{
+        Acquire,
         Atomic,
-        Relaxed, //
+        Relaxed,
+        Release, //
     },
     tracepoint::probe::{
         attached,
@@ -59,7 +62,10 @@ use kernel::{
 #[macro_use]
 mod touch;
 
-use touch::prime_here;
+use touch::{
+    made_again,
+    prime_here, //
+};
 
 kernel::kselftest! {
     cases: [
@@ -484,9 +490,41 @@ fn has_trapped(area: &SparseArea) -> Result<bool> {
     Ok(read(area, STATUS)? & SPIE != 0)
 }
 
-/// Makes one access; returns whether it trapped, or [`None`] if it would anyway. Adds what it
-/// executes to `texts`, because freeing it makes all CPUs forget their translations.
-fn attempt(test: &Test, kind: &Kind, cpu: CpuId, texts: &mut KVec<Text>) -> Result<Option<bool>> {
+/// What an access says about new mappings.
+enum Outcome {
+    /// It trapped.
+    Trapped,
+    /// It did not, although its CPU had tried the address in vain.
+    Quiet,
+    /// It did not, but its CPU had not tried the address.
+    Untried,
+    /// It would trap anyway.
+    Emulated,
+}
+
+/// Whether a CPU is making code where it has tried in vain.
+static TURN: Atomic<bool> = Atomic::new(false);
+
+/// The turn to do that. Code has to be freed for it, which makes all CPUs forget their
+/// translations: if all did it at once, none of them would remember any.
+struct Turn(());
+
+impl Turn {
+    /// Takes the turn, unless another CPU has it.
+    fn take() -> Option<Self> {
+        TURN.cmpxchg(false, true, Acquire).ok().map(|_| Self(()))
+    }
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        TURN.store(false, Release);
+    }
+}
+
+/// Makes one access. Adds what it executes to `texts`, because freeing it makes all CPUs forget
+/// their translations.
+fn attempt(test: &Test, kind: &Kind, cpu: CpuId, texts: &mut KVec<Text>) -> Result<Outcome> {
     let area = SparseArea::new(3, |word| pattern(0, word))?;
     let base = area.address(1).ok_or(EINVAL)?;
     let offset = PAGE_SIZE + kind.offset;
@@ -521,8 +559,21 @@ fn attempt(test: &Test, kind: &Kind, cpu: CpuId, texts: &mut KVec<Text>) -> Resu
     }
 
     // Make the new mapping.
+    let turn = if call { Turn::take() } else { None };
+    let mut tried = true;
     if call {
-        let target = text(kind.offset)?;
+        let new_text = || text(kind.offset);
+        let pages = (kind.offset + size_of::<u32>()).div_ceil(PAGE_SIZE);
+        let place = |text: &Text| (text.address(), pages);
+        let (target, again) = if turn.is_some() {
+            made_again(new_text, place, |read| {
+                read();
+                Ok(())
+            })?
+        } else {
+            (new_text()?, false)
+        };
+        tried = again;
         address = target.address() + kind.offset;
         texts.push(target, GFP_KERNEL)?;
     } else {
@@ -532,6 +583,7 @@ fn attempt(test: &Test, kind: &Kind, cpu: CpuId, texts: &mut KVec<Text>) -> Resu
         area.map(2)?;
     }
     make(kind, &area, base, address)?;
+    drop(turn);
 
     // The expected registers.
     let before = at(offset, |index| Ok(pattern(0, index)))?;
@@ -573,8 +625,12 @@ fn attempt(test: &Test, kind: &Kind, cpu: CpuId, texts: &mut KVec<Text>) -> Resu
             fmt!("memory after {} on CPU {}", kind.name, cpu.as_u32()),
         );
     }
-    let trapped = has_trapped(&area)?;
-    Ok((!emulated).then_some(trapped))
+    Ok(match has_trapped(&area)? {
+        _ if emulated => Outcome::Emulated,
+        true => Outcome::Trapped,
+        false if tried => Outcome::Quiet,
+        false => Outcome::Untried,
+    })
 }
 
 /// More accesses on each CPU of a kind that has not faulted yet, while others have. A CPU that has
@@ -584,17 +640,43 @@ const EXTRA: u32 = 200;
 /// What was seen of a kind of access.
 struct Seen {
     traps: Atomic<u64>,
+    /// Whether an access did not trap where its CPU had tried in vain.
+    quiet: Atomic<bool>,
     /// Whether an access trapped where nothing was new, so that a trap says nothing.
     emulated: Atomic<bool>,
 }
 
 impl Seen {
+    const fn new() -> Self {
+        Self {
+            traps: Atomic::new(0),
+            quiet: Atomic::new(false),
+            emulated: Atomic::new(false),
+        }
+    }
+
+    fn add(&self, outcome: Outcome) {
+        match outcome {
+            Outcome::Trapped => {
+                self.traps.fetch_add(1, Relaxed);
+            }
+            Outcome::Quiet => self.quiet.store(true, Relaxed),
+            Outcome::Untried => {}
+            Outcome::Emulated => self.emulated.store(true, Relaxed),
+        }
+    }
+
     fn traps(&self) -> u64 {
         self.traps.load(Relaxed)
     }
 
     fn is_emulated(&self) -> bool {
         self.emulated.load(Relaxed)
+    }
+
+    /// Whether no access was made where its CPU had tried in vain, as far as one can tell.
+    fn is_untried(&self) -> bool {
+        self.traps() == 0 && !self.quiet.load(Relaxed)
     }
 }
 
@@ -613,17 +695,13 @@ fn attempt_all<K: Sync>(
     test: &Test,
     kinds: &[K],
     name: impl Fn(&K) -> &'static str + Sync,
-    attempt: impl Fn(&K, CpuId, &mut KVec<Text>) -> Result<Option<bool>> + Sync,
+    attempt: impl Fn(&K, CpuId, &mut KVec<Text>) -> Result<Outcome> + Sync,
 ) -> kselftest::Result {
     let rounds = module_parameters::rounds.value();
     let touches = Atomic::new(0u64);
     let mut all = KVec::with_capacity(kinds.len(), GFP_KERNEL)?;
     for _ in kinds {
-        let seen = Seen {
-            traps: Atomic::new(0),
-            emulated: Atomic::new(false),
-        };
-        all.push(seen, GFP_KERNEL)?;
+        all.push(Seen::new(), GFP_KERNEL)?;
     }
 
     kthread::on_each_cpu_of_group(
@@ -644,13 +722,9 @@ fn attempt_all<K: Sync>(
                         continue;
                     }
                     match attempt(kind, cpu, &mut texts) {
-                        Ok(Some(trapped)) => {
+                        Ok(outcome) => {
                             touches.fetch_add(1, Relaxed);
-                            seen.traps.fetch_add(trapped.into(), Relaxed);
-                        }
-                        Ok(None) => {
-                            touches.fetch_add(1, Relaxed);
-                            seen.emulated.store(true, Relaxed);
+                            seen.add(outcome);
                         }
                         Err(error) => test.fail(fmt!("{}: {error:?}", name(kind))),
                     }
@@ -666,6 +740,8 @@ fn attempt_all<K: Sync>(
     for (kind, seen) in kinds.iter().zip(&all) {
         if seen.is_emulated() {
             test.note(fmt!("{}: emulated, so traps say nothing", name(kind)));
+        } else if seen.is_untried() {
+            test.note(fmt!("{}: never where a CPU had tried in vain", name(kind)));
         } else if spurious != 0 {
             test.report_some(name(kind), seen.traps());
         }
@@ -1111,8 +1187,8 @@ mod vector {
         (pattern(1, index) >> 8) as u8
     }
 
-    /// Makes one access; returns whether there was a trap.
-    fn attempt(test: &Test, kind: &Kind, cpu: CpuId, reports: &Reports) -> Result<Option<bool>> {
+    /// Makes one access.
+    fn attempt(test: &Test, kind: &Kind, cpu: CpuId, reports: &Reports) -> Result<Outcome> {
         let report = reports.on(cpu)?;
         // SAFETY: It is set when the kernel boots, and only read afterwards.
         let size = unsafe { riscv_v_vsize };
@@ -1194,7 +1270,7 @@ mod vector {
             }
         }
         if kind.reported {
-            return Ok(Some(true));
+            return Ok(Outcome::Trapped);
         }
         for element in 0..VL {
             let expected = if kind.store && accessed.contains(&element) {
@@ -1209,7 +1285,11 @@ mod vector {
                 ));
             }
         }
-        Ok(Some(control.status & SPIE != 0))
+        Ok(if control.status & SPIE != 0 {
+            Outcome::Trapped
+        } else {
+            Outcome::Quiet
+        })
     }
 
     /// The byte at `offset` of what consists of words.

@@ -189,34 +189,15 @@ impl Met {
         value
     }
 
-    /// Makes something new at an address that CPUs have tried in vain, if possible.
-    ///
-    /// Only the kernel knows where it will be. But when something of the same size is freed, its
-    /// addresses are likely to be used next. So `make` is called twice, and all CPUs read in
-    /// between where the first one was. `place` says where it starts, and how many pages it has.
+    /// Makes something new where all CPUs have tried in vain, if possible; see [`made_again()`].
     pub(crate) fn remade<T>(
         &self,
-        mut make: impl FnMut() -> Result<T>,
+        make: impl FnMut() -> Result<T>,
         place: impl Fn(&T) -> (usize, usize),
     ) -> Result<T> {
-        let first = make()?;
-        let (start, pages) = place(&first);
-        drop(first);
-        // SAFETY: The caller may sleep. Only after this are the addresses free.
-        unsafe { bindings::vm_unmap_aliases() };
-        // What comes next in a block may be used instead.
-        let also = if pages <= TOUCHED { pages } else { 0 };
-        smp::on_each_cpu(|_| {
-            for page in Iterator::chain(touched(pages), pages..pages + also) {
-                in_vain(start + page * PAGE_SIZE);
-            }
-        })?;
-        let new = make()?;
-        let (there, _) = place(&new);
+        let (new, hit) = made_again(make, place, |read| smp::on_each_cpu(|_| read()))?;
         self.remade.fetch_add(1, Relaxed);
-        if there.wrapping_sub(start) <= also * PAGE_SIZE {
-            self.hit.fetch_add(1, Relaxed);
-        }
+        self.hit.fetch_add(u64::from(hit), Relaxed);
         Ok(new)
     }
 
@@ -291,6 +272,35 @@ pub(crate) const TOUCHED: usize = 64;
 pub(crate) fn touched(pages: usize) -> impl Iterator<Item = usize> {
     let step = usize::max(1, pages / TOUCHED);
     Iterator::chain((0..pages).step_by(step), [pages - 1])
+}
+
+/// Makes something new at an address that was tried in vain, if possible; returns whether it is
+/// there as well.
+///
+/// Only the kernel knows where it will be. But when something of the same size is freed, its
+/// addresses are likely to be used next. So `make` is called twice. In between, `on_cpus` gets a
+/// function that reads where the first one was, and calls it on each CPU that is to try. `place`
+/// says where it starts, and how many pages it has.
+pub(crate) fn made_again<T>(
+    mut make: impl FnMut() -> Result<T>,
+    place: impl Fn(&T) -> (usize, usize),
+    on_cpus: impl FnOnce(&(dyn Fn() + Sync)) -> Result,
+) -> Result<(T, bool)> {
+    let first = make()?;
+    let (start, pages) = place(&first);
+    drop(first);
+    // SAFETY: The caller may sleep. Only after this are the addresses free.
+    unsafe { bindings::vm_unmap_aliases() };
+    // What comes next in a block may be used instead.
+    let also = if pages <= TOUCHED { pages } else { 0 };
+    on_cpus(&|| {
+        for page in Iterator::chain(touched(pages), pages..pages + also) {
+            in_vain(start + page * PAGE_SIZE);
+        }
+    })?;
+    let new = make()?;
+    let (there, _) = place(&new);
+    Ok((new, there.wrapping_sub(start) <= also * PAGE_SIZE))
 }
 
 /// Reads at an address, if it is in the vmalloc range and nothing is mapped there.
