@@ -98,10 +98,27 @@ unsafe fn trap_on(stack: usize) {
 /// How often to try a round: a CPU may go offline in the meantime.
 const ATTEMPTS: u32 = 32;
 
+/// How a round ended.
+enum Round {
+    /// The thread trapped on the new stack.
+    Trapped,
+    /// It did not, because a CPU that it should go to was offline.
+    Offline,
+    /// It did not, because it was no longer where it should be: the CPU has gone offline since.
+    Elsewhere,
+}
+
+/// Moves the thread to a CPU; returns whether that is online.
+fn migrate(thread: &Unbound, cpu: CpuId) -> Result<bool> {
+    match thread.migrate_to(cpu) {
+        Ok(()) => Ok(true),
+        Err(EINVAL) => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
 /// Uses one stack, made on CPU `there` and used on CPU `here`.
-///
-/// Returns whether the thread was where it should be. Otherwise it did not trap.
-fn round(test: &Test, thread: &Unbound, here: CpuId, there: CpuId) -> kselftest::Result<bool> {
+fn round(test: &Test, thread: &Unbound, here: CpuId, there: CpuId) -> kselftest::Result<Round> {
     let area = SparseArea::new(AREA_PAGES, |word| pattern(0, word))?;
     let start = area.address(LOWER_PAGES).ok_or(EINVAL)?;
     let upper = LOWER_PAGES + (start.next_multiple_of(ALIGNMENT) - start) / PAGE_SIZE + 1;
@@ -109,8 +126,8 @@ fn round(test: &Test, thread: &Unbound, here: CpuId, there: CpuId) -> kselftest:
     let lowest = upper * WORDS_PER_PAGE;
 
     area.map(upper)?;
-    if thread.migrate_to(here).is_err() {
-        return Ok(false);
+    if !migrate(thread, here)? {
+        return Ok(Round::Offline);
     }
     for page in upper - LOWER_PAGES..upper {
         prime_here(test, &area, page);
@@ -120,18 +137,18 @@ fn round(test: &Test, thread: &Unbound, here: CpuId, there: CpuId) -> kselftest:
         Some(pattern(0, lowest)),
         fmt!("the first word of the upper page"),
     )?;
-    if thread.migrate_to(there).is_err() {
-        return Ok(false);
+    if !migrate(thread, there)? {
+        return Ok(Round::Offline);
     }
     for page in upper - LOWER_PAGES..upper {
         area.map(page)?;
     }
-    if thread.migrate_to(here).is_err() {
-        return Ok(false);
+    if !migrate(thread, here)? {
+        return Ok(Round::Offline);
     }
     let interrupts = local_interrupt_disable();
     if CpuId::current() != here {
-        return Ok(false);
+        return Ok(Round::Elsewhere);
     }
     // SAFETY: `LOWER_PAGES` pages below have just been mapped, and the area is ours.
     unsafe { trap_on(stack) };
@@ -142,14 +159,14 @@ fn round(test: &Test, thread: &Unbound, here: CpuId, there: CpuId) -> kselftest:
         .filter_map(|index| Some(area.word(index)?.load(Relaxed) != pattern(0, index)))
         .any(|changed| changed);
     test.require(saved, fmt!("the trap saved registers below the boundary"))?;
-    Ok(true)
+    Ok(Round::Trapped)
 }
 
 /// All rounds, in a thread that can be moved.
 fn all_rounds(test: &Test, thread: &Unbound) -> kselftest::Result {
     let mut cpus = KVec::new();
     for cpu in (0..nr_cpu_ids()).filter_map(CpuId::from_u32) {
-        if thread.migrate_to(cpu).is_ok() {
+        if migrate(thread, cpu)? {
             cpus.push(cpu, GFP_KERNEL)?;
         }
     }
@@ -162,15 +179,27 @@ fn all_rounds(test: &Test, thread: &Unbound) -> kselftest::Result {
         test.go_on()?;
         let here = cpus[number % cpus.len()];
         let there = cpus[(number + 1) % cpus.len()];
-        let mut done = false;
+        let (mut trapped, mut offline) = (false, false);
         for _ in 0..ATTEMPTS {
-            done = round(test, thread, here, there)?;
-            if done {
+            match round(test, thread, here, there)? {
+                Round::Trapped => trapped = true,
+                Round::Offline => offline = true,
+                Round::Elsewhere => {}
+            }
+            if trapped {
                 break;
             }
         }
-        traps += usize::from(done);
-        moved += usize::from(!done);
+        traps += usize::from(trapped);
+        moved += usize::from(!trapped);
+        test.expect(
+            trapped || offline,
+            fmt!(
+                "a trap on CPU {}, or it or CPU {} is offline",
+                here.as_u32(),
+                there.as_u32()
+            ),
+        );
     }
     test.report_some("touches", traps as u64);
     // They are made by the exception entry, which either survives them or not.
@@ -181,7 +210,11 @@ fn all_rounds(test: &Test, thread: &Unbound) -> kselftest::Result {
         "rounds without a trap, because a CPU was offline",
         moved as u64,
     );
-    test.require_eq(traps + moved, rounds, fmt!("traps of all rounds"))
+    // The trap is made on every machine, whatever the hart remembers.
+    test.require(
+        2 * traps >= rounds,
+        fmt!("traps in at least half of {rounds} rounds"),
+    )
 }
 
 fn new_stack_page_used_by_trap(test: &Test) -> kselftest::Result {
