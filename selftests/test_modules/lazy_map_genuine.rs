@@ -169,6 +169,28 @@ fn map_something() -> Result {
     Ok(())
 }
 
+/// Reads the first word of an area, whose page is new, on all CPUs.
+fn read_on_all_cpus(test: &Test, met: &Met, area: &SparseArea) -> Result {
+    smp::on_each_cpu(|cpu| {
+        test.expect_eq(
+            area.word(0).map(|word| met.touch(Place::Ipi, word)),
+            Some(pattern(0, 0)),
+            fmt!("read on CPU {}", cpu.as_u32()),
+        );
+    })
+}
+
+/// Makes an area of which only the first page is mapped, and has been read on all CPUs.
+///
+/// They have not tried it in vain before: on a kernel that retries that for ever, nothing would end
+/// it here.
+fn new_area(test: &Test, met: &Met, pages: usize) -> Result<SparseArea> {
+    let area = SparseArea::new(pages, |word| pattern(0, word))?;
+    area.map(0)?;
+    read_on_all_cpus(test, met, &area)?;
+    Ok(area)
+}
+
 /// Whether a bad access had to be ended: others would hang as well.
 static STUCK: Atomic<bool> = Atomic::new(false);
 
@@ -278,16 +300,18 @@ fn check_accesses(
 
 /// A page of a known area that has never been mapped.
 fn unmapped_page_reported(test: &Test) -> kselftest::Result {
-    let area = SparseArea::new(2, |word| pattern(0, word))?;
-    area.map(0)?;
-    check_page(test, &area, 1)
+    let met = Met::new();
+    let area = new_area(test, &met, 2)?;
+    check_page(test, &area, 1)?;
+    met.report(test);
+    Ok(())
 }
 
 /// The page behind an area.
 fn guard_page_reported(test: &Test) -> kselftest::Result {
     not_stuck(test)?;
-    let area = SparseArea::new(1, |word| pattern(0, word))?;
-    area.map(0)?;
+    let met = Met::new();
+    let area = new_area(test, &met, 1)?;
     let guard = area.address(0).ok_or(EINVAL)? + PAGE_SIZE;
     let faults = Faults::new(guard, PAGE_SIZE)?;
     let made = Atomic::new(0u64);
@@ -309,6 +333,7 @@ fn guard_page_reported(test: &Test) -> kselftest::Result {
     };
     faults.counted(test, || Ok(kthread::on_each_cpu(access, || {})?))?;
     test.expect_eq(made.load(Relaxed), 0, fmt!("accesses to a guard page"));
+    met.report(test);
     Ok(())
 }
 
@@ -321,13 +346,7 @@ fn page_unmapped_again_reported(test: &Test) -> kselftest::Result {
         test.go_on()?;
         // The last round has left every CPU with a read in vain.
         area.map(0)?;
-        smp::on_each_cpu(|cpu| {
-            test.expect_eq(
-                area.word(0).map(|word| met.touch(Place::Ipi, word)),
-                Some(pattern(0, 0)),
-                fmt!("read on CPU {}", cpu.as_u32()),
-            );
-        })?;
+        read_on_all_cpus(test, &met, &area)?;
         area.unmap(0)?;
         map_something()?;
         smp::on_each_cpu(|_| prime_here(test, &area, 0))?;
@@ -378,8 +397,8 @@ fn exception_table_read_reported(test: &Test) -> kselftest::Result {
 /// In the handler of an IPI, and in a task that has disabled interrupts.
 fn reported_in_interrupt(test: &Test) -> kselftest::Result {
     not_stuck(test)?;
-    let area = SparseArea::new(2, |word| pattern(0, word))?;
-    area.map(0)?;
+    let met = Met::new();
+    let area = new_area(test, &met, 2)?;
     let address = area.address(1).ok_or(EINVAL)?;
     let faults = Faults::new(address, PAGE_SIZE)?;
     let bad_access = |cpu: CpuId| {
@@ -405,7 +424,9 @@ fn reported_in_interrupt(test: &Test) -> kselftest::Result {
         map_something()?;
         kthread::on_each_cpu(in_task, || {})?;
         Ok(())
-    })
+    })?;
+    met.report(test);
+    Ok(())
 }
 
 /// Each CPU makes its own mapping, so marks come at any time.

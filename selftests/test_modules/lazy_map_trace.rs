@@ -534,8 +534,11 @@ fn wake_a_worker(_cpu: CpuId) -> Result {
 
 /// A page that workers on all CPUs wait for.
 struct Crossing {
+    met: Arc<Met>,
     area: Arc<SparseArea>,
     page: usize,
+    /// What the first word of the page is.
+    value: u64,
     /// Workers that wait, and how many are expected; 0 as long as that is not known.
     waiting: Atomic<u32>,
     expected: Atomic<u32>,
@@ -546,14 +549,17 @@ struct Crossing {
     done: Atomic<u32>,
     /// Whether one that comes behind others was done on another CPU than its own.
     strayed: Atomic<bool>,
+    /// Whether the page could not be mapped, or does not have the value.
     failed: Atomic<bool>,
 }
 
 impl Crossing {
-    fn new(area: Arc<SparseArea>, page: usize) -> Result<Arc<Self>> {
+    fn new(met: &Arc<Met>, pages: &Pages<'_>, page: usize) -> Result<Arc<Self>> {
         let crossing = Self {
-            area,
+            met: met.clone(),
+            area: pages.area.clone(),
             page,
+            value: pattern(pages.seed, page),
             waiting: Atomic::new(0),
             expected: Atomic::new(0),
             claimed: Atomic::new(false),
@@ -580,6 +586,14 @@ impl Crossing {
                 self.passed.store(true, Release);
             }
             cpu_relax();
+        }
+    }
+
+    /// Reads the first word of the page.
+    fn touch(&self) {
+        let word = self.area.word(self.page * WORDS_PER_PAGE);
+        if word.map(|word| self.met.touch(Place::Work, word)) != Some(self.value) {
+            self.failed.store(true, Relaxed);
         }
     }
 }
@@ -619,6 +633,10 @@ impl WorkItem for Step {
     fn run(this: Arc<Step>) {
         if this.waits {
             this.crossing.wait();
+            // Every other page is new to the work itself, the rest to what traces the next item.
+            if this.crossing.page % 2 != 0 {
+                this.crossing.touch();
+            }
         } else if CpuId::current() != this.cpu {
             this.crossing.strayed.store(true, Relaxed);
         }
@@ -628,11 +646,11 @@ impl WorkItem for Step {
 
 /// Maps page after page while a worker spins on each CPU. It goes on to the next item, which is
 /// traced, without a switch.
-fn pass_workers(test: &Test, pages: &Pages<'_>) -> kselftest::Result {
+fn pass_workers(test: &Test, met: &Arc<Met>, pages: &Pages<'_>) -> kselftest::Result {
     for page in 0..pages.area.pages() {
         test.go_on()?;
         prime(test, &pages.area, page)?;
-        let crossing = Crossing::new(pages.area.clone(), page)?;
+        let crossing = Crossing::new(met, pages, page)?;
         let mut steps = KVec::new();
         for cpu in (0..nr_cpu_ids()).filter_map(CpuId::from_u32) {
             let step = |waits| Step::new(waits, cpu, &crossing);
@@ -680,13 +698,13 @@ fn pass_workers(test: &Test, pages: &Pages<'_>) -> kselftest::Result {
 }
 
 fn touched_from_workqueue(test: &Test) -> kselftest::Result {
-    let met = Met::new();
+    let met = Arc::new(Met::new(), GFP_KERNEL)?;
     touched_by(
         test,
         &met,
         Place::Tracepoint,
         |toucher, scope| traced::<WorkqueueExecuteStart, _>(test, toucher, scope),
-        |pages| pass_workers(test, pages),
+        |pages| pass_workers(test, &met, pages),
     )?;
     met.report(test);
     Ok(())
