@@ -291,18 +291,22 @@ fn starts(words: &PerCpuWords) -> impl Iterator<Item = usize> + '_ {
 
 fn percpu_chunks(test: &Test) -> kselftest::Result {
     let met = Met::new();
+    // Allocations for which the kernel had to map something.
+    let mut new = 0;
     for _ in 0..module_parameters::rounds.value() {
         let mut allocations = KVec::new();
         // Behind the last one, in the same chunk: there is address space for all of it, but memory
         // only for what is in use, and a few pages more.
         let mut expected: KVec<usize> = KVec::new();
         for _ in 0..ALLOCATIONS {
+            let before = PerCpuWords::mapped_pages();
             let words = met.made_at(
                 &expected,
                 PER_CPU_PAGES,
                 || PerCpuWords::new(PER_CPU_PAGES * WORDS_PER_PAGE),
                 |words| starts(words).next().unwrap_or(0),
             )?;
+            new += u64::from(PerCpuWords::mapped_pages() > before);
             expected.clear();
             for start in starts(&words) {
                 expected.push(start + PER_CPU_PAGES * PAGE_SIZE, GFP_KERNEL)?;
@@ -327,5 +331,6 @@ fn percpu_chunks(test: &Test) -> kselftest::Result {
         }
     }
     met.report(test);
+    test.report_some("allocations with new pages", new);
     Ok(())
 }

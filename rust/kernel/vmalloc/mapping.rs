@@ -298,6 +298,18 @@ impl PerCpuWords {
         })
     }
 
+    /// Number of pages that the kernel has mapped for the per-CPU memory of all CPUs, used or not.
+    ///
+    /// # Context
+    ///
+    /// Any.
+    // Not inlined: `pcpu_nr_pages()` is not exported to modules.
+    #[inline(never)]
+    pub fn mapped_pages() -> usize {
+        // SAFETY: The function only reads numbers.
+        unsafe { bindings::pcpu_nr_pages() }
+    }
+
     /// Word `index` of `cpu`, or [`None`] if there is no such CPU, or there are fewer words.
     ///
     /// # Context
@@ -424,6 +436,7 @@ mod tests {
             assert!(found.is_none_or(|found| found == u64::from(cpu.as_u32()) + 1));
         }
         assert!(words.word(CpuId::current(), 19).is_some());
+        assert_ne!(PerCpuWords::mapped_pages(), 0);
         assert_eq!(PerCpuWords::new(0).err(), Some(EINVAL));
         assert_eq!(PerCpuWords::new(1 << 20).err(), Some(EINVAL));
         Ok(())
