@@ -8,7 +8,6 @@
 //! Loading the module runs the test, see `kernel::kselftest`.
 
 use kernel::{
-    bindings,
     cpu::{
         nr_cpu_ids,
         CpuId, //
@@ -190,25 +189,9 @@ fn vmalloc(test: &Test) -> kselftest::Result {
     Ok(())
 }
 
-/// Pages of a mapping by one entry of a higher page table.
-const HUGE_PAGES: usize = PAGE_SIZE / size_of::<u64>();
-
-/// Whether there is a huge page in a mapping.
-fn has_huge_page(mapping: &Mapping) -> bool {
-    let (start, pages) = place(mapping);
-    let frame = |page: usize| {
-        let address = core::ptr::with_exposed_provenance(start + page * PAGE_SIZE);
-        // SAFETY: Memory from vmalloc is mapped there.
-        unsafe { bindings::vmalloc_to_pfn(address) as usize }
-    };
-    // Aligned in both ways and without gaps: single pages are not, except by a rare coincidence.
-    let first = (start.next_multiple_of(HUGE_PAGES * PAGE_SIZE) - start) / PAGE_SIZE;
-    (first..pages).step_by(HUGE_PAGES).any(|page| {
-        page + HUGE_PAGES <= pages
-            && frame(page) % HUGE_PAGES == 0
-            && (1..HUGE_PAGES).all(|more| frame(page + more) == frame(page) + more)
-    })
-}
+/// Order of a page that is mapped by one entry of a higher page table. A page table has as many
+/// entries as a page has words.
+const HUGE_ORDER: u32 = WORDS_PER_PAGE.ilog2();
 
 fn vmalloc_huge(test: &Test) -> kselftest::Result {
     let met = Met::new();
@@ -227,7 +210,7 @@ fn vmalloc_huge(test: &Test) -> kselftest::Result {
                 },
                 place,
             )?;
-            huge += u64::from(has_huge_page(&mapping));
+            huge += u64::from(mapping.page_order() >= HUGE_ORDER);
             check(
                 test,
                 pages,

@@ -180,6 +180,27 @@ impl Mapping {
         })
     }
 
+    /// The order of the pages of what [`Self::vmalloc_huge()`] has allocated: 0 if they are of
+    /// [`PAGE_SIZE`], or not from there.
+    ///
+    /// # Context
+    ///
+    /// Process context.
+    // Not inlined: `find_vm_area()` is not exported to modules.
+    #[inline(never)]
+    pub fn page_order(&self) -> u32 {
+        #[cfg(CONFIG_HAVE_ARCH_HUGE_VMALLOC)]
+        {
+            // SAFETY: The function only looks an address up.
+            let area = unsafe { bindings::find_vm_area(self.start.as_ptr().cast()) };
+            if !area.is_null() {
+                // SAFETY: It is the area of this mapping, and exists as long as `self`.
+                return unsafe { (*area).page_order };
+            }
+        }
+        0
+    }
+
     /// Number of words.
     pub fn words(&self) -> usize {
         self.words
@@ -377,6 +398,7 @@ mod tests {
     #[test]
     fn vmap() -> Result {
         check(&Mapping::vmap(2, 4, fill)?);
+        assert_eq!(Mapping::vmap(1, 1, fill)?.page_order(), 0);
         assert_eq!(Mapping::vmap(0, 4, fill).err(), Some(EINVAL));
         assert_eq!(Mapping::vmap(1, 0, fill).err(), Some(EINVAL));
         assert_eq!(Mapping::vmap(1, usize::MAX, fill).err(), Some(EINVAL));
@@ -401,6 +423,7 @@ mod tests {
             assert_eq!(at(&mapping, page * WORDS_PER_PAGE), Some(0));
         }
         assert_eq!(at(&mapping, 513 * WORDS_PER_PAGE), None);
+        assert_eq!(Mapping::vmalloc_huge(1)?.page_order(), 0);
         assert_eq!(Mapping::vmalloc_huge(0).err(), Some(EINVAL));
         assert_eq!(Mapping::vmalloc_huge(usize::MAX).err(), Some(EINVAL));
         Ok(())
