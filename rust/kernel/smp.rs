@@ -277,7 +277,9 @@ impl<F, R> Once<F, R> {
 /// runs.
 ///
 /// `scope` and what it makes other CPUs do can start them. This function returns what `scope`
-/// returns, after all calls that were started have finished. So `f` may borrow.
+/// returns, after all calls that were started have finished. So `f` may borrow. What `scope`
+/// returns can be sent to other threads: it is no guard that keeps interrupts disabled, or a lock
+/// held, while this function waits.
 ///
 /// # Context
 ///
@@ -306,7 +308,7 @@ impl<F, R> Once<F, R> {
 /// assert_eq!(calls.load(Relaxed), 1);
 /// # Ok::<(), Error>(())
 /// ```
-pub fn with_async_calls<F: Fn(CpuId) + Sync, R>(
+pub fn with_async_calls<F: Fn(CpuId) + Sync, R: Send>(
     count: usize,
     f: F,
     scope: impl FnOnce(&[Pin<KBox<AsyncCall<&F>>>]) -> R,
@@ -314,19 +316,21 @@ pub fn with_async_calls<F: Fn(CpuId) + Sync, R>(
     may_wait()?;
     let mut calls = KVec::with_capacity(count, GFP_KERNEL)?;
     for _ in 0..count {
-        // SAFETY: The calls are dropped below, before `f`, and `scope` cannot move them.
+        // SAFETY: The calls are dropped below, before `f`, and `scope` cannot move them. None of
+        // them is running by then.
         let call = unsafe { AsyncCall::new(&f) };
         calls.push(KBox::pin_init(call, GFP_KERNEL)?, GFP_KERNEL)?;
     }
     let result = scope(&calls);
-    drop(calls);
+    for call in &calls {
+        call.spin();
+    }
     Ok(result)
 }
 
 /// A function that runs on another CPU while its caller continues; see [`with_async_calls()`].
 ///
-/// Dropping it waits until the call that was started last has finished. If there is one, it must be
-/// dropped in process context with interrupts enabled; in particular not by its own function.
+/// Dropping it waits until the call that was started last has finished.
 ///
 /// # Invariants
 ///
@@ -360,6 +364,9 @@ impl<F: Fn(CpuId) + Sync> AsyncCall<F> {
     /// Callers must not `mem::forget()` the call or otherwise prevent its `Drop` implementation
     /// from running before anything that `f` borrows is gone, and before a module to which the code
     /// of `f` belongs is unloaded.
+    ///
+    /// While the call is running it must only be dropped in process context with interrupts
+    /// enabled; in particular not by `f`.
     pub unsafe fn new(f: F) -> impl PinInit<Self> {
         // INVARIANT: Nobody else has it yet.
         pin_init!(Self {
@@ -424,7 +431,10 @@ impl<F: Fn(CpuId) + Sync> AsyncCall<F> {
         Ok(())
     }
 
+    /// Waits even where that may take for ever: a CPU uses `csd` and `f` as long as the call is
+    /// running, so to warn and go on would let it use what is gone.
     fn spin(&self) {
+        crate::warn_on!(self.is_running() && may_wait().is_err());
         while self.is_running() {
             cpu_relax();
         }
@@ -434,10 +444,7 @@ impl<F: Fn(CpuId) + Sync> AsyncCall<F> {
 #[pinned_drop]
 impl<F: Fn(CpuId) + Sync> PinnedDrop for AsyncCall<F> {
     fn drop(self: Pin<&mut Self>) {
-        if self.is_running() {
-            crate::warn_on!(may_wait().is_err());
-            self.spin();
-        }
+        self.spin();
     }
 }
 
