@@ -97,13 +97,14 @@ impl SparseArea {
     ///
     /// # Context
     ///
-    /// May sleep.
+    /// Process context with interrupts enabled. May sleep.
     ///
     /// # Errors
     ///
-    /// [`EINVAL`] when `count` is 0 or too large for an address, [`ENOMEM`] when memory or
-    /// addresses are exhausted.
+    /// [`EDEADLK`] when called from another context, [`EINVAL`] when `count` is 0 or too large for
+    /// an address, [`ENOMEM`] when memory or addresses are exhausted.
     pub fn new(count: usize, fill: impl Fn(usize) -> u64) -> Result<Self> {
+        smp::may_wait()?;
         if count == 0 || count.checked_mul(PAGE_SIZE).is_none() {
             return Err(EINVAL);
         }
@@ -152,15 +153,17 @@ impl SparseArea {
     ///
     /// # Context
     ///
-    /// May sleep.
+    /// Process context with interrupts enabled. May sleep.
     ///
     /// # Errors
     ///
-    /// [`EINVAL`] when the area has no such page, [`EBUSY`] when the page has been mapped before,
-    /// [`ENOMEM`] when there is no memory for a page table; then the page can never be mapped.
+    /// [`EDEADLK`] when called from another context, [`EINVAL`] when the area has no such page,
+    /// [`EBUSY`] when the page has been mapped before, [`ENOMEM`] when there is no memory for a
+    /// page table; then the page can never be mapped.
     // Not inlined: `vm_area_map_pages()` is not exported to modules.
     #[inline(never)]
     pub fn map(&self, index: usize) -> Result {
+        smp::may_wait()?;
         let sparse_page = self.pages.get(index).ok_or(EINVAL)?;
         if sparse_page.state.cmpxchg(UNUSED, CLAIMED, Relaxed).is_err() {
             return Err(EBUSY);
@@ -365,14 +368,17 @@ mod tests {
     }
 
     #[test]
-    fn no_unmapping_with_interrupts_disabled() -> Result {
-        let mut area = SparseArea::new(1, fill)?;
+    fn refused_with_interrupts_disabled() -> Result {
+        let mut area = SparseArea::new(2, fill)?;
         area.map(0)?;
         let interrupts = local_interrupt_disable();
-        let refused = area.unmap(0);
+        let made = SparseArea::new(1, fill).err();
+        let (mapped, unmapped) = (area.map(1), area.unmap(0));
         drop(interrupts);
-        assert_eq!(refused, Err(EDEADLK));
+        assert_eq!(made, Some(EDEADLK));
+        assert_eq!((mapped, unmapped), (Err(EDEADLK), Err(EDEADLK)));
         assert_eq!(area.read_nofault(0), Ok(fill(0)));
+        assert_eq!(area.map(1), Ok(()));
         Ok(())
     }
 

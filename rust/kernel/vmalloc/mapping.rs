@@ -17,6 +17,7 @@ use crate::{
         PAGE_SIZE, //
     },
     prelude::*,
+    smp,
     sync::atomic::Atomic, //
 };
 use core::ptr::NonNull;
@@ -71,12 +72,12 @@ impl Mapping {
     ///
     /// # Context
     ///
-    /// May sleep.
+    /// Process context with interrupts enabled. May sleep.
     ///
     /// # Errors
     ///
-    /// [`EINVAL`] when a number is 0 or too large for the kernel, [`ENOMEM`] when memory or
-    /// addresses are exhausted.
+    /// [`EDEADLK`] when called from another context, [`EINVAL`] when a number is 0 or too large for
+    /// the kernel, [`ENOMEM`] when memory or addresses are exhausted.
     pub fn vmap(distinct: usize, count: usize, fill: impl Fn(usize) -> u64) -> Result<Self> {
         let pages = allocate(distinct, fill)?;
         Self::map(pages, count, Producer::Vmap, |pages, count| {
@@ -91,7 +92,7 @@ impl Mapping {
     ///
     /// # Context
     ///
-    /// May sleep.
+    /// Process context with interrupts enabled. May sleep.
     ///
     /// # Errors
     ///
@@ -109,13 +110,14 @@ impl Mapping {
     ///
     /// # Context
     ///
-    /// May sleep.
+    /// Process context with interrupts enabled. May sleep.
     ///
     /// # Errors
     ///
-    /// [`EINVAL`] when `count` is 0 or too large for an address, [`ENOMEM`] when memory or
-    /// addresses are exhausted.
+    /// [`EDEADLK`] when called from another context, [`EINVAL`] when `count` is 0 or too large for
+    /// an address, [`ENOMEM`] when memory or addresses are exhausted.
     pub fn vmalloc_huge(count: usize) -> Result<Self> {
+        smp::may_wait()?;
         let size = count.checked_mul(PAGE_SIZE).ok_or(EINVAL)?;
         if size == 0 {
             return Err(EINVAL);
@@ -141,11 +143,12 @@ impl Mapping {
     ///
     /// # Context
     ///
-    /// May sleep.
+    /// Process context with interrupts enabled. May sleep.
     ///
     /// # Errors
     ///
-    /// [`ENOMEM`] when memory or addresses are exhausted.
+    /// [`EDEADLK`] when called from another context, [`ENOMEM`] when memory or addresses are
+    /// exhausted.
     #[cfg(all(CONFIG_HAS_IOMEM, CONFIG_RISCV))]
     pub fn ioremap(fill: impl Fn(usize) -> u64) -> Result<Self> {
         let pages = allocate(1, fill)?;
@@ -239,8 +242,9 @@ impl Drop for Mapping {
     }
 }
 
-/// Allocates pages and sets word `i` to `fill(i)`.
+/// Allocates pages and sets word `i` to `fill(i)`; refuses contexts in which nothing can be mapped.
 fn allocate(count: usize, fill: impl Fn(usize) -> u64) -> Result<KVec<Page>> {
+    smp::may_wait()?;
     if count == 0 {
         return Err(EINVAL);
     }
@@ -297,13 +301,14 @@ impl PerCpuWords {
     ///
     /// # Context
     ///
-    /// May sleep.
+    /// Process context with interrupts enabled. May sleep.
     ///
     /// # Errors
     ///
-    /// [`EINVAL`] when there are none or more than 32 KiB of them, [`ENOMEM`] when memory is
-    /// exhausted.
+    /// [`EDEADLK`] when called from another context, [`EINVAL`] when there are none or more than 32
+    /// KiB of them, [`ENOMEM`] when memory is exhausted.
     pub fn new(words: usize) -> Result<Self> {
+        smp::may_wait()?;
         let size = words.checked_mul(size_of::<u64>()).ok_or(EINVAL)?;
         // PCPU_MIN_UNIT_SIZE
         if size == 0 || size > 32 << 10 {
@@ -364,6 +369,7 @@ mod tests {
     use super::*;
     use crate::{
         cpu::nr_cpu_ids,
+        interrupt::local_interrupt_disable,
         sync::atomic::Relaxed, //
     };
 
@@ -441,6 +447,19 @@ mod tests {
         }
         assert_eq!((at(&one, 3), at(&other, 3)), (Some(42), Some(fill(3))));
         Ok(())
+    }
+
+    #[test]
+    fn refused_with_interrupts_disabled() {
+        let interrupts = local_interrupt_disable();
+        let refused = [
+            Mapping::vmap(1, 1, fill).err(),
+            Mapping::vm_map_ram(1, 1, fill).err(),
+            Mapping::vmalloc_huge(1).err(),
+            PerCpuWords::new(1).err(),
+        ];
+        drop(interrupts);
+        assert_eq!(refused, [Some(EDEADLK); 4]);
     }
 
     #[test]
