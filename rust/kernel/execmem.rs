@@ -16,11 +16,12 @@ use crate::{
 };
 use core::ptr::NonNull;
 
-/// Pages of code that can be executed but not written.
+/// Pages of code that can be executed.
 ///
 /// They are mapped executable from the start, like those in which kprobes keep their
 /// instructions; the code is written through another mapping. So no CPU has to flush its
-/// translations, and a CPU that executes the code may see its mapping for the first time.
+/// translations, and a CPU that executes the code may see its mapping for the first time. With
+/// `CONFIG_STRICT_MODULE_RWX` the code cannot be written where it is executed.
 ///
 /// # Examples
 ///
@@ -76,10 +77,11 @@ impl Text {
             return Err(EINVAL);
         }
         let size = code.len().next_multiple_of(PAGE_SIZE);
-        // SAFETY: Always safe to call in a context that may sleep.
+        // SAFETY: The caller may sleep, as was checked. Each kernel has a range for the type, and
+        // the function returns null for a size that it cannot allocate.
         let start =
             unsafe { bindings::execmem_alloc(bindings::execmem_type_EXECMEM_KPROBES, size) };
-        // INVARIANT: As above.
+        // INVARIANT: The function has just allocated it, and nobody else has it.
         let text = Self {
             start: NonNull::new(start).ok_or(ENOMEM)?,
         };

@@ -134,7 +134,8 @@ impl SparseArea {
     // Not generic and not inlined: `get_vm_area()` is not exported to modules.
     #[inline(never)]
     fn reserve(pages: KVec<SparsePage>) -> Result<Self> {
-        // SAFETY: Always safe to call in a context that may sleep.
+        // SAFETY: `new()` has checked that it may sleep, and that the size fits into a number. The
+        // function returns null if there are no addresses for that many.
         let area =
             unsafe { bindings::get_vm_area(pages.len() * PAGE_SIZE, bindings::VM_SPARSE as usize) };
         // INVARIANT: The area is new, so nothing is mapped there.

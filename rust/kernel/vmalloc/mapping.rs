@@ -123,7 +123,8 @@ impl Mapping {
             return Err(EINVAL);
         }
         let flags = (GFP_KERNEL | __GFP_ZERO).as_raw();
-        // SAFETY: Always safe to call in a context that may sleep.
+        // SAFETY: The caller may sleep, as was checked. The flags are those of an allocation that
+        // may, and the function returns null for a size that it cannot allocate.
         let start =
             unsafe { bindings::vmalloc_huge_node_noprof(size, flags, bindings::NUMA_NO_NODE) };
         // INVARIANT: The memory is ours, and zeroed.
@@ -314,7 +315,8 @@ impl PerCpuWords {
         if size == 0 || size > 32 << 10 {
             return Err(EINVAL);
         }
-        // SAFETY: Always safe to call in a context that may sleep.
+        // SAFETY: The caller may sleep, as was checked. The function takes such sizes, and each
+        // alignment that is a power of two and not larger than a page.
         let start =
             unsafe { bindings::alloc_percpu_gfp(size, align_of::<u64>(), GFP_KERNEL.as_raw()) };
         // INVARIANT: Per-CPU memory is zeroed.
