@@ -104,6 +104,7 @@ impl Text {
     }
 
     /// Where the code starts.
+    #[inline]
     pub fn address(&self) -> usize {
         self.start.as_ptr() as usize
     }

@@ -146,6 +146,7 @@ impl SparseArea {
     }
 
     /// Number of pages, mapped or not.
+    #[inline]
     pub fn pages(&self) -> usize {
         self.pages.len()
     }
@@ -190,6 +191,7 @@ impl SparseArea {
     /// # Context
     ///
     /// Any.
+    #[inline]
     pub fn word(&self, index: usize) -> Option<&Atomic<u64>> {
         let page = self.pages.get(index / WORDS_PER_PAGE)?;
         if page.state.load(Acquire) != MAPPED {
@@ -283,11 +285,13 @@ impl SparseArea {
 
     /// The address at which page `index` is, or will be, mapped; [`None`] if the area has no such
     /// page.
+    #[inline]
     pub fn address(&self, index: usize) -> Option<usize> {
         (index < self.pages.len()).then(|| self.start() as usize + index * PAGE_SIZE)
     }
 
     /// Word 0 of the area.
+    #[inline]
     fn start(&self) -> *mut u64 {
         // SAFETY: By the type invariant.
         unsafe { (*self.area.as_ptr()).addr.cast() }

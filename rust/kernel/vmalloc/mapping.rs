@@ -206,6 +206,7 @@ impl Mapping {
     }
 
     /// Number of words.
+    #[inline]
     pub fn words(&self) -> usize {
         self.words
     }
@@ -215,6 +216,7 @@ impl Mapping {
     /// # Context
     ///
     /// Any.
+    #[inline]
     pub fn word(&self, index: usize) -> Option<&Atomic<u64>> {
         if index >= self.words {
             return None;
