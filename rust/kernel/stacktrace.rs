@@ -21,6 +21,8 @@ use crate::bindings;
 /// let mut entries = [0; 16];
 /// assert!(!stacktrace::save(&mut entries).is_empty());
 /// ```
+// Not inlined: it is among the entries, wherever it is called from.
+#[inline(never)]
 pub fn save(entries: &mut [usize]) -> &[usize] {
     let size = u32::try_from(entries.len()).unwrap_or(u32::MAX);
     // SAFETY: `entries` has room for that many.
