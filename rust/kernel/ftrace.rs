@@ -15,6 +15,10 @@ use crate::{
     prelude::*,
     smp,
     str::CStr,
+    time::{
+        delay::fsleep,
+        Delta, //
+    },
     types::Opaque, //
 };
 
@@ -85,7 +89,9 @@ pub fn traced<T: Tracer, R>(functions: &CStr, tracer: &T, scope: impl FnOnce() -
 
 /// Traces functions as long as it exists.
 ///
-/// Dropping it stops tracing and waits until no CPU runs the tracer any more, so it sleeps.
+/// Dropping it stops tracing and waits until no CPU runs the tracer any more, so it sleeps. If the
+/// kernel has found its own code to be corrupt, tracing cannot be stopped: then it warns, and
+/// sleeps for ever.
 ///
 /// # Invariants
 ///
@@ -159,11 +165,15 @@ impl<T: Tracer> PinnedDrop for Registration<T> {
         // SAFETY: By the type invariant it is registered. This waits until no CPU is in the tracer.
         let left = unsafe { bindings::unregister_ftrace_function(ops) };
         // It fails only if the kernel has found its own code to be corrupt, and does not touch it
-        // any more. Then the tracer may still be called, and nothing can be done about it.
-        if !crate::warn_on!(left != 0) {
-            // SAFETY: Nobody uses the filter any more.
-            unsafe { bindings::ftrace_free_filter(ops) };
+        // any more. Then `ops` is still listed, and the tracer may be called at any time. They are
+        // gone as soon as this returns, and so is what the tracer borrows.
+        if crate::warn_on!(left != 0) {
+            loop {
+                fsleep(Delta::from_secs(1));
+            }
         }
+        // SAFETY: Nobody uses the filter any more.
+        unsafe { bindings::ftrace_free_filter(ops) };
     }
 }
 
