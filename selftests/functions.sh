@@ -235,7 +235,7 @@ skipped_in()
 # or another that none of its cases has: parsers of results flatten them.
 run_module()
 {
-	local test="$1" module="$2" status log totals foreign spurious skipped met
+	local test="$1" module="$2" status log totals foreign spurious skipped detail
 	shift 2
 
 	mark_log "$module"
@@ -257,12 +257,14 @@ run_module()
 	[ -z "$skipped" ] || ktap_print_msg "$test: $skipped"
 	spurious="$(echo "$log" | awk '/^# spurious faults: [0-9]/ { sum += $4; some = 1 }
 				       END { if (some) print sum }')"
-	met=
+	detail=
 	if [ -n "$spurious" ]; then
 		count_spurious "$spurious"
-		met=" # $spurious spurious faults met"
-		[ "$spurious" -ne 0 ] || met="$met: this machine cannot tell"
+		detail="$spurious spurious faults met"
+		[ "$spurious" -ne 0 ] || detail="$detail: this machine cannot tell"
 	fi
+	# Without the names and reasons, which were printed above.
+	[ -z "$skipped" ] || detail="${detail:+$detail, }${skipped%%:*}"
 	if [ "$status" -ne 0 ]; then
 		case "$totals/$foreign" in
 		*" pass:0 fail:0 "*) ktap_test_skip "$test" ;;
@@ -282,6 +284,6 @@ run_module()
 		ktap_print_msg "the log of $module has no totals without failures"
 		ktap_test_fail "$test"
 	else
-		ktap_test_pass "$test$met"
+		ktap_test_pass "$test${detail:+ # $detail}"
 	fi
 }
