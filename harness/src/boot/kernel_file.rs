@@ -163,8 +163,9 @@ pub fn module(path: &Path) -> Result<Option<(String, Vec<u8>)>> {
     let plain = match program {
         None => bytes,
         Some("gzip") => gunzip(&bytes).map_err(|why| Error::usage(format!("{} {why}", path.display())))?,
-        Some(program) => filtered(program, &["-dc"], &bytes)
-            .map_err(|why| Error::usage(format!("{} {why}", path.display())))?,
+        Some(program) => {
+            filtered(program, &["-dc"], &bytes).map_err(|why| Error::usage(format!("{} {why}", path.display())))?
+        }
     };
     Ok(Some((format!("{stem}.ko"), plain)))
 }

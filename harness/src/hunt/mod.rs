@@ -428,7 +428,13 @@ fn starved(report: &Report, run: &Run) -> bool {
 }
 
 /// Boots once.
-fn once(bench: &Workbench, target: &Target, folder: &Path, symbols: &Symbols, host: pace::Host) -> Result<(Report, Run)> {
+fn once(
+    bench: &Workbench,
+    target: &Target,
+    folder: &Path,
+    symbols: &Symbols,
+    host: pace::Host,
+) -> Result<(Report, Run)> {
     let name = &target.name;
     let console = folder.join(format!("{name}.log"));
     let limits = target.limits.times(host.slow);

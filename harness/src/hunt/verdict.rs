@@ -455,8 +455,11 @@ mod tests {
         assert_eq!(at(&[]), None);
         // Of one hart, one instruction, one page.
         let first = Hit { repeats: 2500, ..absorbed(1) };
-        let others =
-            [Hit { hart: 2, ..first.clone() }, Hit { pc: PC + 4, ..first.clone() }, Hit { addr: ADDR + 0x1000, ..first.clone() }];
+        let others = [
+            Hit { hart: 2, ..first.clone() },
+            Hit { pc: PC + 4, ..first.clone() },
+            Hit { addr: ADDR + 0x1000, ..first.clone() },
+        ];
         for other in others {
             assert_eq!(at(&[first.clone(), other]), None);
         }

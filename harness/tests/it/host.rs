@@ -99,9 +99,8 @@ fn bindgen_and_libclang() {
 fn libclang_22_needs_a_newer_bindgen() {
     let lab = Lab::new();
     lab.script("cargo", "exit 1");
-    let of = |libclang: &str| {
-        format!("[ $1 = --version ] && echo 'bindgen 0.71.1' || echo 'clang version {libclang}' >&2")
-    };
+    let of =
+        |libclang: &str| format!("[ $1 = --version ] && echo 'bindgen 0.71.1' || echo 'clang version {libclang}' >&2");
     lab.script("bindgen", &of("22.1.8"));
     host(&lab).fails(2, &["bindgen 0.71.1 is too old", "0.72.1 or newer is needed"]);
     // The compiler is older, and so is its libclang.

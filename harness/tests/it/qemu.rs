@@ -105,7 +105,8 @@ fn a_source_of_the_user_s() {
     write(&source.join("VERSION"), "9.2.0\n");
     run("qemu-source").fails(64, &["is QEMU 9.2.0", "patches are for 10.0;"]);
     write(&source.join("VERSION"), "10.2.2\n");
-    run("qemu-source").fails(64, &["is QEMU 10.2.2", "patches are for 10.0 (those for it are selected with --qemu 10.2)"]);
+    run("qemu-source")
+        .fails(64, &["is QEMU 10.2.2", "patches are for 10.0 (those for it are selected with --qemu 10.2)"]);
     write(&source.join("VERSION"), "9.2.0\n");
     let tar = |name: &str| {
         let mut tar = std::process::Command::new("tar");
