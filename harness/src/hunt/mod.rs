@@ -427,6 +427,13 @@ fn starved(report: &Report, run: &Run) -> bool {
     uncertain && late && run.slowed >= BUSY && retry::only_slow(reading)
 }
 
+/// The kernel parameter that keeps harts which wait for the host's CPUs from being reported as stalled.
+fn stall_timeout(host: pace::Host) -> String {
+    // The kernel's own limit, and the most that it takes: Documentation/RCU/stallwarn.rst.
+    let seconds = (21.0 * host.slow.max(host.busy)).ceil().min(300.0);
+    if seconds > 21.0 { format!(" rcupdate.rcu_cpu_stall_timeout={seconds}") } else { String::new() }
+}
+
 /// Boots once.
 fn once(
     bench: &Workbench,
@@ -438,7 +445,7 @@ fn once(
     let name = &target.name;
     let console = folder.join(format!("{name}.log"));
     let limits = target.limits.times(host.slow);
-    let mut append = format!("{ALWAYS} {}", target.append).trim_end().to_owned();
+    let mut append = format!("{ALWAYS}{} {}", stall_timeout(host), target.append).trim_end().to_owned();
     let (initrd, guest) = match &target.guest {
         Workload::Initrd(file) => (file.clone(), Guest::Foreign),
         Workload::Scripts(from, names) => {

@@ -1163,7 +1163,7 @@ x-cache-invalid: total harts=2 stale_hits=5 fences=7 remembered=4 coexisting=2 c
     #[test]
     fn machines_and_their_names() {
         let runs = runs();
-        assert_eq!(runs.len(), 56);
+        assert_eq!(runs.len(), 57);
         let mut names: BTreeSet<String> = runs.iter().map(Run::name).collect();
         names.extend(REFUSALS.iter().map(|(cpu, accelerator, _)| format!("{cpu} {accelerator}")));
         assert_eq!(names.len(), runs.len() + REFUSALS.len());

@@ -75,8 +75,8 @@ fn a_hunt_in_a_finished_kernel_needs_neither_toolchain_nor_apt() {
     // This QEMU boots nothing, so there is no result.
     let done = hunt("busybox", "firmware");
     assert_eq!(done.code, Some(2), "{done:?}");
-    assert!(lab.out().join("hunt/kernel-stale.log").exists(), "{done:?}");
-    assert_eq!(std::fs::read(lab.out().join("hunt/kernel-stale.Image")).unwrap(), image());
+    assert!(lab.out().join("hunt/Image.gz-stale.log").exists(), "{done:?}");
+    assert_eq!(std::fs::read(lab.out().join("hunt/Image.gz-stale.Image")).unwrap(), image());
 }
 
 #[test]
