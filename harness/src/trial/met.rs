@@ -15,9 +15,14 @@ fn counted(test: &TestSeen<'_>) -> Option<u64> {
     numbers.fold(None, |sum, number| Some(sum.unwrap_or(0) + number))
 }
 
+/// The sum over all tests of a boot; `None` if none of them counts.
+pub fn met(tests: &[TestSeen<'_>]) -> Option<u64> {
+    tests.iter().filter_map(counted).reduce(|sum, number| sum + number)
+}
+
 /// Why the two counts cannot both be right, if so. `stale_hits` is `None` for a machine that has none.
 pub fn contradiction(tests: &[TestSeen<'_>], stale_hits: Option<u64>) -> Option<String> {
-    let met: u64 = tests.iter().filter_map(counted).sum();
+    let met = met(tests).unwrap_or(0);
     let hits = stale_hits.unwrap_or(0);
     (met > hits).then(|| format!("the tests met {met} spurious faults, but QEMU counted {hits} stale hits"))
 }
@@ -42,6 +47,8 @@ mod tests {
     #[test]
     fn qemu_counts_all_of_them() {
         let tests = [test(&["spurious faults: 3"]), test(&[]), test(&["spurious faults: 4"])];
+        assert_eq!(met(&tests), Some(7));
+        assert_eq!(met(&[test(&[])]), None);
         assert_eq!(contradiction(&tests, Some(7)), None);
         assert_eq!(contradiction(&tests, Some(1000)), None);
         assert!(contradiction(&tests, Some(6)).unwrap().contains("met 7 spurious faults"));

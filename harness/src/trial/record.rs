@@ -170,6 +170,8 @@ pub struct BootRecord {
     /// Stale hits and fences of all harts; null on a machine that does not count them.
     pub stale_hits: Option<u64>,
     pub fences: Option<u64>,
+    /// How many of the stale hits the tests' own touches met; null if none of them counts.
+    pub spurious_faults_met: Option<u64>,
     /// Files, relative to the folder.
     pub console: String,
     pub reproduce: String,
@@ -233,6 +235,7 @@ impl BootRecord {
             deciding: deciding(booted, bad),
             stale_hits: counters.map(|c| c.stale_hits),
             fences: counters.map(|c| c.fences),
+            spurious_faults_met: None,
             console: format!("{}.log", trial.name),
             reproduce: format!("{}/{}", trial.name, reproduce::SCRIPT),
         }

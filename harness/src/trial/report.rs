@@ -165,9 +165,24 @@ pub fn finish(bench: &Workbench, verb: &'static str, folder: &Path, done: Vec<Do
     if !shown.is_empty() {
         println!("\n{}", rows_table(&shown, color, table::width()));
     }
+    if !quiet {
+        met(&ran.boots).iter().for_each(|line| println!("{line}"));
+    }
     reports.iter().for_each(|report| println!("{report}"));
     repeats(&ran.rows).iter().for_each(|line| println!("{line}"));
     Ok(ran)
+}
+
+/// For each boot whose tests count the spurious faults that they meet: how many these are, of all.
+fn met(boots: &[BootRecord]) -> Vec<String> {
+    let line = |boot: &BootRecord| {
+        let met = boot.spurious_faults_met?;
+        Some(match boot.stale_hits {
+            Some(hits) => format!("{}: the tests met {met} of {hits} stale hits", boot.name),
+            None => format!("{}: the tests met {met} spurious faults: this machine cannot tell", boot.name),
+        })
+    };
+    boots.iter().filter_map(line).collect()
 }
 
 /// For each test that ran several times: how often it was not as expected.

@@ -9,6 +9,7 @@ use lazymap_console::end::End;
 use lazymap_console::ktap::{self, Status};
 
 use super::judge;
+use super::met;
 use super::plan::Trial;
 use super::record::{BootRecord, CaseRow};
 pub use super::report::Done;
@@ -108,7 +109,7 @@ fn once(bench: &Workbench, trial: &Trial, kernel: &Kernel, folder: &Path, tries:
     };
     let seen = BootSeen::of(&booted, trial);
     let mut rows = judge::judge(trial, &seen);
-    let (headline, ready) = (seen.headline, seen.ready);
+    let (headline, ready, met) = (seen.headline, seen.ready, met::met(&seen.tests));
     for row in &mut rows {
         if let Ok(Some(case)) = booted.report.find(&row.test) {
             row.cases = CaseRow::all(case, &booted.run.log, row.verdict);
@@ -116,7 +117,8 @@ fn once(bench: &Workbench, trial: &Trial, kernel: &Kernel, folder: &Path, tries:
     }
     let bad = rows.iter().any(|row| row.verdict != Verdict::Pass);
     let report = bad.then(|| report::explain(&bench.options.root, &console, &rows, Some(&booted)));
-    let boot = Some(BootRecord::of(bench, trial, kernel, &booted, bad, tries));
+    let record = BootRecord::of(bench, trial, kernel, &booted, bad, tries);
+    let boot = Some(BootRecord { spurious_faults_met: met, ..record });
     (Done { rows, report, headline, ready, boot }, Some(booted))
 }
 

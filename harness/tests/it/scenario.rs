@@ -58,6 +58,7 @@ fn the_scenarios_of_the_project() {
         boots,
         [
             "absent",
+            "access",
             "bpf-arena",
             "cip-453",
             "cpus-stale-4",

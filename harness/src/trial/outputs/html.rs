@@ -229,12 +229,13 @@ fn boot(root: &Path, suite: &Suite<'_>, at: usize, open: bool) -> String {
         return text + "<p>Nothing was booted.</p></details>\n";
     };
     let hits = boot.stale_hits.map_or_else(|| "not counted".to_owned(), |hits| hits.to_string());
+    let met = boot.spurious_faults_met.map(|met| format!(", of which the tests met {met}")).unwrap_or_default();
     let facts = [
         ("ended", boot.end.clone()),
         ("started", format!("{}, took {} s", boot.started, boot.seconds)),
         ("kernel", format!("{}, commit {}", boot.kernel, boot.kernel_commit)),
         ("machine", format!("{}: -cpu {}, {} harts, {} MiB", boot.machine, boot.cpu, boot.harts, boot.memory_mib)),
-        ("stale hits", hits),
+        ("stale hits", hits + &met),
         ("limits", format!("{} s silent, {} s in all", boot.limits.silence, boot.limits.total)),
         ("command line", boot.append.clone()),
         ("to repeat it", format!("sh {}", shown(root, &suite.part.folder.join(&boot.reproduce)))),
