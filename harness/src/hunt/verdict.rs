@@ -453,6 +453,8 @@ mod tests {
         assert_eq!(at(&hits(&[(5, 2500), (10, 2500)])), None);
         assert_eq!(at(&hits(&[(6, 2500), (10, 2500)])), Some(0));
         assert_eq!(at(&[]), None);
+        let (_, how) = livelock(&hits(&[(10, 5000)])).unwrap();
+        assert_eq!(how, "a livelock: the access faulted 5000 times in the last 5 seconds");
         // Of one hart, one instruction, one page.
         let first = Hit { repeats: 2500, ..absorbed(1) };
         let others = [

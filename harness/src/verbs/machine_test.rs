@@ -386,7 +386,7 @@ fn runs() -> Vec<Run> {
         Run::new("rv64,svinval=on,svnapot=on", &["SVVPTC", "SVINVAL", "HELD", "NAPOT"]),
         Run::holding(",svinval=on,svnapot=on", &["SVINVAL", "NAPOT"]),
         Run::holding("", &[]).harts(4),
-        Run::holding("", &[]).extra(ONE),
+        Run::holding("", &[]).extra(&["-accel", "tcg,thread=single"]),
         Run::holding(",svade=on,svadu=off", &["SVADE"]),
         Run::holding(",x-cache-valid-denied=walk", &["HELD_WALK"]),
         Run::holding(",x-cache-valid-scope=all", &["HELD_ALL"]),
