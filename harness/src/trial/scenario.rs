@@ -114,7 +114,7 @@ enum IrqFile {
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct CompileFile {
-    /// Folders of the kernel, each with a `/` at its end.
+    /// Folders of the kernel, each with a `/` at its end, or objects.
     folders: Vec<String>,
     /// `clang` (default) or `gcc`.
     #[serde(default)]
@@ -144,7 +144,7 @@ pub enum Kind {
     Boot(Box<Trial>),
     /// Compiles some of its folders.
     Compile {
-        /// Each with a `/` at its end.
+        /// Each with a `/` at its end, or an object.
         folders: Vec<String>,
         /// The compiler.
         compiler: Compiler,
@@ -243,8 +243,10 @@ fn parse(name: &str, text: &str, known: &[String], folder: &Path) -> Result<Vec<
                     "each, tests, except, append and require need a machine, but the file has compile".to_owned()
                 ));
             }
-            if compile.folders.is_empty() || compile.folders.iter().any(|f| !f.ends_with('/') || f.starts_with('/')) {
-                return Err(say("folders must be folders of the kernel, each with a / at its end".to_owned()));
+            let known = |f: &String| (f.ends_with('/') || f.ends_with(".o")) && !f.starts_with('/');
+            if compile.folders.is_empty() || !compile.folders.iter().all(known) {
+                let what = "folders must be folders of the kernel, each with a / at its end, or objects";
+                return Err(say(what.to_owned()));
             }
             vec![Kind::Compile { folders: compile.folders, compiler: compile.compiler }]
         }
