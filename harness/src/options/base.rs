@@ -129,6 +129,15 @@ pub struct Qemu {
     pub package: Package,
     /// Python packages that QEMU's `configure` wants, as pip requirements.
     pub python: Vec<String>,
+    /// Whether a run of several harts with `-icount` and a seed repeats to the instruction.
+    #[serde(default = "Qemu::replays")]
+    pub replays: bool,
+}
+
+impl Qemu {
+    fn replays() -> bool {
+        true
+    }
 }
 
 /// What is taken from binary packages into the guest.

@@ -55,6 +55,8 @@ struct ControlFile {
     on: String,
     hunt: Option<String>,
     #[serde(default)]
+    culprit: Vec<String>,
+    #[serde(default)]
     exhaust: Vec<String>,
     #[serde(default)]
     run: Vec<RunFile>,
@@ -119,6 +121,8 @@ pub struct Control {
     pub on: String,
     /// The machine on which a hunt must find it, in the full tier.
     pub hunt: Option<Machine>,
+    /// Functions: the report of that hunt must say that one of them changed the PTE.
+    pub culprit: Vec<String>,
     /// What `lazymap exhaust` must find in its machine code, in the configuration of the first run.
     pub exhaust: Vec<Hole>,
     /// The boots in which it must be caught.
@@ -223,6 +227,9 @@ fn parse(text: &str, scenarios: &BTreeMap<String, Scenario>) -> Result<Vec<Contr
         if control.run.is_empty() && control.hunt.is_none() {
             return Err(say("it has no run and no hunt, so nothing could catch it".to_owned()));
         }
+        if control.hunt.is_some() == control.culprit.is_empty() {
+            return Err(say("hunt and culprit go together: name the functions that may change the PTE".to_owned()));
+        }
         let hunt = control.hunt.map(|name| MachineFile::named(&name).machine()).transpose().map_err(say)?;
         let mut runs: Vec<ControlRun> = Vec::new();
         for run in control.run {
@@ -238,7 +245,8 @@ fn parse(text: &str, scenarios: &BTreeMap<String, Scenario>) -> Result<Vec<Contr
         if runs.is_empty() && !exhaust.is_empty() {
             return Err(say("exhaust needs a run, which names the configuration".to_owned()));
         }
-        controls.push(Control { name, what: control.what, on: control.on, hunt, exhaust, runs });
+        let ControlFile { what, on, culprit, .. } = control;
+        controls.push(Control { name, what, on, hunt, culprit, exhaust, runs });
     }
     Ok(controls)
 }

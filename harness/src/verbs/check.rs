@@ -447,6 +447,10 @@ fn machine(bench: &Workbench, clang: &str, name: &str, tally: &mut Tally) {
         }),
         Err(error) => tally.error(name, &error.message),
     }
+    let qemu = &bench.options.base.qemu;
+    if !qemu.replays {
+        tally.skip(&format!("{name}: replay"), &format!("QEMU {} does not repeat a run of several harts", qemu.version));
+    }
 }
 
 /// Records a verdict, with `why` unless it is a pass.

@@ -61,10 +61,11 @@ pub fn run(lab: &mut Lab, tier: Tier) -> Result<Vec<Checked>> {
         all.extend(of_series("series with KASAN", hunted(lab, SERIES, &config, &stale, &place.append, PATIENT)));
         all.extend(of_mainline(hunted(lab, CONTROL, &config, &stale, &place.append, PATIENT)));
         let valid = Machine::new(models::find(VALID.0)?);
-        all.push(of_valid(SERIES, &valid, false, flushes(lab, SERIES, &valid)));
+        all.extend(of_valid(SERIES, &valid, &[], flushes(lab, SERIES, &valid)));
         for control in control::load(&lab.options.root)? {
             if let Some(machine) = &control.hunt {
-                all.push(of_valid(&control.name, machine, true, flushes(lab, &control.name, machine)));
+                let report = flushes(lab, &control.name, machine);
+                all.extend(of_valid(&control.name, machine, &control.culprit, report));
             }
         }
     }
@@ -197,22 +198,33 @@ fn of_mainline(report: Result<Report>) -> Vec<Checked> {
     ]
 }
 
-/// Judges a kernel that forgets to end translations, or one that does not.
-fn of_valid(name: &str, machine: &Machine, broken: bool, report: Result<Report>) -> Checked {
+/// Judges a kernel that forgets to end translations, because one of the functions `culprit` changes a PTE without what
+/// ends them; or one that does not, if there are none.
+fn of_valid(name: &str, machine: &Machine, culprit: &[String], report: Result<Report>) -> Vec<Checked> {
     let named = |what: &str| format!("hunt: {name} on {machine}: {what}");
     let report = match report {
         Ok(report) => report,
-        Err(error) => return (named("hunt"), Verdict::Error, error.message),
+        Err(error) => return vec![(named("hunt"), Verdict::Error, error.message)],
     };
     let said = first_line(&report);
-    let exposed = matches!(report.result, Outcome::Exposed { .. });
-    let verdict = match report.result {
-        Outcome::Incomplete { .. } | Outcome::Uncertain { .. } => Verdict::Error,
-        _ if broken => pass(exposed),
-        _ => pass(report.result == Outcome::Survived),
+    let exposed = match report.result {
+        Outcome::Exposed { of, .. } => report.uses.iter().find(|found| found.index == of),
+        _ => None,
     };
-    let what = if broken { "a stale translation is used" } else { "no stale translation is used" };
-    (named(what), verdict, said)
+    if culprit.is_empty() {
+        let survived = certain(&report, report.result == Outcome::Survived);
+        return vec![(named("no stale translation is used"), survived, said)];
+    }
+    let by = exposed.and_then(|found| found.store.as_ref()).map(|store| store.by.as_str());
+    let found = by.is_some_and(|by| culprit.iter().any(|name| name == by));
+    vec![
+        (named("a stale translation is used"), certain(&report, exposed.is_some()), said.clone()),
+        (
+            named(&format!("the PTE was changed by {}", culprit.join(" or "))),
+            certain(&report, found),
+            format!("{said}; changed by {}", by.unwrap_or("nobody that is known")),
+        ),
+    ]
 }
 
 /// The verdict on what a hunt must have found. One that is uncertain says nothing by not finding it.
@@ -246,8 +258,16 @@ mod tests {
         let report =
             || hunt::of_files("k", &log, &end::read(&log, &Ending::Unknown, ""), None, "", &Symbols::default());
         assert!(matches!(report().unwrap().result, Outcome::Uncertain { .. }));
-        for checked in [of_window(report()), of_series("x", report()), of_mainline(report())] {
-            assert!(checked.len() > 1);
+        let machine = Machine::new(models::find("valid").unwrap());
+        let valid = |culprit: &[String]| of_valid("x", &machine, culprit, report());
+        assert_eq!((valid(&[]).len(), valid(&["f".to_owned()]).len()), (1, 2));
+        for checked in [
+            of_window(report()),
+            of_series("x", report()),
+            of_mainline(report()),
+            valid(&[]),
+            valid(&["f".to_owned()]),
+        ] {
             for (name, verdict, why) in checked {
                 assert_eq!(verdict, Verdict::Error, "{name}: {why}");
             }

@@ -223,7 +223,9 @@ pub fn run(bench: &Workbench, clang: &str, log: &Path) -> Result<Vec<Check>> {
     files::remove(log)?;
     let rig = Rig::build(bench, clang, &step)?;
     let mut checks = rig.all_runs(&step);
-    checks.extend(rig.replays(&step));
+    if bench.options.base.qemu.replays {
+        checks.extend(rig.replays(&step));
+    }
     checks.push(rig.check("trace", &step, Rig::trace));
     checks.push(rig.check("monitor", &step, Rig::monitor));
     checks.push(rig.check("SIGTERM", &step, |rig| rig.ends_with_counters(Signal::TERM)));

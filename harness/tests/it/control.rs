@@ -120,7 +120,7 @@ fn a_wrong_file_is_one_line_and_64() {
         (one("observe = \"death\"\n"), "\"death\" is not one of stack-overflow, oops"),
         (exhaust("window 5"), "there are windows 1 to 4, and no window 5"),
         (
-            exhaust("ends").replace("[[control.run]]\nobserve = \"boot-death\"", "hunt = \"valid\""),
+            exhaust("ends").replace("[[control.run]]\nobserve = \"boot-death\"", "hunt = \"valid\"\nculprit = [\"f\"]"),
             "exhaust needs a run",
         ),
         (one("observe = [\"hang\", 1]\n"), "1 is not one of"),
