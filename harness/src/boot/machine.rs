@@ -266,7 +266,12 @@ pub struct Counters {
     pub stale_hits: u64,
     /// Fences that made a hart forget.
     pub fences: u64,
+    /// Walks that began at a page table which is no longer one; 0 on a machine that holds none.
+    pub gone_tables: u64,
 }
+
+/// How the line begins that counts what harts used of valid translations.
+const VALID_TOTAL: &str = "x-cache-valid: total ";
 
 /// What the machine counted on one hart.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -441,7 +446,14 @@ pub fn parse_counters(stderr: &str, property: &str) -> Result<Option<Counters>, 
         return Err(format!("QEMU printed `{start}` more than once"));
     }
     let field = |name: &str| counter(total, name);
-    Ok(Some(Counters { harts: field("harts")?, stale_hits: field("stale_hits")?, fences: field("fences")? }))
+    let valid = stderr.lines().map(str::trim).find(|line| line.starts_with(VALID_TOTAL));
+    let gone_tables = valid.map_or(Ok(0), |line| counter(line, "tables"))?;
+    Ok(Some(Counters {
+        harts: field("harts")?,
+        stale_hits: field("stale_hits")?,
+        fences: field("fences")?,
+        gone_tables,
+    }))
 }
 
 /// Reads the lines `PROPERTY: hart=N stale_hits=N fences=N …` in QEMU's stderr.

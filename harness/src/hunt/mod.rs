@@ -313,7 +313,7 @@ pub fn run(options: &Options, plan: &Plan) -> Result<Exit> {
 pub fn exit(report: &Report) -> Exit {
     match report.result {
         Outcome::Survived => Exit::Pass,
-        Outcome::Killed { .. } | Outcome::Exposed { .. } => Exit::Failed,
+        Outcome::Killed { .. } | Outcome::Exposed { .. } | Outcome::Lost { .. } => Exit::Failed,
         Outcome::Incomplete { .. } | Outcome::Uncertain { .. } => Exit::CouldNot,
     }
 }
@@ -533,6 +533,12 @@ fn told_of(
     {
         outcome = Outcome::Exposed { of, how };
     }
+    if !matches!(outcome, Outcome::Killed { .. } | Outcome::Exposed { .. })
+        && let Ok(Some(counters)) = counters
+        && let Some(how) = verdict::lost(counters.gone_tables)
+    {
+        outcome = Outcome::Lost { how };
+    }
     let used = story.hits.iter().flat_map(|hit| [hit.addr, hit.pc, hit.read.as_ref().map_or(hit.addr, |r| r.addr)]);
     let layout = Layout::new(log, used, symbols.image());
     Report { note, ..report::report(subject, story, (outcome, fates), death, symbols, &layout) }
@@ -554,7 +560,7 @@ pub fn of_files(
     let own = log.lines.iter().any(|line| line.text == end::READY);
     let guest = if own { Guest::Own } else { Guest::Foreign };
     // A trace with something in it was switched on; an empty one tells nothing by itself.
-    let found = Counters { harts: 0, stale_hits: story.total, fences: 1 };
+    let found = Counters { harts: 0, stale_hits: story.total, fences: 1, gone_tables: 0 };
     let counters = match (&counters, story.total + story.total_uses) {
         (Some(counted), _) => Ok(Some(counted)),
         (None, 1..) => Ok(Some(&found)),

@@ -485,6 +485,7 @@ impl Report {
             Outcome::Survived => "no stale hit killed the kernel".to_owned(),
             Outcome::Killed { how, .. } => format!("a stale hit killed the kernel: {how}"),
             Outcome::Exposed { how, .. } => format!("a hart used a stale translation: {how}"),
+            Outcome::Lost { how } => format!("harts walk page tables that are gone: {how}"),
             Outcome::Incomplete { why } => format!("survived, but the workload is incomplete: {why}"),
             Outcome::Uncertain { why } => format!("not certain: {why}"),
         };

@@ -92,6 +92,11 @@ pub enum Outcome {
         /// How we know.
         how: String,
     },
+    /// Harts walk page tables that are gone.
+    Lost {
+        /// How we know.
+        how: String,
+    },
     /// The kernel survived what it met, but part of the workload did not run to its end.
     Incomplete {
         /// Which part, and how it ended.
@@ -315,6 +320,14 @@ fn looping(hits: &[Hit]) -> Option<(usize, String)> {
     found.map(|(hit, count)| (hit, format!("{count} accesses to the page faulted, one while the other was handled")))
 }
 
+/// Walks from page tables that are gone, in a run; between the change and the fence there may be some.
+const WALKS: u64 = 100_000;
+
+/// How we know that harts go on walking page tables that are gone.
+pub fn lost(gone_tables: u64) -> Option<String> {
+    (gone_tables >= WALKS).then(|| format!("{gone_tables} walks began at one, so no fence ends that"))
+}
+
 /// The use of a stale translation that no fence can have been about to end, and how we know.
 pub fn exposure(uses: &[Use]) -> Option<(usize, String)> {
     // Whoever maps another page at an address has to be sure that nobody uses the old one there.
@@ -438,6 +451,12 @@ mod tests {
         // The page of the same instruction comes before that of another.
         let both = [hit(1), Hit { pc: PC + 4, ..hit(1) }];
         assert_eq!(how(&both, &death(Some(PC), Some(ADDR + 8))), Some((0, false)));
+    }
+
+    #[test]
+    fn a_few_walks_from_a_table_that_is_gone_are_on_their_way_to_a_fence() {
+        assert_eq!(lost(99_999), None);
+        assert!(lost(100_000).unwrap().starts_with("100000 walks"));
     }
 
     #[test]

@@ -243,7 +243,7 @@ mod tests {
         let log = Log::new(raw.clone(), vec![0.0; raw.matches('\n').count()], 1.0);
         let reading = end::read(&log, ending, "");
         let report = ktap::parse(&log);
-        let counters = Ok(Some(Counters { harts: 4, stale_hits: 7, fences: 8 }));
+        let counters = Ok(Some(Counters { harts: 4, stale_hits: 7, fences: 8, gone_tables: 0 }));
         let run = Run { log, reading, ending: ending.clone(), counters, harts: Ok(Vec::new()), slowed: BUSY };
         let booted = Booted { run, report, console: PathBuf::new(), append: String::new() };
         let tests = ["a", "b"].map(|test| (test.to_owned(), Expect::Pass)).to_vec();

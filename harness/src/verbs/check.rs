@@ -449,7 +449,8 @@ fn machine(bench: &Workbench, clang: &str, name: &str, tally: &mut Tally) {
     }
     let qemu = &bench.options.base.qemu;
     if !qemu.replays {
-        tally.skip(&format!("{name}: replay"), &format!("QEMU {} does not repeat a run of several harts", qemu.version));
+        tally
+            .skip(&format!("{name}: replay"), &format!("QEMU {} does not repeat a run of several harts", qemu.version));
     }
 }
 

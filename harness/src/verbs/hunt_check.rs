@@ -139,7 +139,7 @@ fn of_window(report: Result<Report>) -> Vec<Checked> {
     };
     let killed = match report.result {
         Outcome::Killed { .. } => Verdict::Pass,
-        Outcome::Survived | Outcome::Exposed { .. } => Verdict::Fail,
+        Outcome::Survived | Outcome::Exposed { .. } | Outcome::Lost { .. } => Verdict::Fail,
         Outcome::Incomplete { .. } | Outcome::Uncertain { .. } => Verdict::Error,
     };
     let said = first_line(&report);
@@ -161,7 +161,7 @@ fn of_series(what: &str, report: Result<Report>) -> Vec<Checked> {
     let said = first_line(&report);
     let survived = match report.result {
         Outcome::Survived => Verdict::Pass,
-        Outcome::Killed { .. } | Outcome::Exposed { .. } => Verdict::Fail,
+        Outcome::Killed { .. } | Outcome::Exposed { .. } | Outcome::Lost { .. } => Verdict::Fail,
         Outcome::Incomplete { .. } | Outcome::Uncertain { .. } => Verdict::Error,
     };
     let absorbs = certain(&report, counts.absorbed > 0 && counts.killed == 0);
@@ -181,7 +181,7 @@ fn of_mainline(report: Result<Report>) -> Vec<Checked> {
     let said = first_line(&report);
     let killed = match report.result {
         Outcome::Killed { .. } => Verdict::Pass,
-        Outcome::Survived | Outcome::Exposed { .. } => Verdict::Fail,
+        Outcome::Survived | Outcome::Exposed { .. } | Outcome::Lost { .. } => Verdict::Fail,
         Outcome::Incomplete { .. } | Outcome::Uncertain { .. } => Verdict::Error,
     };
     let calls = report.death.iter().flat_map(|death| &death.calls);
@@ -215,10 +215,13 @@ fn of_valid(name: &str, machine: &Machine, culprit: &[String], report: Result<Re
         let survived = certain(&report, report.result == Outcome::Survived);
         return vec![(named("no stale translation is used"), survived, said)];
     }
+    let lost = matches!(report.result, Outcome::Lost { .. });
     let by = exposed.and_then(|found| found.store.as_ref()).map(|store| store.by.as_str());
-    let found = by.is_some_and(|by| culprit.iter().any(|name| name == by));
+    let by = by.or(lost.then_some(control::TABLES));
+    let any = exposed.is_some() && culprit.iter().any(|name| name == control::ANYBODY);
+    let found = any || by.is_some_and(|by| culprit.iter().any(|name| name == by));
     vec![
-        (named("a stale translation is used"), certain(&report, exposed.is_some()), said.clone()),
+        (named("a stale translation is used"), certain(&report, exposed.is_some() || lost), said.clone()),
         (
             named(&format!("the PTE was changed by {}", culprit.join(" or "))),
             certain(&report, found),
@@ -261,13 +264,9 @@ mod tests {
         let machine = Machine::new(models::find("valid").unwrap());
         let valid = |culprit: &[String]| of_valid("x", &machine, culprit, report());
         assert_eq!((valid(&[]).len(), valid(&["f".to_owned()]).len()), (1, 2));
-        for checked in [
-            of_window(report()),
-            of_series("x", report()),
-            of_mainline(report()),
-            valid(&[]),
-            valid(&["f".to_owned()]),
-        ] {
+        for checked in
+            [of_window(report()), of_series("x", report()), of_mainline(report()), valid(&[]), valid(&["f".to_owned()])]
+        {
             for (name, verdict, why) in checked {
                 assert_eq!(verdict, Verdict::Error, "{name}: {why}");
             }

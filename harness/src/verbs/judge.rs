@@ -170,7 +170,7 @@ pub fn run(options: &Options, args: &Args) -> Result<Exit> {
     let traced = hunted.as_ref().map(|report| report.counts.faults);
     let counters = match (counters, traced) {
         (None, Some(0)) if args.expect == Wanted::Survive => Err(hunt::NO_HIT.to_owned()),
-        (None, Some(stale_hits @ 1..)) => Ok(Some(Counters { harts: 0, stale_hits, fences: 0 })),
+        (None, Some(stale_hits @ 1..)) => Ok(Some(Counters { harts: 0, stale_hits, fences: 0, gone_tables: 0 })),
         (counted, _) => Ok(counted),
     };
 
@@ -187,6 +187,7 @@ pub fn run(options: &Options, args: &Args) -> Result<Exit> {
             Outcome::Survived => tally.not_ok("trace", "no stale hit killed the kernel"),
             Outcome::Killed { how, .. } => tally.not_ok("trace", &format!("a stale hit killed the kernel: {how}")),
             Outcome::Exposed { how, .. } => tally.not_ok("trace", &format!("a hart used a stale translation: {how}")),
+            Outcome::Lost { how } => tally.not_ok("trace", &format!("harts walk page tables that are gone: {how}")),
             Outcome::Incomplete { why } | Outcome::Uncertain { why } => tally.error("trace", why),
         }
         if *outcome == Outcome::Survived && reading.went_on {

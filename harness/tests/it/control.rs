@@ -194,7 +194,7 @@ fn during(end: End) -> BootSeen<'static> {
         end: Ok(end),
         ready: true,
         tests: vec![TestSeen::default()],
-        counters: Ok(Some(Counters { harts: 4, stale_hits: 7, fences: 100 })),
+        counters: Ok(Some(Counters { harts: 4, stale_hits: 7, fences: 100, gone_tables: 0 })),
         headline: None,
         hint: None,
         report: &[],
@@ -380,7 +380,7 @@ fn a_test_has_to_fail_by_itself() {
 fn a_machine_that_had_nothing_to_offer_proves_nothing() {
     let trial = trial("test = \"test-ipi.sh\"\nobserve = \"stack-overflow\"\n");
     let with = |counters| BootSeen { counters, ..during(overflow()) };
-    comes_to(&trial, &with(Ok(Some(Counters { harts: 4, stale_hits: 0, fences: 1 }))), Fail);
+    comes_to(&trial, &with(Ok(Some(Counters { harts: 4, stale_hits: 0, fences: 1, gone_tables: 0 }))), Fail);
     comes_to(&trial, &with(Ok(None)), Fail);
     comes_to(&trial, &with(Err("no counters".into())), Error);
     let plain = self::trial("machine = \"plain\"\ntest = \"test-ipi.sh\"\nobserve = \"stack-overflow\"\n");

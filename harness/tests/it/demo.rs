@@ -46,7 +46,7 @@ fn cell(kernel: &str, machine: &str) -> Trial {
 }
 
 fn counters(stale_hits: u64) -> Result<Option<Counters>, String> {
-    Ok(Some(Counters { harts: 4, stale_hits, fences: 1000 }))
+    Ok(Some(Counters { harts: 4, stale_hits, fences: 1000, gone_tables: 0 }))
 }
 
 fn passed() -> TestSeen<'static> {

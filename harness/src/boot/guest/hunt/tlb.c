@@ -20,8 +20,14 @@
 
 #define PAGE			4096ul
 #define HERE			((volatile u64 *)0x10000000)
+/* in the same page table: it stays, so the table does, and a fence is one for a page or a range */
+#define ANCHOR			((volatile u64 *)0x10100000)
+/* alone in its page table, which goes with it */
+#define ALONE			((volatile u64 *)0x20000000)
 #define MOST_HARTS		64
 #define ROUNDS			100
+/* more than there are ASIDs, if a kernel uses few */
+#define SPACES			24
 
 static void say(const char *text)
 {
@@ -61,13 +67,18 @@ static void nap(long nanoseconds)
 	sys(NR_NANOSLEEP, (long)time, 0, 0, 0, 0);
 }
 
-static void map(volatile u64 *at)
+static void map_pages(volatile u64 *at, u64 pages)
 {
-	long got = sys(NR_MMAP, (long)at, PAGE, PROT_READ | PROT_WRITE,
+	long got = sys(NR_MMAP, (long)at, pages * PAGE, PROT_READ | PROT_WRITE,
 		       MAP_PRIVATE_ANON_FIXED, -1);
 
 	if (got != (long)at)
 		leave(2);
+}
+
+static void map(volatile u64 *at)
+{
+	map_pages(at, 1);
 }
 
 static int zero;
@@ -86,26 +97,71 @@ static int writable(volatile u64 *at)
  * A hart that has used the page is `user`, the one that changes it `owner`. Returns on the latter, when
  * the former has had time to run somebody else.
  */
-static void use(int owner, int user, u64 round)
+static void use_at(volatile u64 *at, int owner, int user, u64 round)
 {
 	pin(user);
-	map(HERE);
-	*HERE = round;
+	map(at);
+	*at = round;
 	pin(owner);
 	nap(3000000);
 }
 
-static u64 replaced(int owner, int user, u64 round)
+static void use(int owner, int user, u64 round)
+{
+	use_at(HERE, owner, user, round);
+}
+
+static u64 replaced_at(volatile u64 *at, int owner, int user, u64 round)
 {
 	u64 wrong;
 
-	use(owner, user, round);
-	sys(NR_MUNMAP, (long)HERE, PAGE, 0, 0, 0);
-	map(HERE);
-	*HERE = ~round;
+	use_at(at, owner, user, round);
+	sys(NR_MUNMAP, (long)at, PAGE, 0, 0, 0);
+	map(at);
+	*at = ~round;
 	pin(user);
-	wrong = *HERE != ~round;
-	sys(NR_MUNMAP, (long)HERE, PAGE, 0, 0, 0);
+	wrong = *at != ~round;
+	sys(NR_MUNMAP, (long)at, PAGE, 0, 0, 0);
+	return wrong;
+}
+
+static u64 replaced(int owner, int user, u64 round)
+{
+	return replaced_at(HERE, owner, user, round);
+}
+
+/* a page table, with the only page in it */
+static u64 tables(int owner, int user, u64 round)
+{
+	return replaced_at(ALONE, owner, user, round);
+}
+
+/* Other processes have another page at the same address, and sooner or later this one's ASID. */
+static u64 apart(int owner, int user, u64 round)
+{
+	long children[SPACES];
+	u64 wrong = 0;
+
+	for (int at = 0; at < SPACES; at++) {
+		children[at] = sys(NR_CLONE, SIGCHLD, 0, 0, 0, 0);
+		if (children[at])
+			continue;
+		pin(at % 2 ? owner : user);
+		map(HERE);
+		*HERE = round * SPACES + at;
+		/* until long after the last one has started */
+		for (int look = 0; look < 100; look++) {
+			nap(1000000);
+			wrong |= *HERE != round * SPACES + at;
+		}
+		leave(wrong);
+	}
+	for (int at = 0; at < SPACES; at++) {
+		int status = 0;
+
+		sys(NR_WAIT4, children[at], (long)&status, 0, 0, 0);
+		wrong |= status != 0;
+	}
 	return wrong;
 }
 
@@ -120,16 +176,18 @@ static u64 unmapped(int owner, int user, u64 round)
 	return wrong;
 }
 
-/* a range of pages, of which only the ends are in use */
+/* A range of pages, of which only the ends are in use. They are mapped as one: the kernel fences for each mapping apart. */
 static u64 ranges(int owner, int user, u64 round)
 {
 	volatile u64 *last = HERE + 3 * PAGE / sizeof(*HERE);
 	u64 wrong;
 
 	pin(user);
-	map(last);
+	map_pages(HERE, 4);
+	*HERE = round;
 	*last = round;
-	use(owner, user, round);
+	pin(owner);
+	nap(3000000);
 	sys(NR_MUNMAP, (long)HERE, 4 * PAGE, 0, 0, 0);
 	map(last);
 	*last = ~round;
@@ -194,6 +252,8 @@ static const struct {
 	{ "discarded", discarded, ROUNDS },
 	{ "protected", protected, ROUNDS },
 	{ "shared by fork", shared, ROUNDS / 4 },
+	{ "kept apart", apart, ROUNDS / 20 },
+	{ "replaced with its page table", tables, ROUNDS },
 };
 
 void start(void) asm("_start");
@@ -210,6 +270,8 @@ void start(void)
 	zero = sys(NR_OPENAT, AT_FDCWD, (long)"/dev/zero", 0, 0, 0);
 	if (zero < 0 || harts < 2)
 		leave(2);
+	map(ANCHOR);
+	*ANCHOR = 1;
 	for (int at = 0; at < harts; at++) {
 		children[at] = sys(NR_CLONE, SIGCHLD, 0, 0, 0, 0);
 		if (!children[at]) {
