@@ -360,7 +360,7 @@ fn lava_s_parser_reads_the_tap() {
     let results = |name: &str| -> Vec<(String, String)> {
         let input = fs::File::open(folder.join("tap").join(name)).unwrap();
         // It writes the logs of failures to the folder `output`.
-        let done = Command::new(&python).arg(&script).current_dir(&folder).stdin(input).output().unwrap();
+        let done = Command::new(python).arg(&script).current_dir(&folder).stdin(input).output().unwrap();
         assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
         let text = String::from_utf8_lossy(&done.stdout).into_owned();
         let line = |line: &str| line.rsplit_once(' ').map(|(name, what)| (name.to_owned(), what.to_owned()));
