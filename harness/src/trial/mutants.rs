@@ -78,8 +78,17 @@ impl Row {
 impl Survivor {
     /// Whether it is about this row, which survives.
     fn explains(&self, row: &Row) -> bool {
-        row.killed.is_none() && (&*self.place, &self.old, &self.new) == (row.of(), &row.old, &row.new)
+        row.killed.is_none()
+            && self.place == row.of()
+            && stands_for(&self.old, &row.old)
+            && stands_for(&self.new, &row.new)
     }
+}
+
+/// Whether `pattern` stands for `text`: they are equal, except that a `*` may be any number.
+fn stands_for(pattern: &str, text: &str) -> bool {
+    let number = |(before, after): (&str, &str)| text.strip_prefix(before)?.strip_suffix(after)?.parse::<i64>().ok();
+    pattern == text || pattern.split_once('*').and_then(number).is_some()
 }
 
 /// Fills in why a survivor is allowed.
@@ -115,6 +124,17 @@ pub fn known(root: &Path) -> Result<Known> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_star_is_any_number() {
+        assert!(stands_for("addi x10, x10, *", "addi x10, x10, -388"));
+        assert!(stands_for("lwu x10, *(x10)", "lwu x10, 1520(x10)"));
+        for other in ["lwu x10, x2(x10)", "lwu x10, (x10)", "lw x10, 8(x10)", "lwu x10, 8(x11)"] {
+            assert!(!stands_for("lwu x10, *(x10)", other), "{other}");
+        }
+        // C has stars of its own.
+        assert!(stands_for("*p = q;", "*p = q;") && !stands_for("*p = q;", "*p = r;"));
+    }
 
     #[test]
     fn an_explanation_is_for_one_survivor() {
