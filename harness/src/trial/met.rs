@@ -9,6 +9,11 @@ use super::seen::TestSeen;
 /// How the diagnostics of a case begin that say how many it met.
 const COUNTED: &str = "spurious faults: ";
 
+/// Whether a note is a case's count.
+pub fn is_count(note: &str) -> bool {
+    note.trim().starts_with(COUNTED)
+}
+
 /// The sum over the cases of a test; `None` if none of them counts.
 fn counted(test: &TestSeen<'_>) -> Option<u64> {
     let numbers = test.notes.iter().filter_map(|note| note.trim().strip_prefix(COUNTED)?.parse::<u64>().ok());
@@ -42,6 +47,7 @@ mod tests {
         let none = test(&["touches: 9", "spurious faults are not counted: 3", "spurious faults met since boot: 12"]);
         assert_eq!(counted(&none), None);
         assert_eq!(counted(&test(&["spurious faults: 0"])), Some(0));
+        assert!(is_count(" spurious faults: 3") && !is_count("spurious faults met since boot: 3"));
     }
 
     #[test]
