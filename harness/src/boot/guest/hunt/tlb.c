@@ -93,17 +93,20 @@ static int writable(volatile u64 *at)
 	return done == 8;
 }
 
-/*
- * A hart that has used the page is `user`, the one that changes it `owner`. Returns on the latter, when
- * the former has had time to run somebody else.
- */
+/* Goes on on the hart `owner`, when the one that it leaves has had time to run somebody else. */
+static void leave_for(int owner)
+{
+	pin(owner);
+	nap(3000000);
+}
+
+/* A hart that has used the page is `user`, the one that changes it `owner`. */
 static void use_at(volatile u64 *at, int owner, int user, u64 round)
 {
 	pin(user);
 	map(at);
 	*at = round;
-	pin(owner);
-	nap(3000000);
+	leave_for(owner);
 }
 
 static void use(int owner, int user, u64 round)
@@ -144,6 +147,8 @@ static u64 apart(int owner, int user, u64 round)
 
 	for (int at = 0; at < SPACES; at++) {
 		children[at] = sys(NR_CLONE, SIGCHLD, 0, 0, 0, 0);
+		if (children[at] < 0)
+			leave(2);
 		if (children[at])
 			continue;
 		pin(at % 2 ? owner : user);
@@ -176,7 +181,10 @@ static u64 unmapped(int owner, int user, u64 round)
 	return wrong;
 }
 
-/* A range of pages, of which only the ends are in use. They are mapped as one: the kernel fences for each mapping apart. */
+/*
+ * A range of pages, of which only the ends are in use. They are mapped as one, because the kernel fences for
+ * each mapping apart.
+ */
 static u64 ranges(int owner, int user, u64 round)
 {
 	volatile u64 *last = HERE + 3 * PAGE / sizeof(*HERE);
@@ -186,8 +194,7 @@ static u64 ranges(int owner, int user, u64 round)
 	map_pages(HERE, 4);
 	*HERE = round;
 	*last = round;
-	pin(owner);
-	nap(3000000);
+	leave_for(owner);
 	sys(NR_MUNMAP, (long)HERE, 4 * PAGE, 0, 0, 0);
 	map(last);
 	*last = ~round;
