@@ -201,6 +201,19 @@ fn surviving_needs_a_witness() {
     said(court.0.tool().arg("judge")).fails(64, &["--console"]);
 }
 
+#[test]
+fn what_tests_count_is_believed_unless_qemu_counted_less() {
+    let court = Court::new();
+    let counters = court.0.dir.path().join("x.qemu.log");
+    let path = counters.to_str().unwrap().to_owned();
+    let counted = board().replacen("# # touches: 14080", "# # spurious faults: 3", 1);
+    ends(&court.text(&counted, &[]), 0, &["4 passed"]);
+    write(&counters, "x-cache-invalid: total harts=4 stale_hits=3 fences=8 remembered=9\n");
+    ends(&court.text(&counted, &["--counters", &path]), 0, &["4 passed"]);
+    write(&counters, "x-cache-invalid: total harts=4 stale_hits=2 fences=8 remembered=9\n");
+    ends(&court.text(&counted, &["--counters", &path]), 2, &["met 3 spurious faults, but QEMU counted 2"]);
+}
+
 /// The start of a kernel.
 const START: &str = "[    0.000000] Linux version 7.3.4 (x)\n[    1.000000] Run /init as init process\n";
 /// Its end.
