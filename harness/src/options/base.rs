@@ -214,10 +214,7 @@ impl Base {
     /// What the names of folders for this kernel end in: nothing for the first kernel of the file,
     /// `-VERSION` for the others.
     pub fn suffix(&self) -> String {
-        match self.all.first() {
-            Some(first) if first.version != self.linux.version => format!("-{}", self.linux.version),
-            _ => String::new(),
-        }
+        suffix(self.all.first().map(|linux| &linux.version), &self.linux.version)
     }
 
     /// The same file with the kernel `version` selected.
@@ -258,10 +255,7 @@ impl Base {
 
     /// What the names of folders for this emulator end in, as [`Base::suffix`].
     pub fn qemu_suffix(&self) -> String {
-        match self.every_qemu.first() {
-            Some(first) if first.version != self.qemu.version => format!("-{}", self.qemu.version),
-            _ => String::new(),
-        }
+        suffix(self.every_qemu.first().map(|qemu| &qemu.version), &self.qemu.version)
     }
 
     /// Parses the text of a base file; `path` is for messages.
@@ -298,6 +292,11 @@ impl Base {
             host: file.host,
         })
     }
+}
+
+/// What names of folders for the version `selected` end in, if `first` is the file's first one.
+fn suffix(first: Option<&String>, selected: &String) -> String {
+    if first == Some(selected) { String::new() } else { format!("-{selected}") }
 }
 
 /// Each topic has a name of its own, and needs topics before it alone.

@@ -109,13 +109,13 @@ pub fn fetch(out: &Path, package: &Package, kind: Kind, arch: &str) -> Result<Fe
     let mut last = None;
     for suite in &package.suites {
         let root = Root::create(out, &mirror, suite, kind, arch)?;
-        // A suite may have several versions of a source; those that the project knows come first.
-        let known = |version: &str| series_of(version) == series_of(&package.version);
-        let first = (kind == Kind::Source && !package.version.is_empty())
-            .then(|| root.get(&package.name, kind, known, &dl, &step));
-        let got = match first {
-            Some(Err(Trouble::NotInIndex)) | None => root.get(&package.name, kind, |_| true, &dl, &step),
-            Some(got) => got,
+        // A suite may have several versions of a source; those of the series that the project knows come first.
+        let known = |version: &str| {
+            kind != Kind::Source || package.version.is_empty() || series_of(version) == series_of(&package.version)
+        };
+        let got = match root.get(&package.name, kind, known, &dl, &step) {
+            Err(Trouble::NotInIndex) => root.get(&package.name, kind, |_| true, &dl, &step),
+            got => got,
         };
         match got {
             Ok(fetched) => {

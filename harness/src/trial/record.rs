@@ -199,8 +199,17 @@ pub struct Deciding {
 }
 
 impl BootRecord {
-    /// What is to be said about a boot; `bad` if not all that its tests showed was expected.
-    pub fn of(bench: &Workbench, trial: &Trial, kernel: &Kernel, booted: &Booted, bad: bool, tries: u32) -> Self {
+    /// What is to be said about a boot; `bad` if not all that its tests showed was expected. The tests met `met` of its
+    /// stale hits.
+    pub fn of(
+        bench: &Workbench,
+        trial: &Trial,
+        kernel: &Kernel,
+        booted: &Booted,
+        bad: bool,
+        met: Option<u64>,
+        tries: u32,
+    ) -> Self {
         let run = &booted.run;
         let Limits { silence, total, .. } = trial.limits(bench);
         let counters = run.counters.as_ref().ok().copied().flatten();
@@ -235,7 +244,7 @@ impl BootRecord {
             deciding: deciding(booted, bad),
             stale_hits: counters.map(|c| c.stale_hits),
             fences: counters.map(|c| c.fences),
-            spurious_faults_met: None,
+            spurious_faults_met: met,
             console: format!("{}.log", trial.name),
             reproduce: format!("{}/{}", trial.name, reproduce::SCRIPT),
         }

@@ -117,8 +117,7 @@ fn once(bench: &Workbench, trial: &Trial, kernel: &Kernel, folder: &Path, tries:
     }
     let bad = rows.iter().any(|row| row.verdict != Verdict::Pass);
     let report = bad.then(|| report::explain(&bench.options.root, &console, &rows, Some(&booted)));
-    let record = BootRecord::of(bench, trial, kernel, &booted, bad, tries);
-    let boot = Some(BootRecord { spurious_faults_met: met, ..record });
+    let boot = Some(BootRecord::of(bench, trial, kernel, &booted, bad, met, tries));
     (Done { rows, report, headline, ready, boot }, Some(booted))
 }
 
