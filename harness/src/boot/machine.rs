@@ -242,10 +242,12 @@ pub struct Boot<'a> {
     pub image: &'a Path,
     /// The image is replaced when it is built anew, and never overwritten: a link to it stays as it is.
     pub image_stays: bool,
-    /// The initramfs.
-    pub initrd: &'a Path,
+    /// The initramfs; without one, the kernel mounts a disk as its root.
+    pub initrd: Option<&'a Path>,
     /// What the kernel's command line has beyond [`APPEND`].
     pub append: &'a str,
+    /// QEMU's arguments beyond these, such as disks; the last ones on its command line.
+    pub more: &'a [OsString],
     /// A plugin of QEMU's with its arguments, as `-plugin` takes it.
     pub plugin: Option<&'a str>,
     /// Where QEMU's trace goes, and which events it has.
@@ -305,9 +307,11 @@ impl Boot<'_> {
     /// QEMU's arguments.
     pub fn arguments(&self) -> Vec<OsString> {
         let mut all: Vec<OsString> = self.machine_arguments().into_iter().map(OsString::from).collect();
-        for (option, path) in [("-bios", self.firmware), ("-kernel", self.image), ("-initrd", self.initrd)] {
-            all.push(option.into());
-            all.push(path.into());
+        let files = [("-bios", Some(self.firmware)), ("-kernel", Some(self.image)), ("-initrd", self.initrd)];
+        for (option, path) in files {
+            if let Some(path) = path {
+                all.extend([option.into(), path.into()]);
+            }
         }
         if let Some(plugin) = self.plugin {
             all.push("-plugin".into());
@@ -318,6 +322,7 @@ impl Boot<'_> {
         }
         all.push("-append".into());
         all.push(self.command_line().into());
+        all.extend_from_slice(self.more);
         all
     }
 
@@ -351,6 +356,7 @@ impl Boot<'_> {
             image_stays: self.image_stays,
             initrd: self.initrd,
             firmware: self.firmware,
+            more: self.more,
             plugin: self.plugin,
             trace: self.trace.map(|(_, events)| events),
             append: &self.command_line(),

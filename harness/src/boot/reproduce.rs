@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only
 //! What repeats a boot elsewhere: a folder with the files that it used, and `reproduce.sh`.
 
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -34,8 +34,10 @@ pub struct Reproducer<'a> {
     pub image: &'a Path,
     /// Nobody overwrites the image: the folder may have a link to it in place of a copy.
     pub image_stays: bool,
-    pub initrd: &'a Path,
+    pub initrd: Option<&'a Path>,
     pub firmware: &'a Path,
+    /// QEMU's arguments that come last. Files that they name stay where they are.
+    pub more: &'a [OsString],
     /// A plugin with its arguments.
     pub plugin: Option<&'a str>,
     /// Events of a trace.
@@ -53,7 +55,11 @@ impl Reproducer<'_> {
         let folder = folder(self.console);
         fs::create_dir_all(&folder).map_err(|e| Error::io("create", &folder, e))?;
         keep(self.image, &folder.join(IMAGE), self.image_stays)?;
-        keep(self.initrd, &folder.join(INITRD), false)?;
+        match self.initrd {
+            Some(initrd) => keep(initrd, &folder.join(INITRD), false)?,
+            // That of an earlier boot.
+            None => files::remove(&folder.join(INITRD))?,
+        }
         keep(self.firmware, &folder.join(FIRMWARE), false)?;
         let script = folder.join(SCRIPT);
         files::write_whole(&script, self.script(&folder))?;
@@ -64,12 +70,13 @@ impl Reproducer<'_> {
         let name = folder.file_name().unwrap_or_default().to_string_lossy();
         let words: Vec<String> = self.arguments.iter().map(quote).collect();
         let sum = files::sha256_file(&folder.join(IMAGE)).unwrap_or_default();
+        let besides = if self.more.is_empty() { "" } else { " and the files that its last\n# arguments name" };
         let mut text = format!(
             "#!/bin/sh\n\
              # SPDX-License-Identifier: GPL-2.0-only\n\
              #\n\
-             # Repeats the boot {name}. This folder has all that it needs except QEMU, and may be copied\n\
-             # to another machine.\n\
+             # Repeats the boot {name}. This folder has all that it needs except QEMU{besides}, and may be\n\
+             # copied to another machine.\n\
              #\n\
              #   QEMU=PATH     a qemu-system-riscv64; for a CPU with {property}, one with the\n\
              #                 patches of lazymap (patches/qemu-*)\n\
@@ -112,11 +119,16 @@ impl Reproducer<'_> {
         if let Some(events) = self.trace {
             text += &format!("set -- -D qemu.trace -trace {} \"$@\"\n", quote(events));
         }
+        let initrd = match self.initrd {
+            Some(_) => format!("-initrd \"${{INITRD:-{INITRD}}}\""),
+            None => "${INITRD:+-initrd \"$INITRD\"}".to_owned(),
+        };
+        let more: String = self.more.iter().map(|word| quote(word) + " ").collect();
         text += &format!(
             "append={append}\n\
              exec \"$QEMU\" {words} \\\n\
-             \t-bios \"${{FIRMWARE:-{FIRMWARE}}}\" -kernel \"${{IMAGE:-{IMAGE}}}\" -initrd \"${{INITRD:-{INITRD}}}\" \\\n\
-             \t-append \"$append${{APPEND:+ $APPEND}}\" \"$@\"\n",
+             \t-bios \"${{FIRMWARE:-{FIRMWARE}}}\" -kernel \"${{IMAGE:-{IMAGE}}}\" {initrd} \\\n\
+             \t-append \"$append${{APPEND:+ $APPEND}}\" {more}\"$@\"\n",
             append = quote(self.append),
             words = words.join(" "),
         );

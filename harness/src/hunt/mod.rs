@@ -14,8 +14,9 @@ pub mod symbols;
 pub mod trace;
 pub mod verdict;
 
+use std::ffi::OsString;
 use std::fs::{self, File};
-use std::io::{self, BufRead, BufReader, BufWriter, Write};
+use std::io::{self, BufRead, BufReader, BufWriter, Read, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::thread::{self, JoinHandle};
@@ -73,6 +74,23 @@ const SILENCE: Duration = Duration::from_secs(120);
 /// How much of the raw trace is kept, in bytes.
 const MOST_RAW: usize = 64 << 20;
 
+/// QEMU's options that the tool needs for itself, and what to use in their place.
+const OWN_OPTIONS: &[(&str, &str)] = &[
+    ("cpu", "--model and --cpu"),
+    ("smp", "--harts"),
+    ("m", "--memory"),
+    ("bios", "--bios"),
+    ("kernel", "--kernel"),
+    ("initrd", "--initrd"),
+    ("append", "--append"),
+    ("icount", "--replay"),
+    ("seed", "--replay"),
+    ("D", "the trace in out/hunt"),
+    ("d", "the trace in out/hunt"),
+    ("trace", "the trace in out/hunt"),
+    ("daemonize", "a shell's `&`"),
+];
+
 /// Exit codes as `--help` shows them.
 pub const EXIT_CODES: &str = "Exit codes: 0 no stale hit killed the kernel; 1 one did; 2 something could not be downloaded, \
 built or booted, or the result is uncertain; 64 wrong usage; 130 interrupted";
@@ -91,6 +109,16 @@ pub struct Args {
     /// workload]
     #[arg(long, value_name = "FILE", requires = "kernel")]
     initrd: Option<PathBuf>,
+    /// Boot without an initramfs: the kernel mounts a disk (--drive) as its root, and the system there
+    /// switches the machine off at its end
+    #[arg(long, requires = "kernel", conflicts_with_all = ["initrd", "workload", "modules"])]
+    no_initrd: bool,
+    /// A disk of the guest, raw or qcow2; several times for several. What the guest writes is thrown away
+    #[arg(long, value_name = "FILE")]
+    drive: Vec<PathBuf>,
+    /// A firmware in place of OpenSBI, as QEMU's -bios takes it
+    #[arg(long, value_name = "FILE")]
+    bios: Option<PathBuf>,
     /// A folder with modules of that kernel, which the workload loads and unloads
     #[arg(long, value_name = "DIR", requires = "kernel", conflicts_with_all = ["initrd", "workload"])]
     modules: Option<PathBuf>,
@@ -131,13 +159,16 @@ pub struct Args {
     /// Longest run in seconds
     #[arg(long, value_name = "N", default_value_t = 240, value_parser = clap::value_parser!(u32).range(1..))]
     seconds: u32,
+    /// More arguments for QEMU, such as `-- -device virtio-rng-pci`
+    #[arg(last = true, value_name = "ARGUMENT")]
+    qemu_arguments: Vec<OsString>,
 }
 
 /// Where the kernel comes from.
 #[derive(Clone, Debug)]
 enum KernelFrom {
     /// Built elsewhere.
-    Files { image: PathBuf, vmlinux: Option<PathBuf>, initrd: Option<PathBuf>, modules: Option<PathBuf> },
+    Files { image: PathBuf, vmlinux: Option<PathBuf>, modules: Option<PathBuf> },
     /// Built here.
     Tree { name: String, config: Config },
 }
@@ -150,10 +181,24 @@ pub struct Plan {
     from: KernelFrom,
     machine: Machine,
     append: String,
-    workload: Option<PathBuf>,
+    /// What the user has made for the guest, if it is not the tool's own workload.
+    guest: Option<Given>,
+    firmware: Option<PathBuf>,
+    more: Vec<OsString>,
     json: Option<PathBuf>,
     html: Option<PathBuf>,
     limits: Limits,
+}
+
+/// What the user wants to run in the guest.
+#[derive(Clone, Debug)]
+enum Given {
+    /// A folder with test-*.sh.
+    Folder(PathBuf),
+    /// An initramfs.
+    Initrd(PathBuf),
+    /// What is on a disk.
+    Disk,
 }
 
 impl Plan {
@@ -175,7 +220,20 @@ impl Plan {
             Some(path) if !path.exists() => Err(Error::usage(format!("{}: no such file", path.display()))),
             _ => Ok(()),
         };
-        [&args.kernel, &args.vmlinux, &args.initrd, &args.modules, &args.workload].into_iter().try_for_each(there)?;
+        let paths = [&args.kernel, &args.vmlinux, &args.initrd, &args.modules, &args.workload, &args.bios];
+        paths.into_iter().try_for_each(there)?;
+        if let Some(bios) = args.bios.as_ref().filter(|bios| !bios.is_file()) {
+            return Err(Error::usage(format!("--bios {}: not a file", bios.display())));
+        }
+        let more = qemu_arguments(&args.drive, &args.qemu_arguments)?;
+        let guest = match (&args.initrd, &args.workload) {
+            (Some(initrd), _) => Some(Given::Initrd(initrd.clone())),
+            (None, Some(folder)) => Some(Given::Folder(folder.clone())),
+            (None, None) => args.no_initrd.then_some(Given::Disk),
+        };
+        if args.no_initrd && more.is_empty() {
+            return Err(usage("--no-initrd needs a disk for the kernel to mount, such as --drive FILE".to_owned()));
+        }
         let mut append = args.append.trim().to_owned();
         let (from, name) = match (&args.kernel, &args.tree) {
             (None, None) => return Err(usage("no kernel given: --kernel IMAGE or --tree base".to_owned())),
@@ -183,12 +241,7 @@ impl Plan {
                 // Before anything is downloaded or built.
                 let elf = kernel_file::kind(image)? == kernel_file::Kind::Elf;
                 let vmlinux = args.vmlinux.clone().or_else(|| elf.then(|| image.clone()));
-                let files = KernelFrom::Files {
-                    image: image.clone(),
-                    vmlinux,
-                    initrd: args.initrd.clone(),
-                    modules: args.modules.clone(),
-                };
+                let files = KernelFrom::Files { image: image.clone(), vmlinux, modules: args.modules.clone() };
                 (files, file_name(image))
             }
             (None, Some(tree)) => {
@@ -216,23 +269,62 @@ impl Plan {
         };
         let seconds = Duration::from_secs(args.seconds.into());
         let limits = Limits { silence: seconds.min(SILENCE), total: seconds, ..Limits::default() };
-        let more: String = args.cpu.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '-' }).collect();
-        let more = if more.is_empty() { more } else { format!("-{more}") };
+        let properties: String = args.cpu.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '-' }).collect();
+        let properties = if properties.is_empty() { properties } else { format!("-{properties}") };
         let replay = args.replay.map(|seed| format!("-replay-{seed}")).unwrap_or_default();
-        let name = format!("{name}-{}{more}{replay}", machine.name());
-        let (workload, json, html) = (args.workload.clone(), args.json.clone(), args.html.clone());
-        Ok(Self { name, from, machine, append, workload, json, html, limits })
+        let files = args.bios.iter().chain(&args.drive).map(|file| format!("-{}", file_name(file)));
+        let name = format!("{name}-{}{properties}{replay}{}", machine.name(), files.collect::<String>());
+        let (firmware, json, html) = (args.bios.clone(), args.json.clone(), args.html.clone());
+        Ok(Self { name, from, machine, append, guest, firmware, more, json, html, limits })
     }
 
     fn target(&self, kernel: String, image: PathBuf, vmlinux: Option<PathBuf>, guest: Workload) -> Target {
+        let (firmware, more) = (self.firmware.clone(), self.more.clone());
         let (machine, append, limits) = (self.machine.clone(), self.append.clone(), self.limits);
-        Target { name: self.name.clone(), kernel, image, vmlinux, guest, machine, append, limits }
+        Target { name: self.name.clone(), kernel, image, vmlinux, guest, machine, append, firmware, more, limits }
     }
 }
 
-/// The name of a kernel's file, as the start of other files' names.
-fn file_name(image: &Path) -> String {
-    let name = image.file_name().unwrap_or_default().to_string_lossy();
+/// The disks and the user's arguments, as QEMU takes them.
+///
+/// # Errors
+/// When a disk cannot be read, or an argument is one that the tool sets (exit code 64).
+fn qemu_arguments(disks: &[PathBuf], more: &[OsString]) -> Result<Vec<OsString>> {
+    let mut all = Vec::new();
+    for disk in disks {
+        all.push("-drive".into());
+        all.push(drive(disk)?.into());
+    }
+    for argument in more {
+        let option = argument.to_str().and_then(|a| a.strip_prefix('-')).map(|a| a.strip_prefix('-').unwrap_or(a));
+        if let Some((option, instead)) = OWN_OPTIONS.iter().find(|(own, _)| option == Some(*own)) {
+            return Err(Error::usage(format!("QEMU's -{option} is set by the tool; use {instead} in its place")));
+        }
+    }
+    all.extend_from_slice(more);
+    Ok(all)
+}
+
+/// QEMU's `-drive` for a disk that stays as it is.
+fn drive(disk: &Path) -> Result<String> {
+    let wrong = |why: &str| Error::usage(format!("--drive {}: {why}; name a raw or qcow2 image", disk.display()));
+    let cannot = |e: io::Error| wrong(&format!("cannot be read: {e}"));
+    // What repeats the boot runs in another folder.
+    let path = disk.canonicalize().map_err(cannot)?;
+    let mut magic = Vec::new();
+    File::open(&path).and_then(|file| file.take(4).read_to_end(&mut magic)).map_err(cannot)?;
+    let format = match magic.as_slice() {
+        [] => return Err(wrong("is empty")),
+        b"QFI\xfb" => "qcow2",
+        _ => "raw",
+    };
+    let name = path.to_str().ok_or_else(|| wrong("has a name that is not UTF-8"))?;
+    Ok(format!("if=virtio,snapshot=on,format={format},file={}", name.replace(',', ",,")))
+}
+
+/// The name of a file, as a part of other files' names.
+fn file_name(file: &Path) -> String {
+    let name = file.file_name().unwrap_or_default().to_string_lossy();
     name.chars().map(|c| if c.is_ascii_alphanumeric() || "._-".contains(c) { c } else { '-' }).collect()
 }
 
@@ -251,6 +343,10 @@ pub struct Target {
     pub machine: Machine,
     /// More kernel parameters.
     pub append: String,
+    /// The firmware, if it is not the workbench's OpenSBI.
+    pub firmware: Option<PathBuf>,
+    /// More arguments of QEMU's.
+    pub more: Vec<OsString>,
     /// How long it may take.
     pub limits: Limits,
 }
@@ -260,6 +356,8 @@ pub struct Target {
 pub enum Workload {
     /// The user's initramfs.
     Initrd(PathBuf),
+    /// A system on a disk: there is no initramfs.
+    Disk,
     /// The scripts with these names in a folder.
     Scripts(PathBuf, Vec<String>),
 }
@@ -272,15 +370,12 @@ pub fn run(options: &Options, plan: &Plan) -> Result<Exit> {
     let folder = options.place("hunt");
     fs::create_dir_all(&folder).map_err(|e| Error::io("create", &folder, e))?;
     let (bench, target) = match &plan.from {
-        KernelFrom::Files { image, vmlinux, initrd, modules } => {
+        KernelFrom::Files { image, vmlinux, modules } => {
             let kernel = image.file_name().unwrap_or_default().to_string_lossy().into_owned();
             let plain = kernel_file::image(image, &folder.join(format!("{}.Image", plan.name)))?;
             image::check(&plain, image, vmlinux.as_deref())?;
             let bench = workbench::without_kernels(options)?;
-            let guest = match initrd {
-                Some(initrd) => Workload::Initrd(initrd.clone()),
-                None => workload(plan, host::clang(&options.base).as_deref(), &folder, modules.as_deref())?,
-            };
+            let guest = workload(plan, host::clang(&options.base).as_deref(), &folder, modules.as_deref())?;
             (bench, plan.target(kernel, plain, vmlinux.clone(), guest))
         }
         KernelFrom::Tree { name, config } => {
@@ -338,12 +433,17 @@ pub fn write_html(report: &Report, to: &Path) -> Result<()> {
 
 /// Makes the folder with what runs in the guest; without `clang`, leaves out what is in C.
 fn workload(plan: &Plan, clang: Option<&str>, folder: &Path, modules: Option<&Path>) -> Result<Workload> {
-    if let Some(given) = &plan.workload {
-        let names = scenario::tests_in(given)?;
-        if names.is_empty() {
-            return Err(Error::usage(format!("{} has no test-*.sh to run", given.display())));
+    match &plan.guest {
+        Some(Given::Initrd(initrd)) => return Ok(Workload::Initrd(initrd.clone())),
+        Some(Given::Disk) => return Ok(Workload::Disk),
+        Some(Given::Folder(given)) => {
+            let names = scenario::tests_in(given)?;
+            if names.is_empty() {
+                return Err(Error::usage(format!("{} has no test-*.sh to run", given.display())));
+            }
+            return Ok(Workload::Scripts(given.clone(), names));
         }
-        return Ok(Workload::Scripts(given.clone(), names));
+        None => {}
     }
     let all = scripts(folder, clang)?;
     if let Some(from) = modules {
@@ -447,7 +547,8 @@ fn once(
     let limits = target.limits.times(host.slow);
     let mut append = format!("{ALWAYS}{} {}", stall_timeout(host), target.append).trim_end().to_owned();
     let (initrd, guest) = match &target.guest {
-        Workload::Initrd(file) => (file.clone(), Guest::Foreign),
+        Workload::Initrd(file) => (Some(file.clone()), Guest::Foreign),
+        Workload::Disk => (None, Guest::Foreign),
         Workload::Scripts(from, names) => {
             let file = bench.options.out.join("guest").join(format!("hunt-{name}.cpio.gz"));
             initramfs::build(&bench.busybox, from, &file)?;
@@ -455,7 +556,7 @@ fn once(
             let silence = limits.silence.mul_f64(host.busy);
             let test_seconds = silence.as_secs().saturating_sub(GUEST_GRACE).max(1);
             append = plan::command_line(&append, names.iter().map(String::as_str), test_seconds);
-            (file, Guest::Own)
+            (Some(file), Guest::Own)
         }
     };
     let pipe = TracePipe::open(&folder.join(format!("{name}.trace")))?;
@@ -463,11 +564,12 @@ fn once(
         machine: &target.machine,
         qemu: &bench.qemu.binary,
         property: &bench.options.base.qemu.property,
-        firmware: &bench.firmware,
+        firmware: target.firmware.as_ref().unwrap_or(&bench.firmware),
         image: &target.image,
         image_stays: false,
-        initrd: &initrd,
+        initrd: initrd.as_deref(),
         append: &append,
+        more: &target.more,
         plugin: None,
         trace: Some((&pipe.fifo, trace::EVENTS)),
         console: &console,

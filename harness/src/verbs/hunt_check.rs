@@ -121,6 +121,8 @@ fn boot(
         guest,
         machine: machine.clone(),
         append: append.to_owned(),
+        firmware: None,
+        more: Vec::new(),
         limits: lab.options.limits.over(Limits { silence, total: 4 * PATIENT, ..Limits::for_boot(1, machine) }),
     };
     let report = hunt::boot(&lab.bench, &target, &folder)?;

@@ -409,6 +409,8 @@ fn on_fake_machine(script: &str) -> lazymap::ground::error::Result<Report> {
         guest: Workload::Initrd(image),
         machine: Machine::new(models::find("stale").unwrap()),
         append: String::new(),
+        firmware: None,
+        more: Vec::new(),
         limits: Limits::default(),
     };
     hunt::boot(&bench, &target, &dir.path().join("out/hunt"))

@@ -3,6 +3,7 @@
 
 use std::borrow::Cow;
 use std::env;
+use std::ffi::OsString;
 use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
@@ -83,8 +84,9 @@ impl Fake {
             firmware: Path::new("/fw dir/fw.bin"),
             image: Path::new("/Image"),
             image_stays: true,
-            initrd: Path::new("/it's.gz"),
+            initrd: Some(Path::new("/it's.gz")),
             append: "lazymap.tests=a",
+            more: &[],
             plugin: None,
             trace: None,
             console: &console,
@@ -131,8 +133,9 @@ fn a_run_to_the_end_is_kept_and_can_be_repeated() {
         firmware: Path::new("/fw dir/fw.bin"),
         image: Path::new("/Image"),
         image_stays: true,
-        initrd: Path::new("/it's.gz"),
+        initrd: Some(Path::new("/it's.gz")),
         append: "lazymap.tests=a",
+        more: &[],
         plugin: Some("file=x.so,out=a b"),
         trace: None,
         console: &console,
@@ -159,7 +162,7 @@ fn a_boot_leaves_what_repeats_it_elsewhere() {
     for (name, text) in [("Image", "kernel"), ("it's.gz", "guest"), ("fw.bin", "firmware")] {
         fs::write(at(name), text).unwrap();
     }
-    let (console, trace) = (at("logs/k-m.log"), at("trace"));
+    let (console, trace, initrd) = (at("logs/k-m.log"), at("trace"), at("it's.gz"));
     let boot = Boot {
         machine: &PLAIN,
         qemu: &fake.qemu,
@@ -167,8 +170,9 @@ fn a_boot_leaves_what_repeats_it_elsewhere() {
         firmware: &at("fw.bin"),
         image: &at("Image"),
         image_stays: false,
-        initrd: &at("it's.gz"),
+        initrd: Some(&initrd),
         append: "lazymap.tests=a x=\"it's\"",
+        more: &[],
         plugin: Some("file=x.so,out=a b"),
         trace: Some((&trace, "riscv_*")),
         console: &console,
@@ -222,6 +226,50 @@ fn a_boot_leaves_what_repeats_it_elsewhere() {
 }
 
 #[test]
+fn a_boot_may_have_a_disk_in_place_of_an_initramfs() {
+    let fake = Fake::new(&format!("for word; do echo \"$word\"; done >arguments\n{}", finished()));
+    let (console, image) = (fake.path("logs/k-m.log"), fake.path("Image"));
+    fs::write(&image, "kernel").unwrap();
+    let earlier = fake.path("logs/k-m/initramfs.cpio.gz");
+    fs::create_dir_all(fake.path("logs/k-m")).unwrap();
+    fs::write(&earlier, "").unwrap();
+    let more = ["-drive", "if=virtio,file=/a b"].map(OsString::from);
+    let boot = Boot {
+        machine: &PLAIN,
+        qemu: &fake.qemu,
+        property: "x-cache-invalid",
+        firmware: Path::new("/none"),
+        image: &image,
+        image_stays: true,
+        initrd: None,
+        append: "root=/dev/vda",
+        more: &more,
+        plugin: None,
+        trace: None,
+        console: &console,
+        limits: PATIENT,
+    };
+    boot.run(&mut |_| {}).unwrap();
+    let ended = "loglevel=7 root=/dev/vda\n-drive\nif=virtio,file=/a b\n";
+    let arguments = fake.text("arguments");
+    assert!(arguments.ends_with(ended) && !arguments.contains("-initrd"), "{arguments}");
+    assert!(!earlier.exists(), "it is not of this boot");
+    // Its reproducer takes one all the same.
+    let again = |initrd: &str| {
+        let mut command = Command::new("sh");
+        command.arg(fake.path("logs/k-m/reproduce.sh")).env("QEMU", &fake.qemu).env("INITRD", initrd);
+        assert!(command.output().unwrap().status.success());
+        fake.text("arguments")
+    };
+    let without = again("");
+    assert!(without.ends_with(ended) && !without.contains("-initrd"), "{without}");
+    let with = again("/an initrd");
+    assert!(with.ends_with(ended) && with.contains("\n-initrd\n/an initrd\n"), "{with}");
+    let script = fake.text("logs/k-m/reproduce.sh");
+    assert!(script.contains("the files that its last\n# arguments name"), "{script}");
+}
+
+#[test]
 fn a_link_to_an_image_outlives_its_replacement() {
     let fake = Fake::new(&finished());
     fs::write(fake.path("Image"), "old").unwrap();
@@ -233,8 +281,9 @@ fn a_link_to_an_image_outlives_its_replacement() {
         firmware: Path::new("/none"),
         image: &fake.path("Image"),
         image_stays: true,
-        initrd: Path::new("/none"),
+        initrd: Some(Path::new("/none")),
         append: "",
+        more: &[],
         plugin: None,
         trace: None,
         console: &console,

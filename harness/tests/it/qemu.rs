@@ -80,6 +80,39 @@ fn a_hunt_in_a_finished_kernel_needs_neither_toolchain_nor_apt() {
 }
 
 #[test]
+fn a_hunt_boots_the_user_s_firmware_and_disks() {
+    let lab = Lab::new();
+    without_apt(&lab);
+    let at = |name: &str| lab.dir.path().join(name);
+    std::fs::write(at("Image"), image()).unwrap();
+    write(&at("fw.bin"), "firmware");
+    std::fs::write(at("a,b.qcow2"), b"QFI\xfb\0\0\0\x03").unwrap();
+    write(&at("raw"), "QF");
+    let mut tool = lab.tool();
+    tool.env_remove("LAZYMAP_RUSTC").env_remove("LAZYMAP_MIRROR").env("LAZYMAP_QEMU", lab.script("qemu", WITH));
+    tool.env("LAZYMAP_BUSYBOX", at("busybox")).env("LAZYMAP_FIRMWARE", at("firmware"));
+    tool.arg("hunt").arg("--kernel").arg(at("Image")).arg("--bios").arg(at("fw.bin"));
+    tool.arg("--drive").arg(at("a,b.qcow2")).arg("--drive").arg(at("raw"));
+    tool.args(["--no-initrd", "--append", "root=/dev/vda", "--", "-device", "virtio-rng-pci"]);
+    // This QEMU boots nothing, so there is no result.
+    let done = said(&mut tool);
+    assert_eq!(done.code, Some(2), "{done:?}");
+    let folder = lab.out().join("hunt/Image-stale-fw.bin-a-b.qcow2-raw");
+    assert_eq!(std::fs::read_to_string(folder.join("fw_dynamic.bin")).unwrap(), "firmware");
+    let script = std::fs::read_to_string(folder.join("reproduce.sh")).unwrap();
+    for words in [
+        "-drive if=virtio,snapshot=on,format=qcow2,file=/",
+        "/a,,b.qcow2 ",
+        "-drive if=virtio,snapshot=on,format=raw,file=/",
+        "-device virtio-rng-pci \"$@\"",
+        " ${INITRD:+-initrd ",
+    ] {
+        assert!(script.contains(words), "{words}: {script}");
+    }
+    assert!(!folder.join("initramfs.cpio.gz").exists());
+}
+
+#[test]
 fn without_apt_a_qemu_to_build_needs_programs() {
     let lab = Lab::new();
     without_apt(&lab);

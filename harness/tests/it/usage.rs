@@ -61,6 +61,16 @@ fn what_a_hunt_cannot_be_about_is_64() {
     run(&["--tree", "base", "--harts", "0"]).fails(64, &["harts = 0"]);
     run(&["--tree", "base", "--cpu", "fast"]).fails(64, &["`fast`"]);
     run(&["--tree", "base", "--seconds", "0"]).fails(64, &["--seconds"]);
+    run(&["--tree", "base", "--bios", "/nowhere"]).fails(64, &["/nowhere: no such file"]);
+    run(&["--tree", "base", "--bios", "/"]).fails(64, &["--bios /: not a file"]);
+    run(&["--tree", "base", "--drive", "/nowhere"]).fails(64, &["--drive /nowhere: cannot be read", "qcow2"]);
+    run(&["--tree", "base", "--drive", "/"]).fails(64, &["--drive /: cannot be read"]);
+    run(&["--tree", "base", "--drive", "/dev/null"]).fails(64, &["--drive /dev/null: is empty"]);
+    run(&["--tree", "base", "--no-initrd"]).fails(64, &["--kernel"]);
+    run(&["--kernel", text.to_str().unwrap(), "--no-initrd"]).fails(64, &["--no-initrd needs a disk", "--drive"]);
+    run(&["--tree", "base", "--", "-device", "virtio-rng-pci", "-cpu", "max"]).fails(64, &["QEMU's -cpu", "--model"]);
+    run(&["--tree", "base", "--", "--smp", "2"]).fails(64, &["QEMU's -smp", "--harts"]);
+    run(&["--tree", "base", "-device", "virtio-rng-pci"]).fails(64, &["-d", "--help"]);
 }
 
 #[test]
