@@ -52,9 +52,19 @@ run_at:
 	ld	t0, 24(a0)
 	slli	t0, t0, 11
 	csrs	mstatus, t0
+	la	s0, frame
 	ld	a1, 16(a0)
 	ld	a0, 8(a0)
 	mret
+
+/*
+ * What s0 of a stub is, for the trace: it was called by the code at 0x1004,
+ * and that by the code at 0x2008.
+ */
+	.balign	16
+	.dword	last_frame, 0x1004
+frame:	.dword	0, 0x2008
+last_frame:
 
 	.balign	4
 trap:

@@ -8,7 +8,7 @@ use serde::{Serialize, Serializer};
 
 use super::layout::Layout;
 use super::symbols::Symbols;
-use super::trace::{Access, Fence, Hit, Story, Use, What};
+use super::trace::{Access, Fence, Hit, Store, Story, Use, What};
 use super::verdict::{Death, Fate, Outcome};
 use crate::ground::table::{self, Align, Cell};
 
@@ -18,6 +18,32 @@ const SCHEMA: u32 = 2;
 const MOST: usize = 5000;
 /// Most functions of a call trace in the text.
 const CALLS: usize = 8;
+/// Functions that map memory for others. Who called them says more about a mapping than they do.
+const ALLOCATORS: &[&str] = &[
+    "__apply_to_page_range",
+    "__kvmalloc_node_noprof",
+    "__vmalloc_area_node",
+    "__vmalloc_node_noprof",
+    "__vmalloc_node_range_noprof",
+    "__vmalloc_noprof",
+    "__vmap_pages_range",
+    "__vmap_pages_range_noflush",
+    "apply_to_page_range",
+    "execmem_alloc",
+    "execmem_vmalloc",
+    "generic_ioremap_prot",
+    "ioremap_page_range",
+    "ioremap_prot",
+    "vm_map_ram",
+    "vmalloc_noprof",
+    "vmap",
+    "vmap_page_range",
+    "vmap_pages_range",
+    "vmap_pages_range_noflush",
+    "vmap_range_noflush",
+    "vmap_small_pages_range_noflush",
+    "vzalloc_noprof",
+];
 /// Most groups in the text.
 const ROWS: usize = 24;
 
@@ -71,6 +97,9 @@ pub struct Place {
     /// File and line, if the vmlinux has debug information.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub line: Option<String>,
+    /// The functions on its stack, the nearest caller first; empty if the kernel keeps no frame pointers.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub calls: Vec<String>,
 }
 
 /// As text: JSON's numbers are exact up to 2^53 only.
@@ -111,6 +140,9 @@ pub struct HitReport {
     pub fences_between: Option<u64>,
     /// The store that made the PTE valid.
     pub store: Option<Place>,
+    /// For whom, if that was in an allocator: the nearest caller that is not.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub mapped_for: Option<String>,
     /// The last fence of the hart before the hit.
     pub fence: Option<Place>,
     /// What that fence was for.
@@ -128,6 +160,9 @@ pub struct HitReport {
 pub struct Group {
     /// The function that made the PTE valid.
     pub mapped_by: String,
+    /// For whom, if that is an allocator.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub mapped_for: Option<String>,
     /// The region of the address.
     pub region: String,
     /// The function that touched it.
@@ -343,20 +378,52 @@ fn function(symbols: &Symbols, layout: &Layout, pc: u64, ra: u64) -> String {
     symbols.actor(pc, ra).map_or_else(|| format!("({})", layout.region(pc)), str::to_owned)
 }
 
-fn tell_use(index: usize, of: &Use, symbols: &Symbols, layout: &Layout) -> UseReport {
-    let place = |time: i64, hart: Option<u32>, pc: u64, ra: u64| Place {
+/// The functions on a stack; see [`Place::calls`].
+fn calls(symbols: &Symbols, layout: &Layout, pc: u64, ra: u64, stack: &[u64]) -> Vec<String> {
+    let name = |ra: u64| symbols.caller(ra).map_or_else(|| format!("({})", layout.region(ra)), str::to_owned);
+    symbols.callers(pc, ra, stack).into_iter().map(name).collect()
+}
+
+/// Whether a function maps memory for others. The compiler may have added to its name.
+fn is_allocator(name: &str) -> bool {
+    ALLOCATORS.contains(&name.split('.').next().unwrap_or(name))
+}
+
+/// For whom a page was mapped; see [`HitReport::mapped_for`].
+fn mapped_for(hit: &Hit, symbols: &Symbols, layout: &Layout) -> Option<String> {
+    let store = hit.store.as_ref().filter(|s| s.by.is_some())?;
+    if !is_allocator(&function(symbols, layout, store.pc, store.ra)) {
+        return None;
+    }
+    calls(symbols, layout, store.pc, store.ra, &store.calls).into_iter().find(|name| !is_allocator(name))
+}
+
+/// A place in the code, with names.
+fn place(
+    (symbols, layout): (&Symbols, &Layout),
+    (time, hart): (i64, Option<u32>),
+    (pc, ra): (u64, u64),
+    stack: &[u64],
+) -> Place {
+    Place {
         time,
         hart,
         pc,
         at: symbols.place(pc),
         by: function(symbols, layout, pc, ra),
         line: symbols.line(pc),
-    };
-    let own = |time: i64, pc: u64| place(time, Some(of.hart), pc, 0);
+        calls: calls(symbols, layout, pc, ra, stack),
+    }
+}
+
+fn tell_use(index: usize, of: &Use, symbols: &Symbols, layout: &Layout) -> UseReport {
+    let names = (symbols, layout);
+    let own = |time: i64, pc: u64| place(names, (time, Some(of.hart)), (pc, 0), &[]);
+    let stored = |s: &Store| place(names, (s.time, s.by), (s.pc, s.ra), &s.calls);
     let hex = |number: u64| format!("{number:#x}");
     UseReport {
         index,
-        touch: place(of.time, Some(of.hart), of.pc, of.ra),
+        touch: place(names, (of.time, Some(of.hart)), (of.pc, of.ra), &of.calls),
         user: of.mode == 0,
         what: of.what,
         access: of.access,
@@ -369,7 +436,7 @@ fn tell_use(index: usize, of: &Use, symbols: &Symbols, layout: &Layout) -> UseRe
         memory: of.held.map(|held| hex(held.3)),
         read: of.read.map(|(time, pc)| own(time, pc)),
         fences_between: of.fences,
-        store: of.store.as_ref().filter(|s| s.by.is_some()).map(|s| place(s.time, s.by, s.pc, s.ra)),
+        store: of.store.as_ref().filter(|s| s.by.is_some()).map(stored),
         fence: of.fence.as_ref().map(|f| own(f.time, f.pc)),
         fence_for: of.fence.as_ref().map(fence_for),
         end: of.end.as_ref().map(|e| own(e.time, e.pc)),
@@ -410,19 +477,13 @@ fn use_groups(uses: &[Use], symbols: &Symbols, layout: &Layout) -> Vec<UseGroup>
 }
 
 fn tell(index: usize, hit: &Hit, fate: Fate, symbols: &Symbols, layout: &Layout) -> HitReport {
-    let place = |time: i64, hart: Option<u32>, pc: u64, ra: u64| Place {
-        time,
-        hart,
-        pc,
-        at: symbols.place(pc),
-        by: function(symbols, layout, pc, ra),
-        line: symbols.line(pc),
-    };
-    let own = |time: i64, pc: u64| place(time, Some(hit.hart), pc, 0);
+    let names = (symbols, layout);
+    let own = |time: i64, pc: u64| place(names, (time, Some(hit.hart)), (pc, 0), &[]);
+    let stored = |s: &Store| place(names, (s.time, s.by), (s.pc, s.ra), &s.calls);
     let hex = |addr: u64| format!("{addr:#x}");
     HitReport {
         index,
-        touch: place(hit.time, Some(hit.hart), hit.pc, hit.ra),
+        touch: place(names, (hit.time, Some(hit.hart)), (hit.pc, hit.ra), &hit.calls),
         access: hit.access,
         addr: hex(hit.addr),
         region: layout.region(hit.addr),
@@ -434,7 +495,8 @@ fn tell(index: usize, hit: &Hit, fate: Fate, symbols: &Symbols, layout: &Layout)
         read: hit.read.as_ref().map(|r| own(r.time, r.pc)),
         read_addr: hit.read.as_ref().map(|r| hex(r.addr)),
         fences_between: hit.read.as_ref().map(|r| hit.fences.saturating_sub(r.fences)),
-        store: hit.store.as_ref().filter(|s| s.by.is_some()).map(|s| place(s.time, s.by, s.pc, s.ra)),
+        store: hit.store.as_ref().filter(|s| s.by.is_some()).map(stored),
+        mapped_for: mapped_for(hit, symbols, layout),
         fence: hit.fence.as_ref().map(|f| own(f.time, f.pc)),
         fence_for: hit.fence.as_ref().map(fence_for),
         end: hit.end.as_ref().map(|e| own(e.time, e.pc)),
@@ -444,15 +506,17 @@ fn tell(index: usize, hit: &Hit, fate: Fate, symbols: &Symbols, layout: &Layout)
 }
 
 fn groups(hits: &[Hit], fates: &[Fate], symbols: &Symbols, layout: &Layout) -> Vec<Group> {
-    let mut groups: BTreeMap<(Fate, String, String, String), Group> = BTreeMap::new();
+    let mut groups: BTreeMap<(Fate, String, Option<String>, String, String), Group> = BTreeMap::new();
     for (first, (hit, &fate)) in hits.iter().zip(fates).enumerate() {
         let known = hit.store.as_ref().filter(|s| s.by.is_some());
         let mapped_by = known.map_or_else(|| "(unknown)".to_owned(), |s| function(symbols, layout, s.pc, s.ra));
+        let mapped_for = mapped_for(hit, symbols, layout);
         let touched_by = function(symbols, layout, hit.pc, hit.ra);
         let region = layout.region(hit.addr);
-        let key = (fate, mapped_by.clone(), region.clone(), touched_by.clone());
+        let key = (fate, mapped_by.clone(), mapped_for.clone(), region.clone(), touched_by.clone());
         let group = groups.entry(key).or_insert(Group {
             mapped_by,
+            mapped_for,
             region,
             touched_by,
             fate,
@@ -560,6 +624,7 @@ fn killer(hit: &HitReport) -> Vec<String> {
             hit.touch.hart.unwrap_or_default()
         ),
     ];
+    lines.extend(called(&hit.touch));
     lines.push(match &hit.store {
         Some(store) => format!(
             "  mapped      by {}{}, on hart {}, {} before",
@@ -570,6 +635,7 @@ fn killer(hit: &HitReport) -> Vec<String> {
         ),
         None => "  mapped      it is not known by whom".to_owned(),
     });
+    lines.extend(hit.store.as_ref().and_then(called));
     if let Some(read) = &hit.read {
         lines.push(format!(
             "  remembered  as invalid since {} before, when {} used {}; {} fences since, none for this page",
@@ -606,6 +672,7 @@ fn exposed(of: &UseReport) -> Vec<String> {
             of.what.name()
         ),
     ];
+    lines.extend(called(&of.touch));
     lines.push(match &of.store {
         Some(store) => format!(
             "  changed     by {}{}, on hart {}, {} before",
@@ -616,6 +683,7 @@ fn exposed(of: &UseReport) -> Vec<String> {
         ),
         None => "  changed     it is not known by whom".to_owned(),
     });
+    lines.extend(of.store.as_ref().and_then(called));
     if let Some(read) = &of.read {
         lines.push(format!(
             "  read        {} before; {} fences since, none for this page",
@@ -642,6 +710,11 @@ fn exposed(of: &UseReport) -> Vec<String> {
     lines
 }
 
+/// The callers of a place, below the line that names it.
+fn called(place: &Place) -> Option<String> {
+    (!place.calls.is_empty()).then(|| format!("              called by {}", place.calls.join(" < ")))
+}
+
 /// A place, and the caller if that says more.
 fn at(place: &Place) -> String {
     match place.at.starts_with(place.by.as_str()) {
@@ -664,8 +737,10 @@ fn groups_table(groups: &[Group]) -> String {
     use Align::{Left, Right};
     let mut rows: Vec<Vec<Cell>> = vec![["hits", "fate", "mapped by", "region", "touched by"].map(Cell::from).into()];
     for group in groups.iter().take(ROWS) {
-        let Group { mapped_by, region, touched_by, .. } = group;
-        let texts = [&group.hits.to_string(), group.fate.name(), mapped_by, region, touched_by];
+        let Group { mapped_by, mapped_for, region, touched_by, .. } = group;
+        let for_whom = mapped_for.as_ref().map(|name| format!(" for {name}")).unwrap_or_default();
+        let (hits, mapped) = (group.hits.to_string(), format!("{mapped_by}{for_whom}"));
+        let texts = [&hits, group.fate.name(), &mapped, region, touched_by];
         rows.push(texts.into_iter().map(Cell::from).collect());
     }
     if groups.len() > ROWS {

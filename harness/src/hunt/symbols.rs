@@ -137,6 +137,21 @@ impl Symbols {
         Some(name)
     }
 
+    /// The return addresses of the callers of the code at `pc`, the nearest first: those from the stack, with `ra`
+    /// before them if the function keeps its own there only.
+    pub fn callers(&self, pc: u64, ra: u64, stack: &[u64]) -> Vec<u64> {
+        let function = |pc: u64| self.find(pc).map(|(name, _)| name);
+        let caller = self.caller(ra).filter(|name| function(pc) != Some(*name));
+        let missing = caller.is_some() && stack.first().is_some_and(|first| *first != ra);
+        missing.then_some(ra).into_iter().chain(stack.iter().copied()).collect()
+    }
+
+    /// The function that a call returns to.
+    pub fn caller(&self, ra: u64) -> Option<&str> {
+        // A call that does not return may be a function's last instruction.
+        self.find(ra.wrapping_sub(1)).map(|(name, _)| name)
+    }
+
     /// File and line of `pc`, if there is debug information.
     pub fn line(&self, pc: u64) -> Option<String> {
         let found = self.lines.as_ref()?.find_location(pc).ok()??;

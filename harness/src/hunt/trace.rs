@@ -70,6 +70,9 @@ pub struct Store {
     pub ra: u64,
     /// Physical address of the PTE.
     pub pte: u64,
+    /// Return addresses from its stack, the nearest first; empty without frame pointers, and in the trace of an
+    /// older QEMU.
+    pub calls: Vec<u64>,
 }
 
 /// The last fence of the hart before the hit.
@@ -160,6 +163,8 @@ pub struct Use {
     pub pc: u64,
     /// The return address at that time; see [`Store::ra`].
     pub ra: u64,
+    /// See [`Store::calls`].
+    pub calls: Vec<u64>,
     /// The address space.
     pub asid: u64,
     /// What it was not.
@@ -201,6 +206,8 @@ pub struct Hit {
     pub pc: u64,
     /// The return address at that time; see [`Store::ra`].
     pub ra: u64,
+    /// See [`Store::calls`].
+    pub calls: Vec<u64>,
     /// The address space.
     pub asid: u64,
     /// Fences that the hart had executed by then.
@@ -318,6 +325,7 @@ impl Trace {
         // The hit is not kept, or it repeats one that already has all this.
         let Some(hit) = at.and_then(|at| self.hits.get_mut(at)) else { return Some(()) };
         match name {
+            "frames" => took(fields, "hit", &mut hit.calls, hit.store.as_mut())?,
             "read" => {
                 let (level, fences) = (fields.number("level")?, fields.number("fences")?);
                 hit.read.get_or_insert(Read { time, pc, addr: fields.hex("addr")?, level, fences });
@@ -325,7 +333,7 @@ impl Trace {
             "store" => {
                 let by: i64 = fields.number("by")?;
                 let (ra, pte) = (fields.hex("ra")?, fields.hex("pte")?);
-                hit.store.get_or_insert(Store { time, by: u32::try_from(by).ok(), pc, ra, pte });
+                hit.store.get_or_insert(Store { time, by: u32::try_from(by).ok(), pc, ra, pte, calls: Vec::new() });
             }
             "fence" => {
                 let (asid, flags) = (fields.number("asid")?, fields.number("flags")?);
@@ -356,6 +364,9 @@ impl Trace {
         let at = self.told.get(&(hart, number)).copied();
         let Some(of) = at.and_then(|at| self.uses.get_mut(at)) else { return Some(()) };
         match name {
+            // A later use may have been by a program, or the first one.
+            "frames" if of.repeats > 1 => {}
+            "frames" => took(fields, "use", &mut of.calls, of.store.as_mut())?,
             "read" => {
                 let global: u32 = fields.number("global")?;
                 let held = (fields.number("level")?, global != 0, fields.hex("held")?, fields.hex("memory")?);
@@ -366,7 +377,7 @@ impl Trace {
             "store" => {
                 let by: i64 = fields.number("by")?;
                 let (ra, pte) = (fields.hex("ra")?, fields.hex("pte")?);
-                of.store.get_or_insert(Store { time, by: u32::try_from(by).ok(), pc, ra, pte });
+                of.store.get_or_insert(Store { time, by: u32::try_from(by).ok(), pc, ra, pte, calls: Vec::new() });
             }
             "fence" => {
                 let (asid, flags, count) =
@@ -429,6 +440,7 @@ impl Trace {
             addr,
             pc,
             ra,
+            calls: Vec::new(),
             asid,
             what,
             held: None,
@@ -454,6 +466,7 @@ impl Trace {
             addr: fields.hex("addr")?,
             pc,
             ra: fields.hex("ra")?,
+            calls: Vec::new(),
             asid: fields.number("asid")?,
             fences: fields.number("fences")?,
             repeats: 1,
@@ -498,6 +511,22 @@ impl Trace {
         uses.sort_by_key(|of| (of.time, of.hart));
         Ok(Story { hits, total, left_out, uses, total_uses })
     }
+}
+
+/// Keeps the frames of an access, whose name is `access`, or of the store that came before; only the first ones, as
+/// those of a repetition are of no interest.
+fn took(fields: &Fields<'_>, access: &str, calls: &mut Vec<u64>, store: Option<&mut Store>) -> Option<()> {
+    let address = |word: &str| u64::from_str_radix(word.strip_prefix("0x")?, 16).ok();
+    let frames = fields.text("frames")?.split(',').map(address).collect::<Option<Vec<u64>>>()?;
+    let to = match fields.text("of")? {
+        "store" => store.map(|store| &mut store.calls),
+        of if of == access => Some(calls),
+        _ => return None,
+    };
+    if let Some(to) = to.filter(|to| to.is_empty()) {
+        *to = frames;
+    }
+    Some(())
 }
 
 fn access(fields: &Fields<'_>) -> Option<Access> {

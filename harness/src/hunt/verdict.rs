@@ -368,6 +368,7 @@ mod tests {
             addr: ADDR,
             pc: PC,
             ra: 0,
+            calls: Vec::new(),
             asid: 0,
             fences: 0,
             repeats: 1,
@@ -527,7 +528,7 @@ mod tests {
 
     #[test]
     fn a_translation_must_be_forgotten_within_a_second() {
-        let stored = |by: Option<u32>| Some(Store { time: 0, by, pc: PC, ra: 0, pte: 0 });
+        let stored = |by: Option<u32>| Some(Store { time: 0, by, pc: PC, ra: 0, pte: 0, calls: Vec::new() });
         let of = |what: What, milliseconds: i64| Use {
             hart: 1,
             number: 1,
@@ -537,6 +538,7 @@ mod tests {
             addr: ADDR,
             pc: PC,
             ra: 0,
+            calls: Vec::new(),
             asid: 0,
             what,
             held: None,

@@ -853,7 +853,9 @@ impl Event {
         let field = |word: &str| {
             let (name, text) = word.split_once('=')?;
             let value = match text {
-                word if word.starts_with(|c: char| c.is_ascii_alphabetic()) => Value::Word(word.to_owned()),
+                word if word.starts_with(|c: char| c.is_ascii_alphabetic()) || word.contains(',') => {
+                    Value::Word(word.to_owned())
+                }
                 _ => Value::Number(match text.strip_prefix("0x") {
                     Some(digits) => u64::from_str_radix(digits, 16).ok()?.into(),
                     None => text.parse().ok()?,
@@ -952,11 +954,11 @@ fn maker(parts: &Parts<'_>) -> Told<i128> {
 fn story_of_first_hit(log: &str, symbols: &Symbols, stderr: &str) -> Told<Verdict> {
     let events = events(log)?;
     let at = events.iter().position(|e| e.name == "stale_hit").ok_or("there is no hit")?;
-    let part: &[Event; 6] =
+    let part: &[Event; 7] =
         events[at..].first_chunk().ok_or_else(|| format!("{} events from the first hit on", events.len() - at))?;
     let remembered = events.iter().find(|e| e.name == "remember").ok_or("nothing was remembered")?;
     let table = remembered.number("table")?;
-    let wanted = first_six(part, table, symbols)?;
+    let wanted = first_seven(part, table, symbols)?;
     let differs = |(got, wanted): (&Event, &Event)| {
         let got = got.clone().timeless();
         (got != *wanted).then(|| format!("{got:?} instead of {wanted:?}"))
@@ -997,10 +999,10 @@ fn story_of_first_hit(log: &str, symbols: &Symbols, stderr: &str) -> Told<Verdic
     Ok(none_of(problems, ""))
 }
 
-/// What the first six events from a hit on must be, except for their times. A load and then a store
+/// What the first seven events from a hit on must be, except for their times. A load and then a store
 /// fault, on pages whose PTEs hart 0 made valid after it had read the table. Which PC did that, and who
 /// called the stubs, depends on the C compiler, so these come from the events themselves.
-fn first_six(part: &[Event; 6], table: i128, symbols: &Symbols) -> Told<[Event; 6]> {
+fn first_seven(part: &[Event; 7], table: i128, symbols: &Symbols) -> Told<[Event; 7]> {
     const TOP: i128 = 0xffff_ffc0_0000_0000;
     let (load, store) = (address_of(symbols, "stub_load")?, address_of(symbols, "stub_store")?);
     // A nop comes first.
@@ -1026,9 +1028,11 @@ fn first_six(part: &[Event; 6], table: i128, symbols: &Symbols) -> Told<[Event; 
         hit(1, 1, load, told(0, "ra")?).of_access("load"),
         first("stale_read", &[("pc", load), ("addr", TOP), ("level", 0), ("fences", 1)]),
         first("stale_store", &[("by", 0), ("pc", told(2, "pc")?), ("ra", told(2, "ra")?), ("pte", table + 8)]),
+        // Of the stub; the store was made in M-mode.
+        first("stale_frames", &[("pc", load)]).with("of", "hit").with("frames", "0x1004,0x2008"),
         first("stale_fence", &[("pc", fence), ("addr", 0), ("asid", 0), ("flags", 0)]),
         first("stale_end", &[("pc", load), ("fences", 0)]).with("reason", "late"),
-        hit(2, 2, store, told(5, "ra")?).of_access("store"),
+        hit(2, 2, store, told(6, "ra")?).of_access("store"),
     ])
 }
 
@@ -1370,6 +1374,7 @@ riscv_invalid_cache_fence hart=0 time=95 pc=0x80000204 addr=0x0 asid=0 flags=0
 riscv_invalid_cache_stale_hit hart=0 hit=1 time=120 mode=1 access=load addr=0xffffffc000001000 pc=0x80000100 ra=0x80001004 asid=1 fences=1
 riscv_invalid_cache_stale_read hart=0 hit=1 time=90 pc=0x80000100 addr=0xffffffc000000000 level=0 fences=1
 riscv_invalid_cache_stale_store hart=0 hit=1 time=110 by=0 pc=0x80001100 ra=0x80001008 pte=0x80105008
+riscv_invalid_cache_stale_frames hart=0 hit=1 time=120 pc=0x80000100 of=hit frames=0x1004,0x2008
 riscv_invalid_cache_stale_fence hart=0 hit=1 time=80 pc=0x80000204 addr=0x0 asid=0 flags=0
 riscv_invalid_cache_stale_end hart=0 hit=1 time=130 pc=0x80000100 fences=0 reason=late
 riscv_invalid_cache_stale_hit hart=0 hit=2 time=140 mode=1 access=store addr=0xffffffc000002000 pc=0x80000108 ra=0x8000100c asid=1 fences=1
@@ -1403,6 +1408,8 @@ riscv_invalid_cache_stale_store hart=0 hit=6 time=118 by=0 pc=0x80001100 ra=0x80
             ("time=80 pc=0x80000204", "time=80 pc=0x80000200"),
             ("time=130 pc=0x80000100", "time=130 pc=0x80000108"),
             ("reason=late", "reason=fence"),
+            ("of=hit", "of=store"),
+            ("frames=0x1004,0x2008", "frames=0x1004"),
             ("access=store", "access=load"),
             // Stored by a stub, by another one than that of page 6, called from a stub.
             ("time=110 by=0 pc=0x80001100", "time=110 by=0 pc=0x80000108"),
@@ -1424,7 +1431,7 @@ riscv_invalid_cache_stale_store hart=0 hit=6 time=118 by=0 pc=0x80001100 ra=0x80
         for (log, why) in [
             (&TRACE[..first], "there is no hit"),
             (&TRACE[first..], "nothing was remembered"),
-            (&TRACE[..TRACE.find("riscv_invalid_cache_stale_end").unwrap()], "4 events from the first hit on"),
+            (&TRACE[..TRACE.find("riscv_invalid_cache_stale_end").unwrap()], "5 events from the first hit on"),
         ] {
             assert_eq!(story_of_first_hit(log, &symbols, TRACE_COUNTERS), Err(why.to_owned()));
         }

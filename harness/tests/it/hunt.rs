@@ -72,6 +72,48 @@ fn a_recorded_trace_is_a_story_for_each_hit() {
 }
 
 #[test]
+fn callers_say_for_whom_a_page_was_mapped() {
+    let frames = |trace: &str, hit: u64, of: &str, frames: &str| {
+        let fence = format!("riscv_invalid_cache_stale_fence hart=1 hit={hit} ");
+        assert_eq!(trace.matches(&fence).count(), 1, "{hit}");
+        let line = format!("riscv_invalid_cache_stale_frames hart=1 hit={hit} time=1 pc=0x1 of={of} frames={frames}\n");
+        trace.replace(&fence, &format!("{line}{fence}"))
+    };
+    let mut trace = fixture("shadow.trace");
+    // The first one counts.
+    trace = frames(&trace, 45, "store", "0xffffffff80317400,0xffffffff80346b00");
+    trace = frames(&trace, 45, "store", "0xffffffff8057b740");
+    // ra is in kasan_poison(), which memset() has not saved.
+    trace = frames(&trace, 54, "hit", "0xffffffff80346b00,0x10");
+    trace = frames(&trace, 54, "store", "0xffffffff8057b740");
+    let told = |trace: &str| hunted(&fixture("shadow.log"), trace, &Ending::Exited(0), Guest::Own);
+    let report = told(&trace);
+    let (first, second, last) = (&report.hits[0], &report.hits[1], &report.hits[9]);
+    assert_eq!(first.touch.calls, Vec::<String>::new());
+    assert_eq!(first.store.as_ref().unwrap().calls, ["__vmap_pages_range_noflush", "kasan_check_range"]);
+    assert_eq!(first.mapped_for.as_deref(), Some("kasan_check_range"));
+    assert_eq!((second.mapped_for.as_deref(), second.store.as_ref().unwrap().calls.len()), (None, 0));
+    assert_eq!(last.touch.calls[..2], ["kasan_poison", "kasan_check_range"]);
+    assert!(last.touch.calls.len() == 3 && last.touch.calls[2].starts_with('('), "{:?}", last.touch.calls);
+    assert_eq!(last.store.as_ref().unwrap().calls.last().unwrap(), "handle_exception");
+    // It was not mapped by an allocator.
+    assert_eq!(last.mapped_for, None);
+    let text = report.text();
+    for part in [
+        "__vmap_pages_range_noflush for kasan_check_range",
+        "              called by kasan_poison < kasan_check_range < ",
+    ] {
+        assert!(text.contains(part), "{part}: {text}");
+    }
+    // A caller that is on the stack as well is told once.
+    let saved = frames(&fixture("shadow.trace"), 54, "hit", "0xffffffff80347df4");
+    assert_eq!(told(&saved).hits[9].touch.calls, ["kasan_poison"]);
+    for (of, which) in [("hit", "0x1,x"), ("hit", ""), ("use", "0x1")] {
+        assert!(trace::read(&frames(&trace, 54, of, which)).is_err(), "{of} {which}");
+    }
+}
+
+#[test]
 fn a_line_that_is_cut_off_is_no_error_and_nonsense_is() {
     let whole = fixture("shadow.trace");
     let cut = trace::read(&whole[..whole.len() - 20]).unwrap();
