@@ -74,6 +74,8 @@ const SILENCE: Duration = Duration::from_secs(120);
 /// How much of the raw trace is kept, in bytes.
 const MOST_RAW: usize = 64 << 20;
 
+/// What harts must have for `--evict-in`.
+const INVALID: &str = "x-cache-invalid=on";
 /// QEMU's options that the tool needs for itself, and what to use in their place.
 const OWN_OPTIONS: &[(&str, &str)] = &[
     ("cpu", "--model and --cpu"),
@@ -134,6 +136,10 @@ pub struct Args {
     /// More CPU properties of QEMU, as NAME=VALUE,NAME=VALUE
     #[arg(long, value_name = "PROPERTIES", default_value = "")]
     cpu: String,
+    /// Lose all valid translations before each instruction of this function of the vmlinux, which must not
+    /// fault where it cannot take that; slow
+    #[arg(long, value_name = "FUNCTION")]
+    evict_in: Option<String>,
     /// Number of harts, 1 to 512
     #[arg(long, value_name = "N", default_value_t = Machine::HARTS)]
     harts: u32,
@@ -180,6 +186,7 @@ pub struct Plan {
     pub name: String,
     from: KernelFrom,
     machine: Machine,
+    evict_in: Option<String>,
     append: String,
     /// What the user has made for the guest, if it is not the tool's own workload.
     guest: Option<Given>,
@@ -216,6 +223,9 @@ impl Plan {
         if !machine.model.stale {
             return Err(usage(format!("harts of the model `{}` remember nothing: no hit is possible", args.model)));
         }
+        if args.evict_in.is_some() && !machine.model.cpu.contains(INVALID) {
+            return Err(usage(format!("--evict-in needs harts with {INVALID}; the model `{}` has others", args.model)));
+        }
         let there = |path: &Option<PathBuf>| match path {
             Some(path) if !path.exists() => Err(Error::usage(format!("{}: no such file", path.display()))),
             _ => Ok(()),
@@ -241,6 +251,9 @@ impl Plan {
                 // Before anything is downloaded or built.
                 let elf = kernel_file::kind(image)? == kernel_file::Kind::Elf;
                 let vmlinux = args.vmlinux.clone().or_else(|| elf.then(|| image.clone()));
+                if args.evict_in.is_some() && vmlinux.is_none() {
+                    return Err(usage("--evict-in needs --vmlinux, which tells where the function is".to_owned()));
+                }
                 let files = KernelFrom::Files { image: image.clone(), vmlinux, modules: args.modules.clone() };
                 (files, file_name(image))
             }
@@ -272,10 +285,13 @@ impl Plan {
         let properties: String = args.cpu.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '-' }).collect();
         let properties = if properties.is_empty() { properties } else { format!("-{properties}") };
         let replay = args.replay.map(|seed| format!("-replay-{seed}")).unwrap_or_default();
+        let window = args.evict_in.as_ref().map(|function| format!("-in-{}", file_name(Path::new(function))));
+        let window = window.unwrap_or_default();
         let files = args.bios.iter().chain(&args.drive).map(|file| format!("-{}", file_name(file)));
-        let name = format!("{name}-{}{properties}{replay}{}", machine.name(), files.collect::<String>());
+        let name = format!("{name}-{}{window}{properties}{replay}{}", machine.name(), files.collect::<String>());
         let (firmware, json, html) = (args.bios.clone(), args.json.clone(), args.html.clone());
-        Ok(Self { name, from, machine, append, guest, firmware, more, json, html, limits })
+        let evict_in = args.evict_in.clone();
+        Ok(Self { name, from, machine, evict_in, append, guest, firmware, more, json, html, limits })
     }
 
     fn target(&self, kernel: String, image: PathBuf, vmlinux: Option<PathBuf>, guest: Workload) -> Target {
@@ -283,6 +299,23 @@ impl Plan {
         let (machine, append, limits) = (self.machine.clone(), self.append.clone(), self.limits);
         Target { name: self.name.clone(), kernel, image, vmlinux, guest, machine, append, firmware, more, limits }
     }
+}
+
+/// `machine` with harts that lose their valid translations before each instruction of a function of `vmlinux`.
+///
+/// # Errors
+/// When the vmlinux cannot be read, or has no such function (exit code 64).
+pub fn evicting(machine: &Machine, vmlinux: &Path, function: &str) -> Result<Machine> {
+    let (start, size) = Symbols::load(vmlinux)?.named(function).ok_or_else(|| {
+        Error::usage(format!("--evict-in {function}: {} has no function of this name and a size", vmlinux.display()))
+    })?;
+    let range = format!("x-cache-invalid-evict-in={start:#x}-{:#x}", start + size);
+    let mut machine = machine.clone();
+    let model = &mut machine.model;
+    model.name = format!("{}-in-{function}", model.name).into();
+    model.cpu =
+        format!("{},svvptc=off,x-cache-invalid-coexist=any,x-cache-invalid-choice=valid,{range}", model.cpu).into();
+    Ok(machine)
 }
 
 /// The disks and the user's arguments, as QEMU takes them.
@@ -392,7 +425,12 @@ pub fn run(options: &Options, plan: &Plan) -> Result<Exit> {
             (lab.bench, target)
         }
     };
-    bench.takes(&plan.machine).map_err(Error::usage)?;
+    let machine = match (&plan.evict_in, &target.vmlinux) {
+        (Some(function), Some(vmlinux)) => evicting(&target.machine, vmlinux, function)?,
+        _ => target.machine.clone(),
+    };
+    let target = Target { machine, ..target };
+    bench.takes(&target.machine).map_err(Error::usage)?;
     let report = boot(&bench, &target, &folder)?;
     let json = plan.json.clone().unwrap_or_else(|| folder.join(format!("{}.json", plan.name)));
     let html = plan.html.clone().unwrap_or_else(|| folder.join(format!("{}.html", plan.name)));

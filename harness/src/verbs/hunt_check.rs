@@ -29,6 +29,8 @@ const VICTIMS: [&str; 2] = ["kasan_poison", "kasan_unpoison"];
 
 /// The machine on which the control dies before any test, and where it dies.
 const WINDOW: (&str, &str) = ("window-1", "handle_exception");
+/// How the hunt is called in which harts lose translations in all of that function.
+const INSIDE: &str = "stale, evicting in handle_exception";
 
 /// The machine on which translations outlive their PTEs, and the part of the workload that changes mappings.
 const VALID: (&str, &str) = ("valid", "tlb.sh");
@@ -55,11 +57,12 @@ pub fn run(lab: &mut Lab, tier: Tier) -> Result<Vec<Checked>> {
     let window = Machine::new(models::find(WINDOW.0)?);
     let plain = Config::default();
     let mut all = of_series("series", hunted(lab, SERIES, &plain, &stale, "", PATIENT));
-    all.extend(of_window(hunted(lab, CONTROL, &plain, &window, "", IMPATIENT)));
+    all.extend(of_window(WINDOW.0, hunted(lab, CONTROL, &plain, &window, "", IMPATIENT)));
     if tier >= Tier::Full {
         let config = found.first().map(|s| s.config.clone()).unwrap_or_default();
         all.extend(of_series("series with KASAN", hunted(lab, SERIES, &config, &stale, &place.append, PATIENT)));
         all.extend(of_mainline(hunted(lab, CONTROL, &config, &stale, &place.append, PATIENT)));
+        all.extend(of_window(INSIDE, inside(lab)));
         let valid = Machine::new(models::find(VALID.0)?);
         all.extend(of_valid(SERIES, &valid, &[], flushes(lab, SERIES, &valid)));
         for control in control::load(&lab.options.root)? {
@@ -86,6 +89,14 @@ fn hunted(
     let kernel = kernel(lab, name, config)?;
     let tests = Workload::Scripts(kernel.selftests.clone(), vec![TEST.to_owned()]);
     boot(lab, kernel, tests, machine, append, silence)
+}
+
+/// Hunts on harts that lose their valid translations anywhere in the function that dies.
+fn inside(lab: &mut Lab) -> Result<Report> {
+    let kernel = kernel(lab, CONTROL, &Config::default())?;
+    let machine = hunt::evicting(&Machine::new(models::find("stale")?), &kernel.vmlinux, WINDOW.1)?;
+    let tests = Workload::Scripts(kernel.selftests.clone(), vec![TEST.to_owned()]);
+    boot(lab, kernel, tests, &machine, "", PATIENT)
 }
 
 /// Hunts with the program that changes mappings which other harts have used.
@@ -133,8 +144,8 @@ fn boot(
 }
 
 /// Judges the kernel whose stack may not be visible to the hart.
-fn of_window(report: Result<Report>) -> Vec<Checked> {
-    let named = |what: &str| format!("hunt: mainline on {}: {what}", WINDOW.0);
+fn of_window(machine: &str, report: Result<Report>) -> Vec<Checked> {
+    let named = |what: &str| format!("hunt: mainline on {machine}: {what}");
     let report = match report {
         Ok(report) => report,
         Err(error) => return vec![(named("hunt"), Verdict::Error, error.message)],
@@ -269,9 +280,13 @@ mod tests {
         let machine = Machine::new(models::find("valid").unwrap());
         let valid = |culprit: &[String]| of_valid("x", &machine, culprit, report());
         assert_eq!((valid(&[]).len(), valid(&["f".to_owned()]).len()), (1, 2));
-        for checked in
-            [of_window(report()), of_series("x", report()), of_mainline(report()), valid(&[]), valid(&["f".to_owned()])]
-        {
+        for checked in [
+            of_window("w", report()),
+            of_series("x", report()),
+            of_mainline(report()),
+            valid(&[]),
+            valid(&["f".to_owned()]),
+        ] {
             for (name, verdict, why) in checked {
                 assert_eq!(verdict, Verdict::Error, "{name}: {why}");
             }

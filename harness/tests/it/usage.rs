@@ -69,6 +69,12 @@ fn what_a_hunt_cannot_be_about_is_64() {
     run(&["--tree", "base", "--no-initrd"]).fails(64, &["--kernel"]);
     run(&["--kernel", text.to_str().unwrap(), "--no-initrd"]).fails(64, &["--no-initrd needs a disk", "--drive"]);
     run(&["--tree", "base", "--", "-device", "virtio-rng-pci", "-cpu", "max"]).fails(64, &["QEMU's -cpu", "--model"]);
+    run(&["--tree", "base", "--model", "late", "--evict-in", "f"]).fails(64, &["x-cache-invalid=on", "`late`"]);
+    let image = lab.dir.path().join("Image");
+    let mut bytes = [0; 64];
+    bytes[0x38..0x3c].copy_from_slice(b"RSC\x05");
+    fs::write(&image, bytes).unwrap();
+    run(&["--kernel", image.to_str().unwrap(), "--evict-in", "f"]).fails(64, &["--evict-in needs --vmlinux"]);
     run(&["--tree", "base", "--", "--smp", "2"]).fails(64, &["QEMU's -smp", "--harts"]);
     run(&["--tree", "base", "-device", "virtio-rng-pci"]).fails(64, &["-d", "--help"]);
 }
