@@ -33,7 +33,9 @@ use crate::trial::tally::Tally;
 use crate::trial::verdict::{Count, Verdict};
 use crate::verbs::check::{Part, Plan};
 use crate::verbs::demo::{self, Kernels};
-use crate::verbs::{bench, board, bundle, check, clean, controls, cost, exhaust, judge, litmus, mutants, run, shell};
+use crate::verbs::{
+    bench, board, bundle, check, clean, controls, cost, exhaust, judge, litmus, mutants, quilt, run, shell,
+};
 use crate::{hunt, series};
 
 /// Exit codes as `--help` shows them.
@@ -176,6 +178,8 @@ enum Verb {
         #[arg(long)]
         build: bool,
     },
+    /// Adds the series to the unpacked source package of Debian's kernel, as patches for quilt
+    Quilt(quilt::Args),
     /// Builds the two kernels and their test modules, and boots nothing
     Kernels,
     /// Builds only the machine model
@@ -350,7 +354,7 @@ fn parse() -> Result<Option<(Options, Verb, Named)>> {
     let ksrc = given(cli.global.ksrc).map(|p| absolute(&p)).transpose()?;
     let (base, named) = match cli.global.base.filter(|b| !b.is_empty()).as_deref() {
         None => (base, Named::Nothing),
-        Some(ALL) if !matches!(cli.verb, Verb::Series | Verb::SeriesCheck { .. }) => {
+        Some(ALL) if !matches!(cli.verb, Verb::Series | Verb::SeriesCheck { .. } | Verb::Quilt(_)) => {
             return Err(Error::usage("BASE=all is for series and series-check; name one kernel or leave BASE out"));
         }
         Some(ALL) if ksrc.is_some() => {
@@ -359,9 +363,9 @@ fn parse() -> Result<Option<(Options, Verb, Named)>> {
         Some(ALL) => (base, Named::All),
         Some(version) => (base.choose(version)?, Named::One),
     };
-    if !base.linux.is_whole() && !matches!(cli.verb, Verb::Series | Verb::SeriesCheck { .. }) {
+    if !base.linux.is_whole() && !matches!(cli.verb, Verb::Series | Verb::SeriesCheck { .. } | Verb::Quilt(_)) {
         return Err(Error::usage(format!(
-            "BASE={}: it has a part of the series, which only series and series-check take; name another kernel",
+            "BASE={}: it has a part of the series, which only series, series-check and quilt take; name another kernel",
             base.linux.version
         )));
     }
@@ -405,6 +409,7 @@ fn dispatch(options: &Options, verb: Verb, named: Named) -> Result<u8> {
         Verb::Exhaust(args) => return exhaust::run(options, &args).map(|exit| exit as u8),
         Verb::Mutants(args) => return mutants::run(options, &args).map(|exit| exit as u8),
         Verb::Judge(args) => return judge::run(options, &args).map(|exit| exit as u8),
+        Verb::Quilt(args) => return quilt::run(options, &args).map(|exit| exit as u8),
         Verb::Model { name } => return model(name.as_deref()).map(|()| Exit::Pass as u8),
         Verb::Completions { shell } => {
             clap_complete::generate(shell, &mut Cli::command(), "lazymap", &mut io::stdout());
@@ -567,6 +572,7 @@ fn prepared(options: &Options, verb: Verb, named: Named) -> Result<Work<'_>> {
         | Verb::Exhaust(_)
         | Verb::Mutants(_)
         | Verb::Judge(_)
+        | Verb::Quilt(_)
         | Verb::Model { .. } => Box::new(|| Ok(Exit::Pass)),
     })
 }

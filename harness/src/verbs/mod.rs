@@ -16,6 +16,7 @@ pub mod judge;
 pub mod litmus;
 pub mod machine_test;
 pub mod mutants;
+pub mod quilt;
 pub mod run;
 pub mod shell;
 pub mod statements;

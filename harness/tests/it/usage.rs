@@ -96,6 +96,19 @@ fn a_board_needs_the_folder_of_a_build() {
 }
 
 #[test]
+fn quilt_needs_a_source_package_of_this_kernel() {
+    let lab = Lab::new();
+    let run = |args: &[&str]| said(lab.tool().arg("quilt").arg(lab.dir.path().join("source")).args(args));
+    run(&[]).fails(64, &["is not an unpacked source package", "apt-get source linux"]);
+    write(&lab.dir.path().join("source/debian/changelog"), "linux (6.12.1-1) sid; urgency=medium\n");
+    write(&lab.dir.path().join("source/debian/source/format"), "3.0 (quilt)\n");
+    write(&lab.dir.path().join("source/debian/patches/series"), "");
+    run(&[]).fails(64, &["is linux 6.12.1-1", "for 7.3", "--base"]);
+    write(&lab.dir.path().join("source/debian/changelog"), "linux (7.3.4-1) sid; urgency=medium\n");
+    run(&["--topic", "fixse"]).fails(64, &["no topic `fixse`", "`fixes`"]);
+}
+
+#[test]
 fn a_variable_that_is_set_but_empty_counts_as_not_set() {
     let lab = Lab::new();
     let mut tool = lab.tool();
