@@ -34,7 +34,8 @@ use crate::trial::verdict::{Count, Verdict};
 use crate::verbs::check::{Part, Plan};
 use crate::verbs::demo::{self, Kernels};
 use crate::verbs::{
-    bench, board, bundle, check, clean, controls, cost, exhaust, judge, litmus, mutants, quilt, run, shell,
+    bench, board, bundle, check, clean, controls, cost, distribution, exhaust, judge, litmus, mutants, quilt, run,
+    shell,
 };
 use crate::{hunt, series};
 
@@ -160,6 +161,8 @@ enum Verb {
     /// fault that results: who mapped, who touched, and whether the kernel survived it
     #[command(after_help = hunt::EXIT_CODES)]
     Hunt(Box<hunt::Args>),
+    /// Boots a whole Debian, which installs packages, starts services, loads modules, on each machine
+    Distribution(Box<distribution::Args>),
     /// Interprets the exception entry of built kernels, instruction by instruction, through every
     /// possible fault, interrupt and switch, and reports what goes wrong
     Exhaust(exhaust::Args),
@@ -492,6 +495,10 @@ fn prepared(options: &Options, verb: Verb, named: Named) -> Result<Work<'_>> {
         Verb::Hunt(args) => {
             let plan = hunt::Plan::new(options, &args)?;
             Box::new(move || hunt::run(options, &plan))
+        }
+        Verb::Distribution(args) => {
+            let plan = distribution::Plan::new(options, &args)?;
+            Box::new(move || Ok(printed(&distribution::run(options, &plan)?).exit()))
         }
         Verb::Series => Box::new(move || {
             let bases = if named == Named::One { vec![options.clone()] } else { options.every_base() };

@@ -53,6 +53,18 @@ pub fn build(busybox: &Path, selftests: &Path, archive: &Path) -> Result<()> {
     Ok(())
 }
 
+/// Appends the folder `from` to the archive of another tool as `name`, a path without a leading `/` whose upper folders
+/// that archive has. The kernel unpacks all of an initramfs's archives, one after the other.
+///
+/// # Errors
+/// When something cannot be read, or the archive cannot be written.
+pub fn append(archive: &Path, from: &Path, name: &str) -> Result<()> {
+    let file = File::options().append(true).open(archive).map_err(|e| Error::io("write", archive, e))?;
+    let mut packer = Packer::new(GzEncoder::new(file, Compression::fast()), archive);
+    packer.tree(from, name)?;
+    packer.finish().map(drop)
+}
+
 /// Checks that `path` is a program that a guest without any library can run.
 ///
 /// # Errors

@@ -19,6 +19,7 @@ use lazymap_console::printk;
 use rustix::process::{Pid, Signal, kill_process, kill_process_group};
 use serde::Deserialize;
 
+use super::drive::Drive;
 use super::reproduce::{Reproducer, quote};
 use crate::ground::cmd;
 use crate::ground::error::{Error, Result};
@@ -248,6 +249,8 @@ pub struct Boot<'a> {
     pub append: &'a str,
     /// QEMU's arguments beyond these, such as disks; the last ones on its command line.
     pub more: &'a [OsString],
+    /// Disks, which the guest may find in any order.
+    pub drives: &'a [Drive<'a>],
     /// A plugin of QEMU's with its arguments, as `-plugin` takes it.
     pub plugin: Option<&'a str>,
     /// Where QEMU's trace goes, and which events it has.
@@ -313,6 +316,8 @@ impl Boot<'_> {
                 all.extend([option.into(), path.into()]);
             }
         }
+        let drives = Drive::arguments(self.drives, |drive| drive.file.display().to_string());
+        all.extend(drives.into_iter().map(OsString::from));
         if let Some(plugin) = self.plugin {
             all.push("-plugin".into());
             all.push(plugin.into());
@@ -357,6 +362,7 @@ impl Boot<'_> {
             initrd: self.initrd,
             firmware: self.firmware,
             more: self.more,
+            drives: self.drives,
             plugin: self.plugin,
             trace: self.trace.map(|(_, events)| events),
             append: &self.command_line(),

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only
 //! Starts QEMU, and makes sure that it exits.
 
+pub mod drive;
 pub mod initramfs;
 pub mod kernel_file;
 pub mod machine;

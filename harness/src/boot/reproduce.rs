@@ -6,6 +6,7 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
+use super::drive::Drive;
 use crate::ground::error::{Error, Result};
 use crate::ground::files;
 
@@ -38,6 +39,8 @@ pub struct Reproducer<'a> {
     pub firmware: &'a Path,
     /// QEMU's arguments that come last. Files that they name stay where they are.
     pub more: &'a [OsString],
+    /// Disks; the folder may have links to their images.
+    pub drives: &'a [Drive<'a>],
     /// A plugin with its arguments.
     pub plugin: Option<&'a str>,
     /// Events of a trace.
@@ -61,6 +64,9 @@ impl Reproducer<'_> {
             None => files::remove(&folder.join(INITRD))?,
         }
         keep(self.firmware, &folder.join(FIRMWARE), false)?;
+        for drive in self.drives {
+            keep(drive.file, &folder.join(drive.image()), true)?;
+        }
         let script = folder.join(SCRIPT);
         files::write_whole(&script, self.script(&folder))?;
         fs::set_permissions(&script, fs::Permissions::from_mode(0o755)).map_err(|e| Error::io("change", &script, e))
@@ -68,7 +74,10 @@ impl Reproducer<'_> {
 
     fn script(&self, folder: &Path) -> String {
         let name = folder.file_name().unwrap_or_default().to_string_lossy();
-        let words: Vec<String> = self.arguments.iter().map(quote).collect();
+        // Run again and again, it must find the images as they are.
+        let disks: Vec<Drive<'_>> = self.drives.iter().map(|drive| Drive { kept: false, ..*drive }).collect();
+        let disks = Drive::arguments(&disks, Drive::image);
+        let words: Vec<String> = self.arguments.iter().chain(&disks).map(quote).collect();
         let sum = files::sha256_file(&folder.join(IMAGE)).unwrap_or_default();
         let besides = if self.more.is_empty() { "" } else { " and the files that its last\n# arguments name" };
         let mut text = format!(

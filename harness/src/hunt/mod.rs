@@ -494,8 +494,11 @@ fn workload(plan: &Plan, clang: Option<&str>, folder: &Path, modules: Option<&Pa
     Ok(Workload::Scripts(all, WORKLOAD.iter().map(|(name, _)| (*name).to_owned()).collect()))
 }
 
-/// Copies the modules in a folder and those below it, unpacked; returns how many there are.
-fn copy_modules(from: &Path, to: &Path) -> Result<usize> {
+/// Copies the modules in a folder and those below it, unpacked, into one folder; returns how many there are.
+///
+/// # Errors
+/// When one cannot be read, unpacked or written.
+pub fn copy_modules(from: &Path, to: &Path) -> Result<usize> {
     let entries = fs::read_dir(from).map_err(|e| Error::io("read", from, e))?;
     let mut count = 0;
     for file in entries.flatten().map(|e| e.path()) {
@@ -608,6 +611,7 @@ fn once(
         initrd: initrd.as_deref(),
         append: &append,
         more: &target.more,
+        drives: &[],
         plugin: None,
         trace: Some((&pipe.fifo, trace::EVENTS)),
         console: &console,

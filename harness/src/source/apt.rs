@@ -10,11 +10,12 @@ use std::env;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
+use tempfile::TempDir;
 
 use crate::ground::cmd;
 use crate::ground::error::{Error, Result};
@@ -52,7 +53,7 @@ pub enum Kind {
 pub struct Fetched {
     pub package: String,
     pub version: String,
-    /// The version that `base.toml` recorded then; if it records another one now, look again.
+    /// What was asked for then, such as the version that `base.toml` recorded; if it is another one now, look again.
     pub recorded: String,
     /// Its files; the `.deb` or `.dsc` comes first.
     pub files: Vec<FetchedFile>,
@@ -101,7 +102,7 @@ enum Trouble {
 pub fn fetch(out: &Path, package: &Package, kind: Kind, arch: &str) -> Result<Fetched> {
     let dl = out.join("dl");
     let note = dl.join(format!("{}.json", package.name));
-    if let Some(have) = present(&dl, &note, package)? {
+    if let Some(have) = present(&dl, &note, &package.version)? {
         return Ok(have);
     }
     let mirror = usable_mirror(&package.name)?;
@@ -120,7 +121,7 @@ pub fn fetch(out: &Path, package: &Package, kind: Kind, arch: &str) -> Result<Fe
         match got {
             Ok(fetched) => {
                 check_recorded(package, &fetched, &dl)?;
-                let fetched = keep(fetched, package, &note)?;
+                let fetched = keep(fetched, &package.version, &note)?;
                 step.finish(&fetched.version);
                 if !package.version.is_empty() && fetched.version != package.version {
                     eprintln!(
@@ -150,9 +151,30 @@ fn usable_mirror(name: &str) -> Result<String> {
     Ok(mirror)
 }
 
-/// Writes down in `note` what was fetched for `package`.
-fn keep(mut fetched: Fetched, package: &Package, note: &Path) -> Result<Fetched> {
-    fetched.recorded.clone_from(&package.version);
+/// Gets the packages `wanted` of `suite` for architecture `arch` into `out/dl`, with those that are essential and all
+/// that these depend on: what a system consists of. `name` is what the set is called.
+///
+/// # Errors
+/// As [`fetch`].
+pub fn fetch_system(out: &Path, name: &str, suite: &str, wanted: &[&str], arch: &str) -> Result<Fetched> {
+    let dl = out.join("dl");
+    let note = dl.join(format!("{name}-{suite}.json"));
+    let recorded = format!("{arch} {}", wanted.join(" "));
+    if let Some(have) = present(&dl, &note, &recorded)? {
+        return Ok(have);
+    }
+    let mirror = usable_mirror(name)?;
+    let step = Step::start(format!("download {name} of {suite}"));
+    let root = Root::create(out, &mirror, suite, Kind::Binary, arch)?;
+    let debs = root.get_system(wanted, &dl, &step).map_err(|trouble| Error::could_not(say(name, suite, &trouble)))?;
+    step.finish(&format!("{} packages", debs.len()));
+    let fetched = Fetched { package: name.to_owned(), version: suite.to_owned(), recorded: String::new(), files: debs };
+    keep(fetched, &recorded, &note)
+}
+
+/// Writes down in `note` what was fetched, and what for.
+fn keep(mut fetched: Fetched, recorded: &str, note: &Path) -> Result<Fetched> {
+    recorded.clone_into(&mut fetched.recorded);
     let text = serde_json::to_string_pretty(&fetched).map_err(|e| Error::could_not(e.to_string()))?;
     files::write_whole(note, text)?;
     Ok(fetched)
@@ -167,7 +189,7 @@ fn keep(mut fetched: Fetched, package: &Package, note: &Path) -> Result<Fetched>
 pub fn packaging(out: &Path, of: &Package, name: &str) -> Result<Fetched> {
     let dl = out.join("dl");
     let note = dl.join(format!("{name}-{}.json", of.version));
-    if let Some(have) = present(&dl, &note, of)? {
+    if let Some(have) = present(&dl, &note, &of.version)? {
         return Ok(have);
     }
     let mirror = usable_mirror(name)?;
@@ -182,7 +204,7 @@ pub fn packaging(out: &Path, of: &Package, name: &str) -> Result<Fetched> {
         match exact.or_else(|_| root.get(name, Kind::Packaging, |version| series_of(version) == series, &dl, &step)) {
             Ok(fetched) => {
                 step.finish(&fetched.version);
-                return keep(fetched, of, &note);
+                return keep(fetched, &of.version, &note);
             }
             Err(trouble) => last = say(&format!("{name} {series}"), suite, &trouble),
         }
@@ -196,11 +218,11 @@ fn series_of(version: &str) -> &str {
     &version[..end]
 }
 
-/// The files that an earlier run fetched, if all of them are there and whole.
-fn present(dl: &Path, note: &Path, package: &Package) -> Result<Option<Fetched>> {
+/// The files that an earlier run fetched for the same, if all of them are there and whole.
+fn present(dl: &Path, note: &Path, recorded: &str) -> Result<Option<Fetched>> {
     let Ok(text) = fs::read_to_string(note) else { return Ok(None) };
     let Ok(have) = serde_json::from_str::<Fetched>(&text) else { return Ok(None) };
-    if have.recorded != package.version {
+    if have.recorded != recorded {
         return Ok(None);
     }
     for file in &have.files {
@@ -339,13 +361,8 @@ impl Root {
     ) -> Result<Fetched, Trouble> {
         let io = |e: std::io::Error| Trouble::Other(format!("{}: {e}", dl.display()));
         fs::create_dir_all(dl).map_err(io)?;
-        step.detail("index");
         // One download at a time: a download removes what one that was killed has left.
-        let mut updated = UPDATED.lock().unwrap_or_else(PoisonError::into_inner);
-        if !updated.contains(&self.dir) {
-            patiently(|| self.ask("apt-get", &["-q", "update"], dl, |text| classify(text, During::Update)).map(drop))?;
-            updated.insert(self.dir.clone());
-        }
+        let _updated = self.update(dl, step)?;
         let versions = self.versions(name, kind, dl)?;
         let mut trouble = Trouble::NotInIndex;
         for version in versions.into_iter().filter(|version| wanted(version)) {
@@ -357,6 +374,44 @@ impl Root {
             }
         }
         Err(trouble)
+    }
+
+    /// Downloads packages with all that they need; `wanted` are names.
+    fn get_system(&self, wanted: &[&str], dl: &Path, step: &Step) -> Result<Vec<FetchedFile>, Trouble> {
+        let io = |e: std::io::Error| Trouble::Other(format!("{}: {e}", dl.display()));
+        fs::create_dir_all(dl).map_err(io)?;
+        let _updated = self.update(dl, step)?;
+        // Nothing is installed in a private root, so this names all of them.
+        let mut args = vec!["-q", "-y", "--print-uris", "-oAPT::Install-Recommends=false", "install", "?essential"];
+        args.extend(wanted);
+        let list = self.ask("apt-get", &args, dl, |text| classify(text, During::Download))?;
+        let debs: Vec<FetchedFile> = list.lines().filter_map(uri_line).collect();
+        let sound = |deb: &FetchedFile| {
+            let path = dl.join(&deb.name);
+            path.exists() && files::sha256_file(&path).is_ok_and(|sum| sum == deb.sha256)
+        };
+        let missing: Vec<FetchedFile> = debs.iter().filter(|deb| !sound(deb)).cloned().collect();
+        let pinned: Vec<String> = missing.iter().filter_map(|deb| pinned(&deb.name)).collect();
+        if debs.is_empty() || pinned.len() != missing.len() {
+            return Err(Trouble::NotInIndex);
+        }
+        if !missing.is_empty() {
+            step.detail(&format!("{} packages", missing.len()));
+            let args: Vec<&str> = ["-q", "download"].into_iter().chain(pinned.iter().map(String::as_str)).collect();
+            self.bring(&args, part(dl)?.path(), &missing, dl)?;
+        }
+        Ok(debs)
+    }
+
+    /// Updates the index, once in each run of the tool. Nobody else downloads while the result is kept.
+    fn update(&self, dl: &Path, step: &Step) -> Result<MutexGuard<'static, BTreeSet<PathBuf>>, Trouble> {
+        step.detail("index");
+        let mut updated = UPDATED.lock().unwrap_or_else(PoisonError::into_inner);
+        if !updated.contains(&self.dir) {
+            patiently(|| self.ask("apt-get", &["-q", "update"], dl, |text| classify(text, During::Update)).map(drop))?;
+            updated.insert(self.dir.clone());
+        }
+        Ok(updated)
     }
 
     /// The versions that the index lists, newest first.
@@ -382,21 +437,13 @@ impl Root {
     }
 
     fn download(&self, name: &str, version: &str, kind: Kind, dl: &Path) -> Result<Fetched, Trouble> {
-        let io = |e: std::io::Error| Trouble::Other(format!("{}: {e}", dl.display()));
         let wanted = format!("{name}={version}");
         let args: Vec<&str> = match kind {
             Kind::Binary => vec!["-q", "download", &wanted],
             Kind::Source => vec!["-q", "source", "--download-only", "--only-source", &wanted],
             Kind::Packaging => vec!["-q", "source", "--download-only", "--diff-only", "--only-source", &wanted],
         };
-        // Left by a run that was killed.
-        for left in fs::read_dir(dl).map_err(io)?.flatten() {
-            if left.file_name().to_string_lossy().starts_with(".part-") {
-                files::remove(&left.path()).map_err(|e| Trouble::Other(e.message))?;
-            }
-        }
-        // Files get their final names only when they are complete and verified.
-        let part = tempfile::Builder::new().prefix(".part-").tempdir_in(dl).map_err(io)?;
+        let part = part(dl)?;
         // In an empty folder: apt does not list a file that already exists.
         let list = {
             let mut list = args.clone();
@@ -408,9 +455,17 @@ impl Root {
         if files.is_empty() {
             return Err(Trouble::NotInIndex);
         }
-        patiently(|| self.ask("apt-get", &args, part.path(), |text| classify(text, During::Download)).map(drop))?;
-        for file in &files {
-            let got = found(part.path(), &file.name)?;
+        self.bring(&args, part.path(), &files, dl)?;
+        Ok(Fetched { package: name.to_owned(), version: version.to_owned(), recorded: String::new(), files })
+    }
+
+    /// Downloads `wanted` with these arguments of apt-get to the folder `part`, and moves them to `dl` once they are
+    /// complete and verified.
+    fn bring(&self, args: &[&str], part: &Path, wanted: &[FetchedFile], dl: &Path) -> Result<(), Trouble> {
+        let io = |e: std::io::Error| Trouble::Other(format!("{}: {e}", dl.display()));
+        patiently(|| self.ask("apt-get", args, part, |text| classify(text, During::Download)).map(drop))?;
+        for file in wanted {
+            let got = found(part, &file.name)?;
             if fs::metadata(&got).map_err(io)?.len() != file.size {
                 return Err(Trouble::CutOff);
             }
@@ -418,13 +473,32 @@ impl Root {
                 return Err(Trouble::WrongChecksum);
             }
         }
-        for file in &files {
-            let (got, place) = (found(part.path(), &file.name)?, dl.join(&file.name));
+        for file in wanted {
+            let (got, place) = (found(part, &file.name)?, dl.join(&file.name));
             // apt links to the files of a mirror on this host, and they may go away.
             if got.is_symlink() { fs::copy(&got, &place).map(drop) } else { fs::rename(&got, &place) }.map_err(io)?;
         }
-        Ok(Fetched { package: name.to_owned(), version: version.to_owned(), recorded: String::new(), files })
+        Ok(())
     }
+}
+
+/// A folder for files on their way to `dl`: they get their final names only when they are complete and verified.
+fn part(dl: &Path) -> Result<TempDir, Trouble> {
+    let io = |e: std::io::Error| Trouble::Other(format!("{}: {e}", dl.display()));
+    // Left by a run that was killed.
+    for left in fs::read_dir(dl).map_err(io)?.flatten() {
+        if left.file_name().to_string_lossy().starts_with(".part-") {
+            files::remove(&left.path()).map_err(|e| Trouble::Other(e.message))?;
+        }
+    }
+    tempfile::Builder::new().prefix(".part-").tempdir_in(dl).map_err(io)
+}
+
+/// `NAME=VERSION` of a package's file, whose name apt has made of both.
+fn pinned(file: &str) -> Option<String> {
+    let mut parts = file.strip_suffix(".deb")?.split('_');
+    let (name, version, _arch) = (parts.next()?, parts.next()?, parts.next()?);
+    Some(format!("{name}={}", version.replace("%3a", ":").replace("%5f", "_")))
 }
 
 /// The downloaded file in `dir`: apt writes an epoch's colon as `%3a`, but not in all its lists.
@@ -599,6 +673,14 @@ mod tests {
         let file = FetchedFile { name: "q_1+ds.dsc".into(), size: 12462, sha256: "a4".into() };
         assert_eq!(uri_line(line), Some(file));
         assert_eq!(uri_line("Need to get 40.2 MB of source archives."), None);
+    }
+
+    #[test]
+    fn a_file_names_its_version() {
+        assert_eq!(pinned("dash_0.5.12-12_riscv64.deb"), Some("dash=0.5.12-12".to_owned()));
+        assert_eq!(pinned("mawk_1%3a1.3.4~x+b1_all.deb"), Some("mawk=1:1.3.4~x+b1".to_owned()));
+        assert_eq!(pinned("q_1+ds.dsc"), None);
+        assert_eq!(pinned("dash.deb"), None);
     }
 
     #[test]

@@ -381,6 +381,26 @@ pub fn mkfs_erofs(options: &Options) -> Result<(), String> {
     program(options, MKFS_EROFS, "erofs-utils")
 }
 
+/// Makes sure that these programs for administrators, all from `package`, are there. Users may not have their folder in
+/// PATH.
+///
+/// # Errors
+/// Which is not there, and why.
+pub fn admin<const N: usize>(options: &Options, names: [&str; N], package: &str) -> Result<[PathBuf; N], String> {
+    let find = |name: &str| {
+        let folders = ["/usr/sbin", "/sbin"].map(|folder| Path::new(folder).join(name));
+        in_path(name).or_else(|| folders.into_iter().find(|path| path.is_file()))
+    };
+    let mut found = names.map(find);
+    for (name, path) in names.iter().zip(&mut found) {
+        if path.is_none() {
+            program(options, name, package)?;
+            *path = find(name);
+        }
+    }
+    Ok(found.map(Option::unwrap_or_default))
+}
+
 /// Makes sure that a program that hardly any verb needs is in PATH, from its package.
 fn program(options: &Options, name: &str, package: &str) -> Result<(), String> {
     let there = || in_path(name).is_some();

@@ -107,7 +107,12 @@ fn once(bench: &Workbench, trial: &Trial, kernel: &Kernel, folder: &Path, tries:
         Ok(booted) => booted,
         Err(error) => return (not_booted(trial, &error, bench, folder), None),
     };
-    let seen = BootSeen::of(&booted, trial);
+    (judged(bench, trial, kernel, &booted, tries), Some(booted))
+}
+
+/// Judges a boot that has ended; it was the try with this number, from 1.
+pub fn judged(bench: &Workbench, trial: &Trial, kernel: &Kernel, booted: &Booted, tries: u32) -> Done {
+    let seen = BootSeen::of(booted, trial);
     let mut rows = judge::judge(trial, &seen);
     let (headline, ready, met) = (seen.headline, seen.ready, met::met(&seen.tests));
     for row in &mut rows {
@@ -116,13 +121,13 @@ fn once(bench: &Workbench, trial: &Trial, kernel: &Kernel, folder: &Path, tries:
         }
     }
     let bad = rows.iter().any(|row| row.verdict != Verdict::Pass);
-    let report = bad.then(|| report::explain(&bench.options.root, &console, &rows, Some(&booted)));
-    let boot = Some(BootRecord::of(bench, trial, kernel, &booted, bad, met, tries));
-    (Done { rows, report, headline, ready, boot }, Some(booted))
+    let report = bad.then(|| report::explain(&bench.options.root, &booted.console, &rows, Some(booted)));
+    let boot = Some(BootRecord::of(bench, trial, kernel, booted, bad, met, tries));
+    Done { rows, report, headline, ready, boot }
 }
 
 /// The rows of a trial whose boot never began.
-fn not_booted(trial: &Trial, error: &Error, bench: &Workbench, folder: &Path) -> Done {
+pub fn not_booted(trial: &Trial, error: &Error, bench: &Workbench, folder: &Path) -> Done {
     let seen = BootSeen::of_error(error, trial);
     let rows = judge::judge(trial, &seen);
     let console = folder.join(format!("{}.log", trial.name));
@@ -188,6 +193,7 @@ pub fn qemu<'a>(
         initrd: Some(initrd),
         append,
         more: &[],
+        drives: &[],
         plugin: trial.plugin.as_deref(),
         trace: None,
         console,
@@ -208,7 +214,7 @@ fn initrd(console: &Path) -> PathBuf {
 }
 
 /// How a boot ended, in one or two words.
-fn short(end: &End) -> &'static str {
+pub fn short(end: &End) -> &'static str {
     match end {
         End::Finished => "ran to its end",
         End::StackOverflow { .. } => "stack overflow",

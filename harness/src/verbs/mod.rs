@@ -9,6 +9,7 @@ pub mod clean;
 pub mod controls;
 pub mod cost;
 pub mod demo;
+pub mod distribution;
 pub mod exhaust;
 pub mod guest_check;
 pub mod hunt_check;

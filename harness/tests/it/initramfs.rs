@@ -41,6 +41,23 @@ fn find<'a>(all: &'a [Listed], name: &str) -> &'a Listed {
 }
 
 #[test]
+fn an_archive_can_follow_another_one() {
+    let dir = TempDir::new().unwrap();
+    let (_, tests) = input(dir.path());
+    let archive = dir.path().join("initrd.img");
+    fs::write(&archive, b"").unwrap();
+    initramfs::append(&archive, &tests, "usr/lib/modules").unwrap();
+    assert_eq!(find(&initramfs::list(&archive).unwrap(), "usr/lib/modules/test_modules/x.ko").bytes, b"\0\x01\x02");
+    let first = fs::read(&archive).unwrap();
+    initramfs::append(&archive, &tests, "again").unwrap();
+    let both = fs::read(&archive).unwrap();
+    assert!(both.starts_with(&first) && both.len() > first.len(), "what was there stays");
+    fs::write(&archive, &both[first.len()..]).unwrap();
+    assert_eq!(find(&initramfs::list(&archive).unwrap(), "again/settings").bytes, b"");
+    assert!(initramfs::append(&dir.path().join("none"), &tests, "x").is_err());
+}
+
+#[test]
 fn what_goes_in_comes_out() {
     let dir = TempDir::new().unwrap();
     let (busybox, tests) = input(dir.path());

@@ -96,6 +96,21 @@ fn a_board_needs_the_folder_of_a_build() {
 }
 
 #[test]
+fn a_distribution_needs_machines_and_a_kernel_with_its_modules() {
+    let lab = Lab::new();
+    let run = |args: &[&str]| said(lab.tool().arg("distribution").args(args));
+    run(&["--model", "plain,meaner"]).fails(64, &["`meaner`"]);
+    run(&["--harts", "0"]).fails(64, &["harts = 0"]);
+    run(&["--memory", "64"]).fails(64, &["--memory"]);
+    run(&["--suite", "../x"]).fails(64, &["--suite ../x", "lower-case"]);
+    run(&["--tree", "elsewhere"]).fails(64, &["'elsewhere'"]);
+    run(&["--kernel", "Image"]).fails(64, &["--modules"]);
+    let text = lab.dir.path().join("text");
+    write(&text, "root:x:0:0:root:/root:/bin/sh\n");
+    run(&["--kernel", text.to_str().unwrap(), "--modules", "."]).fails(64, &["is not a kernel"]);
+}
+
+#[test]
 fn quilt_needs_a_source_package_of_this_kernel() {
     let lab = Lab::new();
     let run = |args: &[&str]| said(lab.tool().arg("quilt").arg(lab.dir.path().join("source")).args(args));
