@@ -147,9 +147,9 @@ pub fn death(log: &Log, reading: &Reading) -> Option<Death> {
     let calls = lines.iter().filter_map(call);
     Some(Death {
         headline: headline.text.clone(),
-        // Kernels before 5.11 print `epc: `.
-        epc: find(r"^\s*epc ?: ([0-9a-f]{16}) ra :"),
-        badaddr: find(r"\bbadaddr: ([0-9a-f]{16})\b"),
+        // Kernels before 5.11 print `epc: `, those before 5.5 `sepc: ` and `sbadaddr: `.
+        epc: find(r"^\s*s?epc ?: ([0-9a-f]{16}) ra :"),
+        badaddr: find(r"\bs?badaddr: ([0-9a-f]{16})\b"),
         hart: reporter(log, &lines),
         calls: calls.collect(),
         lines,

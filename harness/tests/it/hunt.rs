@@ -254,12 +254,23 @@ fn a_hit_that_ended_may_kill_at_the_return_from_it() {
 
 #[test]
 fn registers_of_old_kernels_name_the_culprit() {
-    let report = hunted(&fixture("old-epc.log"), &fixture("old-epc.trace"), &Ending::Exited(0), Guest::Own);
-    assert!(
-        matches!(&report.result, Outcome::Killed { hit: 0, how } if how.contains("this very access")),
-        "{:?}",
-        report.result
-    );
+    // 5.10, and 5.4, which calls them by the names of supervisor mode.
+    let (new, trace) = (fixture("old-epc.log"), fixture("old-epc.trace"));
+    let names = [(" epc: ", " sepc: "), (" status: ", " sstatus: "), (" badaddr: ", " sbadaddr: ")];
+    let old = names.iter().fold(new.clone(), |log, (new, old)| {
+        assert!(log.contains(new));
+        log.replace(new, old)
+    });
+    for log in [new, old] {
+        let report = hunted(&log, &trace, &Ending::Exited(0), Guest::Own);
+        assert!(
+            matches!(&report.result, Outcome::Killed { hit: 0, how } if how.contains("this very access")),
+            "{:?}",
+            report.result
+        );
+        let death = report.death.unwrap();
+        assert_eq!((death.epc, death.badaddr), (Some(0xffff_ffe0_0012_3456), Some(0xffff_ffd0_0021_9008)));
+    }
 }
 
 #[test]
@@ -267,6 +278,12 @@ fn a_kernel_that_reports_a_hit_and_goes_on_has_survived() {
     let (log, trace) = (fixture("went-on.log"), fixture("went-on.trace"));
     let report = hunted(&log, &trace, &Ending::Exited(0), Guest::Own);
     assert_eq!((report.result, report.counts.absorbed, report.counts.killed), (Outcome::Survived, 1, 0));
+    // With all of an oops, too: vendors print what they know, and fence then.
+    let all = log
+        .replace("Modules linked in:", "Oops [#1]\n[    1.200300] Modules linked in:")
+        .replace("[    1.900000]", "[    1.201000] ---[ end trace 0000000000000000 ]---\n[    1.900000]");
+    let report = hunted(&all, &trace, &Ending::Exited(0), Guest::Own);
+    assert_eq!((report.result, report.counts.absorbed, report.counts.killed), (Outcome::Survived, 1, 0), "{all}");
     // Not without a sign that it went on, nor if the hart never used the page.
     let cut = &log[..log.find("[    1.900000]").unwrap()];
     let killed = |log: &str, trace: &str| hunted(log, trace, &Ending::Exited(0), Guest::Own).counts.killed;
