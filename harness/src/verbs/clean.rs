@@ -15,6 +15,7 @@ const PER_BASE: &[&str] = &[
     "build-ksrc",
     "kernel",
     "demo",
+    "distribution",
     "cost",
     "bench",
     "run",
