@@ -2,6 +2,10 @@
 
 //! Function tracing: code that runs whenever a kernel function is entered.
 //!
+//! Nothing like it is known to have been posted. It has the shape of other callbacks of this crate:
+//! a scope that borrows, like `ScopedHrTimerPointer`, above a registration whose constructor is
+//! unsafe, like [`irq::Registration`](crate::irq::Registration).
+//!
 //! C header: [`include/linux/ftrace.h`](srctree/include/linux/ftrace.h)
 
 use crate::{
@@ -34,6 +38,8 @@ pub trait Tracer: Sync {
     /// That of the function, which may be a hard interrupt or, on architectures that have them, a
     /// non-maskable one, with preemption disabled: it must not sleep. Functions that it causes to
     /// be entered are not traced.
+    ///
+    /// There is no token of this context: interrupts are as the function has them.
     fn enter(&self, ip: usize, parent_ip: usize);
 }
 

@@ -2,6 +2,10 @@
 
 //! Kernel probes: code that runs before an instruction of the kernel is executed.
 //!
+//! Nothing like it is known to have been posted. It has the shape of other callbacks of this crate:
+//! a scope that borrows, like `ScopedHrTimerPointer`, above a registration whose constructor is
+//! unsafe, like [`irq::Registration`](crate::irq::Registration).
+//!
 //! C header: [`include/linux/kprobes.h`](srctree/include/linux/kprobes.h)
 
 use crate::{
@@ -27,6 +31,10 @@ pub trait Handler: Sync {
     /// a non-maskable one, and in addition that of a breakpoint exception: it must not sleep. It
     /// must not depend on the probed function. Probes that are hit on the same CPU in the meantime,
     /// including this one, are missed.
+    ///
+    /// There is no token of this context: interrupts may be enabled, for instance where an
+    /// architecture calls the handler from a jump instead of a breakpoint, as x86 does, or from the
+    /// function tracer's hook. Preemption is disabled.
     fn pre(&self, address: usize);
 }
 
@@ -164,6 +172,7 @@ impl<H: Handler> Registration<H> {
 
     /// How often the instruction was executed without a call of the handler, because another probe
     /// was being handled on that CPU.
+    #[inline]
     pub fn missed(&self) -> usize {
         // SAFETY: By the type invariant the struct is initialised. Other CPUs may count in the
         // meantime.
@@ -299,7 +308,7 @@ mod tests {
         let count = Count::new();
         let wrong = Atomic::new(0u32);
         armed(TARGET, 0, &count, || {
-            smp::on_each_cpu(|cpu| {
+            smp::on_each_cpu(|cpu, _| {
                 let number = cpu.as_u32() as c_int;
                 if rust_kprobe_kunit_target(number) != number + 1 {
                     wrong.fetch_add(1, Relaxed);

@@ -297,9 +297,9 @@ unsafe extern "C" fn set_selection(
 /// ```
 /// use kernel::kselftest::pattern;
 ///
-/// assert_ne!(pattern(0, 0), 0);
-/// assert_ne!(pattern(0, 1), pattern(0, 2));
-/// assert_ne!(pattern(1 << 32, 1), pattern(2 << 32, 1));
+/// assert!(pattern(0, 0) != 0);
+/// assert!(pattern(0, 1) != pattern(0, 2));
+/// assert!(pattern(1 << 32, 1) != pattern(2 << 32, 1));
 /// ```
 pub const fn pattern(seed: u64, index: usize) -> u64 {
     // Odd, so that different sums have different products.
@@ -602,10 +602,19 @@ mod tests {
         Ok(())
     }
 
+    /// Number of times that `expects()` was told the opposite of what is so. It runs in a thread,
+    /// where an assertion would not fail the KUnit test.
+    static WRONG: Atomic<u32> = Atomic::new(0);
+
     fn expects(test: &Test) -> super::Result {
-        assert!(!test.has_failed());
-        assert!(!test.expect_eq(1, 2, fmt!("wrong on purpose")));
-        assert!(test.has_failed());
+        let wrong = [
+            test.has_failed(),
+            test.expect_eq(1, 2, fmt!("wrong on purpose")),
+            !test.has_failed(),
+        ];
+        for _ in wrong.into_iter().filter(|wrong| *wrong) {
+            WRONG.fetch_add(1, Relaxed);
+        }
         Ok(())
     }
 
@@ -726,6 +735,7 @@ mod tests {
         );
         assert_eq!(verdict(&[("is_idle", is_idle)]), Err(EIO));
         assert_eq!(verdict(&[("fails_and_skips", fails_and_skips)]), Err(EIO));
+        assert_eq!(WRONG.load(Relaxed), 0);
     }
 
     #[test]

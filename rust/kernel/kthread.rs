@@ -6,7 +6,15 @@
 //! from the caller. A thread that dies, because the kernel oopses in it, does not keep its maker
 //! waiting.
 //!
+//! [`in_thread()`] is like `Task::spawn()` of [the former `rust` branch], but waits, so that its
+//! closure may borrow and return something. The threads of [an earlier proposal] outlive the call
+//! that makes them. What is private here does what they would do, and is to be built on them once
+//! the tree has them.
+//!
 //! C header: [`include/linux/kthread.h`](srctree/include/linux/kthread.h)
+//!
+//! [the former `rust` branch]: https://github.com/Rust-for-Linux/linux/pull/775
+//! [an earlier proposal]: https://github.com/Rust-for-Linux/linux/pull/109
 
 use crate::{
     bindings,
@@ -186,13 +194,11 @@ impl Unbound {
     /// use kernel::kthread;
     ///
     /// let here = CpuId::current();
-    /// kthread::on_any_cpu(
-    ///     1,
-    ///     |thread| {
-    ///         assert!(thread.migrate_to(here).is_err() || CpuId::current() == here);
-    ///     },
+    /// let there = kthread::in_thread(
+    ///     |thread| thread.migrate_to(here).map(|()| CpuId::current()),
     ///     || {},
     /// )?;
+    /// assert!(there.is_err() || there == Ok(here));
     /// # Ok::<(), Error>(())
     /// ```
     pub fn migrate_to(&self, cpu: CpuId) -> Result {
@@ -370,6 +376,7 @@ pub fn should_stop() -> bool {
 /// assert_eq!(kthread::deaths(), before);
 /// # Ok::<(), Error>(())
 /// ```
+#[inline]
 pub fn deaths() -> u32 {
     DEATHS.load(Relaxed)
 }

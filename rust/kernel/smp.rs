@@ -6,7 +6,17 @@
 //! caller and nothing is allocated. They refuse to run where a CPU must not wait for others. An
 //! [`AsyncCall`] does not wait, and can be started even there.
 //!
+//! Closures run with interrupts disabled, and get a token of that: with it
+//! `SpinLockIrq::lock_with()` takes a lock without disabling them once more.
+//!
+//! [`call_function_single()`] has the shape of `Cpu::call()` in [an earlier proposal]: a closure
+//! that runs once, and what it returns. That proposal had no other functions. Once the online CPUs
+//! are in the `cpumask` module, as [proposed there], [`num_online_cpus()`] is their weight.
+//!
 //! C header: [`include/linux/smp.h`](srctree/include/linux/smp.h)
+//!
+//! [an earlier proposal]: https://github.com/Rust-for-Linux/linux/pull/851
+//! [proposed there]: https://lore.kernel.org/rust-for-linux/20251105-cpumask-iter-v1-0-7536f906d7ed@gmail.com/
 
 use crate::{
     bindings,
@@ -17,6 +27,7 @@ use crate::{
     cpumask::Cpumask,
     error::to_result,
     ffi::c_void,
+    interrupt::LocalInterruptDisabled,
     prelude::*,
     processor::cpu_relax,
     sync::atomic::{
@@ -52,9 +63,9 @@ pub fn num_online_cpus() -> u32 {
 
 /// Runs `f` once on every online CPU, including the calling one, and waits for all of them.
 ///
-/// `f` gets the CPU that it runs on. On the other CPUs it runs in a hard interrupt, or with
-/// interrupts disabled in a task that is about to give up the CPU; on the calling one with
-/// interrupts disabled. It must be short and must not sleep.
+/// `f` gets the CPU that it runs on, and a token that interrupts are disabled there. On the other
+/// CPUs it runs in a hard interrupt, or in a task that is about to give up the CPU; on the calling
+/// one it is a plain call. It must be short and must not sleep.
 ///
 /// # Context
 ///
@@ -72,13 +83,13 @@ pub fn num_online_cpus() -> u32 {
 /// use kernel::sync::atomic::{Atomic, Relaxed};
 ///
 /// let calls = Atomic::new(0i32);
-/// smp::on_each_cpu(|_cpu| {
+/// smp::on_each_cpu(|_cpu, _interrupts| {
 ///     calls.fetch_add(1, Relaxed);
 /// })?;
 /// assert!(calls.load(Relaxed) >= 1);
 /// # Ok::<(), Error>(())
 /// ```
-pub fn on_each_cpu<F: Fn(CpuId) + Sync>(f: F) -> Result {
+pub fn on_each_cpu<F: Fn(CpuId, &LocalInterruptDisabled) + Sync>(f: F) -> Result {
     on_each_cpu_mask(online_mask(), f)
 }
 
@@ -103,14 +114,17 @@ pub fn on_each_cpu<F: Fn(CpuId) + Sync>(f: F) -> Result {
 ///
 /// let mut mask = CpumaskVar::new_zero(GFP_KERNEL)?;
 /// mask.set(CpuId::current());
-/// smp::on_each_cpu_mask(&mask, |cpu| pr_debug!("hello from CPU {}\n", cpu.as_u32()))?;
+/// smp::on_each_cpu_mask(&mask, |cpu, _| pr_debug!("hello from CPU {}\n", cpu.as_u32()))?;
 /// # Ok::<(), Error>(())
 /// ```
-pub fn on_each_cpu_mask<F: Fn(CpuId) + Sync>(mask: &Cpumask, f: F) -> Result {
+pub fn on_each_cpu_mask<F: Fn(CpuId, &LocalInterruptDisabled) + Sync>(
+    mask: &Cpumask,
+    f: F,
+) -> Result {
     may_wait()?;
     // SAFETY: `call::<F>` expects a pointer to an `F` that may be shared between CPUs, and because
-    // of `wait`, `f` outlives all calls. No function for a condition means no condition. The mask
-    // is valid as long as it is borrowed.
+    // of `wait`, `f` outlives all calls. It is called with interrupts disabled. No function for a
+    // condition means no condition. The mask is valid as long as it is borrowed.
     unsafe {
         bindings::on_each_cpu_cond_mask(None, Some(call::<F>), info(&f), true, mask.as_raw())
     };
@@ -138,11 +152,11 @@ pub fn on_each_cpu_mask<F: Fn(CpuId) + Sync>(mask: &Cpumask, f: F) -> Result {
 /// use kernel::smp;
 ///
 /// let mut results = KVec::from_elem(None, nr_cpu_ids() as usize, GFP_KERNEL)?;
-/// smp::collect_on_each_cpu(&mut results, |cpu| 2 * cpu.as_u32())?;
+/// smp::collect_on_each_cpu(&mut results, |cpu, _| 2 * cpu.as_u32())?;
 /// assert_eq!(results[0], Some(0));
 /// # Ok::<(), Error>(())
 /// ```
-pub fn collect_on_each_cpu<T: Send, F: Fn(CpuId) -> T + Sync>(
+pub fn collect_on_each_cpu<T: Send, F: Fn(CpuId, &LocalInterruptDisabled) -> T + Sync>(
     results: &mut [Option<T>],
     f: F,
 ) -> Result {
@@ -164,16 +178,17 @@ pub fn collect_on_each_cpu<T: Send, F: Fn(CpuId) -> T + Sync>(
     }
     results.fill_with(|| None);
     let slots = Slots(results.as_mut_ptr());
-    on_each_cpu(|cpu| {
+    on_each_cpu(|cpu, interrupts| {
+        let result = Some(f(cpu, interrupts));
         // SAFETY: There is a slot for each CPU. This slot is in a mutable borrow of ours, is not
         // used by any other CPU, and used by this one only once.
-        unsafe { *slots.of(cpu) = Some(f(cpu)) };
+        unsafe { *slots.of(cpu) = result };
     })
 }
 
 /// Runs `f` once on every online CPU except the calling one, and waits for all of them.
 ///
-/// `call_function()` itself determines the calling CPU. `f` runs in a hard interrupt.
+/// This is `smp_call_function()`, which itself determines the calling CPU. See [`on_each_cpu()`].
 ///
 /// # Context
 ///
@@ -188,21 +203,20 @@ pub fn collect_on_each_cpu<T: Send, F: Fn(CpuId) -> T + Sync>(
 /// ```
 /// use kernel::smp;
 ///
-/// smp::call_function(|cpu| pr_debug!("hello from CPU {}\n", cpu.as_u32()))?;
+/// smp::call_function(|cpu, _| pr_debug!("hello from CPU {}\n", cpu.as_u32()))?;
 /// # Ok::<(), Error>(())
 /// ```
-pub fn call_function<F: Fn(CpuId) + Sync>(f: F) -> Result {
+pub fn call_function<F: Fn(CpuId, &LocalInterruptDisabled) + Sync>(f: F) -> Result {
     may_wait()?;
     // SAFETY: `call::<F>` expects a pointer to an `F` that may be shared between CPUs, and because
-    // of the last argument `f` outlives all calls.
+    // of the last argument `f` outlives all calls. It is called with interrupts disabled.
     unsafe { bindings::smp_call_function(Some(call::<F>), info(&f), 1) };
     Ok(())
 }
 
 /// Runs `f` on `cpu`, and waits for what it returns.
 ///
-/// On the calling CPU it is a plain call with interrupts disabled; on another one it runs as
-/// [`on_each_cpu()`] says.
+/// See [`on_each_cpu()`].
 ///
 /// # Context
 ///
@@ -219,20 +233,23 @@ pub fn call_function<F: Fn(CpuId) + Sync>(f: F) -> Result {
 /// use kernel::smp;
 ///
 /// let here = CpuId::current();
-/// assert_eq!(smp::call_function_single(here, |cpu| cpu.as_u32())?, here.as_u32());
+/// assert_eq!(smp::call_function_single(here, |cpu, _| cpu.as_u32())?, here.as_u32());
 /// # Ok::<(), Error>(())
 /// ```
 #[allow(
     clippy::as_underscore,
     reason = "the last argument is a bool or an int"
 )]
-pub fn call_function_single<R: Send, F: FnOnce(CpuId) -> R + Send>(cpu: CpuId, f: F) -> Result<R> {
+pub fn call_function_single<R: Send, F: FnOnce(CpuId, &LocalInterruptDisabled) -> R + Send>(
+    cpu: CpuId,
+    f: F,
+) -> Result<R> {
     may_wait()?;
-    let once = Once::new(f);
-    let f = |cpu| once.call(cpu);
+    let once = Once::new(|(cpu, interrupts): (CpuId, &LocalInterruptDisabled)| f(cpu, interrupts));
+    let f = |cpu: CpuId, interrupts: &LocalInterruptDisabled| once.call((cpu, interrupts));
     // SAFETY: The function expects a pointer to a closure that may be shared between CPUs, which
-    // it gets. Because of the last argument the C function returns only after it, so `f` outlives
-    // the call. The C function checks that `cpu` is online.
+    // it gets, and is called with interrupts disabled. Because of the last argument the C function
+    // returns only after it, so `f` outlives the call. The C function checks that `cpu` is online.
     to_result(unsafe {
         bindings::smp_call_function_single(cpu.into(), Some(function_of(&f)), info(&f), true as _)
     })?;
@@ -300,7 +317,7 @@ impl<F, R> Once<F, R> {
 /// let calls = Atomic::new(0i32);
 /// smp::with_async_calls(
 ///     1,
-///     |_cpu| {
+///     |_cpu, _interrupts| {
 ///         calls.fetch_add(1, Relaxed);
 ///     },
 ///     |call| call[0].as_ref().start(CpuId::current()),
@@ -308,7 +325,7 @@ impl<F, R> Once<F, R> {
 /// assert_eq!(calls.load(Relaxed), 1);
 /// # Ok::<(), Error>(())
 /// ```
-pub fn with_async_calls<F: Fn(CpuId) + Sync, R: Send>(
+pub fn with_async_calls<F: Fn(CpuId, &LocalInterruptDisabled) + Sync, R: Send>(
     count: usize,
     f: F,
     scope: impl FnOnce(&[Pin<KBox<AsyncCall<&F>>>]) -> R,
@@ -336,7 +353,7 @@ pub fn with_async_calls<F: Fn(CpuId) + Sync, R: Send>(
 ///
 /// While `state` is [`STARTED`], a CPU may use `csd` and `f`. Otherwise nobody uses `csd`.
 #[pin_data(PinnedDrop)]
-pub struct AsyncCall<F: Fn(CpuId) + Sync> {
+pub struct AsyncCall<F: Fn(CpuId, &LocalInterruptDisabled) + Sync> {
     f: F,
     /// One of the states below.
     state: Atomic<i32>,
@@ -351,12 +368,12 @@ const IDLE: i32 = 0;
 const STARTED: i32 = 1;
 
 // SAFETY: It can be started, waited for and dropped by any task.
-unsafe impl<F: Fn(CpuId) + Sync + Send> Send for AsyncCall<F> {}
+unsafe impl<F: Fn(CpuId, &LocalInterruptDisabled) + Sync + Send> Send for AsyncCall<F> {}
 
 // SAFETY: `csd` belongs to the task that changed `state`, and a shared `f` may be called.
-unsafe impl<F: Fn(CpuId) + Sync> Sync for AsyncCall<F> {}
+unsafe impl<F: Fn(CpuId, &LocalInterruptDisabled) + Sync> Sync for AsyncCall<F> {}
 
-impl<F: Fn(CpuId) + Sync> AsyncCall<F> {
+impl<F: Fn(CpuId, &LocalInterruptDisabled) + Sync> AsyncCall<F> {
     /// Makes a call of `f` that has not been started.
     ///
     /// # Safety
@@ -376,8 +393,7 @@ impl<F: Fn(CpuId) + Sync> AsyncCall<F> {
         })
     }
 
-    /// Makes `f` run on `cpu`, without waiting, in a context like that of [`on_each_cpu()`]. On the
-    /// calling CPU it is a plain call with interrupts disabled.
+    /// Makes `f` run on `cpu`, without waiting, in a context like that of [`on_each_cpu()`].
     ///
     /// # Context
     ///
@@ -393,7 +409,8 @@ impl<F: Fn(CpuId) + Sync> AsyncCall<F> {
         }
         let csd = self.csd.get();
         // SAFETY: By the type invariant `csd` is ours alone, until it is given away here. It is
-        // pinned, and `drop()` waits until it has been used.
+        // pinned, and `drop()` waits until it has been used. `finish::<F>` is called with
+        // interrupts disabled, and nothing else ends the state.
         let result = to_result(unsafe {
             (*csd).func = Some(finish::<F>);
             (*csd).info = ptr::from_ref(self.get_ref()).cast_mut().cast();
@@ -442,7 +459,7 @@ impl<F: Fn(CpuId) + Sync> AsyncCall<F> {
 }
 
 #[pinned_drop]
-impl<F: Fn(CpuId) + Sync> PinnedDrop for AsyncCall<F> {
+impl<F: Fn(CpuId, &LocalInterruptDisabled) + Sync> PinnedDrop for AsyncCall<F> {
     fn drop(self: Pin<&mut Self>) {
         self.spin();
     }
@@ -451,11 +468,13 @@ impl<F: Fn(CpuId) + Sync> PinnedDrop for AsyncCall<F> {
 /// # Safety
 ///
 /// `info` must point to an [`AsyncCall<F>`] in the state [`STARTED`], and nothing but this
-/// function may end that state.
-unsafe extern "C" fn finish<F: Fn(CpuId) + Sync>(info: *mut c_void) {
+/// function may end that state. Interrupts must be disabled.
+unsafe extern "C" fn finish<F: Fn(CpuId, &LocalInterruptDisabled) + Sync>(info: *mut c_void) {
     // SAFETY: By the safety requirements: as long as it is in this state it is not dropped.
     let call = unsafe { &*info.cast_const().cast::<AsyncCall<F>>() };
-    (call.f)(CpuId::current());
+    // SAFETY: By the safety requirements. `call.f` cannot enable them, nor keep the reference.
+    let interrupts = unsafe { LocalInterruptDisabled::assume_disabled() };
+    (call.f)(CpuId::current(), interrupts);
     // INVARIANT: The C code has given `csd` back before it called this function. From here on the
     // object may be gone. What is left of this function runs with interrupts disabled, so a module
     // to which it belongs is still there: unloading waits for an RCU grace period.
@@ -479,21 +498,26 @@ pub(crate) fn may_wait() -> Result {
 }
 
 /// The C function to call with a pointer to this closure.
-fn function_of<F: Fn(CpuId) + Sync>(_f: &F) -> unsafe extern "C" fn(*mut c_void) {
+fn function_of<F: Fn(CpuId, &LocalInterruptDisabled) + Sync>(
+    _f: &F,
+) -> unsafe extern "C" fn(*mut c_void) {
     call::<F>
 }
 
-fn info<F: Fn(CpuId) + Sync>(f: &F) -> *mut c_void {
+fn info<F: Fn(CpuId, &LocalInterruptDisabled) + Sync>(f: &F) -> *mut c_void {
     core::ptr::from_ref(f).cast_mut().cast()
 }
 
 /// # Safety
 ///
-/// `info` must point to an `F` that stays valid and shareable until this returns.
-unsafe extern "C" fn call<F: Fn(CpuId) + Sync>(info: *mut c_void) {
+/// `info` must point to an `F` that stays valid and shareable until this returns. Interrupts must
+/// be disabled.
+unsafe extern "C" fn call<F: Fn(CpuId, &LocalInterruptDisabled) + Sync>(info: *mut c_void) {
     // SAFETY: By the safety requirements.
     let f = unsafe { &*info.cast_const().cast::<F>() };
-    f(CpuId::current());
+    // SAFETY: By the safety requirements. `f` cannot enable them, nor keep the reference.
+    let interrupts = unsafe { LocalInterruptDisabled::assume_disabled() };
+    f(CpuId::current(), interrupts);
 }
 
 #[cfg(CONFIG_RUST_SMP_KUNIT_TEST)]
@@ -528,7 +552,7 @@ mod tests {
     #[test]
     fn each_cpu_once() -> Result {
         let calls = calls()?;
-        on_each_cpu(|cpu| {
+        on_each_cpu(|cpu, _| {
             if cpu == CpuId::current() {
                 calls[cpu.as_u32() as usize].fetch_add(1, Relaxed);
             }
@@ -541,7 +565,7 @@ mod tests {
     #[test]
     fn others_once() -> Result {
         let calls = calls()?;
-        call_function(|cpu| {
+        call_function(|cpu, _| {
             calls[cpu.as_u32() as usize].fetch_add(1, Relaxed);
         })?;
         assert_eq!(sum(&calls), num_online_cpus() - 1);
@@ -553,7 +577,7 @@ mod tests {
         for cpu in (0..nr_cpu_ids()).filter_map(CpuId::from_u32) {
             // It may own what it takes and what it returns.
             let number = KBox::new(7, GFP_KERNEL)?;
-            let called = call_function_single(cpu, |cpu| (cpu, CpuId::current(), number));
+            let called = call_function_single(cpu, |cpu, _| (cpu, CpuId::current(), number));
             match called {
                 Ok((given, there, number)) => {
                     assert_eq!((given, there, *number), (cpu, cpu, 7));
@@ -565,10 +589,29 @@ mod tests {
     }
 
     #[test]
+    fn interrupts_are_disabled() -> Result {
+        let (calls, wrong) = (Atomic::new(0u32), Atomic::new(0u32));
+        let check = |_: CpuId, _: &LocalInterruptDisabled| {
+            calls.fetch_add(1, Relaxed);
+            // SAFETY: It only reads the state of the calling CPU.
+            if !unsafe { bindings::irqs_disabled() } {
+                wrong.fetch_add(1, Relaxed);
+            }
+        };
+        on_each_cpu(check)?;
+        call_function(check)?;
+        call_function_single(CpuId::current(), check)?;
+        with_async_calls(1, check, |call| call[0].as_ref().start(CpuId::current()))??;
+        assert_eq!(calls.load(Relaxed), 2 * num_online_cpus() + 1);
+        assert_eq!(wrong.load(Relaxed), 0);
+        Ok(())
+    }
+
+    #[test]
     fn mask_of_cpus() -> Result {
         let calls = calls()?;
         let mut mask = CpumaskVar::new_zero(GFP_KERNEL)?;
-        let call = |cpu: CpuId| {
+        let call = |cpu: CpuId, _: &LocalInterruptDisabled| {
             calls[cpu.as_u32() as usize].fetch_add(1, Relaxed);
         };
         on_each_cpu_mask(&mask, call)?;
@@ -584,17 +627,17 @@ mod tests {
     #[test]
     fn results_of_each_cpu() -> Result {
         let mut results = KVec::from_elem(Some(0), nr_cpu_ids() as usize, GFP_KERNEL)?;
-        collect_on_each_cpu(&mut results, |cpu| cpu.as_u32() + 7)?;
+        collect_on_each_cpu(&mut results, |cpu, _| cpu.as_u32() + 7)?;
         let count = results.iter().flatten().count();
         assert_eq!(count, num_online_cpus() as usize);
         for (cpu, result) in results.iter().enumerate() {
             assert!(result.is_none_or(|result| result == cpu as u32 + 7));
         }
         assert_eq!(
-            collect_on_each_cpu(&mut [None], |_| ()).is_ok(),
+            collect_on_each_cpu(&mut [None], |_, _| ()).is_ok(),
             nr_cpu_ids() == 1
         );
-        assert_eq!(collect_on_each_cpu(&mut [], |_| ()), Err(EINVAL));
+        assert_eq!(collect_on_each_cpu(&mut [], |_, _| ()), Err(EINVAL));
         Ok(())
     }
 
@@ -602,7 +645,7 @@ mod tests {
     fn refused_with_interrupts_disabled() {
         let interrupts = local_interrupt_disable();
         let calls = Atomic::new(0);
-        let call = |_: CpuId| {
+        let call = |_: CpuId, _: &LocalInterruptDisabled| {
             calls.fetch_add(1, Relaxed);
         };
         let refused = [
@@ -621,9 +664,9 @@ mod tests {
     fn refused_in_interrupt() -> Result {
         let refused = Atomic::new(0);
         let asked = Atomic::new(0);
-        call_function(|_| {
+        call_function(|_, _| {
             asked.fetch_add(1, Relaxed);
-            if on_each_cpu(|_| {}) == Err(EDEADLK) {
+            if on_each_cpu(|_, _| {}) == Err(EDEADLK) {
                 refused.fetch_add(1, Relaxed);
             }
         })?;
@@ -635,7 +678,7 @@ mod tests {
     #[test]
     fn not_waited_for() -> Result {
         let calls = Atomic::new(0u32);
-        let count = |_: CpuId| {
+        let count = |_: CpuId, _: &LocalInterruptDisabled| {
             calls.fetch_add(1, Relaxed);
         };
         with_async_calls(1, count, |call| -> Result {
@@ -664,7 +707,7 @@ mod tests {
             return Ok(());
         };
         let go = Atomic::new(false);
-        let wait = |_: CpuId| {
+        let wait = |_: CpuId, _: &LocalInterruptDisabled| {
             while !go.load(Relaxed) {
                 cpu_relax();
             }

@@ -404,7 +404,7 @@ mod tests {
         let area = SparseArea::new(2, fill)?;
         let wrong = Atomic::new(0u32);
         let read = |page: usize, expected: Result<u64>| {
-            smp::on_each_cpu(|_| {
+            smp::on_each_cpu(|_, _| {
                 if area.read_nofault(page * WORDS_PER_PAGE) != expected {
                     wrong.fetch_add(1, Relaxed);
                 }

@@ -2,6 +2,11 @@
 
 //! Probes: code that runs whenever a kernel tracepoint is passed.
 //!
+//! It is the counterpart of [`declare_trace!`](crate::declare_trace), which makes Rust code pass a
+//! tracepoint. Nothing like it is known to have been posted. It has the shape of other callbacks of
+//! this crate: a scope that borrows, like `ScopedHrTimerPointer`, above a registration whose
+//! constructor is unsafe, like [`irq::Registration`](crate::irq::Registration).
+//!
 //! C header: [`include/linux/tracepoint.h`](srctree/include/linux/tracepoint.h)
 
 use crate::{
@@ -44,6 +49,10 @@ pub unsafe trait Tracepoint: Sized {
     /// What the tracepoint passes to its probes.
     type Args;
 
+    /// A token of what is always true where the tracepoint is, such as
+    /// [`&LocalInterruptDisabled`](crate::interrupt::LocalInterruptDisabled). `()` if nothing is.
+    type Context<'a>;
+
     /// The C function to register for the probe type `P`.
     fn callback<P: Probe<Self>>() -> *mut c_void;
 }
@@ -52,7 +61,8 @@ pub unsafe trait Tracepoint: Sized {
 ///
 /// [`attached()`] attaches one.
 pub trait Probe<T: Tracepoint>: Sync {
-    /// Called each time, by the task or interrupt that passes the tracepoint.
+    /// Called each time, by the task or interrupt that passes the tracepoint. `context` says what
+    /// is always true there.
     ///
     /// # Context
     ///
@@ -63,13 +73,13 @@ pub trait Probe<T: Tracepoint>: Sync {
     ///
     /// It may be passed with locks held, as `sched_switch` is with that of the runqueue.
     /// There it can neither wake anybody nor print.
-    fn fire(&self, args: &T::Args);
+    fn fire(&self, args: &T::Args, context: T::Context<'_>);
 }
 
 impl<T: Tracepoint, P: Probe<T>> Probe<T> for &P {
     #[inline]
-    fn fire(&self, args: &T::Args) {
-        (**self).fire(args);
+    fn fire(&self, args: &T::Args, context: T::Context<'_>) {
+        (**self).fire(args, context);
     }
 }
 
@@ -90,6 +100,7 @@ impl<T: Tracepoint, P: Probe<T>> Probe<T> for &P {
 /// ```
 /// # #[cfg(CONFIG_SMP)] // The tracepoint exists only with SMP.
 /// # {
+/// use kernel::interrupt::LocalInterruptDisabled;
 /// use kernel::smp;
 /// use kernel::sync::atomic::{Atomic, Relaxed};
 /// use kernel::tracepoint::probe::{attached, CsdFunctionEntry, Probe, Tracepoint};
@@ -97,13 +108,17 @@ impl<T: Tracepoint, P: Probe<T>> Probe<T> for &P {
 /// struct Count(Atomic<i32>);
 ///
 /// impl Probe<CsdFunctionEntry> for Count {
-///     fn fire(&self, _args: &<CsdFunctionEntry as Tracepoint>::Args) {
+///     fn fire(
+///         &self,
+///         _args: &<CsdFunctionEntry as Tracepoint>::Args,
+///         _interrupts: &LocalInterruptDisabled,
+///     ) {
 ///         self.0.fetch_add(1, Relaxed);
 ///     }
 /// }
 ///
 /// let count = Count(Atomic::new(0));
-/// attached::<CsdFunctionEntry, _, _>(&count, || smp::on_each_cpu(|_| {}))??;
+/// attached::<CsdFunctionEntry, _, _>(&count, || smp::on_each_cpu(|_, _| {}))??;
 /// assert!(count.0.load(Relaxed) > 0);
 /// # }
 /// # Ok::<(), Error>(())
@@ -241,6 +256,11 @@ fn find(name: &CStr) -> Option<NonNull<bindings::tracepoint>> {
 /// C prototype when it is compiled, so the header with the `TRACE_EVENT()` must be part of
 /// `rust/bindings/bindings_helper.h`.
 ///
+/// `unsafe with interrupts_disabled` after the arguments makes probes get a
+/// [`LocalInterruptDisabled`](crate::interrupt::LocalInterruptDisabled). Interrupts must be
+/// disabled wherever the kernel passes the tracepoint, and stay so while probes run, and it must
+/// not be passed in non-maskable interrupts. A comment has to say why that is so.
+///
 /// # Examples
 ///
 /// ```ignore
@@ -249,13 +269,33 @@ fn find(name: &CStr) -> Option<NonNull<bindings::tracepoint>> {
 ///     pub enum PageFaultKernel = page_fault_kernel(
 ///         address: c_ulong, regs: *mut bindings::pt_regs, cause: c_ulong,
 ///     );
+///
+///     /// Passed before a function runs that a CPU asked for.
+///     // SAFETY: Such functions are called with interrupts disabled.
+///     pub enum CsdFunctionEntry = csd_function_entry(
+///         func: bindings::smp_call_func_t, csd: *mut bindings::call_single_data_t,
+///     ) unsafe with interrupts_disabled;
 /// }
 /// ```
 #[macro_export]
 macro_rules! declare_tracepoints {
+    (@type $life:lifetime) => {
+        ()
+    };
+    (@type $life:lifetime interrupts_disabled) => {
+        &$life $crate::interrupt::LocalInterruptDisabled
+    };
+    (@token) => {
+        ()
+    };
+    (@token interrupts_disabled) => {
+        // SAFETY: Whoever has declared the tracepoint has made sure of it.
+        unsafe { $crate::interrupt::LocalInterruptDisabled::assume_disabled() }
+    };
     ($(
         $(#[$attr:meta])*
-        $vis:vis enum $type:ident = $name:ident($($arg:ident: $arg_type:ty),* $(,)?);
+        $vis:vis enum $type:ident = $name:ident($($arg:ident: $arg_type:ty),* $(,)?)
+            $(unsafe with $context:ident)?;
     )*) => {$(
         $(#[$attr])*
         $vis enum $type {}
@@ -272,6 +312,8 @@ macro_rules! declare_tracepoints {
 
             type Args = ($($arg_type,)*);
 
+            type Context<'a> = $crate::declare_tracepoints!(@type 'a $($context)?);
+
             fn callback<P: $crate::tracepoint::probe::Probe<Self>>() -> *mut $crate::ffi::c_void {
                 /// # Safety
                 ///
@@ -282,7 +324,10 @@ macro_rules! declare_tracepoints {
                 ) {
                     // SAFETY: By the safety requirements.
                     let probe = unsafe { &*data.cast_const().cast::<P>() };
-                    probe.fire(&($($arg,)*));
+                    probe.fire(
+                        &($($arg,)*),
+                        $crate::declare_tracepoints!(@token $($context)?),
+                    );
                 }
 
                 callback::<P> as *mut $crate::ffi::c_void
@@ -296,13 +341,16 @@ declare_tracepoints! {
     /// `smp_call_function()` and its relatives.
     ///
     /// C header: [`include/trace/events/csd.h`](srctree/include/trace/events/csd.h)
+    // SAFETY: Such functions are called with interrupts disabled, see `csd_do_func()`.
     pub enum CsdFunctionEntry = csd_function_entry(
         func: bindings::smp_call_func_t,
         csd: *mut bindings::call_single_data_t,
-    );
+    ) unsafe with interrupts_disabled;
 
     /// Passed when a page fault that was taken in kernel mode is about to be handled. The arguments
     /// are the address, the registers and the architecture's error code. riscv and x86 have it.
+    ///
+    /// Interrupts may be enabled: as they are in the code that faulted, or already enabled for it.
     ///
     /// C header: [`include/trace/events/exceptions.h`](srctree/include/trace/events/exceptions.h)
     pub enum PageFaultKernel = page_fault_kernel(
@@ -314,6 +362,9 @@ declare_tracepoints! {
     /// Passed before the handler of an interrupt runs. Interrupts from other CPUs have one, too, on
     /// architectures that treat them like any other interrupt.
     ///
+    /// Interrupts are disabled, but there is no token of that: on architectures that have them, it
+    /// is also passed in non-maskable interrupts, where no lock may be taken.
+    ///
     /// C header: [`include/trace/events/irq.h`](srctree/include/trace/events/irq.h)
     pub enum IrqHandlerEntry = irq_handler_entry(
         irq: c_int,
@@ -323,19 +374,22 @@ declare_tracepoints! {
     /// Passed when a CPU switches from `prev` to `next`, with the lock of its runqueue held.
     ///
     /// C header: [`include/trace/events/sched.h`](srctree/include/trace/events/sched.h)
+    // SAFETY: `__schedule()` disables interrupts before it takes that lock.
     pub enum SchedSwitch = sched_switch(
         preempt: bool,
         prev: *mut bindings::task_struct,
         next: *mut bindings::task_struct,
         prev_state: c_uint,
-    );
+    ) unsafe with interrupts_disabled;
 
     /// Passed when a task becomes runnable.
+    ///
+    /// Interrupts may be enabled: a task that wakes itself takes no lock, see `try_to_wake_up()`.
     ///
     /// C header: [`include/trace/events/sched.h`](srctree/include/trace/events/sched.h)
     pub enum SchedWakeup = sched_wakeup(task: *mut bindings::task_struct);
 
-    /// Passed before a worker runs the function of a work item.
+    /// Passed before a worker runs the function of a work item, with interrupts enabled.
     ///
     /// C header: [`include/trace/events/workqueue.h`](srctree/include/trace/events/workqueue.h)
     pub enum WorkqueueExecuteStart = workqueue_execute_start(
@@ -348,7 +402,10 @@ declare_tracepoints! {
 mod tests {
     use super::*;
     use crate::{
-        interrupt::local_interrupt_disable,
+        interrupt::{
+            local_interrupt_disable,
+            LocalInterruptDisabled, //
+        },
         kthread,
         sync::atomic::{
             Atomic,
@@ -361,9 +418,11 @@ mod tests {
 
     // SAFETY: No tracepoint has this name.
     unsafe impl Tracepoint for Missing {
-        const NAME: &'static CStr = c"lazy_map_no_such_tracepoint";
+        const NAME: &'static CStr = c"rust_probe_no_such_tracepoint";
 
         type Args = ();
+
+        type Context<'a> = ();
 
         fn callback<P: Probe<Self>>() -> *mut c_void {
             ptr::null_mut()
@@ -383,21 +442,30 @@ mod tests {
     }
 
     impl Probe<Missing> for Count {
-        fn fire(&self, _args: &()) {}
+        fn fire(&self, _args: &(), _context: ()) {}
     }
 
-    impl Probe<CsdFunctionEntry> for Count {
-        fn fire(&self, _args: &<CsdFunctionEntry as Tracepoint>::Args) {
-            self.0.fetch_add(1, Relaxed);
+    impl Probe<SchedSwitch> for Count {
+        fn fire(
+            &self,
+            _args: &<SchedSwitch as Tracepoint>::Args,
+            _interrupts: &LocalInterruptDisabled,
+        ) {
+            // SAFETY: It only reads the state of the calling CPU.
+            let disabled = unsafe { bindings::irqs_disabled() };
+            // A wrong token results in an impossible number of calls.
+            self.0
+                .fetch_add(if disabled { 1 } else { 1 << 32 }, Relaxed);
         }
     }
 
-    fn attached_to_calls<R>(count: &Count, scope: impl FnOnce() -> R) -> Result<R> {
-        attached::<CsdFunctionEntry, _, _>(count, scope)
+    fn attached_to_switches<R>(count: &Count, scope: impl FnOnce() -> R) -> Result<R> {
+        attached::<SchedSwitch, _, _>(count, scope)
     }
 
-    fn call_all() -> Result {
-        smp::on_each_cpu(|_| {})
+    /// Makes the scheduler switch to another task and back.
+    fn switch() -> Result {
+        kthread::in_thread(|_| {}, || {})
     }
 
     #[test]
@@ -411,40 +479,39 @@ mod tests {
     fn refused_with_interrupts_disabled() {
         let count = Count::new();
         let interrupts = local_interrupt_disable();
-        let refused = attached_to_calls(&count, || {});
+        let refused = attached_to_switches(&count, || {});
         drop(interrupts);
         assert_eq!(refused, Err(EDEADLK));
     }
 
     #[test]
-    #[cfg(CONFIG_SMP)]
     fn fires_while_attached() -> Result {
         let count = Count::new();
-        call_all()?;
+        switch()?;
         assert_eq!(count.get(), 0);
-        attached_to_calls(&count, || -> Result {
+        attached_to_switches(&count, || -> Result {
             for _ in 0..3 {
                 let before = count.get();
-                call_all()?;
+                switch()?;
                 assert!(count.get() > before);
             }
             Ok(())
         })??;
         let after = count.get();
-        call_all()?;
+        switch()?;
         assert_eq!(count.get(), after);
+        assert!(after < 1 << 32);
         Ok(())
     }
 
     #[test]
-    #[cfg(CONFIG_SMP)]
     fn two_at_once() -> Result {
         let (one, other) = (Count::new(), Count::new());
-        attached_to_calls(&one, || -> Result {
-            attached_to_calls(&other, call_all)??;
+        attached_to_switches(&one, || -> Result {
+            attached_to_switches(&other, switch)??;
             assert!(one.get() > 0 && other.get() > 0);
             let (before, gone) = (one.get(), other.get());
-            call_all()?;
+            switch()?;
             assert_eq!(other.get(), gone);
             assert!(one.get() > before);
             Ok(())
@@ -452,9 +519,10 @@ mod tests {
     }
 
     #[test]
-    #[cfg(CONFIG_SMP)]
     fn comes_and_goes_while_it_fires() -> Result {
         let count = Count::new();
-        kthread::attach_and_detach_while(|| attached_to_calls(&count, || {}), call_all)
+        kthread::attach_and_detach_while(|| attached_to_switches(&count, || {}), switch)?;
+        assert!(count.get() < 1 << 32);
+        Ok(())
     }
 }

@@ -5,8 +5,13 @@
 //! Drivers have better interfaces: [`VVec`](crate::alloc::VVec),
 //! [`IoMem`](crate::io::mem::IoMem). This module is for tests of the mappings themselves.
 //!
+//! [`PerCpuWords`] is not an interface to per-CPU data in general: its words are atomics, and those
+//! of all CPUs are accessible. `DynamicPerCpu` of [the per-CPU series] can take its place.
+//!
 //! C headers: [`include/linux/vmalloc.h`](srctree/include/linux/vmalloc.h),
 //! [`include/linux/percpu.h`](srctree/include/linux/percpu.h)
+//!
+//! [the per-CPU series]: https://lore.kernel.org/rust-for-linux/20251105-rust-percpu-v4-0-984b1470adcb@gmail.com/
 
 use crate::{
     bindings,
@@ -385,7 +390,18 @@ mod tests {
         mapping.word(word).map(|word| word.load(Relaxed))
     }
 
+    #[test]
+    fn vmap() -> Result {
+        check(&Mapping::vmap(2, 4, fill)?);
+        assert_eq!(Mapping::vmap(1, 1, fill)?.page_order(), 0);
+        assert_eq!(Mapping::vmap(0, 4, fill).err(), Some(EINVAL));
+        assert_eq!(Mapping::vmap(1, 0, fill).err(), Some(EINVAL));
+        assert_eq!(Mapping::vmap(1, usize::MAX, fill).err(), Some(EINVAL));
+        Ok(())
+    }
+
     /// Checks a mapping of four pages that are really two.
+    // Not before the first test: the assertions of KUnit exist only from there on.
     fn check(mapping: &Mapping) {
         assert_eq!(mapping.words(), 4 * WORDS_PER_PAGE);
         for word in [
@@ -403,16 +419,6 @@ mod tests {
             word.store(42, Relaxed);
         }
         assert_eq!(at(mapping, 1), Some(42));
-    }
-
-    #[test]
-    fn vmap() -> Result {
-        check(&Mapping::vmap(2, 4, fill)?);
-        assert_eq!(Mapping::vmap(1, 1, fill)?.page_order(), 0);
-        assert_eq!(Mapping::vmap(0, 4, fill).err(), Some(EINVAL));
-        assert_eq!(Mapping::vmap(1, 0, fill).err(), Some(EINVAL));
-        assert_eq!(Mapping::vmap(1, usize::MAX, fill).err(), Some(EINVAL));
-        Ok(())
     }
 
     #[test]
@@ -482,7 +488,7 @@ mod tests {
             assert!(found.is_none_or(|found| found == u64::from(cpu.as_u32()) + 1));
         }
         assert!(words.word(CpuId::current(), 19).is_some());
-        assert_ne!(PerCpuWords::mapped_pages(), 0);
+        assert!(PerCpuWords::mapped_pages() != 0);
         assert_eq!(PerCpuWords::new(0).err(), Some(EINVAL));
         assert_eq!(PerCpuWords::new(1 << 20).err(), Some(EINVAL));
         Ok(())
