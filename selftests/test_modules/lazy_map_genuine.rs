@@ -154,7 +154,7 @@ impl Faults {
 }
 
 impl Probe<PageFaultKernel> for Faults {
-    fn fire(&self, args: &<PageFaultKernel as Tracepoint>::Args) {
+    fn fire(&self, args: &<PageFaultKernel as Tracepoint>::Args, _context: ()) {
         if args.0.wrapping_sub(self.start) < self.size {
             if let Some(count) = self.counts.get(CpuId::current().as_u32() as usize) {
                 count.fetch_add(1, Relaxed);
@@ -171,7 +171,7 @@ fn map_something() -> Result {
 
 /// Reads the first word of an area, whose page is new, on all CPUs.
 fn read_on_all_cpus(test: &Test, met: &Met, area: &SparseArea) -> Result {
-    smp::on_each_cpu(|cpu| {
+    smp::on_each_cpu(|cpu, _| {
         test.expect_eq(
             area.word(0).map(|word| met.touch(Place::Ipi, word)),
             Some(pattern(0, 0)),
@@ -349,7 +349,7 @@ fn page_unmapped_again_reported(test: &Test) -> kselftest::Result {
         read_on_all_cpus(test, &met, &area)?;
         area.unmap(0)?;
         map_something()?;
-        smp::on_each_cpu(|_| prime_here(test, &area, 0))?;
+        smp::on_each_cpu(|_, _| prime_here(test, &area, 0))?;
         kthread::on_each_cpu(|_| prime_here(test, &area, 0), || {})?;
     }
     met.report(test);
@@ -420,7 +420,7 @@ fn reported_in_interrupt(test: &Test) -> kselftest::Result {
 
     faults.counted(test, || {
         map_something()?;
-        smp::on_each_cpu(bad_access)?;
+        smp::on_each_cpu(|cpu, _| bad_access(cpu))?;
         map_something()?;
         kthread::on_each_cpu(in_task, || {})?;
         Ok(())

@@ -14,7 +14,10 @@ use kernel::{
         nr_cpu_ids,
         CpuId, //
     },
-    interrupt::local_interrupt_disable,
+    interrupt::{
+        local_interrupt_disable,
+        LocalInterruptDisabled, //
+    },
     kselftest::{
         self,
         pattern,
@@ -159,7 +162,7 @@ impl Shared {
         let area = self.new_area(seed)?;
 
         let sender = CpuId::current();
-        let check = |here| self.check(&area, seed, sender, here);
+        let check = |here, _: &LocalInterruptDisabled| self.check(&area, seed, sender, here);
         match round % 3 {
             0 => smp::on_each_cpu(check),
             1 => smp::call_function(check),
@@ -295,13 +298,16 @@ impl<'a> Pages<'a> {
 /// A call of each possible CPU.
 type Calls<F> = [Pin<KBox<AsyncCall<F>>>];
 
-fn start<F: Fn(CpuId) + Sync>(calls: &Calls<F>, cpu: CpuId) -> Result {
+fn start<F: Fn(CpuId, &LocalInterruptDisabled) + Sync>(calls: &Calls<F>, cpu: CpuId) -> Result {
     let call = calls.get(cpu.as_u32() as usize).ok_or(EINVAL)?;
     call.as_ref().start(cpu)
 }
 
 /// Starts the call of the next online CPU; after the last one comes the first.
-fn start_after<F: Fn(CpuId) + Sync>(calls: &Calls<F>, cpu: CpuId) -> Result {
+fn start_after<F: Fn(CpuId, &LocalInterruptDisabled) + Sync>(
+    calls: &Calls<F>,
+    cpu: CpuId,
+) -> Result {
     let behind = (1..=nr_cpu_ids()).map(|step| (cpu.as_u32() + step) % nr_cpu_ids());
     for next in behind.filter_map(CpuId::from_u32) {
         match start(calls, next) {
@@ -312,7 +318,7 @@ fn start_after<F: Fn(CpuId) + Sync>(calls: &Calls<F>, cpu: CpuId) -> Result {
     Err(ENXIO)
 }
 
-fn wait<F: Fn(CpuId) + Sync>(calls: &Calls<F>) -> Result {
+fn wait<F: Fn(CpuId, &LocalInterruptDisabled) + Sync>(calls: &Calls<F>) -> Result {
     calls.iter().try_for_each(|call| call.wait())
 }
 
@@ -325,21 +331,21 @@ fn touched_from_nested_ipis(test: &Test) -> kselftest::Result {
         // The innermost one first. Each CPU calls the next one, so each is called once.
         smp::with_async_calls(
             cpus,
-            |_| pages.touch(3),
+            |_, _| pages.touch(3),
             |fourth| {
-                let third = |cpu| {
+                let third = |cpu, _: &LocalInterruptDisabled| {
                     pages.count(start_after(fourth, cpu));
                     pages.touch(2);
                 };
                 smp::with_async_calls(cpus, third, |third| {
-                    let second = |cpu| {
+                    let second = |cpu, _: &LocalInterruptDisabled| {
                         pages.touch(1);
                         pages.count(start_after(third, cpu));
                     };
                     smp::with_async_calls(cpus, second, |second| -> kselftest::Result {
                         for page in 0..pages.area.pages() {
                             pages.map(page)?;
-                            smp::on_each_cpu(|cpu| {
+                            smp::on_each_cpu(|cpu, _| {
                                 pages.count(start_after(second, cpu));
                                 pages.touch(0);
                             })?;
@@ -369,7 +375,7 @@ fn touched_when_called_with_interrupts_off(test: &Test) -> kselftest::Result {
     let pages = Pages::new(test, 2 << 40)?;
     smp::with_async_calls(
         nr_cpu_ids() as usize,
-        |_| pages.touch(1),
+        |_, _| pages.touch(1),
         |calls| -> kselftest::Result {
             for page in 0..pages.area.pages() {
                 pages.map(page)?;
@@ -402,7 +408,7 @@ fn touched_by_all_from_all(test: &Test) -> kselftest::Result {
                     break;
                 }
                 let called = area.and_then(|area| {
-                    smp::call_function(|here| shared.check(&area, seed, member.cpu, here))?;
+                    smp::call_function(|here, _| shared.check(&area, seed, member.cpu, here))?;
                     // And by the one who made it, in case that there is nobody else.
                     shared.check(&area, seed, member.cpu, member.cpu);
                     Ok(())

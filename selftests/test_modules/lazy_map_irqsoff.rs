@@ -164,7 +164,7 @@ fn allocated_with_interrupts_disabled(test: &Test) -> kselftest::Result {
                 }
                 match area {
                     Ok(area) => {
-                        let called = smp::call_function(|_| seen.read(Place::Ipi, &area, word));
+                        let called = smp::call_function(|_, _| seen.read(Place::Ipi, &area, word));
                         test.expect_eq(called, Ok(()), fmt!("a call of the other CPUs"));
                     }
                     Err(error) => test.fail(fmt!("no memory on CPU {}: {error:?}", cpu.as_u32())),
@@ -221,7 +221,7 @@ impl WorkItem for Softirq {
     type Pointer = Arc<Softirq>;
 
     fn run(this: Arc<Softirq>) {
-        if smp::on_each_cpu(|_| {}).is_ok() {
+        if smp::on_each_cpu(|_, _| {}).is_ok() {
             this.may_wait.store(true, Relaxed);
         }
         for area in this.areas.iter() {
@@ -263,7 +263,7 @@ fn read_in_softirq(test: &Test) -> kselftest::Result {
             // An IPI must not raise one there, see do_softirq_post_smp_call_flush().
             kthread::on_each_cpu(queue, || {})?;
         } else {
-            smp::on_each_cpu(queue)?;
+            smp::on_each_cpu(|cpu, _| queue(cpu))?;
         }
         // Before anything returns, because they run code of the module.
         let mut ran = 0;

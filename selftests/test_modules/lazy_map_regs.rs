@@ -823,7 +823,7 @@ impl Reports {
 }
 
 impl Probe<PageFaultKernel> for Reports {
-    fn fire(&self, args: &<PageFaultKernel as Tracepoint>::Args) {
+    fn fire(&self, args: &<PageFaultKernel as Tracepoint>::Args, _context: ()) {
         let (address, registers, _) = *args;
         let Ok(report) = self.on(CpuId::current()) else {
             return;
@@ -1391,7 +1391,7 @@ struct Tracer {
 }
 
 impl Probe<PageFaultKernel> for Tracer {
-    fn fire(&self, args: &<PageFaultKernel as Tracepoint>::Args) {
+    fn fire(&self, args: &<PageFaultKernel as Tracepoint>::Args, _context: ()) {
         if args.0 != self.address {
             return;
         }

@@ -107,8 +107,8 @@ fn check<'a>(
         }
     };
     // All others first: this CPU has touched it.
-    smp::call_function(|cpu| compare(Place::Ipi, cpu))?;
-    smp::on_each_cpu(|cpu| compare(Place::TaskWithoutInterrupts, cpu))?;
+    smp::call_function(|cpu, _| compare(Place::Ipi, cpu))?;
+    smp::on_each_cpu(|cpu, _| compare(Place::TaskWithoutInterrupts, cpu))?;
     Ok(())
 }
 
@@ -181,8 +181,8 @@ fn vmalloc(test: &Test) -> kselftest::Result {
                     );
                 }
             };
-            smp::call_function(|cpu| compare(Place::Ipi, cpu))?;
-            smp::on_each_cpu(|cpu| compare(Place::TaskWithoutInterrupts, cpu))?;
+            smp::call_function(|cpu, _| compare(Place::Ipi, cpu))?;
+            smp::on_each_cpu(|cpu, _| compare(Place::TaskWithoutInterrupts, cpu))?;
         }
     }
     met.report(test);

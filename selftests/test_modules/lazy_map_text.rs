@@ -134,9 +134,9 @@ fn executed_in_interrupt(test: &Test) -> kselftest::Result {
         test.go_on()?;
         let text = make_new(&met, round)?;
         let address = text.address();
-        smp::call_function(|cpu| execute(test, &met, Place::Ipi, address, round, cpu))?;
+        smp::call_function(|cpu, _| execute(test, &met, Place::Ipi, address, round, cpu))?;
         // And on this one.
-        smp::on_each_cpu(|cpu| {
+        smp::on_each_cpu(|cpu, _| {
             execute(
                 test,
                 &met,

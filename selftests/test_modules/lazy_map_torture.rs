@@ -22,7 +22,10 @@ use kernel::{
         self,
         Text, //
     },
-    interrupt::local_interrupt_disable,
+    interrupt::{
+        local_interrupt_disable,
+        LocalInterruptDisabled, //
+    },
     kselftest::{
         self,
         pattern,
@@ -316,7 +319,7 @@ impl Thread<'_> {
                 totals.crossings.fetch_add(1, Relaxed);
             }
         };
-        let in_ipi = |here| compare(Place::Ipi, here);
+        let in_ipi = |here, _: &LocalInterruptDisabled| compare(Place::Ipi, here);
         match self.random.below(4) {
             0 => smp::on_each_cpu(in_ipi),
             1 => smp::call_function(in_ipi),
@@ -526,13 +529,17 @@ impl Target<'_> {
 }
 
 impl Probe<CsdFunctionEntry> for Target<'_> {
-    fn fire(&self, _args: &<CsdFunctionEntry as Tracepoint>::Args) {
+    fn fire(
+        &self,
+        _args: &<CsdFunctionEntry as Tracepoint>::Args,
+        _interrupts: &LocalInterruptDisabled,
+    ) {
         self.touch();
     }
 }
 
 impl Probe<PageFaultKernel> for Target<'_> {
-    fn fire(&self, _args: &<PageFaultKernel as Tracepoint>::Args) {
+    fn fire(&self, _args: &<PageFaultKernel as Tracepoint>::Args, _context: ()) {
         self.touch();
     }
 }
@@ -551,7 +558,7 @@ fn traced(thread: &mut Thread<'_>) -> Result {
             for page in 0..pages {
                 target.page.store(page, Relaxed);
                 target.area.map(page)?;
-                smp::on_each_cpu(|_| {})?;
+                smp::on_each_cpu(|_, _| {})?;
             }
             Ok(())
         })

@@ -25,6 +25,7 @@ use kernel::{
         nr_cpu_ids,
         CpuId, //
     },
+    interrupt::LocalInterruptDisabled,
     kselftest::{
         self,
         pattern,
@@ -216,7 +217,7 @@ impl<'a> Target<'a> {
                 }
                 // All CPUs that were not called yet are now, and touch the page for the first time.
                 let before = self.touches.load(Relaxed);
-                smp::on_each_cpu(|_| {})?;
+                smp::on_each_cpu(|_, _| {})?;
                 test.require(
                     self.touches.load(Relaxed) != before,
                     fmt!("a probe touched page {page} of area {number}"),
@@ -228,14 +229,18 @@ impl<'a> Target<'a> {
 }
 
 impl Probe<CsdFunctionEntry> for Target<'_> {
-    fn fire(&self, _args: &<CsdFunctionEntry as Tracepoint>::Args) {
+    fn fire(
+        &self,
+        _args: &<CsdFunctionEntry as Tracepoint>::Args,
+        _interrupts: &LocalInterruptDisabled,
+    ) {
         self.calls.fetch_add(1, Relaxed);
         self.touch();
     }
 }
 
 impl Probe<PageFaultKernel> for Target<'_> {
-    fn fire(&self, _args: &<PageFaultKernel as Tracepoint>::Args) {
+    fn fire(&self, _args: &<PageFaultKernel as Tracepoint>::Args, _context: ()) {
         self.touch();
     }
 }
@@ -397,25 +402,29 @@ impl<'a> Pages<'a> {
 struct Toucher<'a>(&'a Pages<'a>);
 
 impl Probe<IrqHandlerEntry> for Toucher<'_> {
-    fn fire(&self, _args: &<IrqHandlerEntry as Tracepoint>::Args) {
+    fn fire(&self, _args: &<IrqHandlerEntry as Tracepoint>::Args, _context: ()) {
         self.0.touch();
     }
 }
 
 impl Probe<SchedSwitch> for Toucher<'_> {
-    fn fire(&self, _args: &<SchedSwitch as Tracepoint>::Args) {
+    fn fire(
+        &self,
+        _args: &<SchedSwitch as Tracepoint>::Args,
+        _interrupts: &LocalInterruptDisabled,
+    ) {
         self.0.touch();
     }
 }
 
 impl Probe<SchedWakeup> for Toucher<'_> {
-    fn fire(&self, _args: &<SchedWakeup as Tracepoint>::Args) {
+    fn fire(&self, _args: &<SchedWakeup as Tracepoint>::Args, _context: ()) {
         self.0.touch();
     }
 }
 
 impl Probe<WorkqueueExecuteStart> for Toucher<'_> {
-    fn fire(&self, _args: &<WorkqueueExecuteStart as Tracepoint>::Args) {
+    fn fire(&self, _args: &<WorkqueueExecuteStart as Tracepoint>::Args, _context: ()) {
         self.0.touch();
     }
 }
@@ -462,7 +471,7 @@ fn sleep_a_little(_cpu: CpuId) -> Result {
 
 /// Interrupts all other CPUs. The tick interrupts a CPU that nobody else interrupts.
 fn interrupt_others(_cpu: CpuId) -> Result {
-    smp::call_function(|_| {})
+    smp::call_function(|_, _| {})
 }
 
 fn touched_from_interrupts(test: &Test) -> kselftest::Result {
@@ -659,7 +668,7 @@ fn pass_workers(test: &Test, met: &Arc<Met>, pages: &Pages<'_>) -> kselftest::Re
         // It is touched once it is mapped.
         pages.mapped.store(page + 1, Release);
         let queued = Atomic::new(0u32);
-        smp::on_each_cpu(|cpu| {
+        smp::on_each_cpu(|cpu, _| {
             if let Some((waiter, follower)) = steps.get(cpu.as_u32() as usize) {
                 // New work items are not on a queue, so queueing them always succeeds.
                 let _ = workqueue::system_percpu().enqueue(waiter.clone());
@@ -865,19 +874,27 @@ impl<'a> Buffers<'a> {
 }
 
 impl Probe<CsdFunctionEntry> for Buffers<'_> {
-    fn fire(&self, _args: &<CsdFunctionEntry as Tracepoint>::Args) {
+    fn fire(
+        &self,
+        _args: &<CsdFunctionEntry as Tracepoint>::Args,
+        _interrupts: &LocalInterruptDisabled,
+    ) {
         self.touch();
     }
 }
 
 impl Probe<IrqHandlerEntry> for Buffers<'_> {
-    fn fire(&self, _args: &<IrqHandlerEntry as Tracepoint>::Args) {
+    fn fire(&self, _args: &<IrqHandlerEntry as Tracepoint>::Args, _context: ()) {
         self.touch();
     }
 }
 
 impl Probe<SchedSwitch> for Buffers<'_> {
-    fn fire(&self, _args: &<SchedSwitch as Tracepoint>::Args) {
+    fn fire(
+        &self,
+        _args: &<SchedSwitch as Tracepoint>::Args,
+        _interrupts: &LocalInterruptDisabled,
+    ) {
         self.touch();
     }
 }

@@ -195,7 +195,7 @@ impl Met {
         make: impl FnMut() -> Result<T>,
         place: impl Fn(&T) -> (usize, usize),
     ) -> Result<T> {
-        let (new, hit) = made_again(make, place, |read| smp::on_each_cpu(|_| read()))?;
+        let (new, hit) = made_again(make, place, |read| smp::on_each_cpu(|_, _| read()))?;
         self.remade.fetch_add(1, Relaxed);
         self.hit.fetch_add(u64::from(hit), Relaxed);
         Ok(new)
@@ -211,7 +211,7 @@ impl Met {
         make: impl FnOnce() -> Result<T>,
         place: impl Fn(&T) -> usize,
     ) -> Result<T> {
-        smp::on_each_cpu(|_| {
+        smp::on_each_cpu(|_, _| {
             for start in expected {
                 (0..pages).for_each(|page| in_vain(start + page * PAGE_SIZE));
             }
@@ -375,7 +375,7 @@ pub(crate) fn prime_here(test: &Test, area: &SparseArea, page: usize) {
 
 /// Makes all CPUs read the first word of a page in vain.
 pub(crate) fn prime(test: &Test, area: &SparseArea, page: usize) -> kselftest::Result {
-    smp::on_each_cpu(|_| prime_here(test, area, page))?;
+    smp::on_each_cpu(|_, _| prime_here(test, area, page))?;
     Ok(())
 }
 
