@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""A machine for kunit.py whose harts cache invalid translations:
+"""A machine for kunit.py whose harts cache invalid translations, as `lazymap run kunit` uses it:
 
     PATH=$LAZYMAP/out/qemu/bin:$PATH LAZYMAP_FIRMWARE=$LAZYMAP/out/guest/fw_dynamic.bin \\
         tools/testing/kunit/kunit.py run --arch=riscv --make_options LLVM=1 \\

@@ -308,6 +308,23 @@ fn key(tree: &Tree, commit: &str, build: &Build<'_>) -> Result<String> {
     Ok(key.finish())
 }
 
+/// Gives what builds a kernel the environment for it.
+pub(super) fn environment(make: &mut Command, host: &Host, options: &Options) {
+    if std::env::var_os("CCACHE_DIR").is_none() {
+        make.env("CCACHE_DIR", options.out.join("ccache"));
+    }
+    make.env("CCACHE_BASEDIR", &options.out);
+    if let Some(dir) = &host.libclang {
+        make.env("LIBCLANG_PATH", dir);
+    }
+    // Make builds reproducible, and add no `+` for "not a tagged commit".
+    make.env("KBUILD_BUILD_TIMESTAMP", "Thu Jan  1 00:00:00 UTC 2026")
+        .env("KBUILD_BUILD_USER", "lazymap")
+        .env("KBUILD_BUILD_HOST", "lazymap")
+        .env("KBUILD_BUILD_VERSION", "1")
+        .env("LOCALVERSION", "");
+}
+
 struct Build<'a> {
     tree_dir: PathBuf,
     o: PathBuf,
@@ -328,7 +345,7 @@ impl<'a> Build<'a> {
         let host = self.host;
         let mut make = cmd::plain("make");
         make.arg("--no-print-directory").arg("-C").arg(dir);
-        self.environment(&mut make);
+        environment(&mut make, host, self.options);
         let cached = |name: &str| if host.ccache { format!("ccache {name}") } else { name.to_owned() };
         make.arg(format!("-j{}", self.options.jobs)).arg("ARCH=riscv");
         if self.compiler == Compiler::Gcc {
@@ -339,22 +356,6 @@ impl<'a> Build<'a> {
         make.arg(format!("CC={}", cached(&host.clang)));
         make.args(host.variables().into_iter().map(|(name, value)| format!("{name}={value}")));
         make
-    }
-
-    fn environment(&self, make: &mut Command) {
-        if std::env::var_os("CCACHE_DIR").is_none() {
-            make.env("CCACHE_DIR", self.options.out.join("ccache"));
-        }
-        make.env("CCACHE_BASEDIR", &self.options.out);
-        if let Some(dir) = &self.host.libclang {
-            make.env("LIBCLANG_PATH", dir);
-        }
-        // Make builds reproducible, and add no `+` for "not a tagged commit".
-        make.env("KBUILD_BUILD_TIMESTAMP", "Thu Jan  1 00:00:00 UTC 2026")
-            .env("KBUILD_BUILD_USER", "lazymap")
-            .env("KBUILD_BUILD_HOST", "lazymap")
-            .env("KBUILD_BUILD_VERSION", "1")
-            .env("LOCALVERSION", "");
     }
 
     fn kbuild(&self) -> Command {

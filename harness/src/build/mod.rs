@@ -2,5 +2,6 @@
 //! Builds kernels, their tests and the machine.
 
 pub mod kernel;
+pub mod kunit;
 pub mod qemu;
 pub mod workbench;

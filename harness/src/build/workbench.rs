@@ -12,6 +12,7 @@ use std::sync::{Mutex, PoisonError};
 use std::thread;
 
 use super::kernel::{self, Builder, Compiled, Compiler, Config, Kernel};
+use super::kunit::{self, Arch, Tested};
 use super::qemu::{self, Qemu};
 use crate::boot::initramfs;
 use crate::boot::machine::Machine;
@@ -195,6 +196,15 @@ impl Lab {
         };
         let kernel = kernel::build(self.builder(), name, commit, &Config::default(), tests)?;
         Ok((kernel, names))
+    }
+
+    /// Runs KUnit's suites of the series on an architecture.
+    ///
+    /// # Errors
+    /// When that could not be tried.
+    pub fn kunit(&mut self, arch: Arch) -> Result<Tested> {
+        let (tip, qemu, firmware) = (self.tip.clone(), self.bench.qemu.binary.clone(), self.bench.firmware.clone());
+        kunit::run(self.builder(), &qemu, &firmware, &tip, arch)
     }
 
     /// Compiles a few folders of the series.

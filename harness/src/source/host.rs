@@ -402,7 +402,10 @@ pub fn admin<const N: usize>(options: &Options, names: [&str; N], package: &str)
 }
 
 /// Makes sure that a program that hardly any verb needs is in PATH, from its package.
-fn program(options: &Options, name: &str, package: &str) -> Result<(), String> {
+///
+/// # Errors
+/// Why it is not.
+pub fn program(options: &Options, name: &str, package: &str) -> Result<(), String> {
     let there = || in_path(name).is_some();
     if there() {
         return Ok(());

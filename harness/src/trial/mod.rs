@@ -5,6 +5,7 @@ pub mod control;
 pub mod coverage;
 pub mod expect;
 pub mod judge;
+pub mod kunit;
 pub mod met;
 pub mod mutants;
 pub mod outputs;

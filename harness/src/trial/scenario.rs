@@ -19,6 +19,7 @@ use super::plan::Trial;
 use crate::boot::machine::{Irq, LimitsGiven, Machine};
 use crate::boot::models;
 use crate::build::kernel::{Compiler, Config, SERIES};
+use crate::build::kunit::Arch;
 use crate::ground::error::{Error, Result};
 use crate::ground::{nearest, toml_file};
 
@@ -65,6 +66,7 @@ struct File {
     #[serde(default)]
     limits: LimitsGiven,
     compile: Option<CompileFile>,
+    kunit: Option<KunitFile>,
 }
 
 /// A machine in a file.
@@ -121,6 +123,14 @@ struct CompileFile {
     compiler: Compiler,
 }
 
+/// What `kunit.py` runs in a scenario that it boots.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct KunitFile {
+    /// As `kunit.py --arch` calls them.
+    arch: Vec<Arch>,
+}
+
 #[derive(Clone, Debug)]
 pub struct Scenario {
     pub name: String,
@@ -149,6 +159,8 @@ pub enum Kind {
         /// The compiler.
         compiler: Compiler,
     },
+    /// Lets `kunit.py` configure, build and boot one for each architecture.
+    Kunit(Vec<Arch>),
 }
 
 /// All scenarios in the repository `root`, by name.
@@ -171,8 +183,8 @@ pub fn load(root: &Path) -> Result<BTreeMap<String, Scenario>> {
         };
         for mut scenario in parse(&name, &text, &known, &folder).map_err(wrong)? {
             // Named after the first scenario that has it: others with the same lines share it.
-            let compiled = matches!(scenario.kind, Kind::Compile { .. });
-            let same = |other: &&Scenario| !compiled && other.config.lines == scenario.config.lines && other.boots();
+            let boots = scenario.boots();
+            let same = |other: &&Scenario| boots && other.config.lines == scenario.config.lines && other.boots();
             if let Some(other) = all.values().find(same) {
                 scenario.config.name.clone_from(&other.config.name);
             }
@@ -229,20 +241,28 @@ fn parse(name: &str, text: &str, known: &[String], folder: &Path) -> Result<Vec<
         _ => name.to_owned(),
     };
     let several = file.each.is_some();
-    let kinds = match (file.compile, file.machine) {
-        (Some(_), Some(_)) => return Err(say("it has both machine and compile; keep one".to_owned())),
-        (None, None) => return Err(say("it has neither machine nor compile; add one".to_owned())),
-        (Some(compile), None) => {
-            if several
-                || file.tests.is_some()
-                || !file.except.is_empty()
-                || !file.append.is_empty()
-                || !file.require.is_empty()
-            {
-                return Err(say(
-                    "each, tests, except, append and require need a machine, but the file has compile".to_owned()
-                ));
+    let needs_machine = several
+        || file.tests.is_some()
+        || !file.except.is_empty()
+        || !file.append.is_empty()
+        || !file.require.is_empty();
+    let kinds = match (file.compile, file.kunit, file.machine) {
+        (None, None, None) => return Err(say("it has none of machine, compile and kunit; add one".to_owned())),
+        (Some(_), None, None) | (None, Some(_), None) if needs_machine => {
+            return Err(
+                say("each, tests, except, append and require need a machine, but the file has none".to_owned()),
+            );
+        }
+        (None, Some(kunit), None) => {
+            if !lines.is_empty() {
+                return Err(say("config and config_of have no effect on kunit; remove them".to_owned()));
             }
+            if kunit.arch.is_empty() {
+                return Err(say("arch lists no architecture".to_owned()));
+            }
+            vec![Kind::Kunit(kunit.arch)]
+        }
+        (Some(compile), None, None) => {
             let known = |f: &String| (f.ends_with('/') || f.ends_with(".o")) && !f.starts_with('/');
             if compile.folders.is_empty() || !compile.folders.iter().all(known) {
                 let what = "folders must be folders of the kernel, each with a / at its end, or objects";
@@ -250,7 +270,7 @@ fn parse(name: &str, text: &str, known: &[String], folder: &Path) -> Result<Vec<
             }
             vec![Kind::Compile { folders: compile.folders, compiler: compile.compiler }]
         }
-        (None, Some(machine)) => {
+        (None, None, Some(machine)) => {
             if file.tests.is_some() && !file.except.is_empty() {
                 return Err(say("it has both tests and except; keep one".to_owned()));
             }
@@ -290,13 +310,14 @@ fn parse(name: &str, text: &str, known: &[String], folder: &Path) -> Result<Vec<
             let trials: Vec<Trial> = machines.into_iter().map(trial).collect::<Result<_, _>>().map_err(say)?;
             trials.into_iter().map(|trial| Kind::Boot(Box::new(trial))).collect()
         }
+        _ => return Err(say("it has several of machine, compile and kunit; keep one".to_owned())),
     };
     let scenario = |kind: Kind| {
         let standalone = matches!(kind, Kind::Compile { .. });
         let config_name = if standalone { name.to_owned() } else { config_name.clone() };
         let own = match &kind {
             Kind::Boot(trial) => trial.name.clone(),
-            Kind::Compile { .. } => name.to_owned(),
+            Kind::Compile { .. } | Kind::Kunit(_) => name.to_owned(),
         };
         Scenario {
             name: own,
@@ -408,7 +429,7 @@ impl MachineFile {
 }
 
 impl Scenario {
-    /// Whether it boots at all.
+    /// Whether it boots tests of its own.
     pub fn boots(&self) -> bool {
         matches!(self.kind, Kind::Boot(_))
     }
@@ -417,7 +438,7 @@ impl Scenario {
     pub fn trial(&self) -> Option<&Trial> {
         match &self.kind {
             Kind::Boot(trial) => Some(trial),
-            Kind::Compile { .. } => None,
+            Kind::Compile { .. } | Kind::Kunit(_) => None,
         }
     }
 

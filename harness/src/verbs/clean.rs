@@ -22,6 +22,7 @@ const PER_BASE: &[&str] = &[
     "controls",
     "exhaust",
     "hunt",
+    "kunit",
     "mutants",
     "each",
     "board",

@@ -5,9 +5,12 @@ use std::path::Path;
 use std::time::Instant;
 
 use crate::build::kernel::{self, Compiled, Compiler, SERIES};
+use crate::build::kunit::{self as suites, Arch, Tested};
 use crate::build::workbench::{Lab, Workbench};
 use crate::ground::error::{Error, Result};
+use crate::ground::files;
 use crate::options::Options;
+use crate::trial::kunit;
 use crate::trial::plan::Trial;
 use crate::trial::record;
 use crate::trial::report::{self, Done, Ran, Row, shown};
@@ -37,6 +40,10 @@ pub fn dry_run(options: &Options, which: &Which) -> Result<()> {
     let bench = Workbench::planned(options);
     for scenario in choose(&options.root, which)? {
         println!("{}: {}", scenario.name, scenario.description);
+        if let Kind::Kunit(archs) = &scenario.kind {
+            archs.iter().for_each(|arch| println!("  run        {}", suites::planned(options, *arch)));
+            continue;
+        }
         let fragment = if scenario.config.standalone { "tinyconfig and" } else { "harness/kernel.config and" };
         match scenario.config.lines.is_empty() {
             true => println!("  configure  harness/kernel.config"),
@@ -44,6 +51,7 @@ pub fn dry_run(options: &Options, which: &Which) -> Result<()> {
         }
         println!("  build in   {}", shown(&options.root, &kernel::o_folder(options, &scenario.config)));
         match &scenario.kind {
+            Kind::Kunit(_) => {}
             Kind::Compile { folders, compiler } => println!("  compile    {} with {compiler}", folders.join(" ")),
             Kind::Boot(trial) => {
                 let tests: Vec<&str> = trial.tests.iter().map(|(test, _)| test.as_str()).collect();
@@ -83,6 +91,14 @@ pub fn run(lab: &mut Lab, scenarios: &[Scenario]) -> Result<Ran> {
             all.push(Done { report: report_of(&row), rows: vec![row], headline: None, ready: false, boot: None });
             continue;
         }
+        if let [scenario] = group
+            && let Kind::Kunit(archs) = &scenario.kind
+        {
+            for arch in archs {
+                all.push(kunit_on(lab, scenario, *arch, &folder)?);
+            }
+            continue;
+        }
         let kernel = lab.kernel(&group[0].config);
         let trials: Vec<&Trial> = group.iter().filter_map(Scenario::trial).collect();
         let trials = run::repeated(&lab.bench, &trials);
@@ -107,6 +123,17 @@ pub fn narrow(scenarios: Vec<Scenario>, selection: &Selection) -> Result<Vec<Sce
     };
     let left: Vec<Scenario> = scenarios.into_iter().filter_map(narrow).collect();
     if left.is_empty() { Err(selection.nothing()) } else { Ok(left) }
+}
+
+/// KUnit's suites on an architecture.
+fn kunit_on(lab: &mut Lab, scenario: &Scenario, arch: Arch, folder: &Path) -> Result<Done> {
+    let tested = lab.kunit(arch).unwrap_or_else(|error| Tested::NotBooted(error.message));
+    let console = format!("{}-{}.log", scenario.name, arch.name());
+    match &tested {
+        Tested::Booted { console: text, .. } => files::write_whole(&folder.join(&console), text)?,
+        _ => files::remove(&folder.join(&console))?,
+    }
+    Ok(kunit::done(&lab.options.root, &scenario.name, arch, &tested, &console))
 }
 
 /// A scenario that boots nothing, as a row.

@@ -8,6 +8,7 @@ use std::time::Duration;
 use crate::common::{Lab, Said, options, said, write};
 use lazymap::boot::machine::Irq;
 use lazymap::build::kernel::Compiler;
+use lazymap::build::kunit::Arch;
 use lazymap::build::workbench::Workbench;
 use lazymap::trial::expect::Expect;
 use lazymap::trial::plan::Trial;
@@ -37,7 +38,7 @@ fn load(text: &str) -> Scenario {
 fn seat(scenario: &Scenario) -> &Trial {
     match &scenario.kind {
         Kind::Boot(seat) => seat,
-        Kind::Compile { .. } => panic!("{} boots nothing", scenario.name),
+        Kind::Compile { .. } | Kind::Kunit(_) => panic!("{} boots nothing", scenario.name),
     }
 }
 
@@ -78,7 +79,6 @@ fn the_scenarios_of_the_project() {
             "hotplug",
             "kasan-vmalloc",
             "kfence",
-            "kunit",
             "kvm",
             "late",
             "late-store",
@@ -119,8 +119,9 @@ fn the_scenarios_of_the_project() {
             "window-4"
         ]
     );
-    let compiled: Vec<&str> = all.values().filter(|s| !s.boots()).map(|s| s.name.as_str()).collect();
-    assert_eq!(compiled, ["gcc", "no-smp", "nommu", "rv32"]);
+    let others: Vec<&str> = all.values().filter(|s| !s.boots()).map(|s| s.name.as_str()).collect();
+    assert_eq!(others, ["gcc", "kunit", "no-smp", "nommu", "rv32"]);
+    assert_eq!(all["kunit"].tier, Tier::Full);
     let harts = |name: &str| seat(&all[name]).machine.harts;
     assert_eq!((harts("up"), harts("default"), harts("many")), (1, 4, 72));
     // A scenario that shows nothing of what it is called after would be another `default`.
@@ -167,6 +168,9 @@ fn all_that_a_file_may_say() {
         load("description = \"d\"\nconfig = \"CONFIG_A=y\"\n[compile]\nfolders = [\"mm/\"]\ncompiler = \"gcc\"\n");
     assert!(compile.config.standalone && !compile.boots());
     assert!(matches!(compile.kind, Kind::Compile { folders, compiler: Compiler::Gcc } if folders == ["mm/"]));
+    let kunit = load("description = \"d\"\n[kunit]\narch = [\"riscv\", \"x86_64\", \"arm64\"]\n");
+    assert!(!kunit.boots() && kunit.trial().is_none());
+    assert!(matches!(&kunit.kind, Kind::Kunit(archs) if archs == &[Arch::Riscv, Arch::X86, Arch::Arm64]));
 }
 
 #[test]
@@ -176,8 +180,8 @@ fn a_wrong_file_is_one_line_and_64() {
         ("description = \"d\"\nspeed = 1\n", vec!["x.toml:2:", "speed"]),
         ("tier = \"quick\"\n[machine]\nmodel = \"stale\"\n", vec!["x.toml:1:", "description"]),
         ("description = \"\"\n[machine]\nmodel = \"stale\"\n", vec!["description must be one line"]),
-        ("description = \"d\"\n", vec!["neither machine nor compile"]),
-        (&format!("{machine}[compile]\nfolders = [\"mm/\"]\n"), vec!["both machine and compile"]),
+        ("description = \"d\"\n", vec!["none of machine, compile and kunit"]),
+        (&format!("{machine}[compile]\nfolders = [\"mm/\"]\n"), vec!["several of machine, compile and kunit"]),
         (&format!("{machine}colour = 1\n"), vec!["x.toml:4:", "colour"]),
         ("description = \"d\"\n[machine]\nmodel = \"old\"\n", vec!["no machine model `old`", "stale"]),
         (&format!("{machine}irq = \"plic\"\n"), vec!["x.toml:4:", "plic"]),
@@ -205,6 +209,11 @@ fn a_wrong_file_is_one_line_and_64() {
         ("description = \"d\"\n[each]\nharts = [1]\n[compile]\nfolders = [\"mm/\"]\n", vec!["need a machine"]),
         ("description = \"d\"\nexcept = [\"a\"]\n[compile]\nfolders = [\"mm/\"]\n", vec!["need a machine"]),
         ("description = \"d\"\n[compile]\nfolders = [\"mm\"]\n", vec!["a / at its end"]),
+        (&format!("{machine}[kunit]\narch = [\"riscv\"]\n"), vec!["several of machine, compile and kunit"]),
+        ("description = \"d\"\n[kunit]\narch = []\n", vec!["lists no architecture"]),
+        ("description = \"d\"\n[kunit]\narch = [\"vax\"]\n", vec!["x.toml:3:", "vax"]),
+        ("description = \"d\"\ntests = []\n[kunit]\narch = [\"riscv\"]\n", vec!["need a machine"]),
+        ("description = \"d\"\nconfig = \"CONFIG_A=y\"\n[kunit]\narch = [\"riscv\"]\n", vec!["no effect on kunit"]),
         ("description = \"d\"\n[compile]\nfolders = [\"mm/\"]\ncompiler = \"icc\"\n", vec!["x.toml:4:", "icc"]),
     ] {
         let mut words = words;
@@ -236,6 +245,20 @@ fn a_dry_run_makes_nothing_and_shows_the_machine() {
     let list = run(&lab, &["--list"]);
     list.passes();
     assert_eq!(list.out, "default  quick  d\nx        full   about x\n");
+}
+
+#[test]
+fn a_dry_run_of_kunit_shows_the_commands() {
+    let lab = lab("description = \"about x\"\n[kunit]\narch = [\"riscv\", \"x86_64\"]\n");
+    let said = run(&lab, &["--dry-run", "x"]);
+    said.passes();
+    let words = ["--arch=riscv", "harness/kunit-riscv.py", "EXECMEM", "--arch=x86_64", "'--qemu_args=-smp 4'"];
+    for word in words.into_iter().chain(["kunit.py run", "--kunitconfig=rust/kernel", "--make_options=LLVM=1"]) {
+        assert!(said.out.contains(word), "{word}: {said:?}");
+    }
+    let x86 = said.out.lines().find(|l| l.contains("x86_64")).unwrap_or_default();
+    assert!(!x86.contains("EXECMEM") && !x86.contains("qemu_config"), "{x86}");
+    assert!(!said.out.contains("kernel.config"), "{said:?}");
 }
 
 #[test]
