@@ -278,16 +278,18 @@ mod tests {
         assert_eq!(refused, Err(EDEADLK));
     }
 
+    // Assertions come after the scopes: one that fails ends the thread without destructors, so what
+    // is on its stack would stay registered.
+
     #[test]
     fn fires_while_armed() -> Result {
         let count = Count::new();
         assert_eq!(rust_kprobe_kunit_target(1), 2);
         assert_eq!(count.get(), 0);
-        armed(TARGET, 0, &count, || {
-            for number in 0..3 {
-                assert_eq!(rust_kprobe_kunit_target(number), number + 1);
-            }
+        let results = armed(TARGET, 0, &count, || {
+            [0, 1, 2].map(|number| rust_kprobe_kunit_target(number))
         })?;
+        assert_eq!(results, [1, 2, 3]);
         assert_eq!(rust_kprobe_kunit_target(5), 6);
         assert_eq!(count.get(), 3);
         Ok(())
@@ -296,10 +298,15 @@ mod tests {
     #[test]
     fn none_is_missed() -> Result {
         let count = Count::new();
-        // SAFETY: It is dropped when this function returns.
-        pin_init::stack_try_pin_init!(let probe =? unsafe { Registration::new(TARGET, 0, &count) });
-        assert_eq!(rust_kprobe_kunit_target(1), 2);
-        assert_eq!((probe.handler().get(), probe.missed()), (1, 0));
+        let seen = {
+            // SAFETY: It is dropped at the end of this block.
+            pin_init::stack_try_pin_init!(let probe =? unsafe {
+                Registration::new(TARGET, 0, &count)
+            });
+            let result = rust_kprobe_kunit_target(1);
+            (result, probe.handler().get(), probe.missed())
+        };
+        assert_eq!(seen, (2, 1, 0));
         Ok(())
     }
 
@@ -323,13 +330,11 @@ mod tests {
     #[test]
     fn two_at_once() -> Result {
         let (one, other) = (Count::new(), Count::new());
-        armed(TARGET, 0, &one, || -> Result {
-            armed(TARGET, 0, &other, || {
-                assert_eq!(rust_kprobe_kunit_target(1), 2);
-            })?;
-            assert_eq!(rust_kprobe_kunit_target(1), 2);
-            Ok(())
+        let results = armed(TARGET, 0, &one, || -> Result<[c_int; 2]> {
+            let with_both = armed(TARGET, 0, &other, || rust_kprobe_kunit_target(1))?;
+            Ok([with_both, rust_kprobe_kunit_target(1)])
         })??;
+        assert_eq!(results, [2, 2]);
         assert_eq!((one.get(), other.get()), (2, 1));
         Ok(())
     }
