@@ -98,7 +98,7 @@ impl Text {
                 bindings::kunmap_local(mapping.cast());
             }
         }
-        // SAFETY: The range is ours.
+        // SAFETY: The range is that of the memory that we own, and is mapped.
         unsafe { bindings::flush_icache_range(text.address(), text.address() + size) };
         Ok(text)
     }

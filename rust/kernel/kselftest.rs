@@ -242,7 +242,7 @@ impl Selection {
             return Ok(true);
         };
         let name = CString::try_from_fmt(fmt!("{name}"))?;
-        // SAFETY: Both are strings.
+        // SAFETY: Both are null-terminated, and not changed meanwhile.
         Ok(unsafe { bindings::glob_match(pattern.as_char_ptr(), name.as_char_ptr()) })
     }
 }

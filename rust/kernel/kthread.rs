@@ -567,7 +567,8 @@ struct CpusKept;
 
 impl CpusKept {
     fn new() -> Self {
-        // SAFETY: The caller may sleep. This waits for a request that is being served.
+        // SAFETY: `may_wait()` was asked before, so this may sleep, until a request that is being
+        // served has been.
         unsafe { bindings::cpu_hotplug_disable() };
         Self
     }
@@ -585,7 +586,7 @@ struct CpusReadLock;
 
 impl CpusReadLock {
     fn new() -> Self {
-        // SAFETY: The caller may sleep.
+        // SAFETY: `may_wait()` was asked before, so this may sleep.
         unsafe { bindings::cpus_read_lock() };
         Self
     }
@@ -593,7 +594,7 @@ impl CpusReadLock {
 
 impl Drop for CpusReadLock {
     fn drop(&mut self) {
-        // SAFETY: We hold the lock.
+        // SAFETY: The lock was taken when the object was made, by the same task.
         unsafe { bindings::cpus_read_unlock() };
     }
 }

@@ -293,7 +293,7 @@ impl SparseArea {
     /// Word 0 of the area.
     #[inline]
     fn start(&self) -> *mut u64 {
-        // SAFETY: By the type invariant.
+        // SAFETY: By the type invariant the area exists, and its address never changes.
         unsafe { (*self.area.as_ptr()).addr.cast() }
     }
 }

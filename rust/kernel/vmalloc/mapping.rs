@@ -67,7 +67,7 @@ enum Producer {
 // SAFETY: Nothing of a mapping belongs to the task that created it.
 unsafe impl Send for Mapping {}
 
-// SAFETY: Words are atomics.
+// SAFETY: A shared one only gives out its words, which are atomics.
 unsafe impl Sync for Mapping {}
 
 impl Mapping {
@@ -86,7 +86,7 @@ impl Mapping {
     pub fn vmap(distinct: usize, count: usize, fill: impl Fn(usize) -> u64) -> Result<Self> {
         let pages = allocate(distinct, fill)?;
         Self::map(pages, count, Producer::Vmap, |pages, count| {
-            // SAFETY: There are `count` pages.
+            // SAFETY: `map()` passes a list of so many pages, which live until they are unmapped.
             unsafe { bindings::vmap_kernel(pages, count) }
         })
     }
@@ -105,7 +105,7 @@ impl Mapping {
     pub fn vm_map_ram(distinct: usize, count: usize, fill: impl Fn(usize) -> u64) -> Result<Self> {
         let pages = allocate(distinct, fill)?;
         Self::map(pages, count, Producer::VmMapRam, |pages, count| {
-            // SAFETY: There are `count` pages.
+            // SAFETY: `map()` passes a list of so many pages, which live until they are unmapped.
             unsafe { bindings::vm_map_ram(pages, count, bindings::NUMA_NO_NODE) }
         })
     }
@@ -159,7 +159,7 @@ impl Mapping {
     pub fn ioremap(fill: impl Fn(usize) -> u64) -> Result<Self> {
         let pages = allocate(1, fill)?;
         Self::map(pages, 1, Producer::Ioremap, |pages, _count| {
-            // SAFETY: There is a page.
+            // SAFETY: `map()` passes a list with a page, which lives until it is unmapped.
             unsafe { bindings::ioremap_page(*pages) }
         })
     }
@@ -301,7 +301,7 @@ pub struct PerCpuWords {
 // SAFETY: Nothing of it belongs to the task that created it.
 unsafe impl Send for PerCpuWords {}
 
-// SAFETY: Words are atomics.
+// SAFETY: A shared one only gives out its words, which are atomics.
 unsafe impl Sync for PerCpuWords {}
 
 impl PerCpuWords {
