@@ -20,6 +20,7 @@ use kernel::{
     interrupt::local_interrupt_disable,
     kselftest::{
         self,
+        kselftests,
         pattern,
         Test, //
     },
@@ -57,15 +58,8 @@ use touch::{
     Place, //
 };
 
-kernel::kselftest! {
-    cases: [
-        unmapped_page_reported,
-        guard_page_reported,
-        page_unmapped_again_reported,
-        exception_table_read_reported,
-        reported_in_interrupt,
-        reported_while_others_map,
-    ],
+kernel::kselftest_module! {
+    tests: tests,
     name: "lazy_map_genuine",
     authors: ["lazymap"],
     description: "Bad accesses on every CPU",
@@ -298,172 +292,183 @@ fn check_accesses(
     Ok(())
 }
 
-/// A page of a known area that has never been mapped.
-fn unmapped_page_reported(test: &Test) -> kselftest::Result {
-    let met = Met::new();
-    let area = new_area(test, &met, 2)?;
-    check_page(test, &area, 1)?;
-    met.report(test);
-    Ok(())
-}
+#[kselftests]
+mod tests {
+    use super::*;
 
-/// The page behind an area.
-fn guard_page_reported(test: &Test) -> kselftest::Result {
-    not_stuck(test)?;
-    let met = Met::new();
-    let area = new_area(test, &met, 1)?;
-    let guard = area.address(0).ok_or(EINVAL)? + PAGE_SIZE;
-    let faults = Faults::new(guard, PAGE_SIZE)?;
-    let made = Atomic::new(0u64);
-
-    map_something()?;
-    let access = |cpu: CpuId| {
-        for kind in 0..KINDS {
-            let before = faults.on(cpu);
-            // SAFETY: Nothing is mapped there.
-            if unsafe { touch(guard, kind) } {
-                made.fetch_add(1, Relaxed);
-            }
-            test.expect_eq(
-                faults.on(cpu) - before,
-                1,
-                fmt!("reports of a bad access on CPU {}", cpu.as_u32()),
-            );
-        }
-    };
-    faults.counted(test, || Ok(kthread::on_each_cpu(access, || {})?))?;
-    test.expect_eq(made.load(Relaxed), 0, fmt!("accesses to a guard page"));
-    met.report(test);
-    Ok(())
-}
-
-/// A page that was mapped and that every CPU has used.
-fn page_unmapped_again_reported(test: &Test) -> kselftest::Result {
-    not_stuck(test)?;
-    let mut area = SparseArea::new(1, |word| pattern(0, word))?;
-    let met = Met::new();
-    for _ in 0..module_parameters::rounds.value() {
-        test.go_on()?;
-        // The last round has left every CPU with a read in vain.
-        area.map(0)?;
-        read_on_all_cpus(test, &met, &area)?;
-        area.unmap(0)?;
-        map_something()?;
-        smp::on_each_cpu(|_, _| prime_here(test, &area, 0))?;
-        kthread::on_each_cpu(|_| prime_here(test, &area, 0), || {})?;
+    /// A page of a known area that has never been mapped.
+    #[test]
+    fn unmapped_page_reported(test: &Test) -> kselftest::Result {
+        let met = Met::new();
+        let area = new_area(test, &met, 2)?;
+        check_page(test, &area, 1)?;
+        met.report(test);
+        Ok(())
     }
-    met.report(test);
-    Ok(())
-}
 
-/// A read by the kernel itself that may fault, mapped and unmapped: a new page must be found, and
-/// not be reported.
-fn exception_table_read_reported(test: &Test) -> kselftest::Result {
-    not_stuck(test)?;
-    let rounds = module_parameters::rounds.value() as usize;
-    let area = SparseArea::new(rounds + 1, |word| pattern(0, word))?;
-    let met = Met::new();
-    let meeting = Meeting::new();
-    kthread::on_each_cpu_of_group(
-        |member| {
-            for page in 0..rounds {
-                prime_here(test, &area, page);
-                if !meeting.meet(2 * page as u64, member.count) {
-                    break;
-                }
-                // Nobody gives up the CPU until all have read it.
-                if member.number == 0 {
-                    if let Err(error) = area.map(page) {
-                        test.fail(fmt!("page {page}: {error:?}"));
-                    }
-                }
-                if !meeting.meet(2 * page as u64 + 1, member.count) {
-                    break;
+    /// The page behind an area.
+    #[test]
+    fn guard_page_reported(test: &Test) -> kselftest::Result {
+        not_stuck(test)?;
+        let met = Met::new();
+        let area = new_area(test, &met, 1)?;
+        let guard = area.address(0).ok_or(EINVAL)? + PAGE_SIZE;
+        let faults = Faults::new(guard, PAGE_SIZE)?;
+        let made = Atomic::new(0u64);
+
+        map_something()?;
+        let access = |cpu: CpuId| {
+            for kind in 0..KINDS {
+                let before = faults.on(cpu);
+                // SAFETY: Nothing is mapped there.
+                if unsafe { touch(guard, kind) } {
+                    made.fetch_add(1, Relaxed);
                 }
                 test.expect_eq(
-                    met.try_touch(Place::Task, &area, page),
-                    Some(pattern(0, page * WORDS_PER_PAGE)),
-                    fmt!("page {page} on CPU {}", member.cpu.as_u32()),
+                    faults.on(cpu) - before,
+                    1,
+                    fmt!("reports of a bad access on CPU {}", cpu.as_u32()),
                 );
-                prime_here(test, &area, rounds);
             }
-        },
-        || {},
-    )?;
-    met.report(test);
-    Ok(())
-}
-
-/// In the handler of an IPI, and in a task that has disabled interrupts.
-fn reported_in_interrupt(test: &Test) -> kselftest::Result {
-    not_stuck(test)?;
-    let met = Met::new();
-    let area = new_area(test, &met, 2)?;
-    let address = area.address(1).ok_or(EINVAL)?;
-    let faults = Faults::new(address, PAGE_SIZE)?;
-    let bad_access = |cpu: CpuId| {
-        let before = faults.on(cpu);
-        // SAFETY: Nothing is mapped there.
-        let made = unsafe { touch(address, 0) };
-        test.expect(!made, fmt!("not made on CPU {}", cpu.as_u32()));
-        test.expect_eq(
-            faults.on(cpu) - before,
-            1,
-            fmt!("reports of a bad access on CPU {}", cpu.as_u32()),
-        );
-    };
-    let in_task = |cpu: CpuId| {
-        let interrupts = local_interrupt_disable();
-        bad_access(cpu);
-        drop(interrupts);
-    };
-
-    faults.counted(test, || {
-        map_something()?;
-        smp::on_each_cpu(|cpu, _| bad_access(cpu))?;
-        map_something()?;
-        kthread::on_each_cpu(in_task, || {})?;
+        };
+        faults.counted(test, || Ok(kthread::on_each_cpu(access, || {})?))?;
+        test.expect_eq(made.load(Relaxed), 0, fmt!("accesses to a guard page"));
+        met.report(test);
         Ok(())
-    })?;
-    met.report(test);
-    Ok(())
-}
+    }
 
-/// Each CPU makes its own mapping, so marks come at any time.
-fn reported_while_others_map(test: &Test) -> kselftest::Result {
-    not_stuck(test)?;
-    let area = SparseArea::new(1, |word| pattern(0, word))?;
-    let address = area.address(0).ok_or(EINVAL)?;
-    let faults = Faults::new(address, PAGE_SIZE)?;
-    let rounds = u64::from(module_parameters::rounds.value()) * KINDS as u64;
-    let met = Met::new();
+    /// A page that was mapped and that every CPU has used.
+    #[test]
+    fn page_unmapped_again_reported(test: &Test) -> kselftest::Result {
+        not_stuck(test)?;
+        let mut area = SparseArea::new(1, |word| pattern(0, word))?;
+        let met = Met::new();
+        for _ in 0..module_parameters::rounds.value() {
+            test.go_on()?;
+            // The last round has left every CPU with a read in vain.
+            area.map(0)?;
+            read_on_all_cpus(test, &met, &area)?;
+            area.unmap(0)?;
+            map_something()?;
+            smp::on_each_cpu(|_, _| prime_here(test, &area, 0))?;
+            kthread::on_each_cpu(|_| prime_here(test, &area, 0), || {})?;
+        }
+        met.report(test);
+        Ok(())
+    }
 
-    let map_and_access = |cpu: CpuId| {
-        for round in 0..rounds {
-            if kthread::should_stop() {
-                break;
-            }
+    /// A read by the kernel itself that may fault, mapped and unmapped: a new page must be found,
+    /// and not be reported.
+    #[test]
+    fn exception_table_read_reported(test: &Test) -> kselftest::Result {
+        not_stuck(test)?;
+        let rounds = module_parameters::rounds.value() as usize;
+        let area = SparseArea::new(rounds + 1, |word| pattern(0, word))?;
+        let met = Met::new();
+        let meeting = Meeting::new();
+        kthread::on_each_cpu_of_group(
+            |member| {
+                for page in 0..rounds {
+                    prime_here(test, &area, page);
+                    if !meeting.meet(2 * page as u64, member.count) {
+                        break;
+                    }
+                    // Nobody gives up the CPU until all have read it.
+                    if member.number == 0 {
+                        if let Err(error) = area.map(page) {
+                            test.fail(fmt!("page {page}: {error:?}"));
+                        }
+                    }
+                    if !meeting.meet(2 * page as u64 + 1, member.count) {
+                        break;
+                    }
+                    test.expect_eq(
+                        met.try_touch(Place::Task, &area, page),
+                        Some(pattern(0, page * WORDS_PER_PAGE)),
+                        fmt!("page {page} on CPU {}", member.cpu.as_u32()),
+                    );
+                    prime_here(test, &area, rounds);
+                }
+            },
+            || {},
+        )?;
+        met.report(test);
+        Ok(())
+    }
+
+    /// In the handler of an IPI, and in a task that has disabled interrupts.
+    #[test]
+    fn reported_in_interrupt(test: &Test) -> kselftest::Result {
+        not_stuck(test)?;
+        let met = Met::new();
+        let area = new_area(test, &met, 2)?;
+        let address = area.address(1).ok_or(EINVAL)?;
+        let faults = Faults::new(address, PAGE_SIZE)?;
+        let bad_access = |cpu: CpuId| {
             let before = faults.on(cpu);
-            let new = VVec::from_elem(round, WORDS_PER_PAGE, GFP_KERNEL);
             // SAFETY: Nothing is mapped there.
-            let made = unsafe { touch(address, round as usize) };
+            let made = unsafe { touch(address, 0) };
             test.expect(!made, fmt!("not made on CPU {}", cpu.as_u32()));
             test.expect_eq(
                 faults.on(cpu) - before,
                 1,
                 fmt!("reports of a bad access on CPU {}", cpu.as_u32()),
             );
-            match new {
-                Ok(new) => test.expect_eq(
-                    met.read(Place::Task, &new[0]),
-                    round,
-                    fmt!("what was written"),
-                ),
-                Err(_) => test.expect(false, fmt!("memory for something new")),
-            };
-        }
-    };
-    faults.counted(test, || Ok(kthread::on_each_cpu(map_and_access, || {})?))?;
-    met.report(test);
-    Ok(())
+        };
+        let in_task = |cpu: CpuId| {
+            let interrupts = local_interrupt_disable();
+            bad_access(cpu);
+            drop(interrupts);
+        };
+
+        faults.counted(test, || {
+            map_something()?;
+            smp::on_each_cpu(|cpu, _| bad_access(cpu))?;
+            map_something()?;
+            kthread::on_each_cpu(in_task, || {})?;
+            Ok(())
+        })?;
+        met.report(test);
+        Ok(())
+    }
+
+    /// Each CPU makes its own mapping, so marks come at any time.
+    #[test]
+    fn reported_while_others_map(test: &Test) -> kselftest::Result {
+        not_stuck(test)?;
+        let area = SparseArea::new(1, |word| pattern(0, word))?;
+        let address = area.address(0).ok_or(EINVAL)?;
+        let faults = Faults::new(address, PAGE_SIZE)?;
+        let rounds = u64::from(module_parameters::rounds.value()) * KINDS as u64;
+        let met = Met::new();
+
+        let map_and_access = |cpu: CpuId| {
+            for round in 0..rounds {
+                if kthread::should_stop() {
+                    break;
+                }
+                let before = faults.on(cpu);
+                let new = VVec::from_elem(round, WORDS_PER_PAGE, GFP_KERNEL);
+                // SAFETY: Nothing is mapped there.
+                let made = unsafe { touch(address, round as usize) };
+                test.expect(!made, fmt!("not made on CPU {}", cpu.as_u32()));
+                test.expect_eq(
+                    faults.on(cpu) - before,
+                    1,
+                    fmt!("reports of a bad access on CPU {}", cpu.as_u32()),
+                );
+                match new {
+                    Ok(new) => test.expect_eq(
+                        met.read(Place::Task, &new[0]),
+                        round,
+                        fmt!("what was written"),
+                    ),
+                    Err(_) => test.expect(false, fmt!("memory for something new")),
+                };
+            }
+        };
+        faults.counted(test, || Ok(kthread::on_each_cpu(map_and_access, || {})?))?;
+        met.report(test);
+        Ok(())
+    }
 }

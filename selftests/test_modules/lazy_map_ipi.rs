@@ -20,6 +20,7 @@ use kernel::{
     },
     kselftest::{
         self,
+        kselftests,
         pattern,
         Test, //
     },
@@ -51,13 +52,8 @@ use touch::{
     Place, //
 };
 
-kernel::kselftest! {
-    cases: [
-        new_mapping_touched_from_ipi,
-        touched_from_nested_ipis,
-        touched_when_called_with_interrupts_off,
-        touched_by_all_from_all,
-    ],
+kernel::kselftest_module! {
+    tests: tests,
     name: "lazy_map_ipi",
     authors: ["lazymap"],
     description: "Touch new kernel mappings from IPIs",
@@ -178,27 +174,6 @@ impl Shared {
             }
         }
     }
-}
-
-fn new_mapping_touched_from_ipi(test: &Test) -> kselftest::Result {
-    let shared = Shared::new();
-    kthread::on_any_cpu(
-        module_parameters::areas.value(),
-        |thread| {
-            for round in 0..module_parameters::rounds.value() {
-                if kthread::should_stop() {
-                    break;
-                }
-                if let Err(error) = shared.round(thread.number(), round) {
-                    test.fail(fmt!("worker {}, round {round}: {error:?}", thread.number()));
-                    break;
-                }
-            }
-        },
-        || {},
-    )?;
-    shared.report(test);
-    Ok(())
 }
 
 /// Handlers that call each other, at most.
@@ -322,104 +297,138 @@ fn wait<F: Fn(CpuId, &LocalInterruptDisabled) + Sync>(calls: &Calls<F>) -> Resul
     calls.iter().try_for_each(|call| call.wait())
 }
 
-fn touched_from_nested_ipis(test: &Test) -> kselftest::Result {
-    let pages = Pages::new(test, 1 << 40)?;
-    let cpus = nr_cpu_ids() as usize;
-    // In a bound thread, because CPUs are kept while it exists: two of them would call the same one
-    // when another one goes offline.
-    let all_pages = |_: CpuId| -> kselftest::Result {
-        // The innermost one first. Each CPU calls the next one, so each is called once.
-        smp::with_async_calls(
-            cpus,
-            |_, _| pages.touch(3),
-            |fourth| {
-                let third = |cpu, _: &LocalInterruptDisabled| {
-                    pages.count(start_after(fourth, cpu));
-                    pages.touch(2);
-                };
-                smp::with_async_calls(cpus, third, |third| {
-                    let second = |cpu, _: &LocalInterruptDisabled| {
-                        pages.touch(1);
-                        pages.count(start_after(third, cpu));
-                    };
-                    smp::with_async_calls(cpus, second, |second| -> kselftest::Result {
-                        for page in 0..pages.area.pages() {
-                            pages.map(page)?;
-                            smp::on_each_cpu(|cpu, _| {
-                                pages.count(start_after(second, cpu));
-                                pages.touch(0);
-                            })?;
-                            wait(second)?;
-                            wait(third)?;
-                            wait(fourth)?;
-                        }
-                        Ok(())
-                    })
-                })
+#[kselftests]
+mod tests {
+    use super::*;
+
+    /// Workers allocate at the same time, and make other CPUs read what they got.
+    #[test]
+    fn new_mapping_touched_from_ipi(test: &Test) -> kselftest::Result {
+        let shared = Shared::new();
+        kthread::on_any_cpu(
+            module_parameters::areas.value(),
+            |thread| {
+                for round in 0..module_parameters::rounds.value() {
+                    if kthread::should_stop() {
+                        break;
+                    }
+                    if let Err(error) = shared.round(thread.number(), round) {
+                        test.fail(fmt!("worker {}, round {round}: {error:?}", thread.number()));
+                        break;
+                    }
+                }
             },
-        )???
-    };
-    loop {
-        // It may go offline before it is kept.
-        match kthread::on_cpu(CpuId::current(), all_pages, || {}) {
-            Err(ENXIO) => continue,
-            ran => ran??,
-        }
-        break;
+            || {},
+        )?;
+        shared.report(test);
+        Ok(())
     }
-    pages.report(3);
-    Ok(())
-}
 
-fn touched_when_called_with_interrupts_off(test: &Test) -> kselftest::Result {
-    let pages = Pages::new(test, 2 << 40)?;
-    smp::with_async_calls(
-        nr_cpu_ids() as usize,
-        |_, _| pages.touch(1),
-        |calls| -> kselftest::Result {
-            for page in 0..pages.area.pages() {
-                pages.map(page)?;
-                let interrupts = local_interrupt_disable();
-                for cpu in (0..nr_cpu_ids()).filter_map(CpuId::from_u32) {
-                    pages.count(start(calls, cpu));
-                }
-                pages.touch(0);
-                drop(interrupts);
-                wait(calls)?;
+    /// Handlers of IPIs call the next CPU, and touch a new page.
+    #[test]
+    fn touched_from_nested_ipis(test: &Test) -> kselftest::Result {
+        let pages = Pages::new(test, 1 << 40)?;
+        let cpus = nr_cpu_ids() as usize;
+        // In a bound thread, because CPUs are kept while it exists: two of them would call the same
+        // one when another one goes offline.
+        let all_pages = |_: CpuId| -> kselftest::Result {
+            // The innermost one first. Each CPU calls the next one, so each is called once.
+            smp::with_async_calls(
+                cpus,
+                |_, _| pages.touch(3),
+                |fourth| {
+                    let third = |cpu, _: &LocalInterruptDisabled| {
+                        pages.count(start_after(fourth, cpu));
+                        pages.touch(2);
+                    };
+                    smp::with_async_calls(cpus, third, |third| {
+                        let second = |cpu, _: &LocalInterruptDisabled| {
+                            pages.touch(1);
+                            pages.count(start_after(third, cpu));
+                        };
+                        smp::with_async_calls(cpus, second, |second| -> kselftest::Result {
+                            for page in 0..pages.area.pages() {
+                                pages.map(page)?;
+                                smp::on_each_cpu(|cpu, _| {
+                                    pages.count(start_after(second, cpu));
+                                    pages.touch(0);
+                                })?;
+                                wait(second)?;
+                                wait(third)?;
+                                wait(fourth)?;
+                            }
+                            Ok(())
+                        })
+                    })
+                },
+            )???
+        };
+        loop {
+            // It may go offline before it is kept.
+            match kthread::on_cpu(CpuId::current(), all_pages, || {}) {
+                Err(ENXIO) => continue,
+                ran => ran??,
             }
-            Ok(())
-        },
-    )??;
-    pages.report(1);
-    Ok(())
-}
+            break;
+        }
+        pages.report(3);
+        Ok(())
+    }
 
-fn touched_by_all_from_all(test: &Test) -> kselftest::Result {
-    let shared = Shared::new();
-    let meeting = Meeting::new();
-    kthread::on_each_cpu_of_group(
-        |member| {
-            // All spin until the last one arrives.
-            for round in 0..module_parameters::rounds.value().div_ceil(4) {
-                let seed = u64::from(member.number) << 48 | u64::from(round) << 24;
-                let area = shared.new_area(seed);
-                // Even without memory: the others wait.
-                if !meeting.meet(u64::from(round), member.count) {
-                    break;
+    /// A CPU with interrupts disabled calls all CPUs, and all touch a new page.
+    #[test]
+    fn touched_when_called_with_interrupts_off(test: &Test) -> kselftest::Result {
+        let pages = Pages::new(test, 2 << 40)?;
+        smp::with_async_calls(
+            nr_cpu_ids() as usize,
+            |_, _| pages.touch(1),
+            |calls| -> kselftest::Result {
+                for page in 0..pages.area.pages() {
+                    pages.map(page)?;
+                    let interrupts = local_interrupt_disable();
+                    for cpu in (0..nr_cpu_ids()).filter_map(CpuId::from_u32) {
+                        pages.count(start(calls, cpu));
+                    }
+                    pages.touch(0);
+                    drop(interrupts);
+                    wait(calls)?;
                 }
-                let called = area.and_then(|area| {
-                    smp::call_function(|here, _| shared.check(&area, seed, member.cpu, here))?;
-                    // And by the one who made it, in case that there is nobody else.
-                    shared.check(&area, seed, member.cpu, member.cpu);
-                    Ok(())
-                });
-                if let Err(error) = called {
-                    test.fail(fmt!("CPU {}: {error:?}", member.cpu.as_u32()));
+                Ok(())
+            },
+        )??;
+        pages.report(1);
+        Ok(())
+    }
+
+    /// All CPUs call all others at the same moment.
+    #[test]
+    fn touched_by_all_from_all(test: &Test) -> kselftest::Result {
+        let shared = Shared::new();
+        let meeting = Meeting::new();
+        kthread::on_each_cpu_of_group(
+            |member| {
+                // All spin until the last one arrives.
+                for round in 0..module_parameters::rounds.value().div_ceil(4) {
+                    let seed = u64::from(member.number) << 48 | u64::from(round) << 24;
+                    let area = shared.new_area(seed);
+                    // Even without memory: the others wait.
+                    if !meeting.meet(u64::from(round), member.count) {
+                        break;
+                    }
+                    let called = area.and_then(|area| {
+                        smp::call_function(|here, _| shared.check(&area, seed, member.cpu, here))?;
+                        // And by the one who made it, in case that there is nobody else.
+                        shared.check(&area, seed, member.cpu, member.cpu);
+                        Ok(())
+                    });
+                    if let Err(error) = called {
+                        test.fail(fmt!("CPU {}: {error:?}", member.cpu.as_u32()));
+                    }
                 }
-            }
-        },
-        || {},
-    )?;
-    shared.report(test);
-    Ok(())
+            },
+            || {},
+        )?;
+        shared.report(test);
+        Ok(())
+    }
 }

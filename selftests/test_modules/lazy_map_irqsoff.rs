@@ -20,6 +20,7 @@ use kernel::{
     interrupt::local_interrupt_disable,
     kselftest::{
         self,
+        kselftests,
         pattern,
         Test, //
     },
@@ -51,11 +52,8 @@ use touch::{
     Place, //
 };
 
-kernel::kselftest! {
-    cases: [
-        allocated_with_interrupts_disabled,
-        read_in_softirq,
-    ],
+kernel::kselftest_module! {
+    tests: tests,
     name: "lazy_map_irqsoff",
     authors: ["lazymap"],
     description: "Allocate and read new memory where a CPU must not wait for others",
@@ -123,60 +121,6 @@ impl Seen {
     }
 }
 
-/// On all CPUs at the same time.
-fn allocated_with_interrupts_disabled(test: &Test) -> kselftest::Result {
-    if cfg!(CONFIG_PREEMPT_RT) {
-        return Err(test.skip(fmt!("the locks of vmalloc sleep on PREEMPT_RT")));
-    }
-    let seen = Seen::new();
-    let meeting = Meeting::new();
-
-    kthread::on_each_cpu_of_group(
-        |member| {
-            let cpu = member.cpu;
-            for round in 0..module_parameters::rounds.value() {
-                let word = own_pattern(cpu, round);
-                // Twice, because it is likely to get the same place again. CPUs in the same round
-                // meet with interrupts enabled, so that they disable them at the same time.
-                let mut time = 2 * u64::from(round);
-                let mut met = true;
-                let area = seen.met.remade(
-                    || {
-                        met = met && meeting.meet(time, member.count);
-                        time += 1;
-                        let interrupts = local_interrupt_disable();
-                        let area = allocate(word, GFP_ATOMIC);
-                        if let Ok(area) = &area {
-                            seen.read(Place::TaskWithoutInterrupts, area, word);
-                        }
-                        drop(interrupts);
-                        area
-                    },
-                    place,
-                );
-                // The others wait, even if there was no memory.
-                while met && time < 2 * u64::from(round) + 2 {
-                    met = meeting.meet(time, member.count);
-                    time += 1;
-                }
-                if !met {
-                    break;
-                }
-                match area {
-                    Ok(area) => {
-                        let called = smp::call_function(|_, _| seen.read(Place::Ipi, &area, word));
-                        test.expect_eq(called, Ok(()), fmt!("a call of the other CPUs"));
-                    }
-                    Err(error) => test.fail(fmt!("no memory on CPU {}: {error:?}", cpu.as_u32())),
-                }
-            }
-        },
-        || {},
-    )?;
-    seen.report(test);
-    Ok(())
-}
-
 /// An area, and the word that it is full of.
 struct Area {
     words: VVec<u64>,
@@ -231,60 +175,125 @@ impl WorkItem for Softirq {
     }
 }
 
-/// On all CPUs at the same time.
-fn read_in_softirq(test: &Test) -> kselftest::Result {
-    let seen = Arc::new(Seen::new(), GFP_KERNEL)?;
-    let mut expected = 0;
-    for round in 0..module_parameters::rounds.value() {
-        test.go_on()?;
-        let mut areas = KVec::new();
-        for cpu in (0..nr_cpu_ids()).filter_map(CpuId::from_u32) {
-            let word = own_pattern(cpu, round);
-            let words = seen.met.remade(|| allocate(word, GFP_KERNEL), place)?;
-            areas.push(Area { words, word }, GFP_KERNEL)?;
-        }
-        let pages: usize = areas.iter().map(|area| place(&area.words).1).sum();
-        let areas = Arc::new(areas, GFP_KERNEL)?;
-        let mut items = KVec::new();
-        for _ in 0..nr_cpu_ids() {
-            items.push(Softirq::new(areas.clone(), seen.clone())?, GFP_KERNEL)?;
-        }
-        let cpus = Atomic::new(0u64);
-        let queue = |cpu: CpuId| {
-            cpus.fetch_add(1, Relaxed);
-            if let Some(item) = items.get(cpu.as_u32() as usize) {
-                // A new work item is not on a queue, so queueing it always succeeds. This queue
-                // runs it in a softirq of this CPU.
-                item.queued.fetch_add(1, Relaxed);
-                let _ = workqueue::system_bh().enqueue(item.clone());
-            }
-        };
+#[kselftests]
+mod tests {
+    use super::*;
+
+    /// All CPUs allocate with interrupts disabled at the same time.
+    #[test]
+    fn allocated_with_interrupts_disabled(test: &Test) -> kselftest::Result {
         if cfg!(CONFIG_PREEMPT_RT) {
-            // An IPI must not raise one there, see do_softirq_post_smp_call_flush().
-            kthread::on_each_cpu(queue, || {})?;
-        } else {
-            smp::on_each_cpu(|cpu, _| queue(cpu))?;
+            return Err(test.skip(fmt!("the locks of vmalloc sleep on PREEMPT_RT")));
         }
-        // Before anything returns, because they run code of the module.
-        let mut ran = 0;
-        for item in &items {
-            item.work.flush();
-            test.expect(!item.may_wait.load(Relaxed), fmt!("not in a task"));
-            test.expect_eq(
-                item.ran.load(Relaxed),
-                item.queued.load(Relaxed),
-                fmt!("softirqs that have run on a CPU, and that were asked for"),
-            );
-            ran += item.ran.load(Relaxed);
-        }
-        test.require_eq(ran, cpus.load(Relaxed), fmt!("softirqs of all CPUs"))?;
-        expected += ran * pages as u64;
+        let seen = Seen::new();
+        let meeting = Meeting::new();
+
+        kthread::on_each_cpu_of_group(
+            |member| {
+                let cpu = member.cpu;
+                for round in 0..module_parameters::rounds.value() {
+                    let word = own_pattern(cpu, round);
+                    // Twice, because it is likely to get the same place again. CPUs in the same
+                    // round meet with interrupts enabled, so that they disable them at the same
+                    // time.
+                    let mut time = 2 * u64::from(round);
+                    let mut met = true;
+                    let area = seen.met.remade(
+                        || {
+                            met = met && meeting.meet(time, member.count);
+                            time += 1;
+                            let interrupts = local_interrupt_disable();
+                            let area = allocate(word, GFP_ATOMIC);
+                            if let Ok(area) = &area {
+                                seen.read(Place::TaskWithoutInterrupts, area, word);
+                            }
+                            drop(interrupts);
+                            area
+                        },
+                        place,
+                    );
+                    // The others wait, even if there was no memory.
+                    while met && time < 2 * u64::from(round) + 2 {
+                        met = meeting.meet(time, member.count);
+                        time += 1;
+                    }
+                    if !met {
+                        break;
+                    }
+                    match area {
+                        Ok(area) => {
+                            let called =
+                                smp::call_function(|_, _| seen.read(Place::Ipi, &area, word));
+                            test.expect_eq(called, Ok(()), fmt!("a call of the other CPUs"));
+                        }
+                        Err(error) => {
+                            test.fail(fmt!("no memory on CPU {}: {error:?}", cpu.as_u32()))
+                        }
+                    }
+                }
+            },
+            || {},
+        )?;
+        seen.report(test);
+        Ok(())
     }
-    seen.report(test);
-    test.expect_eq(
-        seen.met.touches(),
-        expected,
-        fmt!("touches of all pages in all softirqs"),
-    );
-    Ok(())
+
+    /// Softirqs on all CPUs read new areas at the same time.
+    #[test]
+    fn read_in_softirq(test: &Test) -> kselftest::Result {
+        let seen = Arc::new(Seen::new(), GFP_KERNEL)?;
+        let mut expected = 0;
+        for round in 0..module_parameters::rounds.value() {
+            test.go_on()?;
+            let mut areas = KVec::new();
+            for cpu in (0..nr_cpu_ids()).filter_map(CpuId::from_u32) {
+                let word = own_pattern(cpu, round);
+                let words = seen.met.remade(|| allocate(word, GFP_KERNEL), place)?;
+                areas.push(Area { words, word }, GFP_KERNEL)?;
+            }
+            let pages: usize = areas.iter().map(|area| place(&area.words).1).sum();
+            let areas = Arc::new(areas, GFP_KERNEL)?;
+            let mut items = KVec::new();
+            for _ in 0..nr_cpu_ids() {
+                items.push(Softirq::new(areas.clone(), seen.clone())?, GFP_KERNEL)?;
+            }
+            let cpus = Atomic::new(0u64);
+            let queue = |cpu: CpuId| {
+                cpus.fetch_add(1, Relaxed);
+                if let Some(item) = items.get(cpu.as_u32() as usize) {
+                    // A new work item is not on a queue, so queueing it always succeeds. This queue
+                    // runs it in a softirq of this CPU.
+                    item.queued.fetch_add(1, Relaxed);
+                    let _ = workqueue::system_bh().enqueue(item.clone());
+                }
+            };
+            if cfg!(CONFIG_PREEMPT_RT) {
+                // An IPI must not raise one there, see do_softirq_post_smp_call_flush().
+                kthread::on_each_cpu(queue, || {})?;
+            } else {
+                smp::on_each_cpu(|cpu, _| queue(cpu))?;
+            }
+            // Before anything returns, because they run code of the module.
+            let mut ran = 0;
+            for item in &items {
+                item.work.flush();
+                test.expect(!item.may_wait.load(Relaxed), fmt!("not in a task"));
+                test.expect_eq(
+                    item.ran.load(Relaxed),
+                    item.queued.load(Relaxed),
+                    fmt!("softirqs that have run on a CPU, and that were asked for"),
+                );
+                ran += item.ran.load(Relaxed);
+            }
+            test.require_eq(ran, cpus.load(Relaxed), fmt!("softirqs of all CPUs"))?;
+            expected += ran * pages as u64;
+        }
+        seen.report(test);
+        test.expect_eq(
+            seen.met.touches(),
+            expected,
+            fmt!("touches of all pages in all softirqs"),
+        );
+        Ok(())
+    }
 }

@@ -34,6 +34,7 @@ use kernel::{
     interrupt::local_interrupt_disable,
     kselftest::{
         self,
+        kselftests,
         pattern,
         Test, //
     },
@@ -69,13 +70,8 @@ use touch::{
     Place, //
 };
 
-kernel::kselftest! {
-    cases: [
-        registers_kept,
-        registers_in_reports,
-        vector_registers_kept,
-        stack_trace_complete,
-    ],
+kernel::kselftest_module! {
+    tests: tests,
     name: "lazy_map_regs",
     authors: ["lazymap"],
     description: "Registers around a spurious fault",
@@ -751,21 +747,6 @@ fn attempt_all<K: Sync>(
     Ok(())
 }
 
-/// An access of each kind.
-fn registers_kept(test: &Test) -> kselftest::Result {
-    require_fpu(test)?;
-    let mut kinds = KVec::new();
-    for kind in KINDS.iter().filter(|kind| kind.exists()) {
-        kinds.push(kind, GFP_KERNEL)?;
-    }
-    attempt_all(
-        test,
-        &kinds,
-        |kind| kind.name,
-        |kind, cpu, texts| attempt(test, kind, cpu, texts),
-    )
-}
-
 /// The words of `struct pt_regs` that are compared: sepc, x1 to x31, sstatus, stval and scause.
 const PT_REGS: usize = 35;
 const PT_EPC: usize = 0;
@@ -967,47 +948,6 @@ fn attempt_reported(
     }
     Ok(())
 }
-
-/// What the handler of a fault that is not absorbed finds, and what it leaves behind.
-fn registers_in_reports(test: &Test) -> kselftest::Result {
-    require_fpu(test)?;
-    let reports = Reports::new()?;
-    let reported = Atomic::new(0u64);
-    let met = Met::new();
-    let report_all = |cpu| {
-        for _ in 0..module_parameters::rounds.value() {
-            for kind in REPORTED.iter().filter(|kind| exists(kind.0)) {
-                if kthread::should_stop() {
-                    return;
-                }
-                let attempted = reports
-                    .on(cpu)
-                    .and_then(|report| attempt_reported(test, &met, kind, report, cpu));
-                match attempted {
-                    Ok(()) => {
-                        reported.fetch_add(1, Relaxed);
-                    }
-                    Err(error) => test.fail(fmt!("{}: {error:?}", kind.0)),
-                }
-            }
-        }
-    };
-    traced(test, &reports, || {
-        Ok(kthread::on_each_cpu(report_all, || {})?)
-    })?;
-    test.report_some("bad accesses", reported.load(Relaxed));
-    met.report(test);
-    Ok(())
-}
-
-/// Without vector registers in the kernel.
-#[cfg(not(CONFIG_RISCV_ISA_V))]
-fn vector_registers_kept(test: &Test) -> kselftest::Result {
-    Err(test.skip(fmt!("a kernel without CONFIG_RISCV_ISA_V")))
-}
-
-#[cfg(CONFIG_RISCV_ISA_V)]
-use vector::vector_registers_kept;
 
 /// Vector registers, and the registers that say how far an interrupted vector instruction got.
 #[cfg(CONFIG_RISCV_ISA_V)]
@@ -1316,7 +1256,7 @@ mod vector {
         Ok((word(offset / size_of::<u64>())? >> (8 * byte)) as u8)
     }
 
-    pub(super) fn vector_registers_kept(test: &Test) -> kselftest::Result {
+    pub(super) fn registers_kept(test: &Test) -> kselftest::Result {
         // SAFETY: Without a bitmap, what is tested is the one of all CPUs.
         let has_vectors = unsafe {
             bindings::__riscv_isa_extension_available(
@@ -1420,22 +1360,6 @@ fn branch(area: &SparseArea, word: usize, trace: &mut Trace) -> Result<u64> {
     value
 }
 
-/// The callers are the same right after a spurious fault, in the handling of a genuine one, and
-/// when nothing happened.
-fn stack_trace_complete(test: &Test) -> kselftest::Result {
-    let area = SparseArea::new(3, |word| pattern(0, word))?;
-    let mut entries = KVec::with_capacity(DEPTH, GFP_KERNEL)?;
-    for _ in 0..DEPTH {
-        entries.push(Atomic::new(0), GFP_KERNEL)?;
-    }
-    let tracer = Tracer {
-        address: area.address(2).ok_or(EINVAL)?,
-        entries,
-        count: Atomic::new(0),
-    };
-    traced(test, &tracer, || stack_traces(test, &area, &tracer))
-}
-
 fn stack_traces(test: &Test, area: &SparseArea, tracer: &Tracer) -> kselftest::Result {
     let mut traces = [const { Trace::new() }; 3];
 
@@ -1485,4 +1409,82 @@ fn stack_traces(test: &Test, area: &SparseArea, tracer: &Tracer) -> kselftest::R
     );
     met.report(test);
     Ok(())
+}
+
+#[kselftests]
+mod tests {
+    use super::*;
+
+    /// Each kind of access to a new page, with a pattern in all registers.
+    #[test]
+    fn registers_kept(test: &Test) -> kselftest::Result {
+        require_fpu(test)?;
+        let mut kinds = KVec::new();
+        for kind in KINDS.iter().filter(|kind| kind.exists()) {
+            kinds.push(kind, GFP_KERNEL)?;
+        }
+        attempt_all(
+            test,
+            &kinds,
+            |kind| kind.name,
+            |kind, cpu, texts| attempt(test, kind, cpu, texts),
+        )
+    }
+
+    /// What the handler of a fault that is not absorbed finds, and what it leaves behind.
+    #[test]
+    fn registers_in_reports(test: &Test) -> kselftest::Result {
+        require_fpu(test)?;
+        let reports = Reports::new()?;
+        let reported = Atomic::new(0u64);
+        let met = Met::new();
+        let report_all = |cpu| {
+            for _ in 0..module_parameters::rounds.value() {
+                for kind in REPORTED.iter().filter(|kind| exists(kind.0)) {
+                    if kthread::should_stop() {
+                        return;
+                    }
+                    let attempted = reports
+                        .on(cpu)
+                        .and_then(|report| attempt_reported(test, &met, kind, report, cpu));
+                    match attempted {
+                        Ok(()) => {
+                            reported.fetch_add(1, Relaxed);
+                        }
+                        Err(error) => test.fail(fmt!("{}: {error:?}", kind.0)),
+                    }
+                }
+            }
+        };
+        traced(test, &reports, || {
+            Ok(kthread::on_each_cpu(report_all, || {})?)
+        })?;
+        test.report_some("bad accesses", reported.load(Relaxed));
+        met.report(test);
+        Ok(())
+    }
+
+    /// Vector accesses to new and to bad pages, with a pattern in all vector registers.
+    #[test]
+    #[cfg(CONFIG_RISCV_ISA_V)]
+    fn vector_registers_kept(test: &Test) -> kselftest::Result {
+        vector::registers_kept(test)
+    }
+
+    /// The callers are the same right after a spurious fault, in the handling of a genuine one, and
+    /// when nothing happened.
+    #[test]
+    fn stack_trace_complete(test: &Test) -> kselftest::Result {
+        let area = SparseArea::new(3, |word| pattern(0, word))?;
+        let mut entries = KVec::with_capacity(DEPTH, GFP_KERNEL)?;
+        for _ in 0..DEPTH {
+            entries.push(Atomic::new(0), GFP_KERNEL)?;
+        }
+        let tracer = Tracer {
+            address: area.address(2).ok_or(EINVAL)?,
+            entries,
+            count: Atomic::new(0),
+        };
+        traced(test, &tracer, || stack_traces(test, &area, &tracer))
+    }
 }

@@ -25,6 +25,7 @@ use kernel::{
     interrupt::local_interrupt_disable,
     kselftest::{
         self,
+        kselftests,
         pattern,
         Test, //
     },
@@ -50,8 +51,8 @@ use touch::{
     Place, //
 };
 
-kernel::kselftest! {
-    cases: [new_stack_page_used_by_trap],
+kernel::kselftest_module! {
+    tests: tests,
     name: "lazy_map_stack",
     authors: ["lazymap"],
     description: "Trap on a stack of which a page is new",
@@ -230,6 +231,13 @@ fn all_rounds(test: &Test, thread: &Unbound) -> kselftest::Result {
     )
 }
 
-fn new_stack_page_used_by_trap(test: &Test) -> kselftest::Result {
-    kthread::in_thread(|thread| all_rounds(test, thread), || {})?
+#[kselftests]
+mod tests {
+    use super::*;
+
+    /// A trap saves registers across the boundary to a new page.
+    #[test]
+    fn new_stack_page_used_by_trap(test: &Test) -> kselftest::Result {
+        kthread::in_thread(|thread| all_rounds(test, thread), || {})?
+    }
 }

@@ -16,6 +16,7 @@ use kernel::{
     },
     kselftest::{
         self,
+        kselftests,
         Test, //
     },
     kthread,
@@ -39,11 +40,8 @@ use touch::{
     Place, //
 };
 
-kernel::kselftest! {
-    cases: [
-        executed_in_interrupt,
-        executed_by_running_threads,
-    ],
+kernel::kselftest_module! {
+    tests: tests,
     name: "lazy_map_text",
     authors: ["lazymap"],
     description: "Execute new code on CPUs that have never seen its mapping",
@@ -126,87 +124,94 @@ fn keep(kept: &mut KVec<Text>, text: Text) -> Result {
     Ok(())
 }
 
-/// On CPUs that are interrupted wherever they are.
-fn executed_in_interrupt(test: &Test) -> kselftest::Result {
-    let met = Met::new();
-    let mut kept = KVec::new();
-    for round in 0..module_parameters::rounds.value() {
-        test.go_on()?;
-        let text = make_new(&met, round)?;
-        let address = text.address();
-        smp::call_function(|cpu, _| execute(test, &met, Place::Ipi, address, round, cpu))?;
-        // And on this one.
-        smp::on_each_cpu(|cpu, _| {
-            execute(
-                test,
-                &met,
-                Place::TaskWithoutInterrupts,
-                address,
-                round,
-                cpu,
-            )
-        })?;
-        keep(&mut kept, text)?;
-    }
-    met.report(test);
-    Ok(())
-}
+#[kselftests]
+mod tests {
+    use super::*;
 
-/// By threads that wait for it on all CPUs. One of them makes it.
-fn executed_by_running_threads(test: &Test) -> kselftest::Result {
-    let rounds = module_parameters::rounds.value();
-    let met = Met::new();
-    // Where the code is, or 0 if it could not be made.
-    let address = Atomic::new(0usize);
-    let made = Atomic::new(0u32);
-    let done = Atomic::new(0u32);
-    // Whether the threads are still to do something; waits until `ready` says yes.
-    let wait = |ready: &dyn Fn() -> bool| {
-        while !ready() {
-            if kthread::should_stop() {
-                return false;
-            }
-            cpu_relax();
+    /// Handlers of IPIs execute new code.
+    #[test]
+    fn executed_in_interrupt(test: &Test) -> kselftest::Result {
+        let met = Met::new();
+        let mut kept = KVec::new();
+        for round in 0..module_parameters::rounds.value() {
+            test.go_on()?;
+            let text = make_new(&met, round)?;
+            let address = text.address();
+            smp::call_function(|cpu, _| execute(test, &met, Place::Ipi, address, round, cpu))?;
+            // And on this one.
+            smp::on_each_cpu(|cpu, _| {
+                execute(
+                    test,
+                    &met,
+                    Place::TaskWithoutInterrupts,
+                    address,
+                    round,
+                    cpu,
+                )
+            })?;
+            keep(&mut kept, text)?;
         }
-        true
-    };
+        met.report(test);
+        Ok(())
+    }
 
-    kthread::on_each_cpu_of_group(
-        |member| {
-            let mut kept = KVec::new();
-            for round in 0..rounds {
-                let mut text = None;
-                if member.number == 0 {
-                    match make_new(&met, round) {
-                        Ok(new) => text = Some(new),
-                        Err(error) => test.fail(fmt!("no code: {error:?}")),
+    /// Threads that spin on all CPUs execute new code.
+    #[test]
+    fn executed_by_running_threads(test: &Test) -> kselftest::Result {
+        let rounds = module_parameters::rounds.value();
+        let met = Met::new();
+        // Where the code is, or 0 if it could not be made.
+        let address = Atomic::new(0usize);
+        let made = Atomic::new(0u32);
+        let done = Atomic::new(0u32);
+        // Whether the threads are still to do something; waits until `ready` says yes.
+        let wait = |ready: &dyn Fn() -> bool| {
+            while !ready() {
+                if kthread::should_stop() {
+                    return false;
+                }
+                cpu_relax();
+            }
+            true
+        };
+
+        kthread::on_each_cpu_of_group(
+            |member| {
+                let mut kept = KVec::new();
+                for round in 0..rounds {
+                    let mut text = None;
+                    if member.number == 0 {
+                        match make_new(&met, round) {
+                            Ok(new) => text = Some(new),
+                            Err(error) => test.fail(fmt!("no code: {error:?}")),
+                        }
+                        address.store(text.as_ref().map_or(0, Text::address), Relaxed);
+                        // What a CPU learns about here has been announced to it.
+                        made.store(round + 1, Release);
                     }
-                    address.store(text.as_ref().map_or(0, Text::address), Relaxed);
-                    // What a CPU learns about here has been announced to it.
-                    made.store(round + 1, Release);
-                }
-                if !wait(&|| made.load(Acquire) > round) {
-                    break;
-                }
-                match address.load(Relaxed) {
-                    0 => {}
-                    address => execute(test, &met, Place::Task, address, round, member.cpu),
-                }
-                done.fetch_add(1, Full);
-                if let Some(text) = text {
-                    if !wait(&|| done.load(Acquire) >= (round + 1) * member.count) {
-                        // Others may be executing it.
-                        core::mem::forget(text);
+                    if !wait(&|| made.load(Acquire) > round) {
                         break;
                     }
-                    if let Err(error) = keep(&mut kept, text) {
-                        test.fail(fmt!("{error:?}"));
+                    match address.load(Relaxed) {
+                        0 => {}
+                        address => execute(test, &met, Place::Task, address, round, member.cpu),
+                    }
+                    done.fetch_add(1, Full);
+                    if let Some(text) = text {
+                        if !wait(&|| done.load(Acquire) >= (round + 1) * member.count) {
+                            // Others may be executing it.
+                            core::mem::forget(text);
+                            break;
+                        }
+                        if let Err(error) = keep(&mut kept, text) {
+                            test.fail(fmt!("{error:?}"));
+                        }
                     }
                 }
-            }
-        },
-        || {},
-    )?;
-    met.report(test);
-    Ok(())
+            },
+            || {},
+        )?;
+        met.report(test);
+        Ok(())
+    }
 }

@@ -28,6 +28,7 @@ use kernel::{
     },
     kselftest::{
         self,
+        kselftests,
         pattern,
         Test, //
     },
@@ -69,8 +70,8 @@ use touch::{
     Place, //
 };
 
-kernel::kselftest! {
-    cases: [torture],
+kernel::kselftest_module! {
+    tests: tests,
     name: "lazy_map_torture",
     authors: ["lazymap"],
     description: "Make and touch kernel mappings at random",
@@ -592,60 +593,67 @@ fn report(test: &Test, totals: &Totals, start: Instant<Monotonic>) {
     ));
 }
 
-fn torture(test: &Test) -> kselftest::Result {
-    test.report("seed", module_parameters::seed.value().into());
-    test.note(fmt!("first choices: {:#018x}", first_choices()));
-    let totals = Totals::new()?;
-    let alone = smp::num_online_cpus() == 1;
-    let start = Instant::<Monotonic>::now();
-    let interval = i64::from(module_parameters::interval.value()) * 1000;
-    let mut next = interval;
+#[kselftests]
+mod tests {
+    use super::*;
 
-    let ran = kthread::on_any_cpu(
-        module_parameters::threads.value(),
-        |unbound| {
-            let mut thread = Thread {
-                unbound,
-                test,
-                totals: &totals,
-                random: Random::new(unbound.number(), 0),
-                kept: KVec::new(),
-            };
-            thread.run(start);
-        },
-        || {
-            if start.elapsed().as_millis() >= next {
-                next += interval;
-                report(test, &totals, start);
-            }
-        },
-    );
-    report(test, &totals, start);
-    totals.met.report(test);
-    for ((name, _, _), (done, refused)) in ACTIONS.iter().zip(&totals.actions) {
-        test.report(name, done.load(Relaxed));
-        // Memory may be short at times, but not every time.
-        test.expect(
-            done.load(Relaxed) != 0 || refused.load(Relaxed) < OFTEN,
-            fmt!("{name} was done, or tried less than {OFTEN} times"),
+    /// All of it at random, in threads that move while CPUs come and go.
+    #[test]
+    fn torture(test: &Test) -> kselftest::Result {
+        test.report("seed", module_parameters::seed.value().into());
+        test.note(fmt!("first choices: {:#018x}", first_choices()));
+        let totals = Totals::new()?;
+        let alone = smp::num_online_cpus() == 1;
+        let start = Instant::<Monotonic>::now();
+        let interval = i64::from(module_parameters::interval.value()) * 1000;
+        let mut next = interval;
+
+        let ran = kthread::on_any_cpu(
+            module_parameters::threads.value(),
+            |unbound| {
+                let mut thread = Thread {
+                    unbound,
+                    test,
+                    totals: &totals,
+                    random: Random::new(unbound.number(), 0),
+                    kept: KVec::new(),
+                };
+                thread.run(start);
+            },
+            || {
+                if start.elapsed().as_millis() >= next {
+                    next += interval;
+                    report(test, &totals, start);
+                }
+            },
         );
+        report(test, &totals, start);
+        totals.met.report(test);
+        for ((name, _, _), (done, refused)) in ACTIONS.iter().zip(&totals.actions) {
+            test.report(name, done.load(Relaxed));
+            // Memory may be short at times, but not every time.
+            test.expect(
+                done.load(Relaxed) != 0 || refused.load(Relaxed) < OFTEN,
+                fmt!("{name} was done, or tried less than {OFTEN} times"),
+            );
+        }
+        if alone {
+            test.report("crossings", totals.crossings.load(Relaxed));
+        } else {
+            test.report_some("crossings", totals.crossings.load(Relaxed));
+            test.report_some("migrations", totals.migrations.load(Relaxed));
+        }
+        if let Some((count, what)) = totals.failure() {
+            test.note(fmt!("End of test: FAILURE: {count} {what}"));
+            test.fail(fmt!("{count} {what}"));
+        } else if let Err(error) = ran {
+            test.note(fmt!("End of test: FAILURE: no threads: {error:?}"));
+        } else if test.has_failed() {
+            test.note(fmt!("End of test: FAILURE: some of it was idle"));
+        } else {
+            test.note(fmt!("End of test: SUCCESS"));
+        }
+        ran?;
+        Ok(())
     }
-    if alone {
-        test.report("crossings", totals.crossings.load(Relaxed));
-    } else {
-        test.report_some("crossings", totals.crossings.load(Relaxed));
-        test.report_some("migrations", totals.migrations.load(Relaxed));
-    }
-    if let Some((count, what)) = totals.failure() {
-        test.note(fmt!("End of test: FAILURE: {count} {what}"));
-        test.fail(fmt!("{count} {what}"));
-    } else if let Err(error) = ran {
-        test.note(fmt!("End of test: FAILURE: no threads: {error:?}"));
-    } else if test.has_failed() {
-        test.note(fmt!("End of test: FAILURE: some of it was idle"));
-    } else {
-        test.note(fmt!("End of test: SUCCESS"));
-    }
-    ran?;
-    Ok(())
 }

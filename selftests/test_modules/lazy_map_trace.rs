@@ -28,6 +28,7 @@ use kernel::{
     interrupt::LocalInterruptDisabled,
     kselftest::{
         self,
+        kselftests,
         pattern,
         Test, //
     },
@@ -88,16 +89,8 @@ use touch::{
     Place, //
 };
 
-kernel::kselftest! {
-    cases: [
-        new_mapping_touched_from_tracepoint,
-        touched_from_interrupts,
-        touched_from_scheduler,
-        touched_from_workqueue,
-        touched_from_function_tracer,
-        touched_from_kprobes,
-        buffer_replaced_while_traced,
-    ],
+kernel::kselftest_module! {
+    tests: tests,
     name: "lazy_map_trace",
     authors: ["lazymap"],
     description: "Touch new kernel mappings from tracepoints",
@@ -255,29 +248,6 @@ fn traced<T: Tracepoint, P: Probe<T>>(
         ENOENT => Err(test.skip(fmt!("no tracepoint {}", T::NAME))),
         error => Err(error.into()),
     })
-}
-
-fn new_mapping_touched_from_tracepoint(test: &Test) -> kselftest::Result {
-    let rounds = module_parameters::rounds.value();
-    let areas = module_parameters::areas.value() as usize;
-    let pages = module_parameters::size.value() as usize / PAGE_SIZE;
-
-    let others = u64::max(1, u64::from(smp::num_online_cpus()) - 1);
-
-    let met = Met::new();
-    for number in 0..rounds {
-        let target = Target::new(&met, number, areas, pages)?;
-        traced::<CsdFunctionEntry, _>(test, &target, || {
-            traced::<PageFaultKernel, _>(test, &target, || target.map_all(test, others))
-        })?;
-        test.require_eq(
-            target.corrupt.load(Relaxed),
-            0,
-            fmt!("words that are not what was written"),
-        )?;
-    }
-    met.report(test);
-    Ok(())
 }
 
 /// How long a CPU may take to pass what is traced.
@@ -472,41 +442,6 @@ fn sleep_a_little(_cpu: CpuId) -> Result {
 /// Interrupts all other CPUs. The tick interrupts a CPU that nobody else interrupts.
 fn interrupt_others(_cpu: CpuId) -> Result {
     smp::call_function(|_, _| {})
-}
-
-fn touched_from_interrupts(test: &Test) -> kselftest::Result {
-    let met = Met::new();
-    touched_by(
-        test,
-        &met,
-        Place::Tracepoint,
-        |toucher, scope| traced::<IrqHandlerEntry, _>(test, toucher, scope),
-        |pages| pages.map_all(test, interrupt_others),
-    )?;
-    met.report(test);
-    Ok(())
-}
-
-fn touched_from_scheduler(test: &Test) -> kselftest::Result {
-    let met = Met::new();
-    touched_by(
-        test,
-        &met,
-        Place::Tracepoint,
-        |toucher, scope| traced::<SchedSwitch, _>(test, toucher, scope),
-        // The tracepoint comes before the switch.
-        |pages| pages.map_all(test, sleep_a_little),
-    )?;
-    touched_by(
-        test,
-        &met,
-        Place::Tracepoint,
-        |toucher, scope| traced::<SchedWakeup, _>(test, toucher, scope),
-        // Without a switch.
-        |pages| pages.map_all(test, wake_a_worker),
-    )?;
-    met.report(test);
-    Ok(())
 }
 
 /// Work that does nothing.
@@ -706,19 +641,6 @@ fn pass_workers(test: &Test, met: &Arc<Met>, pages: &Pages<'_>) -> kselftest::Re
     Ok(())
 }
 
-fn touched_from_workqueue(test: &Test) -> kselftest::Result {
-    let met = Arc::new(Met::new(), GFP_KERNEL)?;
-    touched_by(
-        test,
-        &met,
-        Place::Tracepoint,
-        |toucher, scope| traced::<WorkqueueExecuteStart, _>(test, toucher, scope),
-        |pages| pass_workers(test, &met, pages),
-    )?;
-    met.report(test);
-    Ok(())
-}
-
 /// What is traced, in a hard interrupt and in a task, and how to get there without a switch.
 #[cfg(any(CONFIG_DYNAMIC_FTRACE, CONFIG_KPROBES))]
 const FUNCTIONS: [(&CStr, fn(CpuId) -> Result); 2] = [
@@ -726,69 +648,9 @@ const FUNCTIONS: [(&CStr, fn(CpuId) -> Result); 2] = [
     (c"usleep_range_state", sleep_a_little),
 ];
 
-#[cfg(CONFIG_DYNAMIC_FTRACE)]
-fn touched_from_function_tracer(test: &Test) -> kselftest::Result {
-    let met = Met::new();
-    for (function, pass) in FUNCTIONS {
-        touched_by(
-            test,
-            &met,
-            Place::FunctionTracer,
-            |toucher, scope| {
-                kernel::ftrace::traced(function, toucher, scope).unwrap_or_else(|error| match error
-                {
-                    ENOENT => Err(test.skip(fmt!("{function} cannot be traced"))),
-                    error => Err(error.into()),
-                })
-            },
-            |pages| pages.map_all(test, pass),
-        )?;
-    }
-    met.report(test);
-    Ok(())
-}
-
-#[cfg(not(CONFIG_DYNAMIC_FTRACE))]
-fn touched_from_function_tracer(test: &Test) -> kselftest::Result {
-    Err(test.skip(fmt!("no CONFIG_DYNAMIC_FTRACE")))
-}
-
 /// Length of the function tracer's hook, which must not have a kprobe.
 #[cfg(CONFIG_KPROBES)]
 const HOOK: u32 = 8;
-
-#[cfg(CONFIG_KPROBES)]
-fn touched_from_kprobes(test: &Test) -> kselftest::Result {
-    use kernel::kprobe::armed;
-
-    let met = Met::new();
-    for (function, pass) in FUNCTIONS {
-        touched_by(
-            test,
-            &met,
-            Place::Kprobe,
-            |toucher, scope| {
-                armed(function, 0, toucher, scope)
-                    .or_else(|error| match error {
-                        EINVAL => armed(function, HOOK, toucher, scope),
-                        error => Err(error),
-                    })
-                    .unwrap_or_else(|error| match error {
-                        ENOENT => Err(test.skip(fmt!("no function {function}"))),
-                        error => Err(error.into()),
-                    })
-            },
-            |pages| pages.map_all(test, pass),
-        )?;
-    }
-    met.report(test);
-    Ok(())
-}
-
-#[cfg(not(CONFIG_KPROBES))]
-fn touched_from_kprobes(test: &Test) -> kselftest::Result {
-    Err(test.skip(fmt!("no CONFIG_KPROBES")))
-}
 
 /// Buffers that are used one after the other. The previous one is freed.
 struct Buffers<'a> {
@@ -926,25 +788,166 @@ fn replace_all(test: &Test, buffers: &Buffers<'_>) -> kselftest::Result {
     replaced
 }
 
-fn buffer_replaced_while_traced(test: &Test) -> kselftest::Result {
-    let count = module_parameters::buffers.value() as usize;
-    let buffers = Buffers::new(test, count)?;
-    traced::<CsdFunctionEntry, _>(test, &buffers, || {
-        traced::<IrqHandlerEntry, _>(test, &buffers, || {
-            traced::<SchedSwitch, _>(test, &buffers, || replace_all(test, &buffers))
-        })
-    })?;
-    buffers.met.report(test);
-    test.report("late probes", buffers.late.load(Relaxed));
-    test.expect_eq(
-        buffers.made.load(Relaxed),
-        count,
-        fmt!("buffers that were made"),
-    );
-    test.expect_eq(
-        buffers.corrupt.load(Relaxed),
-        0,
-        fmt!("words that are not what was written"),
-    );
-    Ok(())
+#[kselftests]
+mod tests {
+    use super::*;
+
+    /// Probes of calls and of page faults touch a page as early as it exists.
+    #[test]
+    fn new_mapping_touched_from_tracepoint(test: &Test) -> kselftest::Result {
+        let rounds = module_parameters::rounds.value();
+        let areas = module_parameters::areas.value() as usize;
+        let pages = module_parameters::size.value() as usize / PAGE_SIZE;
+
+        let others = u64::max(1, u64::from(smp::num_online_cpus()) - 1);
+
+        let met = Met::new();
+        for number in 0..rounds {
+            let target = Target::new(&met, number, areas, pages)?;
+            traced::<CsdFunctionEntry, _>(test, &target, || {
+                traced::<PageFaultKernel, _>(test, &target, || target.map_all(test, others))
+            })?;
+            test.require_eq(
+                target.corrupt.load(Relaxed),
+                0,
+                fmt!("words that are not what was written"),
+            )?;
+        }
+        met.report(test);
+        Ok(())
+    }
+
+    /// A probe of interrupts touches new pages.
+    #[test]
+    fn touched_from_interrupts(test: &Test) -> kselftest::Result {
+        let met = Met::new();
+        touched_by(
+            test,
+            &met,
+            Place::Tracepoint,
+            |toucher, scope| traced::<IrqHandlerEntry, _>(test, toucher, scope),
+            |pages| pages.map_all(test, interrupt_others),
+        )?;
+        met.report(test);
+        Ok(())
+    }
+
+    /// Probes of task switches and of wakeups touch new pages.
+    #[test]
+    fn touched_from_scheduler(test: &Test) -> kselftest::Result {
+        let met = Met::new();
+        touched_by(
+            test,
+            &met,
+            Place::Tracepoint,
+            |toucher, scope| traced::<SchedSwitch, _>(test, toucher, scope),
+            // The tracepoint comes before the switch.
+            |pages| pages.map_all(test, sleep_a_little),
+        )?;
+        touched_by(
+            test,
+            &met,
+            Place::Tracepoint,
+            |toucher, scope| traced::<SchedWakeup, _>(test, toucher, scope),
+            // Without a switch.
+            |pages| pages.map_all(test, wake_a_worker),
+        )?;
+        met.report(test);
+        Ok(())
+    }
+
+    /// Work items, and a probe of them, touch new pages.
+    #[test]
+    fn touched_from_workqueue(test: &Test) -> kselftest::Result {
+        let met = Arc::new(Met::new(), GFP_KERNEL)?;
+        touched_by(
+            test,
+            &met,
+            Place::Tracepoint,
+            |toucher, scope| traced::<WorkqueueExecuteStart, _>(test, toucher, scope),
+            |pages| pass_workers(test, &met, pages),
+        )?;
+        met.report(test);
+        Ok(())
+    }
+
+    /// A function tracer touches new pages, in a hard interrupt and in a task.
+    #[test]
+    #[cfg(CONFIG_DYNAMIC_FTRACE)]
+    fn touched_from_function_tracer(test: &Test) -> kselftest::Result {
+        let met = Met::new();
+        for (function, pass) in FUNCTIONS {
+            touched_by(
+                test,
+                &met,
+                Place::FunctionTracer,
+                |toucher, scope| {
+                    kernel::ftrace::traced(function, toucher, scope).unwrap_or_else(|error| {
+                        match error {
+                            ENOENT => Err(test.skip(fmt!("{function} cannot be traced"))),
+                            error => Err(error.into()),
+                        }
+                    })
+                },
+                |pages| pages.map_all(test, pass),
+            )?;
+        }
+        met.report(test);
+        Ok(())
+    }
+
+    /// A kprobe touches new pages, in a hard interrupt and in a task.
+    #[test]
+    #[cfg(CONFIG_KPROBES)]
+    fn touched_from_kprobes(test: &Test) -> kselftest::Result {
+        use kernel::kprobe::armed;
+
+        let met = Met::new();
+        for (function, pass) in FUNCTIONS {
+            touched_by(
+                test,
+                &met,
+                Place::Kprobe,
+                |toucher, scope| {
+                    armed(function, 0, toucher, scope)
+                        .or_else(|error| match error {
+                            EINVAL => armed(function, HOOK, toucher, scope),
+                            error => Err(error),
+                        })
+                        .unwrap_or_else(|error| match error {
+                            ENOENT => Err(test.skip(fmt!("no function {function}"))),
+                            error => Err(error.into()),
+                        })
+                },
+                |pages| pages.map_all(test, pass),
+            )?;
+        }
+        met.report(test);
+        Ok(())
+    }
+
+    /// Probes read a buffer that is replaced, and freed, all the time.
+    #[test]
+    fn buffer_replaced_while_traced(test: &Test) -> kselftest::Result {
+        let count = module_parameters::buffers.value() as usize;
+        let buffers = Buffers::new(test, count)?;
+        traced::<CsdFunctionEntry, _>(test, &buffers, || {
+            traced::<IrqHandlerEntry, _>(test, &buffers, || {
+                traced::<SchedSwitch, _>(test, &buffers, || replace_all(test, &buffers))
+            })
+        })?;
+        buffers.met.report(test);
+        test.report("late probes", buffers.late.load(Relaxed));
+        test.expect_eq(
+            buffers.made.load(Relaxed),
+            count,
+            fmt!("buffers that were made"),
+        );
+        test.expect_eq(
+            buffers.corrupt.load(Relaxed),
+            0,
+            fmt!("words that are not what was written"),
+        );
+        Ok(())
+    }
 }
