@@ -15,6 +15,7 @@ use crate::ground::progress::Step;
 use crate::options::Options;
 use crate::source::host::{self, Host};
 use crate::source::tree::Tree;
+use crate::trial::coverage;
 
 /// The tests' folder in a kernel tree.
 const FOLDER: &str = "tools/testing/selftests/riscv/lazy_map";
@@ -234,18 +235,17 @@ fn names_differ(tests: &Path) -> Result<Result<String, String>> {
             Some("rs" | "c") => read(&entry.path())?,
             _ => continue,
         };
-        // In Rust a list of functions, in C a table that begins with their names.
-        let between = |start: &str, end: &str| text.split_once(start).and_then(|(_, rest)| rest.split_once(end));
-        let word = |c: char| c.is_ascii_alphanumeric() || c == '_';
-        let names: Vec<&str> = match between("cases: [", "]") {
-            Some((list, _)) => list.split(|c| !word(c)).filter(|n| !n.is_empty()).collect(),
-            None => {
-                let table = between("} cases[] = {", "};").map_or("", |(table, _)| table);
-                table.lines().filter_map(|l| l.trim().strip_prefix("{ \"")?.split('"').next()).collect()
+        // In Rust functions, in C a table that begins with their names.
+        let table = text.split_once("} cases[] = {").and_then(|(_, rest)| rest.split_once("};"));
+        let names: Vec<String> = match table {
+            Some((table, _)) => {
+                let names = table.lines().filter_map(|l| l.trim().strip_prefix("{ \"")?.split('"').next());
+                names.map(str::to_owned).collect()
             }
+            None => coverage::listed(&text),
         };
         let module = entry.path().file_stem().unwrap_or_default().to_string_lossy().into_owned();
-        cases.insert(module, names.into_iter().map(str::to_owned).collect());
+        cases.insert(module, names.into_iter().collect());
     }
     let mut seen = 0;
     for entry in fs::read_dir(tests).map_err(|e| Error::io("read", tests, e))?.flatten() {
@@ -278,16 +278,18 @@ mod tests {
     #[test]
     fn a_case_must_not_have_the_name_of_its_module_s_run() {
         let dir = tempfile::tempdir().unwrap();
-        let ask = |outer: &str, cases: &str| {
+        let ask = |outer: &str, cases: &[&str]| {
             files::write_whole(&dir.path().join("test-x.sh"), format!("run_module {outer} lazy_map_x \"$@\"\n"))
                 .unwrap();
             let module = dir.path().join("test_modules/lazy_map_x.rs");
-            files::write_whole(&module, format!("kselftest! {{\n    cases: [{cases}],\n}}\n")).unwrap();
+            let tests: String =
+                cases.iter().map(|name| format!("    #[test]\n    fn {name}(test: &Test) {{}}\n")).collect();
+            files::write_whole(&module, format!("#[kselftests]\nmod tests {{\n{tests}}}\n")).unwrap();
             names_differ(dir.path()).unwrap()
         };
-        assert_eq!(ask("lazy_map_x", "one,\n two").unwrap(), "1 runs of modules");
-        assert!(ask("two", "one,\n two").unwrap_err().contains("both called two"));
-        assert!(ask("lazy_map_x", "").unwrap_err().contains("cannot be read"));
+        assert_eq!(ask("lazy_map_x", &["one", "two"]).unwrap(), "1 runs of modules");
+        assert!(ask("two", &["one", "two"]).unwrap_err().contains("both called two"));
+        assert!(ask("lazy_map_x", &[]).unwrap_err().contains("cannot be read"));
         files::remove(&dir.path().join("test_modules/lazy_map_x.rs")).unwrap();
         let module = dir.path().join("test_modules/lazy_map_x.c");
         files::write_whole(&module, "static struct {\n} cases[] = {\n\t{ \"one\", f },\n};\n").unwrap();

@@ -18,10 +18,11 @@ use crate::ground::git::Repo;
 use crate::options::Options;
 
 /// Where files of the repository land in the kernel tree; the first match wins.
-const MAPPING: [(&str, &str); 6] = [
+const MAPPING: [(&str, &str); 7] = [
     ("arch-riscv/", "arch/riscv/"),
     ("rust/kernel/", "rust/kernel/"),
     ("rust/helpers/", "rust/helpers/"),
+    ("rust/macros/", "rust/macros/"),
     ("selftests/", "tools/testing/selftests/riscv/lazy_map/"),
     ("docs/kernel/", "Documentation/arch/riscv/"),
     ("Kconfig", "arch/riscv/mm/Kconfig"),

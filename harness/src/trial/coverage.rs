@@ -44,7 +44,7 @@ pub fn update(root: &Path) -> Result<bool> {
     Ok(true)
 }
 
-/// The cases that the sources of the modules list.
+/// The cases that the sources of the modules have.
 fn cases(root: &Path) -> Result<Cases> {
     let folder = root.join(MODULES);
     let entries = fs::read_dir(&folder).map_err(|e| Error::io("read", &folder, e))?;
@@ -57,18 +57,22 @@ fn cases(root: &Path) -> Result<Cases> {
         let text = fs::read_to_string(&path).map_err(|e| Error::io("read", &path, e))?;
         let listed = listed(&text);
         if listed.is_empty() {
-            return Err(Error::could_not(format!("{MODULES}/{name} lists no cases; add `cases: [...]`")));
+            return Err(Error::could_not(format!("{MODULES}/{name} has no tests; add functions with `#[test]`")));
         }
         cases.insert(module.to_owned(), listed);
     }
     Ok(cases)
 }
 
-/// The names in `cases: [...]` of a module.
-fn listed(text: &str) -> Vec<String> {
-    let list = text.split_once("cases: [").and_then(|(_, rest)| rest.split_once(']'));
-    let names = list.map_or("", |(list, _)| list).split(',').map(str::trim);
-    names.filter(|name| !name.is_empty()).map(str::to_owned).collect()
+/// The tests of a module in Rust, in their order: the functions below `#[test]`.
+pub fn listed(text: &str) -> Vec<String> {
+    let mut lines = text.lines().map(str::trim);
+    let mut names = Vec::new();
+    while lines.any(|line| line == "#[test]") {
+        let name = lines.find_map(|line| line.strip_prefix("fn ")?.split('(').next());
+        names.extend(name.map(str::to_owned));
+    }
+    names
 }
 
 /// The rows for all cases, in the format of the README.
@@ -150,8 +154,17 @@ mod tests {
 
     #[test]
     fn lists_are_read() {
-        assert_eq!(listed("kselftest! {\n    cases: [\n        one,\n        two,\n    ],\n}"), ["one", "two"]);
-        assert_eq!(listed("kselftest! { cases: [one], name: [x] }"), ["one"]);
+        let two = "
+            #[test]
+            fn one(test: &Test) -> kselftest::Result {
+            }
+            fn helper() {}
+            /// The second one.
+            #[test]
+            #[cfg(CONFIG_X)]
+            fn two(test: &Test) -> kselftest::Result {
+        ";
+        assert_eq!(listed(two), ["one", "two"]);
         assert!(listed("nothing").is_empty());
     }
 
