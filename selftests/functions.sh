@@ -225,7 +225,7 @@ skipped_in()
 				exit
 			printf "%d of %d skipped:", skips, cases
 			for (i = 1; i <= skips; i++)
-				printf "%s %s (%s)", i > 1 ? "," : "", skipped[i],
+				printf "%s %s (%s)", (i > 1 ? "," : ""), skipped[i],
 					reason[skipped[i]]
 		}'
 }
