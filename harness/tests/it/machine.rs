@@ -247,6 +247,7 @@ fn a_boot_may_have_a_disk_in_place_of_an_initramfs() {
         initrd: None,
         append: "root=/dev/vda",
         more: &more,
+        drives: &[],
         plugin: None,
         trace: None,
         console: &console,
