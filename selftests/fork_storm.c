@@ -157,6 +157,8 @@ static void do_threads(unsigned long number)
 
 static void __attribute__((noreturn)) work(unsigned int worker, long end)
 {
+	/* Whoever ends the program ends all of it. */
+	prctl(PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0);
 	random_state = 0x9e3779b97f4a7c15 * (worker + 1);
 	while (monotonic_seconds() < end) {
 		unsigned long number = random_number();

@@ -91,17 +91,19 @@ arguments_for()
 	[ $# -eq 0 ] || printf '%s\n' "$@"
 }
 
-# argument NAME [PARAMETER=VALUE...]: the value of a parameter, empty if not given
+# argument NAME [PARAMETER=VALUE...]: the value of a parameter, empty if not given; the
+# last one if it is given twice, as for the kernel
 argument()
 {
-	local name="$1"
+	local name="$1" value=
 	shift
 
 	for word in "$@"; do
 		case "$word" in
-		"$name"=*) echo "${word#*=}" ;;
+		"$name"=*) value="${word#*=}" ;;
 		esac
 	done
+	echo "$value"
 }
 
 # modules: the names of all test modules that were built
@@ -160,12 +162,36 @@ mark_log()
 	echo "$log_start" > /dev/kmsg
 }
 
-# load_module NAME [PARAMETER=VALUE...]: insmod
+# Whoever is ended cleans up, too: otherwise a shell does not run what it has for EXIT.
+trap 'exit 143' HUP INT TERM
+
+# load_module NAME [PARAMETER=VALUE...]: insmod. The timeout of kselftest ends the script
+# alone: then insmod must not go on by itself. A shell handles a signal only while it
+# waits for something in the background.
 load_module()
 {
-	local module="$1"
+	local module="$1" loader= status
 	shift
-	insmod "$DIR/test_modules/$module.ko" "$@"
+	trap 'end_loader "$loader" "$module"; exit 143' HUP INT TERM
+	insmod "$DIR/test_modules/$module.ko" "$@" &
+	loader=$!
+	wait "$loader"
+	status=$?
+	trap 'exit 143' HUP INT TERM
+	return "$status"
+}
+
+# end_loader PID MODULE: end an insmod. A kernel that cannot is not waited for.
+end_loader()
+{
+	local times=0
+
+	[ -z "$1" ] || kill -TERM "$1" 2> /dev/null
+	while [ $times -lt 100 ] && grep -q "^$2 .* Loading " /proc/modules; do
+		sleep 0.1
+		times=$((times + 1))
+	done
+	! grep -q "^$2 .* Live " /proc/modules || rmmod "$2"
 }
 
 # whole_log: what the kernel has logged since mark_log()
@@ -176,6 +202,42 @@ whole_log()
 		substr($0, length($0) - length(start) + 1) == start { lines = 0; next }
 		{ line[lines++] = $0 }
 		END { for (i = 0; i < lines; i++) print line[i] }'
+}
+
+# kernel_kib: memory that the kernel has allocated for itself
+kernel_kib()
+{
+	sync
+	# Not everything is freed at once: an RCU grace period, lazily unmapped areas.
+	sleep 1
+	awk '/^(SUnreclaim|VmallocUsed|Percpu|KernelStack|PageTables):/ { sum += $2 }
+	     END { print sum + 0 }' /proc/meminfo
+}
+
+# has_quarantine: whether KASAN keeps what has been freed. Up to 1/32 of all memory is
+# not yet available then, which is more than a leak would be.
+has_quarantine()
+{
+	grep -q ' kasan_quarantine_put$' /proc/kallsyms
+}
+
+# left_behind: modules of ours, their threads, mappings (except those of processes), and
+# everything that is probed or traced, as far as the kernel tells
+left_behind()
+{
+	local tracing=/sys/kernel/tracing
+
+	[ -d $tracing/events ] || tracing=/sys/kernel/debug/tracing
+	sed -n 's/^\(lazy_map_[a-z_]*\) .*/module \1/p' /proc/modules
+	# Some are gone before they are read.
+	grep -h -e '^rust-call$' -e '^lazy_map' /proc/[0-9]*/comm 2> /dev/null |
+		sed 's/^/thread /' | sort | uniq -c
+	if [ -r /proc/vmallocinfo ]; then
+		awk '{ print $3 }' /proc/vmallocinfo | sed 's/\[.*//' |
+			grep -e lazy_map -e rust -e execmem | sort | uniq -c
+	fi
+	sed 's/^[^ ]* */kprobe /' /sys/kernel/debug/kprobes/list 2> /dev/null
+	sed 's/ .*//; s/^/traced /' $tracing/enabled_functions 2> /dev/null
 }
 
 # log_of NAME: messages by and about a module since mark_log()

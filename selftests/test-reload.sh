@@ -20,25 +20,6 @@ esac
 # adds up to more.
 tolerance_kib=$((512 + times * 4))
 
-# kernel_kib: memory that the kernel has allocated for itself
-kernel_kib()
-{
-	sync
-	# Not everything is freed at once: an RCU grace period, lazily unmapped areas.
-	sleep 1
-	awk '/^(SUnreclaim|VmallocUsed|Percpu|KernelStack|PageTables):/ { sum += $2 }
-	     END { print sum + 0 }' /proc/meminfo
-}
-
-# areas: owners of mappings in the vmalloc range, except those of processes
-areas()
-{
-	[ -r /proc/vmallocinfo ] || return
-	awk '{ print $3 }' /proc/vmallocinfo | sed 's/\[.*//' |
-		grep -e lazy_map -e rust -e execmem |
-		sort | uniq -c
-}
-
 # load_all MODULE...: each once
 load_all()
 {
@@ -100,7 +81,7 @@ run_rounds "$warm_up" $names > /dev/null
 kmemleak=/sys/kernel/debug/kmemleak
 [ -w "$kmemleak" ] && echo clear 2> /dev/null > "$kmemleak" || kmemleak=
 before=$(kernel_kib)
-areas_before=$(areas)
+left_before=$(left_behind)
 touches=0
 loads=0
 
@@ -116,9 +97,7 @@ fi
 
 after=$(kernel_kib)
 ktap_print_msg "KiB of the kernel's before: $before, after: $after, allowed: $tolerance_kib more"
-if grep -q ' kasan_quarantine_put$' /proc/kallsyms; then
-	# Up to 1/32 of all memory is freed and not yet available, which is more than a
-	# leak would be.
+if has_quarantine; then
 	ktap_print_msg "no_memory_lost: KASAN keeps what has been freed in quarantine"
 	ktap_test_skip no_memory_lost
 elif [ "$after" -le $((before + tolerance_kib)) ]; then
@@ -144,14 +123,14 @@ else
 	ktap_test_skip no_leak_found
 fi
 
-# Leftover probes call code that is gone: calls to other CPUs and bad accesses
-# would show it. Leftover mappings have an owner.
-areas_after=$(areas)
-if load_all lazy_map_genuine lazy_map_ipi && [ "$areas_after" = "$areas_before" ]; then
+# What the kernel does not list calls code that is gone: calls to other CPUs and bad
+# accesses would show it.
+left_after=$(left_behind)
+if load_all lazy_map_genuine lazy_map_ipi && [ "$left_after" = "$left_before" ]; then
 	ktap_test_pass nothing_left_behind
 else
-	ktap_print_msg "mappings before: $areas_before"
-	ktap_print_msg "mappings after: $areas_after"
+	echo "$left_before" | sed 's/^/# before: /'
+	echo "$left_after" | sed 's/^/# after: /'
 	ktap_test_fail nothing_left_behind
 fi
 ktap_finished

@@ -11,6 +11,8 @@ require_allow_crash
 
 cpus=/sys/devices/system/cpu
 temporary=
+toggler=
+storm=
 
 # toggle_cpus SEED: take CPUs offline and online, sometimes two at once, in an order
 # that the seed decides, until told to end. Writes how often to the file `toggled`.
@@ -40,6 +42,7 @@ toggle_cpus()
 stop()
 {
 	[ -z "$toggler" ] || kill -TERM "$toggler" 2> /dev/null
+	[ -z "$storm" ] || kill -TERM "$storm" 2> /dev/null
 	wait
 	# Leave no CPU offline, whatever went wrong.
 	for cpu in "$cpus"/cpu[0-9]*/online; do
@@ -72,6 +75,7 @@ run_module lazy_map_torture lazy_map_torture "$@"
 if [ -n "$storm" ]; then
 	wait "$storm"
 	status=$?
+	storm=
 	sed 's/^/# /' "$temporary/forks"
 	if [ "$status" -eq 0 ]; then
 		ktap_test_pass processes_meanwhile

@@ -535,6 +535,8 @@ fn a_modules_failure_must_be_among_the_results() {
     assert_eq!(says("m: ok 2 b", "ok 1 x"), (Status::Pass, String::new()));
     assert_eq!(says("m: not ok then", "ok 1 x"), (Status::Pass, String::new()));
     assert_eq!(says("m: not ok 2 b # XFAIL z", "ok 1 x"), (Status::Pass, String::new()));
+    assert_eq!(says("m: not ok 2 b\n# # m: b fails, as it must", "ok 1 x"), (Status::Pass, String::new()));
+    assert_eq!(says("m: not ok 2 b\n# # m: c fails, as it must", "ok 1 x"), (Status::Error, what.clone()));
     // It must not come after the results, unless they are cut off anyway.
     let after = |text: &str| tree(&parse(&format!("TAP version 13\n{text}[    1.000000] m: not ok 2 b\n")));
     assert_eq!(after("1..1\nok 1 x\n"), ["pass x".to_owned(), format!("! line 4: {what}")]);
