@@ -48,6 +48,15 @@ pub fn judge(trial: &Trial, seen: &BootSeen<'_>) -> Vec<Row> {
             cases: Vec::new(),
         });
     }
+    // It is about all tests together, so it needs all of them to have come to their end.
+    if let (Some(percent), Some(hits)) = (trial.met, stale_hits)
+        && rows.iter().all(|row| row.verdict == Verdict::Pass)
+        && let Some(why) = met::too_few(&seen.tests, hits, percent)
+        && let Some(last) = rows.last_mut()
+    {
+        last.verdict = Verdict::Fail;
+        last.why.push(why);
+    }
     rows
 }
 

@@ -2,7 +2,10 @@
 //! Spurious faults that the tests of a boot have counted, compared with what QEMU has counted.
 //!
 //! A test counts those that its own touches met. QEMU counts all of the boot, so it must have at least as
-//! many, and none on a machine whose harts remember nothing.
+//! many, and none on a machine whose harts remember nothing. The difference is what the kernel met while it
+//! started, loaded modules and switched to new stacks, and what the kernel met for tests that are programs,
+//! which cannot count. Where a scenario says how much that may be, more of it means that touches are no
+//! longer counted, or no longer meet anything.
 
 use super::seen::TestSeen;
 
@@ -30,6 +33,13 @@ pub fn contradiction(tests: &[TestSeen<'_>], stale_hits: Option<u64>) -> Option<
     let met = met(tests).unwrap_or(0);
     let hits = stale_hits.unwrap_or(0);
     (met > hits).then(|| format!("the tests met {met} spurious faults, but QEMU counted {hits} stale hits"))
+}
+
+/// Why the tests met too few, if they met less than `percent` of the stale hits.
+pub fn too_few(tests: &[TestSeen<'_>], stale_hits: u64, percent: u8) -> Option<String> {
+    let met = met(tests).unwrap_or(0);
+    let few = met.saturating_mul(100) < stale_hits.saturating_mul(percent.into());
+    few.then(|| format!("the tests met {met} of {stale_hits} stale hits, which is less than {percent} %"))
 }
 
 #[cfg(test)]
@@ -60,5 +70,14 @@ mod tests {
         assert!(contradiction(&tests, Some(6)).unwrap().contains("met 7 spurious faults"));
         assert!(contradiction(&tests, None).unwrap().contains("counted 0 stale hits"));
         assert_eq!(contradiction(&[test(&["spurious faults: 0"]), test(&[])], None), None);
+    }
+
+    #[test]
+    fn tests_that_stop_meeting_any_are_noticed() {
+        let tests = [test(&["spurious faults: 3"]), test(&["spurious faults: 4"])];
+        assert_eq!(too_few(&tests, 14, 50), None);
+        assert!(too_few(&tests, 15, 50).unwrap().contains("met 7 of 15 stale hits"));
+        assert!(too_few(&[test(&[])], 1, 1).is_some());
+        assert_eq!(too_few(&tests, u64::MAX, 0), None);
     }
 }

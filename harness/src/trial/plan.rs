@@ -34,6 +34,8 @@ pub struct Trial {
     pub plugin: Option<String>,
     /// What the console must show, or the configuration is not what the trial's name says.
     pub require: Vec<Regex>,
+    /// Of the stale hits, the percentage that the tests must have met with touches that they count.
+    pub met: Option<u8>,
     /// Limits that override the defaults.
     pub limits: LimitsGiven,
     /// The contents of the guest's `/lazy_map`, if not the kernel's own tests.
@@ -71,6 +73,7 @@ impl Trial {
             at_boot: None,
             plugin: None,
             require: Vec::new(),
+            met: None,
             limits: LimitsGiven::default(),
             selftests: None,
             test_seconds: None,

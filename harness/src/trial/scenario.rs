@@ -60,6 +60,8 @@ struct File {
     /// Regular expressions, each of which a kernel message must match.
     #[serde(default)]
     require: Vec<String>,
+    /// Of the stale hits, the percentage that the tests must have met with touches that they count.
+    met: Option<u8>,
     machine: Option<MachineFile>,
     /// Values that override those of `machine`: one scenario for each combination.
     each: Option<EachFile>,
@@ -245,12 +247,13 @@ fn parse(name: &str, text: &str, known: &[String], folder: &Path) -> Result<Vec<
         || file.tests.is_some()
         || !file.except.is_empty()
         || !file.append.is_empty()
-        || !file.require.is_empty();
+        || !file.require.is_empty()
+        || file.met.is_some();
     let kinds = match (file.compile, file.kunit, file.machine) {
         (None, None, None) => return Err(say("it has none of machine, compile and kunit; add one".to_owned())),
         (Some(_), None, None) | (None, Some(_), None) if needs_machine => {
             return Err(
-                say("each, tests, except, append and require need a machine, but the file has none".to_owned()),
+                say("each, tests, except, append, require and met need a machine, but the file has none".to_owned()),
             );
         }
         (None, Some(kunit), None) => {
@@ -291,9 +294,15 @@ fn parse(name: &str, text: &str, known: &[String], folder: &Path) -> Result<Vec<
             if [limits.silence, limits.total].contains(&Some(0)) {
                 return Err(say("a limit is a positive number of seconds".to_owned()));
             }
+            if file.met.is_some_and(|percent| !(1..=100).contains(&percent)) {
+                return Err(say("met is a percentage from 1 to 100".to_owned()));
+            }
             let append = file.append.trim().to_owned();
             let trial = |machine: MachineFile| -> Result<Trial, String> {
                 let machine = machine.machine()?;
+                if file.met.is_some() && !machine.model.stale {
+                    return Err(format!("met needs stale hits, and {machine} has none"));
+                }
                 let own = if several { format!("{name}-{machine}-{}", machine.harts) } else { name.to_owned() };
                 let expect = if machine.model.stale { Expect::Survive } else { Expect::Pass };
                 let tests = tests.iter().map(|test| (test.clone(), expect.clone())).collect();
@@ -302,6 +311,7 @@ fn parse(name: &str, text: &str, known: &[String], folder: &Path) -> Result<Vec<
                     scenario: Some(own),
                     append: append.clone(),
                     require: require.clone(),
+                    met: file.met,
                     limits,
                     ..Trial::new(SERIES, machine, tests)
                 })

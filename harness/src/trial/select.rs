@@ -72,6 +72,8 @@ impl Selection {
             narrow.cases.clone_from(&self.cases);
         }
         narrow.tests.retain(|(test, _)| tests.contains(test));
+        // Without the tests that count, or those that do not, it is another one.
+        narrow.met = None;
         // A trial without tests is about the boot.
         (!narrow.tests.is_empty()).then_some(narrow)
     }

@@ -100,6 +100,7 @@ fn the_scenarios_of_the_project() {
             "matrix-up-stale-sbi-1",
             "no-vmap-stack",
             "nohz-full",
+            "plain",
             "random",
             "reload",
             "rt",
@@ -129,9 +130,11 @@ fn the_scenarios_of_the_project() {
         let shown = !seat(scenario).require.is_empty() || scenario.name == "no-vmap-stack";
         assert!(shown, "{} requires nothing of its console", scenario.name);
     }
-    // On another machine nothing can be seen.
+    // On another machine nothing can be seen, which is what `plain` shows.
     let other = |s: &&Scenario| s.boots() && !seat(s).machine.model.stale;
-    assert!(all.values().filter(other).all(|s| s.family.starts_with("matrix")));
+    assert!(all.values().filter(other).all(|s| s.family.starts_with("matrix") || s.name == "plain"));
+    let met: Vec<&str> = all.values().filter(|s| s.boots() && seat(s).met.is_some()).map(|s| &*s.name).collect();
+    assert_eq!(met, ["access", "default", "late"]);
 }
 
 #[test]
@@ -197,6 +200,8 @@ fn a_wrong_file_is_one_line_and_64() {
         (&format!("except = [\"test-ipi.sh\", \"test-trace.sh\"]\n{machine}"), vec!["no tests"]),
         (&format!("tests = [\"test-ipi.sh\"]\nexcept = [\"test-ipi.sh\"]\n{machine}"), vec!["both tests and except"]),
         (&format!("require = [\"(\"]\n{machine}"), vec!["require", "`(`"]),
+        (&format!("met = 0\n{machine}"), vec!["met", "1 to 100"]),
+        ("description = \"d\"\nmet = 5\n[machine]\nmodel = \"plain\"\n", vec!["met needs stale hits"]),
         (&format!("{machine}[each]\nharts = [1, 0]\n"), vec!["harts = 0", "512"]),
         (&format!("{machine}[each]\nmemory = [1]\n"), vec!["x.toml:5:", "memory"]),
         (&format!("config_of = \"default\"\n{machine}"), vec!["config_of", "no default.toml with a config"]),
