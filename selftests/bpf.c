@@ -398,6 +398,12 @@ static void skip_arena(const char *name, const char *reason)
 	ksft_test_result_skip("%s\n", name);
 }
 
+static void test_programs(const char *name, const struct place *place, unsigned long rounds)
+{
+	if (is_wanted(name))
+		ksft_test_result(run_programs(place, rounds), "%s\n", name);
+}
+
 /* Each page of an arena is mapped here, and read by a program on all CPUs. */
 static void read_arena(const char *name, const struct place *place, unsigned long pages)
 {
@@ -406,6 +412,8 @@ static void read_arena(const char *name, const struct place *place, unsigned lon
 	uint64_t *memory;
 	int arena, map, program, link;
 
+	if (!is_wanted(name))
+		return;
 	arena = new_map(BPF_MAP_TYPE_ARENA, 0, ARENA_PAGES, ARENA);
 	if (arena < 0 && errno == EOPNOTSUPP) {
 		skip_arena(name, "no arenas in this kernel, or on this CPU: they need Zacas");
@@ -458,8 +466,9 @@ int main(int argc, char **argv)
 	ksft_print_header();
 	for (int i = 1; i < argc; i++) {
 		if (!parse_number(argv[i], "rounds", 1, 1000000, &rounds) &&
-		    !parse_number(argv[i], "pages", 1, ARENA_PAGES, &pages))
-			ksft_exit_fail_msg("%s: the arguments are rounds=NUMBER and pages=NUMBER\n",
+		    !parse_number(argv[i], "pages", 1, ARENA_PAGES, &pages) &&
+		    !parse_case(argv[i]))
+			ksft_exit_fail_msg("%s: arguments are rounds=NUMBER, pages=NUMBER, case=NAME\n",
 					   argv[i]);
 	}
 	what = missing();
@@ -473,9 +482,9 @@ int main(int argc, char **argv)
 			ksft_exit_fail_perror("clone");
 	}
 	wait_for_others();
-	ksft_set_plan(4);
-	ksft_test_result(run_programs(&system_calls, rounds), "new_program_run_by_system_calls\n");
-	ksft_test_result(run_programs(&scheduler, rounds), "new_program_run_by_scheduler\n");
+	ksft_set_plan(planned(4));
+	test_programs("new_program_run_by_system_calls", &system_calls, rounds);
+	test_programs("new_program_run_by_scheduler", &scheduler, rounds);
 	read_arena("new_arena_page_read_by_system_calls", &system_calls, pages);
 	read_arena("new_arena_page_read_by_scheduler", &scheduler, pages);
 

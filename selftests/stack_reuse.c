@@ -307,6 +307,13 @@ static bool test(const unsigned int *cpus, int count, unsigned long rounds, bool
 	return WIFEXITED(status) && !WEXITSTATUS(status) && !shared->error[0] && shared->traps;
 }
 
+static void test_stacks(const char *name, const unsigned int *cpus, int count,
+			unsigned long rounds, bool reused)
+{
+	if (is_wanted(name))
+		ksft_test_result(test(cpus, count, rounds, reused), "%s\n", name);
+}
+
 int main(int argc, char **argv)
 {
 	static unsigned int cpus[MAX_CPUS];
@@ -315,8 +322,9 @@ int main(int argc, char **argv)
 
 	ksft_print_header();
 	for (int i = 1; i < argc; i++) {
-		if (!parse_number(argv[i], "rounds", 1, 1000000, &rounds))
-			ksft_exit_fail_msg("%s: the only argument is rounds=NUMBER\n", argv[i]);
+		if (!parse_number(argv[i], "rounds", 1, 1000000, &rounds) && !parse_case(argv[i]))
+			ksft_exit_fail_msg("%s: arguments are rounds=NUMBER and case=NAME\n",
+					   argv[i]);
 	}
 	count = usable_cpus(cpus);
 	if (count < 0)
@@ -327,8 +335,8 @@ int main(int argc, char **argv)
 	home = cpus[0];
 	if (!shared || run_on_cpu(home))
 		ksft_exit_fail_perror("cannot have memory, or a CPU");
-	ksft_set_plan(2);
-	ksft_test_result(test(cpus, count, rounds, false), "new_stack_used_on_other_cpu\n");
-	ksft_test_result(test(cpus, count, rounds, true), "reused_stack_used_on_other_cpu\n");
+	ksft_set_plan(planned(2));
+	test_stacks("new_stack_used_on_other_cpu", cpus, count, rounds, false);
+	test_stacks("reused_stack_used_on_other_cpu", cpus, count, rounds, true);
 	ksft_finished();
 }

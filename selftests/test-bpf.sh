@@ -7,4 +7,4 @@
 . "$(dirname "$0")/functions.sh"
 
 require_allow_crash
-run_program bpf "$@"
+run_program bpf $(arguments_for lazy_map_bpf "$@")

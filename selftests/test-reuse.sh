@@ -7,4 +7,4 @@
 . "$(dirname "$0")/functions.sh"
 
 require_allow_crash
-run_program stack_reuse "$@"
+run_program stack_reuse $(arguments_for lazy_map_reuse "$@")

@@ -248,4 +248,36 @@ static inline bool parse_number(const char *argument, const char *name, unsigned
 	return true;
 }
 
+/* The case that was asked for, NULL for all */
+static inline const char **only_case(void)
+{
+	static const char *name;
+
+	return &name;
+}
+
+/* Returns whether an argument is case=NAME, which asks for one case alone. */
+static inline bool parse_case(const char *argument)
+{
+	if (strncmp(argument, "case=", 5))
+		return false;
+	*only_case() = argument + 5;
+	return true;
+}
+
+/* Whether a case is to run */
+static inline bool is_wanted(const char *name)
+{
+	return !*only_case() || !strcmp(*only_case(), name);
+}
+
+/*
+ * How many cases run of so many. If the name that was asked for is none of theirs,
+ * ksft_finished() finds that one is missing.
+ */
+static inline unsigned int planned(unsigned int cases)
+{
+	return *only_case() ? 1 : cases;
+}
+
 #endif /* LAZY_MAP_USER_H */

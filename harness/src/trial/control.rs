@@ -40,9 +40,12 @@ const PASS: &str = "pass";
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct File {
-    /// Cases, as `MODULE.CASE`, that no control fails yet.
+    /// Cases, as `TEST.CASE`, that no control fails, each with the reason.
     #[serde(default)]
-    uncovered: Vec<String>,
+    exceptions: BTreeMap<String, String>,
+    /// The cases of scripts and of the programs that they run.
+    #[serde(default)]
+    cases: BTreeMap<String, Vec<String>>,
     #[serde(default)]
     control: Vec<ControlFile>,
 }
@@ -72,6 +75,13 @@ struct RunFile {
     /// Cases of the test's module: a run for each, in which no other case runs.
     #[serde(default)]
     cases: Vec<String>,
+    /// The cases that fail, and no others, of a test of which all run.
+    #[serde(default)]
+    fails: Vec<String>,
+    /// What is broken, if not the same in all runs of this kernel.
+    what: Option<String>,
+    /// Tells runs of the same cases on the same machine apart; a part of their files' names.
+    label: Option<String>,
     /// One sign or a list, or [`PASS`].
     observe: toml::Value,
     symbol: Option<String>,
@@ -166,6 +176,8 @@ impl Hole {
 pub struct ControlRun {
     /// The kernel's configuration.
     pub config: Config,
+    /// What is broken in this run, if that differs from the others.
+    pub what: Option<String>,
     /// The first tier of `make check` that runs it.
     pub tier: Tier,
     /// The trial, with the scenario's limits or the default ones.
@@ -202,16 +214,25 @@ pub fn load(root: &Path) -> Result<Vec<Control>> {
     Ok(controls)
 }
 
-/// The test cases, as `MODULE.CASE`, that the file admits that no control fails yet.
+/// What the file says about test cases, beside the controls.
+#[derive(Clone, Debug, Default)]
+pub struct CasesGiven {
+    /// Cases, as `TEST.CASE`, that no control fails, each with the reason.
+    pub exceptions: BTreeMap<String, String>,
+    /// For each test, its cases that are not those of a module.
+    pub cases: BTreeMap<String, Vec<String>>,
+}
+
+/// What the file in the repository `root` says about test cases.
 ///
 /// # Errors
 /// When the file cannot be read (exit code 2), or is wrong (64).
-pub fn uncovered(root: &Path) -> Result<BTreeSet<String>> {
+pub fn cases_given(root: &Path) -> Result<CasesGiven> {
     let path = root.join(FOLDER).join(FILE);
     let text = fs::read_to_string(&path).map_err(|e| Error::io("read", &path, e))?;
     let file: File =
         toml_file::parse(&text).map_err(|why| Error::usage(format!("{FOLDER}/{FILE}{why}; correct the file")))?;
-    Ok(file.uncovered.into_iter().collect())
+    Ok(CasesGiven { exceptions: file.exceptions, cases: file.cases })
 }
 
 /// Reads the file; the error is `:LINE: WHY` or `: WHY`.
@@ -322,8 +343,16 @@ impl RunFile {
         if let Some(test) = self.test.as_ref().filter(|t| !of.tests.iter().any(|(own, _)| own == *t)) {
             return Err(format!("the scenario {scenario} has no test `{test}`"));
         }
+        if !self.fails.is_empty() && (self.test.is_none() || passes || has(Sign::BootDeath) || case.is_some()) {
+            return Err("fails needs a test of which all cases run and some fail".to_owned());
+        }
+        if self.fails.len() > 1 && signs != [Sign::TestFailure] {
+            return Err("only test-failure can fail several cases at once".to_owned());
+        }
+        let what = self.what.filter(|what| !what.trim().is_empty());
         let text = self.text.map(|t| Regex::new(&t).map_err(|e| format!("text: `{t}`: {e}"))).transpose()?;
-        let observation = Observation { signs, symbol: self.symbol, text };
+        let only = self.fails.first().cloned();
+        let observation = Observation { signs, symbol: self.symbol, text, fails: self.fails };
         let alone = match (&case, &self.test) {
             (Some(case), Some(test)) => vec![Case { module: module_of(test), name: case.clone() }],
             (Some(_), None) => return Err("cases need a test".to_owned()),
@@ -331,8 +360,9 @@ impl RunFile {
         };
         let append = [of.append.as_str(), self.append.trim()].join(" ").trim().to_owned();
         let test = self.test.as_deref().map_or("boot", short);
-        let case_name = case.as_ref().map(|case| format!("-{case}")).unwrap_or_default();
-        let name = format!("{control}-{scenario}-{machine}-{}-{test}{case_name}", machine.harts);
+        let case_name = case.as_ref().or(only.as_ref()).map(|case| format!("-{case}")).unwrap_or_default();
+        let label = self.label.map(|label| format!("-{label}")).unwrap_or_default();
+        let name = format!("{control}-{scenario}-{machine}-{}-{test}{case_name}{label}", machine.harts);
         let (tests, at_boot) = match self.test {
             Some(test) if passes => (vec![(test, Expect::Pass)], None),
             Some(test) => (vec![(test, Expect::Caught(observation))], None),
@@ -347,7 +377,7 @@ impl RunFile {
             limits: LimitsGiven { silence: self.silence.or(of.limits.silence), ..of.limits },
             ..Trial::new(control, machine, tests)
         };
-        Ok(ControlRun { config: config.clone(), tier: self.tier, trial })
+        Ok(ControlRun { config: config.clone(), what, tier: self.tier, trial })
     }
 }
 

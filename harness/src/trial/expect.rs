@@ -81,6 +81,9 @@ pub struct Observation {
     pub symbol: Option<String>,
     /// For [`Sign::Panic`], [`Sign::Warning`] and [`Sign::TestFailure`]: what it must match.
     pub text: Option<Regex>,
+    /// The cases that fail, if not empty: these and no others. If the boot ends in one of them, it is the only one, and
+    /// nothing must have failed before.
+    pub fails: Vec<String>,
 }
 
 impl fmt::Display for Observation {

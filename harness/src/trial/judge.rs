@@ -223,7 +223,10 @@ fn judge_control(wanted: &Observation, trial: &Trial, seen: &BootSeen<'_>, own: 
     if !caught {
         return Judgement { observed, verdict: Verdict::Fail, why };
     }
-    why.clear();
+    why = others_failed(wanted, own);
+    if !why.is_empty() {
+        return Judgement { observed, verdict: Verdict::Fail, why };
+    }
     let mut verdict = Verdict::Pass;
     // A kernel that died has results that end in the middle, and need not have shown all that it would.
     if *end == End::Finished && trial.at_boot.is_none() {
@@ -243,6 +246,26 @@ fn judge_control(wanted: &Observation, trial: &Trial, seen: &BootSeen<'_>, own: 
         verdict = Verdict::Error;
     }
     Judgement { observed, verdict, why }
+}
+
+/// In which other cases than those that must fail a test failed, or which did not.
+fn others_failed(wanted: &Observation, own: &TestSeen<'_>) -> Vec<String> {
+    if wanted.fails.is_empty() {
+        return Vec::new();
+    }
+    let is_wanted = |name: &String| wanted.fails.contains(name);
+    let failed = |status: Status| status >= Status::Xpass;
+    let mut why: Vec<String> = Vec::new();
+    for (name, status) in own.cases.iter().filter(|(name, status)| failed(*status) != is_wanted(name)) {
+        why.push(format!("{name} says {status}"));
+    }
+    // What ended the boot or had to be ended has no result, and the rest of the cases has none, either.
+    let ended = own.result.as_ref().is_some_and(|(_, reason)| !timed_out(reason.as_deref()));
+    if ended {
+        let missing = wanted.fails.iter().filter(|name| own.cases.iter().all(|(other, _)| other != *name));
+        why.extend(missing.map(|name| format!("{name} has no result")));
+    }
+    why
 }
 
 /// What was observed, in a word or two.

@@ -42,6 +42,8 @@ pub struct TestSeen<'a> {
     pub messages: &'a [Line],
     /// Its own diagnostics.
     pub notes: Vec<String>,
+    /// The innermost cases that have a result.
+    pub cases: Vec<(String, Status)>,
     /// How long it took.
     pub seconds: f64,
 }
@@ -118,6 +120,7 @@ impl<'a> BootSeen<'a> {
                 running: case.and_then(|c| c.running.clone()),
                 messages: share(from, to),
                 notes: case.map(|c| c.all_notes().into_iter().map(str::to_owned).collect()).unwrap_or_default(),
+                cases: case.map(ended_inside).unwrap_or_default(),
                 seconds,
             });
             from = to;
@@ -179,6 +182,12 @@ pub fn others<'a>(report: &'a Report, names: &[&str]) -> Vec<&'a ktap::Case> {
         !one_of_them
     });
     others
+}
+
+/// The innermost cases of a test that have a result.
+fn ended_inside(of: &ktap::Case) -> Vec<(String, Status)> {
+    let inside = ktap::innermost(&of.cases).into_iter();
+    inside.filter(|(_, case)| case.progress == Progress::Ended).map(|(name, case)| (name, case.status)).collect()
 }
 
 /// The sum of all `touches: N` and `checks: N` in the diagnostics of a test.

@@ -241,7 +241,7 @@ fn trial(args: &Args, text: Option<Regex>, counted: bool, log: &Log, report: &Re
         let tests = names.into_iter().map(|name| (name, expect.clone())).collect();
         return Ok(Trial::new("console", machine, tests));
     };
-    let observation = Observation { signs: vec![sign], symbol: args.symbol.clone(), text };
+    let observation = Observation { signs: vec![sign], symbol: args.symbol.clone(), text, fails: Vec::new() };
     // The test that ran when it happened: the first without a result, or the last.
     let ended = |name: &String| report.find(name).ok().flatten().is_some_and(|c| c.progress == ktap::Progress::Ended);
     let failed = |name: &&String| report.find(name).ok().flatten().is_some_and(|c| c.status == Status::Fail);

@@ -10,6 +10,7 @@ use crate::build::workbench::{Lab, Workbench};
 use crate::ground::error::{Error, Result};
 use crate::ground::files;
 use crate::options::Options;
+use crate::trial::coverage;
 use crate::trial::kunit;
 use crate::trial::plan::Trial;
 use crate::trial::record;
@@ -104,6 +105,7 @@ pub fn run(lab: &mut Lab, scenarios: &[Scenario]) -> Result<Ran> {
         let trials = run::repeated(&lab.bench, &trials);
         all.extend(run::all(&lab.bench, &trials.iter().collect::<Vec<_>>(), &kernel, &folder));
     }
+    coverage::check(&lab.options.root, &mut all)?;
     let ran = report::finish(&lab.bench, "run", &folder, all)?;
     println!("Consoles and results: {}", shown(&lab.options.root, &folder));
     Ok(ran)

@@ -136,6 +136,10 @@ fn a_wrong_file_is_one_line_and_64() {
         (one(&format!("{test}observe = \"panic\"\n")), "need text"),
         (one(&format!("{test}observe = \"boot-death\"\n")), "leave test out"),
         (one("observe = \"hang\"\n"), "need a test"),
+        (one("observe = \"boot-death\"\nfails = [\"a\"]\n"), "fails needs a test"),
+        (one(&format!("{test}observe = \"pass\"\nfails = [\"a\"]\n")), "fails needs a test"),
+        (one(&format!("{test}observe = \"hang\"\nfails = [\"a\", \"b\"]\n")), "only test-failure"),
+        (one(&format!("{test}observe = \"hang\"\ncases = [\"a\"]\nfails = [\"a\"]\n")), "fails needs a test"),
         (one("observe = [\"oops\", \"test-failure\"]\nsymbol = \"x\"\n"), "need a test"),
         (one("test = \"test-no.sh\"\nobserve = \"hang\"\n"), "no test `test-no.sh`"),
         (one("scenario = \"no\"\nobserve = \"boot-death\"\n"), "no scenario `no`"),
@@ -374,6 +378,33 @@ fn a_test_has_to_fail_by_itself() {
     comes_to(&trial, &said("exit=1", "# no memory"), Fail);
     comes_to(&trial, &said("timeout", "# wrong count: 3"), Fail);
     comes_to(&trial, &during(hang()), Fail);
+}
+
+#[test]
+fn the_right_cases_have_to_fail_and_no_others() {
+    let both = trial("test = \"test-ipi.sh\"\nobserve = \"test-failure\"\nfails = [\"a\", \"b\"]\n");
+    let one = trial("test = \"test-ipi.sh\"\nobserve = [\"hang\", \"oops\"]\nsymbol = \"f\"\nfails = [\"a\"]\n");
+    assert_eq!(one.name, "a-default-stale-4-ipi-a");
+    let (pass, fail) = (Status::Pass, Status::Fail);
+    let with = |seen: BootSeen<'static>, cases: &[(&str, Status)]| {
+        let cases = cases.iter().map(|&(name, status)| (name.to_owned(), status)).collect();
+        BootSeen { tests: vec![TestSeen { cases, ..seen.tests[0].clone() }], ..seen }
+    };
+    let failed = || result(fail, Some("exit=1"));
+    comes_to(&both, &with(failed(), &[("a", fail), ("b", fail), ("c", pass), ("d", Status::Skip)]), Pass);
+    for cases in [
+        &[("a", fail), ("b", pass)][..],
+        &[("a", fail), ("b", Status::Skip)],
+        &[("a", fail), ("b", fail), ("c", fail)],
+        &[("a", fail)],
+    ] {
+        comes_to(&both, &with(failed(), cases), Fail);
+    }
+    // Where the boot ends, the case has no result.
+    comes_to(&one, &with(during(hang()), &[("c", pass)]), Pass);
+    comes_to(&one, &with(result(fail, Some("timeout")), &[("c", pass)]), Pass);
+    comes_to(&one, &with(during(hang()), &[("c", fail)]), Fail);
+    comes_to(&one, &with(during(hang()), &[("a", pass)]), Fail);
 }
 
 #[test]

@@ -36,7 +36,7 @@ const THREE: [&str; 3] = ["test-ipi.sh", "test-stack.sh", "test-trace.sh"];
 impl All {
     fn new() -> Self {
         let survive = THREE.map(|test| (test, Expect::Survive));
-        let overflow = Observation { signs: vec![Sign::StackOverflow], symbol: None, text: None };
+        let overflow = Observation { signs: vec![Sign::StackOverflow], symbol: None, text: None, fails: vec![] };
         let caught = [(THREE[2], Expect::Caught(overflow))];
         let script = format!(
             "case \"$*\" in\n\

@@ -101,7 +101,7 @@ fn a_kernel_that_could_not_be_built_is_a_row() {
 /// A trial of a control in which one of `signs` has to be seen.
 fn caught(signs: &[Sign], symbol: Option<&str>, text: Option<&str>, test: Option<&str>) -> Trial {
     let text = text.map(|t| Regex::new(t).unwrap());
-    let observation = Observation { signs: signs.to_vec(), symbol: symbol.map(str::to_owned), text };
+    let observation = Observation { signs: signs.to_vec(), symbol: symbol.map(str::to_owned), text, fails: vec![] };
     match test {
         Some(test) => stale(&[(test, Expect::Caught(observation))]),
         None => Trial { at_boot: Some(observation), ..stale(&[]) },
