@@ -49,6 +49,8 @@ pub struct Config {
     pub lines: String,
     /// The lines go on top of tinyconfig, without `harness/kernel.config`.
     pub standalone: bool,
+    /// What compiles it. With gcc there is no Rust.
+    pub compiler: Compiler,
 }
 
 /// What compiles the kernel's C.
@@ -136,6 +138,9 @@ fn build_targets(
     targets: &[&str],
 ) -> Result<Kernel> {
     let Builder { tree, host, options } = on;
+    if config.compiler == Compiler::Gcc {
+        host::gcc(options).map_err(Error::could_not)?;
+    }
     let mut kernel = planned(options, name, config);
     commit.clone_into(&mut kernel.commit);
     let dir = folder(options, &kernel.name);
@@ -249,22 +254,15 @@ fn folder(options: &Options, name: &str) -> PathBuf {
 ///
 /// # Errors
 /// When it cannot be checked out or configured. Code that does not compile is not an error.
-pub fn compile_folders(
-    on: Builder<'_>,
-    commit: &str,
-    config: &Config,
-    folders: &[String],
-    compiler: Compiler,
-) -> Result<Compiled> {
+pub fn compile_folders(on: Builder<'_>, commit: &str, config: &Config, folders: &[String]) -> Result<Compiled> {
     let Builder { tree, host, options } = on;
-    if compiler == Compiler::Gcc
+    if config.compiler == Compiler::Gcc
         && let Err(why) = host::gcc(options)
     {
         return Ok(Compiled::NoCompiler(why));
     }
     let step = Step::start(format!("compile {} of {}", folders.join(" "), config.name));
-    let mut build = Build::new(tree, config, host, options);
-    build.compiler = compiler;
+    let build = Build::new(tree, config, host, options);
     tree.check_out(commit)?;
     build.configure(tree, commit, true, &step)?;
     // In a single run of make, each folder would prepare the tree, concurrently.
@@ -302,6 +300,9 @@ fn key(tree: &Tree, commit: &str, build: &Build<'_>) -> Result<String> {
         .text("o", build.o.as_os_str().as_encoded_bytes())
         .text("config", &build.config.lines)
         .file(&build.options.root.join(FRAGMENT))?;
+    if build.config.compiler == Compiler::Gcc {
+        key = key.text("compiler", build.compiler()?);
+    }
     for (tool, version) in build.host.versions() {
         key = key.text(tool, version);
     }
@@ -329,7 +330,6 @@ struct Build<'a> {
     tree_dir: PathBuf,
     o: PathBuf,
     config: &'a Config,
-    compiler: Compiler,
     host: &'a Host,
     options: &'a Options,
 }
@@ -337,7 +337,15 @@ struct Build<'a> {
 impl<'a> Build<'a> {
     fn new(tree: &Tree, config: &'a Config, host: &'a Host, options: &'a Options) -> Self {
         let o = o_folder(options, config);
-        Self { tree_dir: tree.repo.dir().to_owned(), o, config, compiler: Compiler::Clang, host, options }
+        Self { tree_dir: tree.repo.dir().to_owned(), o, config, host, options }
+    }
+
+    /// What compiles the C; for gcc, which is not among the host's versions, with its own version.
+    fn compiler(&self) -> Result<String> {
+        match self.config.compiler {
+            Compiler::Clang => Ok(Compiler::Clang.to_string()),
+            Compiler::Gcc => host::gcc_version(),
+        }
     }
 
     /// `make` with everything that must be the same for kernel and modules.
@@ -348,7 +356,7 @@ impl<'a> Build<'a> {
         environment(&mut make, host, self.options);
         let cached = |name: &str| if host.ccache { format!("ccache {name}") } else { name.to_owned() };
         make.arg(format!("-j{}", self.options.jobs)).arg("ARCH=riscv");
-        if self.compiler == Compiler::Gcc {
+        if self.config.compiler == Compiler::Gcc {
             make.arg(format!("CROSS_COMPILE={}", host::GCC_PREFIX));
             make.arg(format!("CC={}", cached(&format!("{}gcc", host::GCC_PREFIX))));
             return make;
@@ -370,38 +378,44 @@ impl<'a> Build<'a> {
     /// them. Done once per set of Kconfig files.
     fn configure(&self, tree: &Tree, commit: &str, whole: bool, step: &Step) -> Result<PathBuf> {
         step.detail("configure");
-        let mut fragments = Vec::new();
+        // Each with whether it must come true.
+        let mut fragments: Vec<(PathBuf, bool)> = Vec::new();
         if !self.config.standalone {
             // First, so that the other may take back what is for larger configurations only.
             let tests = self.tree_dir.join("tools/testing/selftests").join(TARGET).join("config");
-            fragments.extend(tests.exists().then_some(tests));
-            fragments.push(self.options.root.join(FRAGMENT));
+            // Tests may need options that only the whole series has.
+            fragments.extend(tests.exists().then_some((tests, whole)));
+            fragments.push((self.options.root.join(FRAGMENT), true));
         }
         let mut key = Key::default()
             .text("recipe", RECIPE)
             .text("kconfig", kconfig_files(tree, commit)?)
-            .text("compiler", self.compiler.to_string())
+            .text("compiler", self.compiler()?)
             .text("own", &self.config.lines);
-        for fragment in &fragments {
+        for (fragment, _) in &fragments {
             key = key.file(fragment)?;
         }
         for (tool, version) in self.host.versions() {
             key = key.text(tool, version);
         }
         let base = &self.options.base;
-        if !base.linux.is_whole() && !base.topics.iter().any(|topic| topic.name == RUST) {
-            // The fragment is written for kernels that have it, and so can be built with Rust.
-            for fragment in fragments.iter_mut().filter(|path| !path.starts_with(&self.tree_dir)) {
+        let gcc = self.config.compiler == Compiler::Gcc;
+        if gcc || (!base.linux.is_whole() && !base.topics.iter().any(|topic| topic.name == RUST)) {
+            // The fragments are written for kernels that can be built with Rust. Tests of a series without that
+            // topic do not ask for it.
+            let of_series = |path: &Path| path.starts_with(&self.tree_dir);
+            for (at, (fragment, _)) in fragments.iter_mut().enumerate().filter(|(_, (path, _))| gcc || !of_series(path))
+            {
                 let text = fs::read_to_string(&*fragment).map_err(|e| Error::io("read", fragment, e))?;
                 let kept: String = text.lines().filter(|l| !l.contains("RUST")).map(|l| format!("{l}\n")).collect();
-                *fragment = self.o.join("without-rust.config");
+                *fragment = self.o.join(format!("without-rust-{at}.config"));
                 files::write_whole(fragment, kept)?;
             }
         }
         if !self.config.lines.is_empty() {
             let own = self.o.join("lazymap.config");
             files::write_whole(&own, &self.config.lines)?;
-            fragments.push(own);
+            fragments.push((own, true));
         }
         let kept = self.o.join("configs").join(key.finish());
         let config = self.o.join(".config");
@@ -410,13 +424,13 @@ impl<'a> Build<'a> {
             let log = self.log("config");
             cmd::logged(self.kbuild().arg("tinyconfig"), &log, step)?;
             let mut merge = cmd::plain(self.tree_dir.join("scripts/kconfig/merge_config.sh"));
-            merge.args(["-m", "-O"]).arg(&self.o).arg(&config).args(&fragments).current_dir(&self.tree_dir);
+            merge.args(["-m", "-O"]).arg(&self.o).arg(&config);
+            merge.args(fragments.iter().map(|(path, _)| path)).current_dir(&self.tree_dir);
             cmd::logged(&mut merge, &log, step)?;
             cmd::logged(self.kbuild().arg("olddefconfig"), &log, step)?;
             let text = fs::read_to_string(&config).map_err(|e| Error::io("read", &config, e))?;
-            // Tests may need options that only the whole series has.
-            let tests = |f: &&PathBuf| whole || !f.starts_with(&self.tree_dir);
-            let asserted: Vec<&Path> = fragments.iter().filter(tests).map(PathBuf::as_path).collect();
+            let asserted: Vec<&Path> =
+                fragments.iter().filter(|(_, asserted)| *asserted).map(|(path, _)| path.as_path()).collect();
             came_true(&asserted, &text)?;
             files::write_whole(&kept, text)?;
         } else if fs::read(&config).ok() != fs::read(&kept).ok() {

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 use std::thread;
 
-use super::kernel::{self, Builder, Compiled, Compiler, Config, Kernel};
+use super::kernel::{self, Builder, Compiled, Config, Kernel};
 use super::kunit::{self, Arch, Tested};
 use super::qemu::{self, Qemu};
 use crate::boot::initramfs;
@@ -211,9 +211,9 @@ impl Lab {
     ///
     /// # Errors
     /// When compiling could not be tried.
-    pub fn compile(&mut self, config: &Config, folders: &[String], compiler: Compiler) -> Result<Compiled> {
+    pub fn compile(&mut self, config: &Config, folders: &[String]) -> Result<Compiled> {
         let tip = self.tip.clone();
-        kernel::compile_folders(self.builder(), &tip, config, folders, compiler)
+        kernel::compile_folders(self.builder(), &tip, config, folders)
     }
 }
 

@@ -373,6 +373,15 @@ pub fn gcc(options: &Options) -> Result<(), String> {
     program(options, &format!("{GCC_PREFIX}gcc"), "gcc-riscv64-linux-gnu")
 }
 
+/// What the cross gcc says about itself.
+///
+/// # Errors
+/// When it cannot be run.
+pub fn gcc_version() -> Result<String> {
+    let said = cmd::output(cmd::plain(format!("{GCC_PREFIX}gcc")).arg("--version"))?;
+    Ok(said.lines().next().unwrap_or_default().to_owned())
+}
+
 /// Makes sure that [`MKFS_EROFS`] is installed.
 ///
 /// # Errors

@@ -49,6 +49,8 @@ struct File {
     config: String,
     /// Name of the file whose `config` it takes; its own comes on top.
     config_of: Option<String>,
+    /// `clang` (default) or `gcc`; one that is only compiled has it in `compile`.
+    compiler: Option<Compiler>,
     /// Added to the kernel's command line.
     #[serde(default)]
     append: String,
@@ -158,8 +160,6 @@ pub enum Kind {
     Compile {
         /// Each with a `/` at its end, or an object.
         folders: Vec<String>,
-        /// The compiler.
-        compiler: Compiler,
     },
     /// Lets `kunit.py` configure, build and boot one for each architecture.
     Kunit(Vec<Arch>),
@@ -186,7 +186,10 @@ pub fn load(root: &Path) -> Result<BTreeMap<String, Scenario>> {
         for mut scenario in parse(&name, &text, &known, &folder).map_err(wrong)? {
             // Named after the first scenario that has it: others with the same lines share it.
             let boots = scenario.boots();
-            let same = |other: &&Scenario| boots && other.config.lines == scenario.config.lines && other.boots();
+            let same = |other: &&Scenario| {
+                let (one, two) = (&other.config, &scenario.config);
+                boots && other.boots() && (&one.lines, one.compiler) == (&two.lines, two.compiler)
+            };
             if let Some(other) = all.values().find(same) {
                 scenario.config.name.clone_from(&other.config.name);
             }
@@ -237,24 +240,28 @@ fn parse(name: &str, text: &str, known: &[String], folder: &Path) -> Result<Vec<
         Some(other) => on_top(&config_of(other, folder).and_then(|text| config_lines(&text)).map_err(say)?, &own),
         None => own.clone(),
     };
+    let gcc = file.compiler == Some(Compiler::Gcc);
     let config_name = match file.config_of {
+        // A kernel of its own, which others with the same lines do not have.
+        _ if gcc => name.to_owned(),
         _ if lines.is_empty() => String::new(),
         Some(other) if own.is_empty() => other,
         _ => name.to_owned(),
     };
     let several = file.each.is_some();
+    let mut compiler = file.compiler.unwrap_or_default();
     let needs_machine = several
         || file.tests.is_some()
         || !file.except.is_empty()
         || !file.append.is_empty()
         || !file.require.is_empty()
-        || file.met.is_some();
+        || file.met.is_some()
+        || file.compiler.is_some();
     let kinds = match (file.compile, file.kunit, file.machine) {
         (None, None, None) => return Err(say("it has none of machine, compile and kunit; add one".to_owned())),
         (Some(_), None, None) | (None, Some(_), None) if needs_machine => {
-            return Err(
-                say("each, tests, except, append, require and met need a machine, but the file has none".to_owned()),
-            );
+            let what = "each, tests, except, append, require, met and compiler need a machine, but the file has none";
+            return Err(say(what.to_owned()));
         }
         (None, Some(kunit), None) => {
             if !lines.is_empty() {
@@ -271,7 +278,8 @@ fn parse(name: &str, text: &str, known: &[String], folder: &Path) -> Result<Vec<
                 let what = "folders must be folders of the kernel, each with a / at its end, or objects";
                 return Err(say(what.to_owned()));
             }
-            vec![Kind::Compile { folders: compile.folders, compiler: compile.compiler }]
+            compiler = compile.compiler;
+            vec![Kind::Compile { folders: compile.folders }]
         }
         (None, None, Some(machine)) => {
             if file.tests.is_some() && !file.except.is_empty() {
@@ -334,7 +342,7 @@ fn parse(name: &str, text: &str, known: &[String], folder: &Path) -> Result<Vec<
             family: name.to_owned(),
             description: file.description.clone(),
             tier: file.tier,
-            config: Config { name: config_name, lines: lines.clone(), standalone },
+            config: Config { name: config_name, lines: lines.clone(), standalone, compiler },
             kind,
         }
     };

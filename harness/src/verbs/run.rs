@@ -50,10 +50,13 @@ pub fn dry_run(options: &Options, which: &Which) -> Result<()> {
             true => println!("  configure  harness/kernel.config"),
             false => println!("  configure  {fragment} {}", scenario.config.lines.trim().replace('\n', ", ")),
         }
+        if scenario.config.compiler != Compiler::default() {
+            println!("  compiler   {}", scenario.config.compiler);
+        }
         println!("  build in   {}", shown(&options.root, &kernel::o_folder(options, &scenario.config)));
         match &scenario.kind {
             Kind::Kunit(_) => {}
-            Kind::Compile { folders, compiler } => println!("  compile    {} with {compiler}", folders.join(" ")),
+            Kind::Compile { folders } => println!("  compile    {}", folders.join(" ")),
             Kind::Boot(trial) => {
                 let tests: Vec<&str> = trial.tests.iter().map(|(test, _)| test.as_str()).collect();
                 println!("  tests      {}", tests.join(" "));
@@ -86,9 +89,9 @@ pub fn run(lab: &mut Lab, scenarios: &[Scenario]) -> Result<Ran> {
     // Those that share a kernel stand together.
     for group in scenarios.chunk_by(|a, b| a.boots() && b.boots() && a.config.name == b.config.name) {
         if let [scenario] = group
-            && let Kind::Compile { folders, compiler } = &scenario.kind
+            && let Kind::Compile { folders } = &scenario.kind
         {
-            let row = compile(lab, scenario, folders, *compiler);
+            let row = compile(lab, scenario, folders);
             all.push(Done { report: report_of(&row), rows: vec![row], headline: None, ready: false, boot: None });
             continue;
         }
@@ -139,9 +142,9 @@ fn kunit_on(lab: &mut Lab, scenario: &Scenario, arch: Arch, folder: &Path) -> Re
 }
 
 /// A scenario that boots nothing, as a row.
-fn compile(lab: &mut Lab, scenario: &Scenario, folders: &[String], compiler: Compiler) -> Row {
+fn compile(lab: &mut Lab, scenario: &Scenario, folders: &[String]) -> Row {
     let started = Instant::now();
-    let (observed, verdict) = match lab.compile(&scenario.config, folders, compiler) {
+    let (observed, verdict) = match lab.compile(&scenario.config, folders) {
         Ok(Compiled::Yes) => ("compiles".to_owned(), Verdict::Pass),
         Ok(Compiled::No(why)) => (format!("does not compile: {why}"), Verdict::Fail),
         Ok(Compiled::NoCompiler(why)) => (format!("skipped: {why}"), Verdict::Skip),

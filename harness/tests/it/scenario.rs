@@ -67,6 +67,7 @@ fn the_scenarios_of_the_project() {
             "cpus-stale-rva23s64-4",
             "cpus-stale-sifive-u54-4",
             "debian",
+            "debian-gcc",
             "debian-windows-window-1-4",
             "debian-windows-window-2-4",
             "debian-windows-window-3-4",
@@ -170,7 +171,11 @@ fn all_that_a_file_may_say() {
     let compile =
         load("description = \"d\"\nconfig = \"CONFIG_A=y\"\n[compile]\nfolders = [\"mm/\"]\ncompiler = \"gcc\"\n");
     assert!(compile.config.standalone && !compile.boots());
-    assert!(matches!(compile.kind, Kind::Compile { folders, compiler: Compiler::Gcc } if folders == ["mm/"]));
+    assert_eq!(compile.config.compiler, Compiler::Gcc);
+    assert!(matches!(compile.kind, Kind::Compile { folders } if folders == ["mm/"]));
+    // The same lines give another kernel with another compiler.
+    let gcc = load(&format!("compiler = \"gcc\"\n{DEFAULT}"));
+    assert_eq!((gcc.config.compiler, gcc.config.name.as_str(), gcc.config.lines.as_str()), (Compiler::Gcc, "x", ""));
     let kunit = load("description = \"d\"\n[kunit]\narch = [\"riscv\", \"x86_64\", \"arm64\"]\n");
     assert!(!kunit.boots() && kunit.trial().is_none());
     assert!(matches!(&kunit.kind, Kind::Kunit(archs) if archs == &[Arch::Riscv, Arch::X86, Arch::Arm64]));
@@ -220,6 +225,8 @@ fn a_wrong_file_is_one_line_and_64() {
         ("description = \"d\"\ntests = []\n[kunit]\narch = [\"riscv\"]\n", vec!["need a machine"]),
         ("description = \"d\"\nconfig = \"CONFIG_A=y\"\n[kunit]\narch = [\"riscv\"]\n", vec!["no effect on kunit"]),
         ("description = \"d\"\n[compile]\nfolders = [\"mm/\"]\ncompiler = \"icc\"\n", vec!["x.toml:4:", "icc"]),
+        ("description = \"d\"\ncompiler = \"gcc\"\n[compile]\nfolders = [\"mm/\"]\n", vec!["need a machine"]),
+        (&format!("compiler = \"icc\"\n{machine}"), vec!["x.toml:1:", "icc"]),
     ] {
         let mut words = words;
         words.push("harness/scenarios/x.toml");

@@ -168,7 +168,7 @@ fn qemu_says_which_machines_it_takes() {
 #[test]
 fn another_base_has_folders_of_its_own() {
     let mut options = options("/out".into());
-    let scenario = Config { name: "x".to_owned(), lines: "CONFIG_X=y\n".to_owned(), standalone: false };
+    let scenario = Config { name: "x".to_owned(), lines: "CONFIG_X=y\n".to_owned(), ..Config::default() };
     let places = |options: &Options| {
         let kernel = kernel::planned(options, "series", &scenario);
         [
