@@ -70,6 +70,9 @@ struct Global {
     /// The version of QEMU to patch, one of those in base.toml [default: the first]
     #[arg(long, global = true, value_name = "VERSION", env = "LAZYMAP_QEMU_VERSION", hide_env_values = true)]
     qemu: Option<String>,
+    /// The version of the firmware, one of those in base.toml [default: the first]
+    #[arg(long, global = true, value_name = "VERSION")]
+    firmware: Option<String>,
     /// Parallel jobs of a build [default: one per CPU]
     #[arg(long, short, global = true, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
     jobs: Option<u16>,
@@ -352,6 +355,13 @@ fn parse() -> Result<Option<(Options, Verb, Named)>> {
     let base = Base::load(&root)?;
     let base = match cli.global.qemu.filter(|version| !version.is_empty()) {
         Some(version) => base.choose_qemu(&version)?,
+        None => base,
+    };
+    let base = match cli.global.firmware.filter(|version| !version.is_empty()) {
+        Some(version) if std::env::var_os("LAZYMAP_FIRMWARE").is_some_and(|path| !path.is_empty()) => {
+            return Err(Error::usage(format!("--firmware {version}: LAZYMAP_FIRMWARE names one already; unset it")));
+        }
+        Some(version) => base.choose_firmware(&version)?,
         None => base,
     };
     let ksrc = given(cli.global.ksrc).map(|p| absolute(&p)).transpose()?;

@@ -60,7 +60,37 @@ impl Workbench {
             toolchain: BTreeMap::new(),
             qemu: qemu::planned(options),
             busybox: guest.join("busybox"),
-            firmware: guest.join("fw_dynamic.bin"),
+            firmware: guest.join(options.base.firmware_file(&options.base.firmware)),
+        }
+    }
+
+    /// Where the firmware `version` is, or will be; the selected one if there is no version. One that the user
+    /// names takes the place of each.
+    ///
+    /// # Errors
+    /// When there is no such firmware (exit code 64).
+    pub fn planned_firmware(&self, version: Option<&str>) -> Result<PathBuf> {
+        let base = &self.options.base;
+        match version {
+            Some(version) if asked("LAZYMAP_FIRMWARE")?.is_none() => {
+                let package = base.find_firmware(version).map_err(Error::usage)?;
+                Ok(self.options.out.join("guest").join(base.firmware_file(package)))
+            }
+            _ => Ok(self.firmware.clone()),
+        }
+    }
+
+    /// The same, downloaded if it is missing.
+    ///
+    /// # Errors
+    /// As [`Workbench::planned_firmware`], and when it cannot be downloaded.
+    pub fn firmware_for(&self, version: Option<&str>) -> Result<PathBuf> {
+        match version {
+            Some(version) if asked("LAZYMAP_FIRMWARE")?.is_none() => {
+                let package = self.options.base.find_firmware(version).map_err(Error::usage)?;
+                packed_firmware(&self.options, package)
+            }
+            _ => Ok(self.firmware.clone()),
         }
     }
 
@@ -262,13 +292,17 @@ fn bench(options: &Options, mut toolchain: BTreeMap<String, String>, base_used: 
     Ok(Workbench { options: options.clone(), base_used, toolchain, qemu, busybox, firmware })
 }
 
-/// OpenSBI: the user's or the package's.
+/// OpenSBI: the user's or the selected package's.
 fn firmware(options: &Options) -> Result<PathBuf> {
-    let guest = &options.base.guest;
     match asked("LAZYMAP_FIRMWARE")? {
         Some(firmware) => Ok(firmware),
-        None => guest_file(options, &guest.firmware, &guest.firmware_path, "fw_dynamic.bin"),
+        None => packed_firmware(options, &options.base.firmware),
     }
+}
+
+/// OpenSBI from a package.
+fn packed_firmware(options: &Options, package: &Package) -> Result<PathBuf> {
+    guest_file(options, package, &options.base.guest.firmware_path, &options.base.firmware_file(package))
 }
 
 /// The file that the variable `name` names, if it is set.

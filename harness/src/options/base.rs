@@ -29,6 +29,8 @@ pub struct Base {
     pub every_qemu: Vec<Qemu>,
     /// Programs that run inside the guest.
     pub guest: Guest,
+    /// The selected firmware.
+    pub firmware: Package,
     /// What the host needs.
     pub host: Host,
 }
@@ -150,8 +152,9 @@ pub struct Guest {
     pub busybox: Package,
     /// Path of busybox inside its package.
     pub busybox_path: String,
-    /// OpenSBI.
-    pub firmware: Package,
+    /// OpenSBI, in several versions; the first is the default.
+    #[serde(rename = "firmware")]
+    pub every_firmware: Vec<Package>,
     /// Path of `fw_dynamic.bin` inside its package.
     pub firmware_path: String,
 }
@@ -174,6 +177,14 @@ pub struct Package {
     pub version: String,
     /// SHA-256 of that version's file.
     pub sha256: String,
+}
+
+impl Package {
+    /// Its version without an epoch and without what the distribution adds, such as `1.9` of `1.9-1`.
+    pub fn upstream(&self) -> &str {
+        let version = self.version.split_once(':').map_or(self.version.as_str(), |(_, rest)| rest);
+        version.rsplit_once('-').map_or(version, |(upstream, _)| upstream)
+    }
 }
 
 /// What a run actually used, for `results.json`.
@@ -253,6 +264,36 @@ impl Base {
         }
     }
 
+    /// The same file with the firmware `version` selected.
+    ///
+    /// # Errors
+    /// When there is no such firmware (exit code 64).
+    pub fn choose_firmware(self, version: &str) -> Result<Self> {
+        let found = self.find_firmware(version).cloned();
+        let firmware = found.map_err(|why| Error::usage(format!("--firmware {version}: {why}")))?;
+        Ok(Self { firmware, ..self })
+    }
+
+    /// The firmware of this version, such as `1.9`: the package's without what the distribution adds.
+    ///
+    /// # Errors
+    /// Which ones there are.
+    pub fn find_firmware(&self, version: &str) -> Result<&Package, String> {
+        let all = &self.guest.every_firmware;
+        all.iter().find(|package| package.upstream() == version).ok_or_else(|| {
+            let have = all.iter().map(Package::upstream).collect::<Vec<_>>().join(" and ");
+            format!("base.toml has the firmware {have} only; name one of them")
+        })
+    }
+
+    /// The name of a firmware's file: the default's is `fw_dynamic.bin`.
+    pub fn firmware_file(&self, package: &Package) -> String {
+        match self.guest.every_firmware.first() {
+            Some(first) if first.version != package.version => format!("fw_dynamic-{}.bin", package.version),
+            _ => "fw_dynamic.bin".to_owned(),
+        }
+    }
+
     /// What the names of folders for this emulator end in, as [`Base::suffix`].
     pub fn qemu_suffix(&self) -> String {
         suffix(self.every_qemu.first().map(|qemu| &qemu.version), &self.qemu.version)
@@ -270,6 +311,9 @@ impl Base {
         };
         let Some(qemu) = file.qemu.first().cloned() else {
             return Err(Error::could_not(format!("{}has no [[qemu]]; correct the file", path.display())));
+        };
+        let Some(firmware) = file.guest.every_firmware.first().cloned() else {
+            return Err(Error::could_not(format!("{}has no [[guest.firmware]]; correct the file", path.display())));
         };
         check_topics(&file.topic)
             .map_err(|why| Error::could_not(format!("{}: {why}; correct the file", path.display())))?;
@@ -289,6 +333,7 @@ impl Base {
             qemu,
             every_qemu: file.qemu,
             guest: file.guest,
+            firmware,
             host: file.host,
         })
     }

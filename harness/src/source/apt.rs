@@ -101,7 +101,11 @@ enum Trouble {
 /// One line for each way in which a download fails; no failure leaves half a file in `out/dl`.
 pub fn fetch(out: &Path, package: &Package, kind: Kind, arch: &str) -> Result<Fetched> {
     let dl = out.join("dl");
-    let note = dl.join(format!("{}.json", package.name));
+    let mut note = dl.join(format!("{}.json", package.name));
+    // Other versions of a package may be wanted as well, as of QEMU and of the firmware.
+    if noted(&note).is_some_and(|have| have.recorded != package.version) {
+        note = dl.join(format!("{}-{}.json", package.name, package.version));
+    }
     if let Some(have) = present(&dl, &note, &package.version)? {
         return Ok(have);
     }
@@ -218,10 +222,14 @@ fn series_of(version: &str) -> &str {
     &version[..end]
 }
 
+/// What an earlier run has written down.
+fn noted(note: &Path) -> Option<Fetched> {
+    serde_json::from_str(&fs::read_to_string(note).ok()?).ok()
+}
+
 /// The files that an earlier run fetched for the same, if all of them are there and whole.
 fn present(dl: &Path, note: &Path, recorded: &str) -> Result<Option<Fetched>> {
-    let Ok(text) = fs::read_to_string(note) else { return Ok(None) };
-    let Ok(have) = serde_json::from_str::<Fetched>(&text) else { return Ok(None) };
+    let Some(have) = noted(note) else { return Ok(None) };
     if have.recorded != recorded {
         return Ok(None);
     }

@@ -374,6 +374,7 @@ impl RunFile {
             append,
             cases: alone,
             at_boot,
+            firmware: of.firmware.clone(),
             limits: LimitsGiven { silence: self.silence.or(of.limits.silence), ..of.limits },
             ..Trial::new(control, machine, tests)
         };

@@ -38,6 +38,8 @@ pub struct Trial {
     pub met: Option<u8>,
     /// Limits that override the defaults.
     pub limits: LimitsGiven,
+    /// The version of the firmware, if not the selected one.
+    pub firmware: Option<String>,
     /// The contents of the guest's `/lazy_map`, if not the kernel's own tests.
     pub selftests: Option<PathBuf>,
     /// Seconds that the guest gives each test; by default the limits decide.
@@ -75,6 +77,7 @@ impl Trial {
             require: Vec::new(),
             met: None,
             limits: LimitsGiven::default(),
+            firmware: None,
             selftests: None,
             test_seconds: None,
             host: Host::IDLE,

@@ -144,8 +144,9 @@ pub struct BootRecord {
     /// SHA-256 of its `Image` and of its configuration; null if they cannot be read.
     pub image_sha256: Option<String>,
     pub config_sha256: Option<String>,
-    /// SHA-256 of the initramfs.
+    /// SHA-256 of the initramfs and of the firmware.
     pub initrd_sha256: Option<String>,
+    pub firmware_sha256: Option<String>,
     pub machine: String,
     /// QEMU's `-cpu`.
     pub cpu: String,
@@ -224,6 +225,7 @@ impl BootRecord {
             image_sha256: sum(&kernel.image),
             config_sha256: sum(&kernel.image.with_file_name("config")),
             initrd_sha256: sum(&folder.join(reproduce::INITRD)),
+            firmware_sha256: sum(&folder.join(reproduce::FIRMWARE)),
             machine: trial.machine.name(),
             cpu: trial.machine.cpu(),
             harts: trial.machine.harts,

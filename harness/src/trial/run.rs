@@ -145,7 +145,8 @@ pub fn boot(bench: &Workbench, kernel: &Kernel, trial: &Trial, console: &Path) -
     initramfs::build(&bench.busybox, selftests, &initrd)?;
     let step = Step::start(format!("boot {} on {}", kernel.name, trial.machine));
     let append = command_line(bench, trial, selftests);
-    let qemu = qemu(bench, trial, kernel, &append, &initrd, console);
+    let firmware = bench.firmware_for(trial.firmware.as_deref())?;
+    let qemu = qemu(bench, trial, kernel, &firmware, &append, &initrd, console);
     let append = qemu.command_line();
     let run = qemu.run(&mut |line| step.detail(line));
     step.finish(run.as_ref().map_or("not possible", |run| short(&run.reading.end)));
@@ -179,6 +180,7 @@ pub fn qemu<'a>(
     bench: &'a Workbench,
     trial: &'a Trial,
     kernel: &'a Kernel,
+    firmware: &'a Path,
     append: &'a str,
     initrd: &'a Path,
     console: &'a Path,
@@ -187,7 +189,7 @@ pub fn qemu<'a>(
         machine: &trial.machine,
         qemu: &bench.qemu.binary,
         property: &bench.options.base.qemu.property,
-        firmware: &bench.firmware,
+        firmware,
         image: &kernel.image,
         image_stays: true,
         initrd: Some(initrd),
@@ -202,10 +204,14 @@ pub fn qemu<'a>(
 }
 
 /// The command line that [`run`] would start QEMU with, for a shell.
-pub fn command(bench: &Workbench, trial: &Trial, kernel: &Kernel, folder: &Path) -> String {
+///
+/// # Errors
+/// When there is no such firmware (exit code 64).
+pub fn command(bench: &Workbench, trial: &Trial, kernel: &Kernel, folder: &Path) -> Result<String> {
+    let firmware = bench.planned_firmware(trial.firmware.as_deref())?;
     let console = folder.join(format!("{}.log", trial.name));
     let append = command_line(bench, trial, trial.selftests.as_deref().unwrap_or(&kernel.selftests));
-    qemu(bench, trial, kernel, &append, &initrd(&console), &console).reproducer()
+    Ok(qemu(bench, trial, kernel, &firmware, &append, &initrd(&console), &console).reproducer())
 }
 
 /// Where a boot's initramfs is: with what repeats it.

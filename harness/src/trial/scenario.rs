@@ -49,6 +49,8 @@ struct File {
     config: String,
     /// Name of the file whose `config` it takes; its own comes on top.
     config_of: Option<String>,
+    /// A version of the firmware in `base.toml`.
+    firmware: Option<String>,
     /// `clang` (default) or `gcc`; one that is only compiled has it in `compile`.
     compiler: Option<Compiler>,
     /// Added to the kernel's command line.
@@ -256,11 +258,13 @@ fn parse(name: &str, text: &str, known: &[String], folder: &Path) -> Result<Vec<
         || !file.append.is_empty()
         || !file.require.is_empty()
         || file.met.is_some()
-        || file.compiler.is_some();
+        || file.compiler.is_some()
+        || file.firmware.is_some();
     let kinds = match (file.compile, file.kunit, file.machine) {
         (None, None, None) => return Err(say("it has none of machine, compile and kunit; add one".to_owned())),
         (Some(_), None, None) | (None, Some(_), None) if needs_machine => {
-            let what = "each, tests, except, append, require, met and compiler need a machine, but the file has none";
+            let what = "each, tests, except, append, require, met, compiler and firmware need a machine, but the file \
+                        has none";
             return Err(say(what.to_owned()));
         }
         (None, Some(kunit), None) => {
@@ -321,6 +325,7 @@ fn parse(name: &str, text: &str, known: &[String], folder: &Path) -> Result<Vec<
                     require: require.clone(),
                     met: file.met,
                     limits,
+                    firmware: file.firmware.clone(),
                     ..Trial::new(SERIES, machine, tests)
                 })
             };

@@ -50,7 +50,7 @@ pub fn dry_run(options: &Options, which: &Which) -> Result<()> {
             let wanted = wanted.or(trial.at_boot.as_ref().map(ToString::to_string)).unwrap_or_default();
             println!("  expect     {test} ends in {wanted}");
             let kernel = kernel::planned(options, &kernel_name(&control.name), config);
-            println!("  boot       {}", run::command(&bench, trial, &kernel, &bench.options.place("controls")));
+            println!("  boot       {}", run::command(&bench, trial, &kernel, &bench.options.place("controls"))?);
         }
     }
     Ok(())

@@ -62,7 +62,7 @@ pub fn dry_run(options: &Options, which: &Which) -> Result<()> {
                 println!("  tests      {}", tests.join(" "));
                 trial.require.iter().for_each(|r| println!("  require    {r}"));
                 let kernel = kernel::planned(options, SERIES, &scenario.config);
-                println!("  boot       {}", run::command(&bench, trial, &kernel, &bench.options.place("run")));
+                println!("  boot       {}", run::command(&bench, trial, &kernel, &bench.options.place("run"))?);
             }
         }
     }
@@ -76,13 +76,7 @@ pub fn dry_run(options: &Options, which: &Which) -> Result<()> {
 /// boot, that is a row of the table.
 pub fn run(lab: &mut Lab, scenarios: &[Scenario]) -> Result<Ran> {
     // Report wrong files before building anything.
-    for scenario in scenarios {
-        if let Kind::Boot(trial) = &scenario.kind {
-            lab.bench
-                .takes(&trial.machine)
-                .map_err(|why| Error::usage(format!("{FOLDER}/{}.toml: {why}; correct the file", scenario.family)))?;
-        }
-    }
+    takes(&lab.bench, scenarios)?;
     let folder = lab.bench.options.place("run");
     report::start(&folder)?;
     let mut all: Vec<Done> = Vec::new();
@@ -112,6 +106,22 @@ pub fn run(lab: &mut Lab, scenarios: &[Scenario]) -> Result<Ran> {
     let ran = report::finish(&lab.bench, "run", &folder, all)?;
     println!("Consoles and results: {}", shown(&lab.options.root, &folder));
     Ok(ran)
+}
+
+/// Checks that QEMU and `base.toml` have what the scenarios name.
+///
+/// # Errors
+/// When one of them is wrong (exit code 64).
+pub fn takes(bench: &Workbench, scenarios: &[Scenario]) -> Result<()> {
+    for scenario in scenarios {
+        let Some(trial) = scenario.trial() else { continue };
+        let firmware =
+            trial.firmware.as_deref().map_or(Ok(()), |version| bench.options.base.find_firmware(version).map(|_| ()));
+        firmware
+            .and_then(|()| bench.takes(&trial.machine))
+            .map_err(|why| Error::usage(format!("{FOLDER}/{}.toml: {why}; correct the file", scenario.family)))?;
+    }
+    Ok(())
 }
 
 /// The scenarios with the tests that are meant.

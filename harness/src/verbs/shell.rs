@@ -38,5 +38,6 @@ pub fn run(options: &Options, name: Option<&str>) -> Result<()> {
     initramfs::build(&lab.bench.busybox, &kernel.selftests, &initrd)?;
     Step::start(format!("boot {} on {}; Ctrl-A X ends it", kernel.name, trial.machine)).finish("starting");
     let append = trial.command_line(&lab.bench);
-    run::qemu(&lab.bench, &trial, &kernel, &append, &initrd, &folder.join("console.log")).interactive()
+    let firmware = lab.bench.firmware_for(trial.firmware.as_deref())?;
+    run::qemu(&lab.bench, &trial, &kernel, &firmware, &append, &initrd, &folder.join("console.log")).interactive()
 }

@@ -116,7 +116,7 @@ impl Rows {
             fs::write(guest.join(name), elf).unwrap();
             let base: toml::Table = fs::read_to_string(repo.join("base.toml")).unwrap().parse().unwrap();
             let text = |v: &toml::Value| v.as_str().unwrap().to_owned();
-            let package = &base["guest"][key];
+            let package = base["guest"][key].get(0).unwrap_or(&base["guest"][key]);
             let (package, sha256) = (text(&package["name"]), text(&package["sha256"]));
             let stamp = format!("{package} {sha256} {}", text(&base["guest"][path]));
             write(&guest.join(format!("{name}.stamp")), &stamp);

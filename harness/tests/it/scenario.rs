@@ -101,6 +101,7 @@ fn the_scenarios_of_the_project() {
             "matrix-up-stale-sbi-1",
             "no-vmap-stack",
             "nohz-full",
+            "opensbi-1-9",
             "plain",
             "random",
             "reload",
@@ -173,6 +174,8 @@ fn all_that_a_file_may_say() {
     assert!(compile.config.standalone && !compile.boots());
     assert_eq!(compile.config.compiler, Compiler::Gcc);
     assert!(matches!(compile.kind, Kind::Compile { folders } if folders == ["mm/"]));
+    let other = load(&format!("firmware = \"1.9\"\n{DEFAULT}"));
+    assert_eq!(self::seat(&other).firmware.as_deref(), Some("1.9"));
     // The same lines give another kernel with another compiler.
     let gcc = load(&format!("compiler = \"gcc\"\n{DEFAULT}"));
     assert_eq!((gcc.config.compiler, gcc.config.name.as_str(), gcc.config.lines.as_str()), (Compiler::Gcc, "x", ""));
@@ -226,6 +229,7 @@ fn a_wrong_file_is_one_line_and_64() {
         ("description = \"d\"\nconfig = \"CONFIG_A=y\"\n[kunit]\narch = [\"riscv\"]\n", vec!["no effect on kunit"]),
         ("description = \"d\"\n[compile]\nfolders = [\"mm/\"]\ncompiler = \"icc\"\n", vec!["x.toml:4:", "icc"]),
         ("description = \"d\"\ncompiler = \"gcc\"\n[compile]\nfolders = [\"mm/\"]\n", vec!["need a machine"]),
+        ("description = \"d\"\nfirmware = \"1.9\"\n[compile]\nfolders = [\"mm/\"]\n", vec!["need a machine"]),
         (&format!("compiler = \"icc\"\n{machine}"), vec!["x.toml:1:", "icc"]),
     ] {
         let mut words = words;
@@ -241,6 +245,20 @@ fn unknown_names_are_64_before_anything_is_made() {
         run(&lab, args).fails(64, &["no scenario `none`", "default, x"]);
     }
     assert!(!lab.out().join("dl").exists());
+}
+
+#[test]
+fn a_scenario_may_have_firmware_of_its_own() {
+    let lab = lab(&format!("firmware = \"1.9\"\n{DEFAULT}"));
+    let said = run(&lab, &["--dry-run"]);
+    said.passes();
+    let bios = |file: &str| said.out.matches(&format!("out/guest/{file} ")).count();
+    assert_eq!((bios("fw_dynamic.bin"), bios("fw_dynamic-1.9-1.bin")), (1, 1), "{said:?}");
+    // All others take what is asked for.
+    let said = run(&lab, &["--dry-run", "--firmware", "1.9"]);
+    assert_eq!(said.out.matches("out/guest/fw_dynamic-1.9-1.bin ").count(), 2, "{said:?}");
+    let none = self::lab(&format!("firmware = \"0.9\"\n{DEFAULT}"));
+    run(&none, &["--dry-run", "x"]).fails(64, &["firmware 1.6 and 1.9"]);
 }
 
 #[test]

@@ -20,6 +20,8 @@ fn wrong_usage_is_64() {
     run(&["demo", "--jobs", "0"]).fails(64, &["'0'", "--jobs"]);
     run(&["series", "--ksrc", "/nowhere"]).fails(64, &["leave KSRC out"]);
     run(&["qemu", "--qemu", "9.2"]).fails(64, &["--qemu 9.2", "10.0 and 10.2"]);
+    run(&["qemu", "--firmware", "1.7"]).fails(64, &["--firmware 1.7", "1.6 and 1.9"]);
+    said(lab.tool().env("LAZYMAP_FIRMWARE", "/x").args(["qemu", "--firmware", "1.9"])).fails(64, &["LAZYMAP_FIRMWARE"]);
     said(lab.tool().env("BASE", "6.1").arg("demo")).fails(64, &["BASE=6.1", "for 7.3 only"]);
     said(lab.tool().env("LAZYMAP_OUT", "/tmp/a b").arg("demo")).fails(64, &["/tmp/a b", "OUT="]);
     said(lab.tool().env("LAZYMAP_OUT", "/dev/null").arg("demo")).fails(64, &["OUT=/dev/null", "not a folder"]);

@@ -121,8 +121,8 @@ fn about(bench: &Workbench, kernel: &Kernel) -> String {
         base.linux.patches,
         kernel.commit,
         used.from,
-        guest.firmware.name,
-        guest.firmware.version,
+        base.firmware.name,
+        base.firmware.version,
         guest.busybox.name,
         guest.busybox.version,
     )
