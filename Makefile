@@ -16,6 +16,8 @@ BUILD ?=
 FULL ?=
 RUNS ?=
 HARTS ?=
+MINUTES ?=
+SEED ?=
 
 # What `make hunt` hunts: the options of `harness/lazymap hunt`.
 HUNT ?= --tree base
@@ -37,6 +39,7 @@ takes_check := TIER ONLY SHARD
 takes_run := SCENARIO
 takes_shell := SCENARIO
 takes_controls := CONTROL
+takes_torture := SCENARIO MINUTES SEED
 takes_hunt := HUNT
 takes_bench := RUNS HARTS
 takes_cost := FULL
@@ -46,7 +49,7 @@ takes_qemu-install := PREFIX DESTDIR
 given := $(foreach v,$(.VARIABLES),$(if $(filter command%,$(origin $(v))),$(v)))
 read_by_tool := $(shell sed -n 's/^| `\([A-Z_]*\)` .*/\1/p' docs/environment.md)
 goals := $(or $(MAKECMDGOALS),help)
-ours := $(sort $(foreach g,demo check bench cost run controls hunt series series-check shell qemu-install,$(takes_$(g))))
+ours := $(sort $(foreach g,demo check bench cost run torture controls hunt series series-check shell qemu-install,$(takes_$(g))))
 taken := $(foreach g,$(goals),$(takes_$(g)))
 unknown := $(filter-out $(EVERYWHERE) $(taken) $(filter-out $(ours),$(read_by_tool)),$(given))
 ifneq ($(unknown),)
@@ -59,13 +62,14 @@ else
 PREFIX ?=
 DESTDIR ?=
 
-.PHONY: help demo check bench cost run controls hunt series series-check kernels qemu qemu-install litmus shell clean distclean
+.PHONY: help demo check bench cost run torture controls hunt series series-check kernels qemu qemu-install litmus shell clean distclean
 
 help:
 	@echo 'make demo          boot both kernels on both machines and print the results'
 	@echo 'make check         run the tests: tool, series, demo, scenarios, controls; the last line counts them'
 	@echo 'make check         TIER=ci adds what CI runs, TIER=full everything: hours; ONLY=run,hunt; SHARD=1/4'
 	@echo 'make run           run scenarios: SCENARIO="sv39 lockdep", or all; harness/lazymap run --list'
+	@echo 'make torture       map and touch at random for an hour, in turns on several kernels and machines: MINUTES=5 SEED=1'
 	@echo 'make controls      run kernels broken on purpose; each must be caught: CONTROL="..."'
 	@echo 'make hunt          find where a kernel relies on a missing fence: HUNT="--tree base --scenario kasan-vmalloc"'
 	@echo 'make bench         measure what new mappings cost, for several kernels: RUNS=1 HARTS=4 for a quick look'
@@ -120,6 +124,9 @@ cost:
 
 run:
 	@$(LAZYMAP) $@ $(SCENARIO) $(ARGS)
+
+torture:
+	@$(LAZYMAP) $@ $(SCENARIO) $(if $(MINUTES),--minutes $(MINUTES)) $(if $(SEED),--seed $(SEED)) $(ARGS)
 
 controls:
 	@$(LAZYMAP) $@ $(CONTROL) $(ARGS)

@@ -35,7 +35,7 @@ use crate::verbs::check::{Part, Plan};
 use crate::verbs::demo::{self, Kernels};
 use crate::verbs::{
     bench, board, bundle, check, clean, controls, cost, distribution, exhaust, judge, litmus, mutants, quilt, run,
-    shell,
+    shell, torture,
 };
 use crate::{hunt, series};
 
@@ -127,6 +127,9 @@ enum Verb {
         #[command(flatten)]
         outputs: Outputs,
     },
+    /// Makes and touches mappings at random on one kernel and machine after the other, each time with another
+    /// seed, until the time is up or something fails
+    Torture(torture::Args),
     /// Measures what new mappings cost in several workloads, and compares kernels
     Bench {
         /// Runs of each kernel on each machine, each with other random numbers; the tables have the median
@@ -391,7 +394,9 @@ fn parse() -> Result<Option<(Options, Verb, Named)>> {
         Verb::Demo { select, outputs } | Verb::Run { select, outputs, .. } | Verb::Controls { select, outputs, .. } => {
             (select.clone(), outputs.clone())
         }
-        Verb::Check { outputs, .. } => (Select::default(), outputs.clone()),
+        Verb::Check { outputs, .. } | Verb::Torture(torture::Args { outputs, .. }) => {
+            (Select::default(), outputs.clone())
+        }
         _ => (Select::default(), Outputs::default()),
     };
     let outputs = Outputs {
@@ -471,6 +476,13 @@ fn prepared(options: &Options, verb: Verb, named: Named) -> Result<Work<'_>> {
             let chosen = run::narrow(chosen, &Selection::new(&options.root, &options.asked.select)?)?;
             Box::new(move || {
                 let ran = reported(options, "run", || run::run(&mut Lab::open(options)?, &chosen))?;
+                Ok(printed(&ran).exit())
+            })
+        }
+        Verb::Torture(args) => {
+            let plan = torture::Plan::new(&options.root, &args)?;
+            Box::new(move || {
+                let ran = reported(options, "torture", || torture::run(&mut Lab::open(options)?, &plan))?;
                 Ok(printed(&ran).exit())
             })
         }

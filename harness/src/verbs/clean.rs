@@ -31,6 +31,7 @@ const PER_BASE: &[&str] = &[
     "check",
     "guest-check",
     "shell",
+    "torture",
     "scenarios",
     "scenarios-ksrc",
 ];

@@ -21,3 +21,4 @@ pub mod quilt;
 pub mod run;
 pub mod shell;
 pub mod statements;
+pub mod torture;

@@ -17,6 +17,8 @@ fn wrong_usage_is_64() {
     run(&["dmeo"]).fails(64, &["unrecognized subcommand 'dmeo'", "`demo`"]);
     run(&["demo", "--quite"]).fails(64, &["'--quite'", "`--quiet`"]);
     run(&["check", "--only", "hnut"]).fails(64, &["'hnut'", "`hunt`"]);
+    run(&["torture", "--minutes", "0"]).fails(64, &["'0'", "--minutes"]);
+    run(&["torture", "--seed", "1", "--resume"]).fails(64, &["--seed", "--resume"]);
     run(&["demo", "--jobs", "0"]).fails(64, &["'0'", "--jobs"]);
     run(&["series", "--ksrc", "/nowhere"]).fails(64, &["leave KSRC out"]);
     run(&["qemu", "--qemu", "9.2"]).fails(64, &["--qemu 9.2", "10.0 and 10.2"]);
@@ -206,6 +208,7 @@ fn make_takes_no_variable_that_it_does_not_know() {
         (&["demo", "ARGS=--junit x.xml", "LLVM=-22", "LAZYMAP_SLOW=2"], "demo --junit x.xml"),
         (&["series-check", "BUILD=1", "BASE=all"], "series-check --build"),
         (&["hunt", "HUNT=--tree series"], "hunt --tree series"),
+        (&["torture", "SCENARIO=many", "MINUTES=5", "SEED=1"], "torture many --minutes 5 --seed 1"),
     ] {
         let text = make(right);
         assert!(text.contains(line), "{right:?}: {text}");
