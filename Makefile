@@ -62,13 +62,14 @@ else
 PREFIX ?=
 DESTDIR ?=
 
-.PHONY: help demo check bench cost run torture controls hunt series series-check kernels qemu qemu-install litmus shell clean distclean
+.PHONY: help demo check results bench cost run torture controls hunt series series-check kernels qemu qemu-install litmus shell clean distclean
 
 help:
 	@echo 'make demo          boot both kernels on both machines and print the results'
 	@echo 'make check         run the tests: tool, series, demo, scenarios, controls; the last line counts them'
 	@echo 'make check         TIER=ci adds what CI runs, TIER=full everything: hours; ONLY=run,hunt; SHARD=1/4'
 	@echo 'make run           run scenarios: SCENARIO="sv39 lockdep", or all; harness/lazymap run --list'
+	@echo 'make results       boot what people run with and without the series: the table in docs/results.md; hours'
 	@echo 'make torture       map and touch at random for an hour, in turns on several kernels and machines: MINUTES=5 SEED=1'
 	@echo 'make controls      run kernels broken on purpose; each must be caught: CONTROL="..."'
 	@echo 'make hunt          find where a kernel relies on a missing fence: HUNT="--tree base --scenario kasan-vmalloc"'
@@ -96,7 +97,7 @@ help:
 # More options of the tool, such as ARGS="--junit results.xml --repeat 5".
 ARGS ?=
 
-demo series kernels qemu litmus:
+demo results series kernels qemu litmus:
 	@$(LAZYMAP) $@ $(ARGS)
 
 check:

@@ -34,8 +34,8 @@ use crate::trial::verdict::{Count, Verdict};
 use crate::verbs::check::{Part, Plan};
 use crate::verbs::demo::{self, Kernels};
 use crate::verbs::{
-    bench, board, bundle, check, clean, controls, cost, distribution, exhaust, judge, litmus, mutants, quilt, run,
-    shell, torture,
+    bench, board, bundle, check, clean, controls, cost, distribution, exhaust, judge, litmus, mutants, quilt, results,
+    run, shell, torture,
 };
 use crate::{hunt, series};
 
@@ -127,6 +127,8 @@ enum Verb {
         #[command(flatten)]
         outputs: Outputs,
     },
+    /// Boots the kernels that people run with and without the series, and writes the table in docs/results.md
+    Results(results::Args),
     /// Makes and touches mappings at random on one kernel and machine after the other, each time with another
     /// seed, until the time is up or something fails
     Torture(torture::Args),
@@ -428,6 +430,12 @@ fn dispatch(options: &Options, verb: Verb, named: Named) -> Result<u8> {
         Verb::Mutants(args) => return mutants::run(options, &args).map(|exit| exit as u8),
         Verb::Judge(args) => return judge::run(options, &args).map(|exit| exit as u8),
         Verb::Quilt(args) => return quilt::run(options, &args).map(|exit| exit as u8),
+        Verb::Results(ref args) if args.check => {
+            return results::table::check(&options.root).map(|()| Exit::Pass as u8);
+        }
+        Verb::Results(ref args) if args.table => {
+            return results::rewrite(&options.root).map(|()| Exit::Pass as u8);
+        }
         Verb::Model { name } => return model(name.as_deref()).map(|()| Exit::Pass as u8),
         Verb::Completions { shell } => {
             clap_complete::generate(shell, &mut Cli::command(), "lazymap", &mut io::stdout());
@@ -477,6 +485,14 @@ fn prepared(options: &Options, verb: Verb, named: Named) -> Result<Work<'_>> {
             Box::new(move || {
                 let ran = reported(options, "run", || run::run(&mut Lab::open(options)?, &chosen))?;
                 Ok(printed(&ran).exit())
+            })
+        }
+        Verb::Results(args) => {
+            let plan = results::Plan::new(options, &args)?;
+            Box::new(move || {
+                let count = results::run(&mut Lab::open(options)?, &plan)?;
+                println!("{count}");
+                Ok(count.exit())
             })
         }
         Verb::Torture(args) => {

@@ -35,6 +35,9 @@ const FRAGMENT: &str = "harness/kernel.config";
 const TARGET: &str = "riscv/lazy_map";
 /// Lines that a full build prints, for the progress bar.
 const FULL_BUILD_LINES: u64 = 1400;
+/// What the one module is made of that needs no abstractions, in the repository, and its name.
+const BASIC: [&str; 2] = ["selftests/test_modules/Makefile", "selftests/test_modules/lazy_map_basic.c"];
+const BASIC_MODULE: &str = "lazy_map_basic.ko";
 /// The topic without which a kernel is built without Rust.
 const RUST: &str = "rust";
 /// Bump this when this file builds something else from the same inputs.
@@ -203,6 +206,67 @@ pub fn build_with_modules(on: Builder<'_>, name: &str, commit: &str, config: &Co
         fs::copy(&stamp, &copied).map_err(|e| Error::io("copy", &stamp, e))?;
     }
     Ok((kernel, modules))
+}
+
+/// As [`build`], for a kernel that has neither the tests nor what most of their modules need. It gets the scripts and
+/// programs in `tests`, which were built for another kernel in the same configuration, and the module in C.
+///
+/// # Errors
+/// As [`build`], and when the module cannot be built.
+pub fn build_bare(on: Builder<'_>, name: &str, commit: &str, config: &Config, tests: &Path) -> Result<Kernel> {
+    let Builder { tree, host, options } = on;
+    let dir = planned(options, name, config).image.with_file_name("");
+    let (stamp, own) = (dir.join("stamp"), dir.join("basic"));
+    let key = || -> Result<String> {
+        let mut key = Key::default().text("kernel", fs::read(&stamp).unwrap_or_default());
+        for file in BASIC {
+            key = key.file(&options.root.join(file))?;
+        }
+        let entries = fs::read_dir(tests).map_err(|e| Error::io("read", tests, e))?;
+        let mut files: Vec<PathBuf> = entries.flatten().map(|e| e.path()).filter(|path| path.is_file()).collect();
+        files.sort();
+        for file in files {
+            key = key.file(&file)?;
+        }
+        Ok(key.finish())
+    };
+    let made = own.join("stamp");
+    if !key::fresh(&made, &key()?) {
+        // Another kernel may have been built in its folder since.
+        files::remove(&stamp)?;
+    }
+    let kernel = build(Builder { tree: &mut *tree, host, options }, name, commit, config, Some(&own))?;
+    let key = key()?;
+    if key::fresh(&made, &key) {
+        return Ok(kernel);
+    }
+    let step = Step::start(format!("build {BASIC_MODULE} for {}", kernel.name));
+    files::remove(&own)?;
+    files::copy_tree(tests, &own)?;
+    for other in ["test_modules", "modules"] {
+        files::remove(&own.join(other))?;
+    }
+    let build = Build::new(tree, config, host, options);
+    copy_modules(&build.o, &own.join("modules"))?;
+    let (scratch, modules) = (dir.join("basic-module"), own.join("test_modules"));
+    files::remove(&scratch)?;
+    for folder in [&scratch, &modules] {
+        fs::create_dir_all(folder).map_err(|e| Error::io("create", folder, e))?;
+    }
+    let copy = |from: &Path, to: &Path| {
+        let to = to.join(from.file_name().unwrap_or_default());
+        fs::copy(from, to).map(drop).map_err(|e| Error::io("copy", from, e))
+    };
+    BASIC.iter().try_for_each(|file| copy(&options.root.join(file), &scratch))?;
+    let mut make = build.make(&scratch);
+    let mut kdir = std::ffi::OsString::from("KDIR=");
+    kdir.push(&build.o);
+    cmd::logged(make.arg(kdir).arg("modules"), &build.log(&format!("basic-{}", kernel.name)), &step)?;
+    copy(&scratch.join(BASIC_MODULE), &modules)?;
+    files::remove(&scratch)?;
+    files::write_whole(&made, key)?;
+    step.finish("built");
+    Ok(kernel)
 }
 
 /// Copies the kernel's own modules, if it has any, from its `O=` folder `o` into one folder.

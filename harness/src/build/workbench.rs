@@ -205,6 +205,16 @@ impl Lab {
         kernel::build(self.builder(), name, &commit, config, None)
     }
 
+    /// The kernel at `commit`, which has neither the tests nor the abstractions, with what of the tests runs on any
+    /// kernel.
+    ///
+    /// # Errors
+    /// When it cannot be built, or the series cannot.
+    pub fn bare(&mut self, name: &str, commit: &str, config: &Config) -> Result<Kernel> {
+        let tests = self.kernel(config)?.selftests;
+        kernel::build_bare(self.builder(), name, commit, config, &tests)
+    }
+
     /// The kernel at `commit` with `tests` that were built for another one, whose modules must fit it.
     ///
     /// # Errors

@@ -18,6 +18,7 @@ const PER_BASE: &[&str] = &[
     "distribution",
     "cost",
     "bench",
+    "results",
     "run",
     "controls",
     "exhaust",

@@ -18,6 +18,7 @@ pub mod litmus;
 pub mod machine_test;
 pub mod mutants;
 pub mod quilt;
+pub mod results;
 pub mod run;
 pub mod shell;
 pub mod statements;
