@@ -17,9 +17,7 @@
  * not even notice, but the program reads a wrong number.
  */
 
-#include "user.h"
-
-#include <linux/bpf.h>
+#include "bpf.h"
 
 #define DEFAULT_ROUNDS	8
 #define DEFAULT_PAGES	24
@@ -60,11 +58,6 @@ static unsigned int cpus[MAX_CPUS];
 static int cpu_count;
 /* By number of the CPU: it was offline when it should have passed the tracepoint */
 static bool is_away[MAX_CPUS];
-
-static int bpf(int command, union bpf_attr *attr)
-{
-	return syscall(__NR_bpf, command, attr, sizeof(*attr));
-}
 
 /* Whether the calling thread is still confined to one CPU: not if that went offline. */
 static bool is_confined(void)
@@ -143,75 +136,6 @@ static void pass_on_all_cpus(const struct place *place)
 	pass(cpus[0]);
 }
 
-static int new_map(unsigned int type, unsigned int value_size, unsigned int entries,
-		   unsigned long extra)
-{
-	union bpf_attr attr;
-
-	memset(&attr, 0, sizeof(attr));
-	attr.map_type = type;
-	attr.key_size = value_size ? sizeof(uint32_t) : 0;
-	attr.value_size = value_size;
-	attr.max_entries = entries;
-	/* Also makes the kernel allocate it with vmalloc, whatever its size. */
-	attr.map_flags = BPF_F_MMAPABLE;
-	attr.map_extra = extra;
-	return bpf(BPF_MAP_CREATE, &attr);
-}
-
-static void *map_memory(void *address, size_t size, int fd)
-{
-	void *memory = mmap(address, size, PROT_READ | PROT_WRITE,
-			    MAP_SHARED | (address ? MAP_FIXED : 0), fd, 0);
-
-	return memory == MAP_FAILED ? NULL : memory;
-}
-
-/* A program under construction */
-struct code {
-	struct bpf_insn insns[64];
-	unsigned int count;
-};
-
-static void add(struct code *code, unsigned char opcode, unsigned char dst, unsigned char src,
-		short off, int imm)
-{
-	code->insns[code->count++] = (struct bpf_insn) {
-		.code = opcode, .dst_reg = dst, .src_reg = src, .off = off, .imm = imm,
-	};
-}
-
-static void load_constant(struct code *code, unsigned char dst, unsigned char kind, uint64_t value)
-{
-	add(code, BPF_LD | BPF_DW | BPF_IMM, dst, kind, 0, value);
-	add(code, 0, 0, 0, 0, value >> 32);
-}
-
-/* dst = address of the map's word whose number is in src; or ends the program */
-static void look_up(struct code *code, unsigned char dst, unsigned char src, int map)
-{
-	add(code, BPF_STX | BPF_MEM | BPF_W, 10, src, -4, 0);
-	load_constant(code, 1, BPF_PSEUDO_MAP_FD, map);
-	add(code, BPF_ALU64 | BPF_MOV | BPF_X, 2, 10, 0, 0);
-	add(code, BPF_ALU64 | BPF_ADD | BPF_K, 2, 0, 0, -4);
-	add(code, BPF_JMP | BPF_CALL, 0, 0, 0, BPF_FUNC_map_lookup_elem);
-	add(code, BPF_JMP | BPF_JNE | BPF_K, 0, 0, 1, 0);
-	add(code, BPF_JMP | BPF_EXIT, 0, 0, 0, 0);
-	add(code, BPF_ALU64 | BPF_MOV | BPF_X, dst, 0, 0, 0);
-}
-
-static int load_code(const struct code *code)
-{
-	union bpf_attr attr;
-
-	memset(&attr, 0, sizeof(attr));
-	attr.prog_type = BPF_PROG_TYPE_RAW_TRACEPOINT;
-	attr.insns = (uintptr_t)code->insns;
-	attr.insn_cnt = code->count;
-	attr.license = (uintptr_t)"GPL";
-	return bpf(BPF_PROG_LOAD, &attr);
-}
-
 /**
  * load_program() - have a program verified and compiled
  * @place: where it will be attached
@@ -256,57 +180,13 @@ static int load_program(const struct place *place, int map, int arena, uint64_t 
 	load_constant(&code, 2, 0, number);
 	add(&code, BPF_ALU64 | BPF_ADD | BPF_X, 1, 2, 0, 0);
 	add(&code, BPF_STX | BPF_MEM | BPF_DW, 7, 1, 0, 0);
-	add(&code, BPF_ALU64 | BPF_MOV | BPF_K, 0, 0, 0, 0);
-	add(&code, BPF_JMP | BPF_EXIT, 0, 0, 0, 0);
-
-	return load_code(&code);
-}
-
-static int attach(const struct place *place, int program)
-{
-	union bpf_attr attr;
-
-	memset(&attr, 0, sizeof(attr));
-	attr.raw_tracepoint.name = (uintptr_t)place->tracepoint;
-	attr.raw_tracepoint.prog_fd = program;
-	return bpf(BPF_RAW_TRACEPOINT_OPEN, &attr);
-}
-
-static bool is_compiled(int program)
-{
-	struct bpf_prog_info info;
-	union bpf_attr attr;
-
-	memset(&info, 0, sizeof(info));
-	memset(&attr, 0, sizeof(attr));
-	attr.info.bpf_fd = program;
-	attr.info.info_len = sizeof(info);
-	attr.info.info = (uintptr_t)&info;
-	return !bpf(BPF_OBJ_GET_INFO_BY_FD, &attr) && info.jited_prog_len;
+	leave(&code);
+	return load_code(&code, BPF_PROG_TYPE_RAW_TRACEPOINT, 0, 0);
 }
 
 static uint64_t pattern(uint64_t number)
 {
 	return (number + 1) * 0x9e3779b97f4a7c15;
-}
-
-/* What the kernel lacks for the whole test, NULL if nothing */
-static const char *missing(void)
-{
-	const char *what = NULL;
-	struct code nothing;
-	int program;
-
-	nothing.count = 0;
-	add(&nothing, BPF_ALU64 | BPF_MOV | BPF_K, 0, 0, 0, 0);
-	add(&nothing, BPF_JMP | BPF_EXIT, 0, 0, 0, 0);
-	program = load_code(&nothing);
-	if (program < 0)
-		return errno == EINVAL ? "no CONFIG_BPF_EVENTS" : "no CONFIG_BPF_SYSCALL";
-	if (!is_compiled(program))
-		what = "programs are not compiled: see CONFIG_BPF_JIT_ALWAYS_ON";
-	close(program);
-	return what;
 }
 
 /* A map with a page for each CPU */
@@ -375,7 +255,7 @@ static bool run_programs(const struct place *place, unsigned long rounds)
 		program = load_program(place, map, -1, number);
 		if (program < 0)
 			ksft_exit_fail_perror("BPF_PROG_LOAD");
-		link = attach(place, program);
+		link = attach(place->tracepoint, program);
 		if (link < 0)
 			ksft_exit_fail_perror("BPF_RAW_TRACEPOINT_OPEN");
 		pass_on_all_cpus(place);
@@ -433,7 +313,7 @@ static void read_arena(const char *name, const struct place *place, unsigned lon
 	if (program < 0)
 		ksft_exit_fail_perror("BPF_PROG_LOAD with an arena");
 
-	link = attach(place, program);
+	link = attach(place->tracepoint, program);
 	if (link < 0)
 		ksft_exit_fail_perror("BPF_RAW_TRACEPOINT_OPEN");
 	for (page = 0; page < pages; page++) {
@@ -471,7 +351,7 @@ int main(int argc, char **argv)
 			ksft_exit_fail_msg("%s: arguments are rounds=NUMBER, pages=NUMBER, case=NAME\n",
 					   argv[i]);
 	}
-	what = missing();
+	what = missing_for_bpf();
 	if (what)
 		ksft_exit_skip("%s\n", what);
 	cpu_count = usable_cpus(cpus);
