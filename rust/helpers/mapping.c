@@ -3,6 +3,7 @@
 #include <linux/io.h>
 #include <linux/mm.h>
 #include <linux/percpu.h>
+#include <linux/relay.h>
 #include <linux/vmalloc.h>
 
 #ifdef CONFIG_RUST_KSELFTEST_SUPPORT
@@ -15,9 +16,28 @@ __rust_helper void *rust_helper_vmap_kernel(struct page **pages, unsigned int co
 
 /* Other architectures refuse ioremap_prot() of memory that the kernel uses. */
 #if defined(CONFIG_HAS_IOMEM) && defined(CONFIG_RISCV)
-__rust_helper void __iomem *rust_helper_ioremap_page(struct page *page)
+__rust_helper void __iomem *rust_helper_ioremap_pages(struct page *page, unsigned int order)
 {
-	return ioremap_prot(page_to_phys(page), PAGE_SIZE, PAGE_KERNEL);
+	return ioremap_prot(page_to_phys(page), PAGE_SIZE << order, PAGE_KERNEL);
+}
+
+__rust_helper bool rust_helper_is_mapped_huge(const void *address)
+{
+	unsigned long addr = (unsigned long)address;
+	pgd_t *pgd = pgd_offset_k(addr);
+	pud_t *pud = pud_offset(p4d_offset(pgd, addr), addr);
+
+	return pud_leaf(pudp_get(pud)) || pmd_leaf(pmdp_get(pmd_offset(pud, addr)));
+}
+
+__rust_helper void *rust_helper_memremap_wb(phys_addr_t start, size_t size)
+{
+	return memremap(start, size, MEMREMAP_WB);
+}
+
+__rust_helper void rust_helper_memunmap_wb(void *address)
+{
+	memunmap(address);
 }
 #endif
 #endif
@@ -31,5 +51,12 @@ __rust_helper void *rust_helper_per_cpu_ptr(void __percpu *ptr, unsigned int cpu
 {
 	return per_cpu_ptr(ptr, cpu);
 }
+
+#ifdef CONFIG_RELAY
+__rust_helper void rust_helper_relay_write(struct rchan *chan, const void *data, size_t length)
+{
+	relay_write(chan, data, length);
+}
+#endif
 
 #endif /* CONFIG_RUST_KSELFTEST_SUPPORT */

@@ -33,6 +33,8 @@ use crate::{
 use core::ptr::NonNull;
 
 pub mod mapping;
+#[cfg(CONFIG_RELAY)]
+pub mod relay;
 
 /// Number of 64-bit words in a page.
 pub const WORDS_PER_PAGE: usize = PAGE_SIZE / size_of::<u64>();

@@ -51,8 +51,11 @@ pub struct Mapping {
     start: NonNull<u64>,
     words: usize,
     by: Producer,
-    /// What is mapped, unless the mapping owns its pages.
+    /// What is mapped, unless the mapping owns its pages, or nobody does.
     _pages: KVec<Page>,
+    /// The same for pages that are next to each other.
+    #[cfg(all(CONFIG_HAS_IOMEM, CONFIG_RISCV))]
+    _block: Option<Block>,
 }
 
 /// What made a mapping.
@@ -62,6 +65,27 @@ enum Producer {
     VmallocHuge,
     #[cfg(all(CONFIG_HAS_IOMEM, CONFIG_RISCV))]
     Ioremap,
+    #[cfg(all(CONFIG_HAS_IOMEM, CONFIG_RISCV))]
+    Memremap,
+}
+
+/// Pages that are next to each other.
+///
+/// # Invariants
+///
+/// `page` is the first one of an allocation of that order that we own.
+#[cfg(all(CONFIG_HAS_IOMEM, CONFIG_RISCV))]
+struct Block {
+    page: NonNull<bindings::page>,
+    order: u32,
+}
+
+#[cfg(all(CONFIG_HAS_IOMEM, CONFIG_RISCV))]
+impl Drop for Block {
+    fn drop(&mut self) {
+        // SAFETY: By the type invariant. Nobody uses the pages any more.
+        unsafe { bindings::__free_pages(self.page.as_ptr(), self.order) };
+    }
 }
 
 // SAFETY: Nothing of a mapping belongs to the task that created it.
@@ -138,6 +162,8 @@ impl Mapping {
             words: count * WORDS_PER_PAGE,
             by: Producer::VmallocHuge,
             _pages: KVec::new(),
+            #[cfg(all(CONFIG_HAS_IOMEM, CONFIG_RISCV))]
+            _block: None,
         })
     }
 
@@ -160,8 +186,102 @@ impl Mapping {
         let pages = allocate(1, fill)?;
         Self::map(pages, 1, Producer::Ioremap, |pages, _count| {
             // SAFETY: `map()` passes a list with a page, which lives until it is unmapped.
-            unsafe { bindings::ioremap_page(*pages) }
+            unsafe { bindings::ioremap_pages(*pages, 0) }
         })
+    }
+
+    /// Maps 2 to the power of `order` pages of memory like device registers. All words are 0.
+    ///
+    /// The pages are next to each other, so that large ones can be used for the mapping.
+    ///
+    /// # Context
+    ///
+    /// Process context with interrupts enabled. May sleep.
+    ///
+    /// # Errors
+    ///
+    /// [`EDEADLK`] when called from another context, [`EINVAL`] when these are more than one entry
+    /// of the page table above the last one maps, [`ENOMEM`] when there are not so many pages next
+    /// to each other, or addresses are exhausted.
+    #[cfg(all(CONFIG_HAS_IOMEM, CONFIG_RISCV))]
+    pub fn ioremap_block(order: u32) -> Result<Self> {
+        smp::may_wait()?;
+        if order > WORDS_PER_PAGE.ilog2() {
+            return Err(EINVAL);
+        }
+        let flags = (GFP_KERNEL | __GFP_ZERO).as_raw();
+        // SAFETY: The caller may sleep, as was checked.
+        let page = unsafe { bindings::alloc_pages(flags, order) };
+        // INVARIANT: The pages have just been allocated.
+        let block = Block {
+            page: NonNull::new(page).ok_or(ENOMEM)?,
+            order,
+        };
+        // SAFETY: There are so many pages.
+        let start = unsafe { bindings::ioremap_pages(page, order) };
+        // INVARIANT: The pages are zeroed, and kept until the mapping is undone.
+        Ok(Self {
+            start: NonNull::new(start.cast()).ok_or(ENOMEM)?,
+            words: WORDS_PER_PAGE << order,
+            by: Producer::Ioremap,
+            _pages: KVec::new(),
+            _block: Some(block),
+        })
+    }
+
+    /// Maps `count` pages at a physical address with `memremap()`.
+    ///
+    /// # Safety
+    ///
+    /// There must be memory, or something that can be read like it. Nothing but mappings of this
+    /// kind may use it as long as the mapping exists.
+    ///
+    /// # Context
+    ///
+    /// Process context with interrupts enabled. May sleep.
+    ///
+    /// # Errors
+    ///
+    /// [`EDEADLK`] when called from another context, [`EINVAL`] when the address is not that of a
+    /// page, or `count` is 0 or too large, [`EBUSY`] when it is memory that the kernel has in its
+    /// linear map, [`ENOMEM`] when addresses are exhausted.
+    #[cfg(all(CONFIG_HAS_IOMEM, CONFIG_RISCV))]
+    pub unsafe fn memremap(physical: u64, count: usize) -> Result<Self> {
+        smp::may_wait()?;
+        let size = count.checked_mul(PAGE_SIZE).ok_or(EINVAL)?;
+        if size == 0 || physical & (PAGE_SIZE as u64 - 1) != 0 {
+            return Err(EINVAL);
+        }
+        // SAFETY: The caller may sleep, as was checked, and has promised the rest.
+        let start = unsafe { bindings::memremap_wb(physical, size) };
+        let start = NonNull::new(start).ok_or(ENOMEM)?;
+        // INVARIANT: As the caller has promised.
+        let mapping = Self {
+            start: start.cast(),
+            words: count * WORDS_PER_PAGE,
+            by: Producer::Memremap,
+            _pages: KVec::new(),
+            _block: None,
+        };
+        // SAFETY: The function only compares the address.
+        if !unsafe { bindings::is_vmalloc_addr(start.as_ptr()) } {
+            return Err(EBUSY);
+        }
+        Ok(mapping)
+    }
+
+    /// Whether the start is mapped by an entry of a page table that is higher than the last one.
+    ///
+    /// # Context
+    ///
+    /// Any.
+    // Not inlined: `init_mm` is not exported to modules.
+    #[cfg(all(CONFIG_HAS_IOMEM, CONFIG_RISCV))]
+    #[inline(never)]
+    pub fn is_huge(&self) -> bool {
+        // SAFETY: The start is mapped, and its page tables stay, as long as `self` exists. Nobody
+        // asks for so much that an entry of a higher one than the function looks at maps it.
+        unsafe { bindings::is_mapped_huge(self.start.as_ptr().cast()) }
     }
 
     /// Maps `count` pages with `map`.
@@ -186,6 +306,8 @@ impl Mapping {
             words: count * WORDS_PER_PAGE,
             by,
             _pages: pages,
+            #[cfg(all(CONFIG_HAS_IOMEM, CONFIG_RISCV))]
+            _block: None,
         })
     }
 
@@ -245,6 +367,8 @@ impl Drop for Mapping {
                 Producer::VmallocHuge => bindings::vfree(start),
                 #[cfg(all(CONFIG_HAS_IOMEM, CONFIG_RISCV))]
                 Producer::Ioremap => bindings::iounmap(start),
+                #[cfg(all(CONFIG_HAS_IOMEM, CONFIG_RISCV))]
+                Producer::Memremap => bindings::memunmap_wb(start),
             }
         }
     }
@@ -457,6 +581,26 @@ mod tests {
         }
         assert_eq!((at(&one, 3), at(&other, 3)), (Some(42), Some(fill(3))));
         Ok(())
+    }
+
+    #[test]
+    #[cfg(all(CONFIG_HAS_IOMEM, CONFIG_RISCV))]
+    fn ioremap_block() -> Result {
+        let mapping = Mapping::ioremap_block(2)?;
+        assert_eq!(mapping.words(), 4 * WORDS_PER_PAGE);
+        assert_eq!(at(&mapping, 4 * WORDS_PER_PAGE - 1), Some(0));
+        assert_eq!(at(&mapping, 4 * WORDS_PER_PAGE), None);
+        assert!(!mapping.is_huge());
+        assert_eq!(Mapping::ioremap_block(64).err(), Some(EINVAL));
+        Ok(())
+    }
+
+    #[test]
+    #[cfg(all(CONFIG_HAS_IOMEM, CONFIG_RISCV))]
+    fn memremap_of_nothing() {
+        // SAFETY: These are refused.
+        let refused = unsafe { [Mapping::memremap(0, 0).err(), Mapping::memremap(1, 1).err()] };
+        assert_eq!(refused, [Some(EINVAL); 2]);
     }
 
     #[test]
