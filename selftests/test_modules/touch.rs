@@ -189,6 +189,20 @@ impl Met {
         value
     }
 
+    /// Counts a touch that something else makes, like a function of the kernel: all spurious faults
+    /// of `touch` as one. It is called with interrupts disabled.
+    pub(crate) fn during(&self, place: Place, touch: impl FnOnce()) {
+        let interrupts = interrupts_off();
+        // SAFETY: SPIE is of no use to anybody while interrupts are disabled.
+        unsafe { asm!("csrc sstatus, {mask}", mask = in(reg) SPIE) };
+        touch();
+        let status: usize;
+        // SAFETY: This only reads a register.
+        unsafe { asm!("csrr {status}, sstatus", status = out(reg) status) };
+        drop(interrupts);
+        self.count(place, status & SPIE != 0);
+    }
+
     /// Makes something new where all CPUs have tried in vain, if possible; see [`made_again()`].
     pub(crate) fn remade<T>(
         &self,
@@ -198,6 +212,34 @@ impl Met {
         let (new, hit) = made_again(make, place, |read| smp::on_each_cpu(|_, _| read()))?;
         self.remade.fetch_add(1, Relaxed);
         self.hit.fetch_add(u64::from(hit), Relaxed);
+        Ok(new)
+    }
+
+    /// Does what [`Self::remade()`] does for something that has many parts, each of so many pages.
+    /// `starts` appends where they are.
+    pub(crate) fn remade_in_parts<T>(
+        &self,
+        pages: usize,
+        make: impl Fn() -> Result<T>,
+        starts: impl Fn(&T, &mut KVec<usize>) -> Result,
+    ) -> Result<T> {
+        let (mut before, mut after) = (KVec::new(), KVec::new());
+        let first = make()?;
+        starts(&first, &mut before)?;
+        drop(first);
+        // SAFETY: The caller may sleep. Only after this are the addresses free.
+        unsafe { bindings::vm_unmap_aliases() };
+        smp::on_each_cpu(|_| {
+            for start in &before {
+                (0..pages).for_each(|page| in_vain(start + page * PAGE_SIZE));
+            }
+        })?;
+        let new = make()?;
+        starts(&new, &mut after)?;
+        self.remade.fetch_add(1, Relaxed);
+        if after.iter().any(|start| before.contains(start)) {
+            self.hit.fetch_add(1, Relaxed);
+        }
         Ok(new)
     }
 
