@@ -492,7 +492,7 @@ static const char *attach_to_scheduler(const struct context *context)
 	if (value == MAP_FAILED)
 		fail("mmap");
 	*(unsigned long *)(value + data + offset_of(member)) = program;
-	strcpy(value + data + name, "lazy_map");
+	memcpy(value + data + name, "lazy_map", sizeof("lazy_map"));
 
 	memset(&attr, 0, sizeof(attr));
 	attr.map_type = BPF_MAP_TYPE_STRUCT_OPS;
@@ -591,8 +591,6 @@ static const struct context contexts[] = {
 		.btf_kind = BTF_KIND_STRUCT,
 	},
 };
-
-#define CONTEXTS	(sizeof(contexts) / sizeof(contexts[0]))
 
 /* What all CPUs but the first one do all the time */
 static void go_there(struct worker *worker)
@@ -805,7 +803,7 @@ int main(int argc, char **argv)
 			ksft_exit_fail_msg("%s: the arguments are rounds=NUMBER and case=NAME\n",
 					   argv[i]);
 	}
-	for (unsigned int i = 0; i < CONTEXTS; i++)
+	for (unsigned int i = 0; i < ARRAY_SIZE(contexts); i++)
 		count += !selected || !strcmp(selected, contexts[i].test);
 	if (!count)
 		ksft_exit_fail_msg("case=%s: there is no such case\n", selected);
@@ -818,7 +816,7 @@ int main(int argc, char **argv)
 	start_workers(go_there);
 	ring_map = new_ring_map();
 	ksft_set_plan(count);
-	for (unsigned int i = 0; i < CONTEXTS; i++) {
+	for (unsigned int i = 0; i < ARRAY_SIZE(contexts); i++) {
 		if (is_selected(selected, contexts[i].test))
 			run(&contexts[i], rounds);
 	}
