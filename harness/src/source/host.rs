@@ -34,11 +34,12 @@ const MACHINE_PACKAGES: [&str; 16] = [
     "xz-utils",
 ];
 /// Those to build kernels and their tests, besides.
-const KERNEL_PACKAGES: [&str; 11] = [
+const KERNEL_PACKAGES: [&str; 12] = [
     "bc",
     "bison",
     "cpio",
     "device-tree-compiler",
+    "dwarves",
     "flex",
     "kmod",
     "libelf-dev",
