@@ -17,8 +17,10 @@ use kernel::{
         nr_cpu_ids,
         CpuId, //
     },
+    interrupt::LocalInterruptDisabled,
     kselftest::{
         self,
+        kselftests,
         pattern,
         Test, //
     },
@@ -52,12 +54,8 @@ use touch::{
     Place, //
 };
 
-kernel::kselftest! {
-    cases: [
-        relay_written_in_ipis,
-        relay_written_from_tracepoint_of_ipis,
-        relay_written_from_tracepoint_of_page_faults,
-    ],
+kernel::kselftest_module! {
+    tests: tests,
     name: "lazy_map_relay",
     authors: ["lazymap"],
     description: "Write to new buffers of relay",
@@ -135,24 +133,6 @@ fn seed(round: u32) -> u64 {
     u64::from(round + 1) << 32
 }
 
-fn relay_written_in_ipis(test: &Test) -> kselftest::Result {
-    let met = Met::new();
-    for round in 0..module_parameters::rounds.value() {
-        test.go_on()?;
-        let (seed, called) = (seed(round), Atomic::new(0u64));
-        let channel = new_channel(&met)?;
-        let write = |place| met.during(place, || channel.write(own(seed)));
-        smp::call_function(|_| write(Place::Ipi))?;
-        smp::on_each_cpu(|_| {
-            write(Place::TaskWithoutInterrupts);
-            called.fetch_add(1, Relaxed);
-        })?;
-        all_written(test, compare(test, &channel, seed), &called);
-    }
-    met.report(test);
-    Ok(())
-}
-
 /// Writes to the buffers, as soon as there are any.
 struct Tracer<'a> {
     met: &'a Met,
@@ -170,13 +150,17 @@ impl Tracer<'_> {
 }
 
 impl Probe<CsdFunctionEntry> for Tracer<'_> {
-    fn fire(&self, _args: &<CsdFunctionEntry as Tracepoint>::Args) {
+    fn fire(
+        &self,
+        _args: &<CsdFunctionEntry as Tracepoint>::Args,
+        _interrupts: &LocalInterruptDisabled,
+    ) {
         self.write();
     }
 }
 
 impl Probe<PageFaultKernel> for Tracer<'_> {
-    fn fire(&self, _args: &<PageFaultKernel as Tracepoint>::Args) {
+    fn fire(&self, _args: &<PageFaultKernel as Tracepoint>::Args, _context: ()) {
         self.write();
     }
 }
@@ -198,7 +182,7 @@ where
         };
         let scope = || -> kselftest::Result {
             tracer.channel.populate(new_channel(&met)?);
-            smp::on_each_cpu(|_| {
+            smp::on_each_cpu(|_, _| {
                 pass();
                 called.fetch_add(1, Relaxed);
             })?;
@@ -218,14 +202,43 @@ where
     Ok(())
 }
 
-fn relay_written_from_tracepoint_of_ipis(test: &Test) -> kselftest::Result {
-    written_from::<CsdFunctionEntry>(test, || {})
-}
+#[kselftests]
+mod tests {
+    use super::*;
 
-fn relay_written_from_tracepoint_of_page_faults(test: &Test) -> kselftest::Result {
-    // Nothing is ever mapped there.
-    let area = SparseArea::new(1, |_| 1)?;
-    written_from::<PageFaultKernel>(test, || {
-        let _ = area.read_nofault(0);
-    })
+    /// Handlers of IPIs write to buffers that are new.
+    #[test]
+    fn relay_written_in_ipis(test: &Test) -> kselftest::Result {
+        let met = Met::new();
+        for round in 0..module_parameters::rounds.value() {
+            test.go_on()?;
+            let (seed, called) = (seed(round), Atomic::new(0u64));
+            let channel = new_channel(&met)?;
+            let write = |place| met.during(place, || channel.write(own(seed)));
+            smp::call_function(|_, _| write(Place::Ipi))?;
+            smp::on_each_cpu(|_, _| {
+                write(Place::TaskWithoutInterrupts);
+                called.fetch_add(1, Relaxed);
+            })?;
+            all_written(test, compare(test, &channel, seed), &called);
+        }
+        met.report(test);
+        Ok(())
+    }
+
+    /// A probe of handlers of IPIs writes to buffers that are new.
+    #[test]
+    fn relay_written_from_tracepoint_of_ipis(test: &Test) -> kselftest::Result {
+        written_from::<CsdFunctionEntry>(test, || {})
+    }
+
+    /// A probe of page faults writes to buffers that are new.
+    #[test]
+    fn relay_written_from_tracepoint_of_page_faults(test: &Test) -> kselftest::Result {
+        // Nothing is ever mapped there.
+        let area = SparseArea::new(1, |_| 1)?;
+        written_from::<PageFaultKernel>(test, || {
+            let _ = area.read_nofault(0);
+        })
+    }
 }

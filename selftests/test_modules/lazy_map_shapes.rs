@@ -14,6 +14,7 @@ use kernel::{
     },
     kselftest::{
         self,
+        kselftests,
         pattern,
         Test, //
     },
@@ -42,19 +43,8 @@ use touch::{
     Place, //
 };
 
-kernel::kselftest! {
-    cases: [
-        vmap,
-        vm_map_ram,
-        vm_map_ram_under_pressure,
-        vmalloc,
-        vmalloc_huge,
-        ioremap,
-        ioremap_block,
-        ioremap_huge,
-        memremap,
-        percpu_chunks,
-    ],
+kernel::kselftest_module! {
+    tests: tests,
     name: "lazy_map_shapes",
     authors: ["lazymap"],
     description: "Touch what each producer of kernel mappings makes",
@@ -117,8 +107,8 @@ fn check<'a>(
         }
     };
     // All others first: this CPU has touched it.
-    smp::call_function(|cpu| compare(Place::Ipi, cpu))?;
-    smp::on_each_cpu(|cpu| compare(Place::TaskWithoutInterrupts, cpu))?;
+    smp::call_function(|cpu, _| compare(Place::Ipi, cpu))?;
+    smp::on_each_cpu(|cpu, _| compare(Place::TaskWithoutInterrupts, cpu))?;
     Ok(())
 }
 
@@ -152,18 +142,6 @@ fn check_repeated(
     }
     met.report(test);
     Ok(())
-}
-
-fn vmap(test: &Test) -> kselftest::Result {
-    check_repeated(test, module_parameters::mapped.value(), |pages| {
-        Mapping::vmap(DISTINCT, pages, |word| pattern(0, word))
-    })
-}
-
-fn vm_map_ram(test: &Test) -> kselftest::Result {
-    check_repeated(test, module_parameters::mapped.value(), |pages| {
-        Mapping::vm_map_ram(DISTINCT, pages, |word| pattern(0, word))
-    })
 }
 
 /// Small mappings that a thread makes at first, and later. All CPUs together need many blocks of
@@ -206,121 +184,9 @@ fn fill_holes(test: &Test, met: &Met, cpu: CpuId) -> kselftest::Result {
     Ok(())
 }
 
-/// All CPUs map at once. Each of their new pieces makes the kernel take back blocks that are
-/// hardly in use, and flush.
-fn vm_map_ram_under_pressure(test: &Test) -> kselftest::Result {
-    let met = Met::new();
-    for _ in 0..module_parameters::rounds.value() {
-        test.go_on()?;
-        kthread::on_each_cpu(
-            |cpu| {
-                if fill_holes(test, &met, cpu).is_err() {
-                    test.fail(fmt!("CPU {} has not made all pieces", cpu.as_u32()));
-                }
-            },
-            || {},
-        )?;
-    }
-    met.report(test);
-    Ok(())
-}
-
-fn vmalloc(test: &Test) -> kselftest::Result {
-    let met = Met::new();
-    for _ in 0..module_parameters::rounds.value() {
-        for pages in sizes(module_parameters::allocated.value()) {
-            let area = met.remade(
-                || -> Result<VVec<u64>> {
-                    let mut area = VVec::from_elem(0, pages * WORDS_PER_PAGE, GFP_KERNEL)?;
-                    for page in 0..pages {
-                        area[page * WORDS_PER_PAGE] = pattern(0, page * WORDS_PER_PAGE);
-                    }
-                    Ok(area)
-                },
-                |area| (area.as_ptr().addr(), pages),
-            )?;
-            test.go_on()?;
-            let compare = |at, cpu: CpuId| {
-                for page in touched(pages) {
-                    let word = page * WORDS_PER_PAGE;
-                    test.expect_eq(
-                        area.get(word).map(|word| met.read(at, word)),
-                        Some(pattern(0, word)),
-                        fmt!("page {page} of {pages} on CPU {}", cpu.as_u32()),
-                    );
-                }
-            };
-            smp::call_function(|cpu| compare(Place::Ipi, cpu))?;
-            smp::on_each_cpu(|cpu| compare(Place::TaskWithoutInterrupts, cpu))?;
-        }
-    }
-    met.report(test);
-    Ok(())
-}
-
 /// Order of a page that is mapped by one entry of a higher page table. A page table has as many
 /// entries as a page has words.
 const HUGE_ORDER: u32 = WORDS_PER_PAGE.ilog2();
-
-fn vmalloc_huge(test: &Test) -> kselftest::Result {
-    let met = Met::new();
-    let mut huge = 0;
-    for _ in 0..module_parameters::rounds.value() {
-        for pages in sizes(module_parameters::allocated.value()) {
-            let mapping = met.remade(
-                || {
-                    let mapping = Mapping::vmalloc_huge(pages)?;
-                    for page in 0..pages {
-                        let index = page * WORDS_PER_PAGE;
-                        let word = mapping.word(index).ok_or(EINVAL)?;
-                        word.store(pattern(0, index), Relaxed);
-                    }
-                    Ok(mapping)
-                },
-                place,
-            )?;
-            huge += u64::from(mapping.page_order() >= HUGE_ORDER);
-            check(
-                test,
-                pages,
-                &met,
-                |_, word| mapping.word(word),
-                |_, word| pattern(0, word),
-            )?;
-        }
-    }
-    met.report(test);
-    test.report("mappings with huge pages", huge);
-    if huge == 0 {
-        return Err(test.skip(fmt!(
-            "no huge page: `nohugevmalloc`, a small `allocated=`, or memory in pieces"
-        )));
-    }
-    Ok(())
-}
-
-fn ioremap(test: &Test) -> kselftest::Result {
-    let met = Met::new();
-    for _ in 0..module_parameters::rounds.value() {
-        // Keep all of them, so that they have different addresses.
-        let mut mappings = KVec::new();
-        for number in 0..DISTINCT {
-            let make = || Mapping::ioremap(|word| pattern(0, word + number));
-            mappings.push(met.remade(make, place)?, GFP_KERNEL)?;
-        }
-        for (number, mapping) in mappings.iter().enumerate() {
-            check(
-                test,
-                1,
-                &met,
-                |_, word| mapping.word(word),
-                |_, word| pattern(0, word + number),
-            )?;
-        }
-    }
-    met.report(test);
-    Ok(())
-}
 
 /// Maps a block, and fills the start of each of its pages by way of the mapping.
 fn filled_block(order: u32) -> Result<Mapping> {
@@ -353,69 +219,8 @@ fn check_blocks(
     Ok(huge)
 }
 
-/// Like `ioremap`, with more than one page.
-fn ioremap_block(test: &Test) -> kselftest::Result {
-    let met = Met::new();
-    for _ in 0..module_parameters::rounds.value() {
-        check_blocks(test, &met, 1..HUGE_ORDER)?;
-    }
-    met.report(test);
-    Ok(())
-}
-
-fn ioremap_huge(test: &Test) -> kselftest::Result {
-    let met = Met::new();
-    let mut huge = 0;
-    for _ in 0..module_parameters::rounds.value() {
-        huge += check_blocks(test, &met, [HUGE_ORDER].into_iter())?;
-    }
-    met.report(test);
-    test.report("mappings with huge pages", huge);
-    if huge == 0 {
-        return Err(test.skip(fmt!(
-            "no huge page: `nohugeiomap`, or no CONFIG_HAVE_ARCH_HUGE_VMAP"
-        )));
-    }
-    Ok(())
-}
-
 /// Sizes of mappings of what is not the kernel's memory, in pages.
 const OUTSIDE: &[usize] = &[1, 16, 1 << HUGE_ORDER];
-
-/// Only reads: it may be a ROM, as flash memory is on many boards.
-fn memremap(test: &Test) -> kselftest::Result {
-    let met = Met::new();
-    let physical = u64::from(module_parameters::outside.value()) << 20;
-    if physical == 0 {
-        return Err(test.skip(fmt!(
-            "`outside=` does not say where memory is that is not the kernel's"
-        )));
-    }
-    for _ in 0..module_parameters::rounds.value() {
-        for &pages in OUTSIDE {
-            let make = || {
-                // SAFETY: Whoever sets the parameter has promised that. Nobody writes it.
-                unsafe { Mapping::memremap(physical, pages) }
-            };
-            let mapping = met.remade(make, place)?;
-            // What other CPUs have to find
-            let mut found = KVec::with_capacity(pages, GFP_KERNEL)?;
-            for page in 0..pages {
-                let word = mapping.word(page * WORDS_PER_PAGE).ok_or(EINVAL)?;
-                found.push(word.load(Relaxed), GFP_KERNEL)?;
-            }
-            check(
-                test,
-                pages,
-                &met,
-                |_, word| mapping.word(word),
-                |_, word| found.get(word / WORDS_PER_PAGE).copied().unwrap_or(0),
-            )?;
-        }
-    }
-    met.report(test);
-    Ok(())
-}
 
 /// Allocations of per-CPU memory: enough to need new chunks.
 const ALLOCATIONS: usize = 32;
@@ -436,48 +241,255 @@ fn starts(words: &PerCpuWords) -> impl Iterator<Item = usize> + '_ {
         .map(|word| word.as_ptr().addr())
 }
 
-fn percpu_chunks(test: &Test) -> kselftest::Result {
-    let met = Met::new();
-    // Allocations for which the kernel had to map something.
-    let mut new = 0;
-    for _ in 0..module_parameters::rounds.value() {
-        let mut allocations = KVec::new();
-        // Behind the last one, in the same chunk: there is address space for all of it, but memory
-        // only for what is in use, and a few pages more.
-        let mut expected: KVec<usize> = KVec::new();
-        for _ in 0..ALLOCATIONS {
-            let before = PerCpuWords::mapped_pages();
-            let words = met.made_at(
-                &expected,
-                PER_CPU_PAGES,
-                || PerCpuWords::new(PER_CPU_PAGES * WORDS_PER_PAGE),
-                |words| starts(words).next().unwrap_or(0),
+#[kselftests]
+mod tests {
+    use super::*;
+
+    /// Pages that vmap() maps many times.
+    #[test]
+    fn vmap(test: &Test) -> kselftest::Result {
+        check_repeated(test, module_parameters::mapped.value(), |pages| {
+            Mapping::vmap(DISTINCT, pages, |word| pattern(0, word))
+        })
+    }
+
+    /// Pages that vm_map_ram() maps many times.
+    #[test]
+    fn vm_map_ram(test: &Test) -> kselftest::Result {
+        check_repeated(test, module_parameters::mapped.value(), |pages| {
+            Mapping::vm_map_ram(DISTINCT, pages, |word| pattern(0, word))
+        })
+    }
+
+    /// All CPUs map at once. Each of their new pieces makes the kernel take back blocks that are
+    /// hardly in use, and flush.
+    #[test]
+    fn vm_map_ram_under_pressure(test: &Test) -> kselftest::Result {
+        let met = Met::new();
+        for _ in 0..module_parameters::rounds.value() {
+            test.go_on()?;
+            kthread::on_each_cpu(
+                |cpu| {
+                    if fill_holes(test, &met, cpu).is_err() {
+                        test.fail(fmt!("CPU {} has not made all pieces", cpu.as_u32()));
+                    }
+                },
+                || {},
             )?;
-            new += u64::from(PerCpuWords::mapped_pages() > before);
-            expected.clear();
-            for start in starts(&words) {
-                expected.push(start + PER_CPU_PAGES * PAGE_SIZE, GFP_KERNEL)?;
+        }
+        met.report(test);
+        Ok(())
+    }
+
+    /// Memory from vmalloc(), from one page on.
+    #[test]
+    fn vmalloc(test: &Test) -> kselftest::Result {
+        let met = Met::new();
+        for _ in 0..module_parameters::rounds.value() {
+            for pages in sizes(module_parameters::allocated.value()) {
+                let area = met.remade(
+                    || -> Result<VVec<u64>> {
+                        let mut area = VVec::from_elem(0, pages * WORDS_PER_PAGE, GFP_KERNEL)?;
+                        for page in 0..pages {
+                            area[page * WORDS_PER_PAGE] = pattern(0, page * WORDS_PER_PAGE);
+                        }
+                        Ok(area)
+                    },
+                    |area| (area.as_ptr().addr(), pages),
+                )?;
+                test.go_on()?;
+                let compare = |at, cpu: CpuId| {
+                    for page in touched(pages) {
+                        let word = page * WORDS_PER_PAGE;
+                        test.expect_eq(
+                            area.get(word).map(|word| met.read(at, word)),
+                            Some(pattern(0, word)),
+                            fmt!("page {page} of {pages} on CPU {}", cpu.as_u32()),
+                        );
+                    }
+                };
+                smp::call_function(|cpu, _| compare(Place::Ipi, cpu))?;
+                smp::on_each_cpu(|cpu, _| compare(Place::TaskWithoutInterrupts, cpu))?;
             }
-            for cpu in (0..nr_cpu_ids()).filter_map(CpuId::from_u32) {
-                for page in 0..PER_CPU_PAGES {
-                    let index = page * WORDS_PER_PAGE;
-                    // Not every number is that of a possible CPU.
-                    if let Some(word) = words.word(cpu, index) {
-                        word.store(own_pattern(cpu, index), Relaxed);
+        }
+        met.report(test);
+        Ok(())
+    }
+
+    /// Memory from vmalloc_huge(), with huge pages among it.
+    #[test]
+    fn vmalloc_huge(test: &Test) -> kselftest::Result {
+        let met = Met::new();
+        let mut huge = 0;
+        for _ in 0..module_parameters::rounds.value() {
+            for pages in sizes(module_parameters::allocated.value()) {
+                let mapping = met.remade(
+                    || {
+                        let mapping = Mapping::vmalloc_huge(pages)?;
+                        for page in 0..pages {
+                            let index = page * WORDS_PER_PAGE;
+                            let word = mapping.word(index).ok_or(EINVAL)?;
+                            word.store(pattern(0, index), Relaxed);
+                        }
+                        Ok(mapping)
+                    },
+                    place,
+                )?;
+                huge += u64::from(mapping.page_order() >= HUGE_ORDER);
+                check(
+                    test,
+                    pages,
+                    &met,
+                    |_, word| mapping.word(word),
+                    |_, word| pattern(0, word),
+                )?;
+            }
+        }
+        met.report(test);
+        test.report("mappings with huge pages", huge);
+        if huge == 0 {
+            return Err(test.skip(fmt!(
+                "no huge page: `nohugevmalloc`, a small `allocated=`, or memory in pieces"
+            )));
+        }
+        Ok(())
+    }
+
+    /// A page that ioremap() maps.
+    #[test]
+    fn ioremap(test: &Test) -> kselftest::Result {
+        let met = Met::new();
+        for _ in 0..module_parameters::rounds.value() {
+            // Keep all of them, so that they have different addresses.
+            let mut mappings = KVec::new();
+            for number in 0..DISTINCT {
+                let make = || Mapping::ioremap(|word| pattern(0, word + number));
+                mappings.push(met.remade(make, place)?, GFP_KERNEL)?;
+            }
+            for (number, mapping) in mappings.iter().enumerate() {
+                check(
+                    test,
+                    1,
+                    &met,
+                    |_, word| mapping.word(word),
+                    |_, word| pattern(0, word + number),
+                )?;
+            }
+        }
+        met.report(test);
+        Ok(())
+    }
+
+    /// Like `ioremap`, with more than one page.
+    #[test]
+    fn ioremap_block(test: &Test) -> kselftest::Result {
+        let met = Met::new();
+        for _ in 0..module_parameters::rounds.value() {
+            check_blocks(test, &met, 1..HUGE_ORDER)?;
+        }
+        met.report(test);
+        Ok(())
+    }
+
+    /// Blocks that `ioremap()` maps with an entry of a higher page table.
+    #[test]
+    fn ioremap_huge(test: &Test) -> kselftest::Result {
+        let met = Met::new();
+        let mut huge = 0;
+        for _ in 0..module_parameters::rounds.value() {
+            huge += check_blocks(test, &met, [HUGE_ORDER].into_iter())?;
+        }
+        met.report(test);
+        test.report("mappings with huge pages", huge);
+        if huge == 0 {
+            return Err(test.skip(fmt!(
+                "no huge page: `nohugeiomap`, or no CONFIG_HAVE_ARCH_HUGE_VMAP"
+            )));
+        }
+        Ok(())
+    }
+
+    /// Only reads: it may be a ROM, as flash memory is on many boards.
+    #[test]
+    fn memremap(test: &Test) -> kselftest::Result {
+        let met = Met::new();
+        let physical = u64::from(module_parameters::outside.value()) << 20;
+        if physical == 0 {
+            return Err(test.skip(fmt!(
+                "`outside=` does not say where memory is that is not the kernel's"
+            )));
+        }
+        for _ in 0..module_parameters::rounds.value() {
+            for &pages in OUTSIDE {
+                let make = || {
+                    // SAFETY: Whoever sets the parameter has promised that. Nobody writes it.
+                    unsafe { Mapping::memremap(physical, pages) }
+                };
+                let mapping = met.remade(make, place)?;
+                // What other CPUs have to find
+                let mut found = KVec::with_capacity(pages, GFP_KERNEL)?;
+                for page in 0..pages {
+                    let word = mapping.word(page * WORDS_PER_PAGE).ok_or(EINVAL)?;
+                    found.push(word.load(Relaxed), GFP_KERNEL)?;
+                }
+                check(
+                    test,
+                    pages,
+                    &met,
+                    |_, word| mapping.word(word),
+                    |_, word| found.get(word / WORDS_PER_PAGE).copied().unwrap_or(0),
+                )?;
+            }
+        }
+        met.report(test);
+        Ok(())
+    }
+
+    /// Per-CPU memory, in so many allocations that new chunks are needed.
+    #[test]
+    fn percpu_chunks(test: &Test) -> kselftest::Result {
+        let met = Met::new();
+        // Allocations for which the kernel had to map something.
+        let mut new = 0;
+        for _ in 0..module_parameters::rounds.value() {
+            let mut allocations = KVec::new();
+            // Behind the last one, in the same chunk: there is address space for all of it, but
+            // memory only for what is in use, and a few pages more.
+            let mut expected: KVec<usize> = KVec::new();
+            for _ in 0..ALLOCATIONS {
+                let before = PerCpuWords::mapped_pages();
+                let words = met.made_at(
+                    &expected,
+                    PER_CPU_PAGES,
+                    || PerCpuWords::new(PER_CPU_PAGES * WORDS_PER_PAGE),
+                    |words| starts(words).next().unwrap_or(0),
+                )?;
+                new += u64::from(PerCpuWords::mapped_pages() > before);
+                expected.clear();
+                for start in starts(&words) {
+                    expected.push(start + PER_CPU_PAGES * PAGE_SIZE, GFP_KERNEL)?;
+                }
+                for cpu in (0..nr_cpu_ids()).filter_map(CpuId::from_u32) {
+                    for page in 0..PER_CPU_PAGES {
+                        let index = page * WORDS_PER_PAGE;
+                        // Not every number is that of a possible CPU.
+                        if let Some(word) = words.word(cpu, index) {
+                            word.store(own_pattern(cpu, index), Relaxed);
+                        }
                     }
                 }
+                check(
+                    test,
+                    PER_CPU_PAGES,
+                    &met,
+                    |cpu, word| words.word(cpu, word),
+                    own_pattern,
+                )?;
+                allocations.push(words, GFP_KERNEL)?;
             }
-            check(
-                test,
-                PER_CPU_PAGES,
-                &met,
-                |cpu, word| words.word(cpu, word),
-                own_pattern,
-            )?;
-            allocations.push(words, GFP_KERNEL)?;
         }
+        met.report(test);
+        test.report_some("allocations with new pages", new);
+        Ok(())
     }
-    met.report(test);
-    test.report_some("allocations with new pages", new);
-    Ok(())
 }
