@@ -278,7 +278,8 @@ fn boot(
     files::write_whole(&own, fs::read(initrd).map_err(|e| Error::io("read", initrd, e))?)?;
     let append = trial.command_line(bench);
     let drives = [("root", root), ("day", day)].map(|(name, file)| Drive { file, name, kept: false });
-    let boot = Boot { drives: &drives, ..run::qemu(bench, trial, kernel, &append, &own, console) };
+    let firmware = bench.firmware_for(trial.firmware.as_deref())?;
+    let boot = Boot { drives: &drives, ..run::qemu(bench, trial, kernel, &firmware, &append, &own, console) };
     let step = Step::start(format!("boot {NAME} with {} on {}", kernel.name, trial.machine));
     let append = boot.command_line();
     let run = boot.run(&mut |line| step.detail(line));
