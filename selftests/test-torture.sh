@@ -76,7 +76,7 @@ if [ -n "$storm" ]; then
 	wait "$storm"
 	status=$?
 	storm=
-	sed 's/^/# /' "$temporary/forks"
+	sed 's/^/# | /' "$temporary/forks"
 	if [ "$status" -eq 0 ]; then
 		ktap_test_pass processes_meanwhile
 	else

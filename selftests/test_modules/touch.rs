@@ -229,7 +229,7 @@ impl Met {
         drop(first);
         // SAFETY: The caller may sleep. Only after this are the addresses free.
         unsafe { bindings::vm_unmap_aliases() };
-        smp::on_each_cpu(|_| {
+        smp::on_each_cpu(|_, _| {
             for start in &before {
                 (0..pages).for_each(|page| in_vain(start + page * PAGE_SIZE));
             }

@@ -231,7 +231,7 @@ mod tests {
     #[test]
     fn every_cpu_has_its_buffer() -> Result {
         let channel = Channel::new(2 * WORDS_PER_PAGE)?;
-        smp::on_each_cpu(|cpu| channel.write(u64::from(cpu.as_u32()) + 1))?;
+        smp::on_each_cpu(|cpu, _| channel.write(u64::from(cpu.as_u32()) + 1))?;
         let mut found = KVec::from_elem(None, nr_cpu_ids() as usize, GFP_KERNEL)?;
         smp::collect_on_each_cpu(&mut found, |cpu| (cpu, channel.word(cpu, 0)))?;
         for (cpu, word) in found.iter().flatten() {
