@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
+#include <linux/cpu.h>
 #include <linux/io.h>
 #include <linux/mm.h>
 #include <linux/percpu.h>
@@ -53,6 +54,14 @@ __rust_helper void *rust_helper_per_cpu_ptr(void __percpu *ptr, unsigned int cpu
 }
 
 #ifdef CONFIG_RELAY
+/* With CPUs kept: relay_open() makes no buffer for one that is coming online. */
+__rust_helper struct rchan *rust_helper_relay_open_nameless(size_t size,
+							     const struct rchan_callbacks *cb)
+{
+	guard(cpus_read_lock)();
+	return relay_open(NULL, NULL, size, 1, cb, NULL);
+}
+
 __rust_helper void rust_helper_relay_write(struct rchan *chan, const void *data, size_t length)
 {
 	relay_write(chan, data, length);

@@ -399,6 +399,13 @@ fn allocate(count: usize, fill: impl Fn(usize) -> u64) -> Result<KVec<Page>> {
     Ok(pages)
 }
 
+/// Whether `cpu` has per-CPU memory.
+pub(super) fn is_possible(cpu: CpuId) -> bool {
+    // SAFETY: The mask is valid at all times, and does not change.
+    let possible = unsafe { Cpumask::from_raw(&raw const bindings::__cpu_possible_mask) };
+    possible.test(cpu)
+}
+
 /// Per-CPU words, for each possible CPU.
 ///
 /// # Examples
@@ -475,9 +482,7 @@ impl PerCpuWords {
     ///
     /// Any.
     pub fn word(&self, cpu: CpuId, index: usize) -> Option<&Atomic<u64>> {
-        // SAFETY: The mask is valid at all times, and does not change.
-        let possible = unsafe { Cpumask::from_raw(&raw const bindings::__cpu_possible_mask) };
-        if index >= self.words || !possible.test(cpu) {
+        if index >= self.words || !is_possible(cpu) {
             return None;
         }
         // SAFETY: The allocation is ours, and `cpu` is a possible one.

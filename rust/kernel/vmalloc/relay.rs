@@ -9,7 +9,6 @@
 use crate::{
     bindings,
     cpu::CpuId,
-    cpumask::Cpumask,
     ffi::{
         c_char,
         c_int, //
@@ -21,6 +20,8 @@ use core::ptr::{
     self,
     NonNull, //
 };
+
+use super::mapping::is_possible;
 
 /// A buffer for each CPU, written by that CPU.
 ///
@@ -102,18 +103,9 @@ impl Channel {
         if size == 0 || size > u32::MAX as usize {
             return Err(EINVAL);
         }
-        // SAFETY: The caller may sleep, as was checked. A channel without a name has no parent. The
-        // callbacks exist for ever, as they are part of the kernel image.
-        let channel = unsafe {
-            bindings::relay_open(
-                ptr::null(),
-                ptr::null_mut(),
-                size,
-                1,
-                &raw const CALLBACKS,
-                ptr::null_mut(),
-            )
-        };
+        // SAFETY: The caller may sleep, as was checked. The callbacks exist for ever, as they are part
+        // of the kernel image.
+        let channel = unsafe { bindings::relay_open_nameless(size, &raw const CALLBACKS) };
         // INVARIANT: The channel has just been opened. Its buffers are zeroed.
         Ok(Self {
             channel: NonNull::new(channel).ok_or(ENOMEM)?,
@@ -130,8 +122,9 @@ impl Channel {
     /// Any but non-maskable interrupts.
     #[inline]
     pub fn write(&self, word: u64) {
-        // SAFETY: By the type invariant the channel is open. Each CPU that is online has a buffer:
-        // relay makes one before the CPU comes online. The word is valid for reads of its size.
+        // SAFETY: By the type invariant the channel is open. Each CPU that is online has a buffer: no
+        // CPU was coming online when the channel was opened, and relay makes one for each that comes
+        // later. The word is valid for reads of its size.
         unsafe {
             bindings::relay_write(
                 self.channel.as_ptr(),
@@ -152,7 +145,7 @@ impl Channel {
 
     /// Word `index` of the buffer of `cpu`, or [`None`] if it has no buffer, or fewer words.
     ///
-    /// Words are 0 until they are written.
+    /// Words are 0 until they are written. One that its CPU is writing may be read in part.
     ///
     /// # Context
     ///
@@ -162,16 +155,14 @@ impl Channel {
             return None;
         }
         let start = self.start(cpu)?;
-        // SAFETY: By the type invariant there is such a word, until `self` is dropped. The CPU may
-        // write it at the same time, as a whole.
+        // SAFETY: By the type invariant there is such a word, until `self` is dropped. The CPU may be
+        // writing it, even in parts: what is read is a number all the same.
         Some(unsafe { ptr::read_volatile(start.as_ptr().add(index)) })
     }
 
     /// Where the buffer of `cpu` is.
     fn start(&self, cpu: CpuId) -> Option<NonNull<u64>> {
-        // SAFETY: The mask is valid at all times, and does not change.
-        let possible = unsafe { Cpumask::from_raw(&raw const bindings::__cpu_possible_mask) };
-        if !possible.test(cpu) {
+        if !is_possible(cpu) {
             return None;
         }
         // SAFETY: By the type invariant the channel is open.
@@ -233,7 +224,7 @@ mod tests {
         let channel = Channel::new(2 * WORDS_PER_PAGE)?;
         smp::on_each_cpu(|cpu, _| channel.write(u64::from(cpu.as_u32()) + 1))?;
         let mut found = KVec::from_elem(None, nr_cpu_ids() as usize, GFP_KERNEL)?;
-        smp::collect_on_each_cpu(&mut found, |cpu| (cpu, channel.word(cpu, 0)))?;
+        smp::collect_on_each_cpu(&mut found, |cpu, _| (cpu, channel.word(cpu, 0)))?;
         for (cpu, word) in found.iter().flatten() {
             assert_eq!(*word, Some(u64::from(cpu.as_u32()) + 1));
             assert!(channel.address(*cpu).is_some());
