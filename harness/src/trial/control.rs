@@ -72,7 +72,7 @@ struct RunFile {
     /// A name or a table.
     machine: Option<toml::Value>,
     test: Option<String>,
-    /// Cases of the test's module: a run for each, in which no other case runs.
+    /// Cases of the test's module or program: a run for each, in which no other case runs.
     #[serde(default)]
     cases: Vec<String>,
     /// The cases that fail, and no others, of a test of which all run.
@@ -185,7 +185,7 @@ pub struct ControlRun {
 }
 
 impl ControlRun {
-    /// The case of the test's module that runs alone, if there is one.
+    /// The case of the test's module or program that runs alone, if there is one.
     pub fn case(&self) -> Option<&str> {
         self.trial.cases.first().map(|case| case.name.as_str())
     }
