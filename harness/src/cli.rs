@@ -372,7 +372,7 @@ fn parse() -> Result<Option<(Options, Verb, Named)>> {
     let ksrc = given(cli.global.ksrc).map(|p| absolute(&p)).transpose()?;
     let (base, named) = match cli.global.base.filter(|b| !b.is_empty()).as_deref() {
         None => (base, Named::Nothing),
-        Some(ALL) if !matches!(cli.verb, Verb::Series | Verb::SeriesCheck { .. } | Verb::Quilt(_)) => {
+        Some(ALL) if !matches!(cli.verb, Verb::Series | Verb::SeriesCheck { .. }) => {
             return Err(Error::usage("BASE=all is for series and series-check; name one kernel or leave BASE out"));
         }
         Some(ALL) if ksrc.is_some() => {

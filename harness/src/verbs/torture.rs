@@ -142,6 +142,12 @@ impl Plan {
                 progress.shards.join(" ")
             )));
         }
+        if let Some(failed) = progress.boots.iter().find(|boot| !boot.passed) {
+            return Err(Error::usage(format!(
+                "the run to resume has failed: {} with the seed {}; leave --resume out",
+                failed.scenario, failed.seed
+            )));
+        }
         if progress.seconds() >= self.budget() {
             return Err(Error::usage("the run to resume is complete; give more --minutes or leave --resume out"));
         }
@@ -285,6 +291,8 @@ fn trial(of: &Trial, seed: u32, seconds: u32) -> Result<Trial> {
         append: words.join(" "),
         tests: vec![(TEST.to_owned(), expect)],
         require,
+        // That is about all tests of the scenario together.
+        met: None,
         limits,
         // It replays to the instruction then.
         machine: Machine { seed: of.machine.icount.then_some(seed), ..of.machine.clone() },
@@ -335,6 +343,8 @@ mod tests {
         assert_eq!((one.name.as_str(), one.tests.len(), one.machine.seed), ("torture-4711", 1, None));
         // The scenario itself has longer ones.
         assert_eq!((one.limits.silence, one.limits.total), (Some(780), Some(900)));
+        let met = Trial { met: Some(35), ..of("torture").clone() };
+        assert_eq!(trial(&met, 1, 60).unwrap().met, None);
         let many = trial(of("many"), 8, 600).unwrap();
         assert!(many.append.contains("seconds=30 ") && many.machine.seed == Some(8), "{}", many.append);
         assert!(many.require.len() == of("many").require.len() + 1 && many.limits.total == Some(3600));
@@ -355,6 +365,9 @@ mod tests {
         progress.keep(dir.path()).unwrap();
         assert!(resume(&["many"], 1).unwrap_err().message.contains("is complete"));
         assert!(resume(&["many"], 2).is_ok());
+        progress.boots.push(booted(1, 10.0, false));
+        progress.keep(dir.path()).unwrap();
+        assert!(resume(&["many"], 9).unwrap_err().message.contains("has failed: many with the seed 1;"));
         // Without --resume everything begins anew.
         plan(&["many"], 1, Some(1), false).unwrap().progress(dir.path()).unwrap();
         assert!(resume(&["many"], 2).is_err());

@@ -124,6 +124,7 @@ fn quilt_needs_a_source_package_of_this_kernel() {
     write(&lab.dir.path().join("source/debian/patches/series"), "");
     run(&[]).fails(64, &["is linux 6.12.1-1", "for 7.3", "--base"]);
     write(&lab.dir.path().join("source/debian/changelog"), "linux (7.3.4-1) sid; urgency=medium\n");
+    run(&["--base", "all"]).fails(64, &["BASE=all is for series and series-check"]);
     run(&["--topic", "fixse"]).fails(64, &["no topic `fixse`", "`fixes`"]);
 }
 

@@ -203,6 +203,8 @@ fn trial(of: &Trial, which: Which, tests: &[String]) -> Trial {
         name: format!("{}-{kernel}", of.name),
         kernel: kernel.to_owned(),
         tests: tests.iter().map(|test| (test.clone(), expect.clone())).collect(),
+        // That is about all tests of the scenario together.
+        met: None,
         ..of.clone()
     }
 }
@@ -270,6 +272,7 @@ mod tests {
         let run = Run { log, reading, ending: ending.clone(), counters, harts: Ok(Vec::new()), slowed: 1.0 };
         let booted = Booted { run, report, console: PathBuf::new(), append: String::new() };
         let of = Trial::new(SERIES, Machine::new(models::find("plain").unwrap()), Vec::new());
+        assert_eq!(trial(&Trial { met: Some(35), ..of.clone() }, Which::Series, &[]).met, None);
         let trial = trial(&of, Which::Bare, &["a".to_owned(), "b".to_owned()]);
         assert_eq!((trial.name.as_str(), trial.kernel.as_str()), ("series-plain-bare", "bare"));
         let seen = BootSeen::of(&booted, &trial);
