@@ -253,21 +253,14 @@ int main(int argc, char **argv)
 {
 	static const char *const tests[] = { "new_ring_used", "new_ring_of_buffers_used" };
 	unsigned long rounds = DEFAULT_ROUNDS;
-	const char *selected = NULL, *what;
-	unsigned int count = 0;
+	const char *what;
 
 	ksft_print_header();
 	for (int i = 1; i < argc; i++) {
-		if (!strncmp(argv[i], "case=", 5))
-			selected = argv[i] + 5;
-		else if (!parse_number(argv[i], "rounds", 1, 1000000, &rounds))
-			ksft_exit_fail_msg("%s: the arguments are rounds=NUMBER and case=NAME\n",
+		if (!parse_number(argv[i], "rounds", 1, 1000000, &rounds) && !parse_case(argv[i]))
+			ksft_exit_fail_msg("%s: arguments are rounds=NUMBER and case=NAME\n",
 					   argv[i]);
 	}
-	for (unsigned int i = 0; i < 2; i++)
-		count += !selected || !strcmp(selected, tests[i]);
-	if (!count)
-		ksft_exit_fail_msg("case=%s: there is no such case\n", selected);
 	what = missing();
 	if (what)
 		ksft_exit_skip("%s\n", what);
@@ -282,9 +275,9 @@ int main(int argc, char **argv)
 		stop_workers();
 		ksft_exit_skip("more than %d CPUs\n", ENTRIES);
 	}
-	ksft_set_plan(count);
+	ksft_set_plan(planned(2));
 	for (unsigned int i = 0; i < 2; i++) {
-		if (is_selected(selected, tests[i]))
+		if (begins(tests[i]))
 			run(tests[i], rounds, i);
 	}
 	stop_workers();

@@ -792,21 +792,14 @@ static void run(const struct context *context, unsigned long rounds)
 int main(int argc, char **argv)
 {
 	unsigned long rounds = DEFAULT_ROUNDS;
-	const char *selected = NULL, *what;
-	unsigned int count = 0;
+	const char *what;
 
 	ksft_print_header();
 	for (int i = 1; i < argc; i++) {
-		if (!strncmp(argv[i], "case=", 5))
-			selected = argv[i] + 5;
-		else if (!parse_number(argv[i], "rounds", 1, 1000000, &rounds))
-			ksft_exit_fail_msg("%s: the arguments are rounds=NUMBER and case=NAME\n",
+		if (!parse_number(argv[i], "rounds", 1, 1000000, &rounds) && !parse_case(argv[i]))
+			ksft_exit_fail_msg("%s: arguments are rounds=NUMBER and case=NAME\n",
 					   argv[i]);
 	}
-	for (unsigned int i = 0; i < ARRAY_SIZE(contexts); i++)
-		count += !selected || !strcmp(selected, contexts[i].test);
-	if (!count)
-		ksft_exit_fail_msg("case=%s: there is no such case\n", selected);
 	what = missing_for_bpf();
 	if (what)
 		ksft_exit_skip("%s\n", what);
@@ -815,9 +808,9 @@ int main(int argc, char **argv)
 		ksft_exit_fail_perror("/dev/null");
 	start_workers(go_there);
 	ring_map = new_ring_map();
-	ksft_set_plan(count);
+	ksft_set_plan(planned(ARRAY_SIZE(contexts)));
 	for (unsigned int i = 0; i < ARRAY_SIZE(contexts); i++) {
-		if (is_selected(selected, contexts[i].test))
+		if (begins(contexts[i].test))
 			run(&contexts[i], rounds);
 	}
 	stop_workers();
