@@ -562,7 +562,7 @@ unsafe extern "C" fn enter(data: *mut c_void) -> c_int {
 
 /// Makes requests to take CPUs offline or online fail as long as it exists.
 ///
-/// Unlike a lock it makes nobody wait who could be waited for.
+/// Unlike with a lock, whoever asks for that need not wait, and so cannot be part of a deadlock.
 struct CpusKept;
 
 impl CpusKept {
@@ -581,7 +581,7 @@ impl Drop for CpusKept {
     }
 }
 
-/// Keeps CPUs from going online or offline, and makes those wait who want it.
+/// Keeps CPUs from going online or offline; requests for that wait.
 struct CpusReadLock;
 
 impl CpusReadLock {

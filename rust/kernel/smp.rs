@@ -262,8 +262,8 @@ pub(crate) struct Once<F, R> {
     result: Cell<Option<R>>,
 }
 
-// SAFETY: Only those use it whom the crate lets: first one caller, who may be on another CPU or
-// another thread, and when that is done the owner. The bounds say that both may have what is in it.
+// SAFETY: Only this crate uses it, and never two at a time: first one caller, perhaps on another CPU
+// or in another thread, and once that has finished the owner. The bounds let both have the contents.
 unsafe impl<F: Send, R: Send> Sync for Once<F, R> {}
 
 impl<F, R> Once<F, R> {
@@ -295,8 +295,8 @@ impl<F, R> Once<F, R> {
 ///
 /// `scope` and what it makes other CPUs do can start them. This function returns what `scope`
 /// returns, after all calls that were started have finished. So `f` may borrow. What `scope`
-/// returns can be sent to other threads: it is no guard that keeps interrupts disabled, or a lock
-/// held, while this function waits.
+/// returns must be [`Send`], so it cannot be a guard that keeps interrupts disabled, or a lock held,
+/// while this function waits.
 ///
 /// # Context
 ///
