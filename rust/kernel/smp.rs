@@ -262,8 +262,9 @@ pub(crate) struct Once<F, R> {
     result: Cell<Option<R>>,
 }
 
-// SAFETY: Only this crate uses it, and never two at a time: first one caller, perhaps on another CPU
-// or in another thread, and once that has finished the owner. The bounds let both have the contents.
+// SAFETY: Only this crate uses it, and never two at a time: first one caller, perhaps on another
+// CPU or in another thread, and once that has finished the owner. The bounds let both have the
+// contents.
 unsafe impl<F: Send, R: Send> Sync for Once<F, R> {}
 
 impl<F, R> Once<F, R> {
@@ -295,8 +296,8 @@ impl<F, R> Once<F, R> {
 ///
 /// `scope` and what it makes other CPUs do can start them. This function returns what `scope`
 /// returns, after all calls that were started have finished. So `f` may borrow. What `scope`
-/// returns must be [`Send`], so it cannot be a guard that keeps interrupts disabled, or a lock held,
-/// while this function waits.
+/// returns must be [`Send`], so it cannot be a guard that keeps interrupts disabled, or a lock
+/// held, while this function waits.
 ///
 /// # Context
 ///

@@ -233,8 +233,8 @@ impl Mapping {
     ///
     /// # Safety
     ///
-    /// There must be memory, or something that can be read like it; if it is not memory, no word may
-    /// be written. Nothing but mappings of this kind may use it as long as the mapping exists.
+    /// There must be memory, or something that can be read like it; if it is not memory, no word
+    /// may be written. Nothing but mappings of this kind may use it as long as the mapping exists.
     ///
     /// # Context
     ///

@@ -103,8 +103,8 @@ impl Channel {
         if size == 0 || size > u32::MAX as usize {
             return Err(EINVAL);
         }
-        // SAFETY: The caller may sleep, as was checked. The callbacks exist for ever, as they are part
-        // of the kernel image.
+        // SAFETY: The caller may sleep, as was checked. The callbacks exist for ever, as they are
+        // part of the kernel image.
         let channel = unsafe { bindings::relay_open_nameless(size, &raw const CALLBACKS) };
         // INVARIANT: The channel has just been opened. Its buffers are zeroed.
         Ok(Self {
@@ -122,9 +122,9 @@ impl Channel {
     /// Any but non-maskable interrupts.
     #[inline]
     pub fn write(&self, word: u64) {
-        // SAFETY: By the type invariant the channel is open. Each CPU that is online has a buffer: no
-        // CPU was coming online when the channel was opened, and relay makes one for each that comes
-        // later. The word is valid for reads of its size.
+        // SAFETY: By the type invariant the channel is open. Each CPU that is online has a buffer:
+        // no CPU was coming online when the channel was opened, and relay makes one for each that
+        // comes later. The word is valid for reads of its size.
         unsafe {
             bindings::relay_write(
                 self.channel.as_ptr(),
@@ -155,8 +155,8 @@ impl Channel {
             return None;
         }
         let start = self.start(cpu)?;
-        // SAFETY: By the type invariant there is such a word, until `self` is dropped. The CPU may be
-        // writing it, even in parts: what is read is a number all the same.
+        // SAFETY: By the type invariant there is such a word, until `self` is dropped. The CPU may
+        // be writing it, even in parts: what is read is a number all the same.
         Some(unsafe { ptr::read_volatile(start.as_ptr().add(index)) })
     }
 
@@ -170,7 +170,8 @@ impl Channel {
         // SAFETY: It is a per-CPU allocation, and `cpu` is a possible one.
         let buffer: *mut *mut bindings::rchan_buf =
             unsafe { bindings::per_cpu_ptr(buffers.cast(), cpu.as_u32()).cast() };
-        // SAFETY: The pointer for a CPU is set once, to a buffer that exists as long as the channel.
+        // SAFETY: The pointer for a CPU is set once, to a buffer that exists as long as the
+        // channel.
         let buffer = unsafe { ptr::read_volatile(buffer) };
         if buffer.is_null() {
             return None;
