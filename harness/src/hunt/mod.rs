@@ -113,7 +113,7 @@ pub struct Args {
     initrd: Option<PathBuf>,
     /// Boot without an initramfs: the kernel mounts a disk (--drive) as its root, and the system there
     /// switches the machine off at its end
-    #[arg(long, requires = "kernel", conflicts_with_all = ["initrd", "workload", "modules"])]
+    #[arg(long, conflicts_with_all = ["initrd", "workload", "modules"])]
     no_initrd: bool,
     /// A disk of the guest, raw or qcow2; several times for several. What the guest writes is thrown away
     #[arg(long, value_name = "FILE")]
@@ -241,6 +241,9 @@ impl Plan {
             (None, Some(folder)) => Some(Given::Folder(folder.clone())),
             (None, None) => args.no_initrd.then_some(Given::Disk),
         };
+        if args.no_initrd && args.kernel.is_none() {
+            return Err(usage("--no-initrd is for --kernel: kernels of --tree have no drivers for disks".to_owned()));
+        }
         if args.no_initrd && more.is_empty() {
             return Err(usage("--no-initrd needs a disk for the kernel to mount, such as --drive FILE".to_owned()));
         }

@@ -56,9 +56,6 @@ fn of_console(console: &str, well: bool, row: &dyn Fn(&str, String, Verdict) -> 
     let log = Log::of(console);
     let report = ktap::parse(&log);
     let mut rows: Vec<Row> = report.cases.iter().map(|suite| of_suite(suite, &log, row)).collect();
-    if rows.is_empty() {
-        rows.push(row(BOOT, "no test has a result".to_owned(), Verdict::Error));
-    }
     let reading = end::read(&log, &Ending::Unknown, "");
     let reports: Vec<String> = reading.forbidden.iter().chain(&reading.headline).map(ToString::to_string).collect();
     if let Some(first) = reports.first() {
@@ -67,6 +64,9 @@ fn of_console(console: &str, well: bool, row: &dyn Fn(&str, String, Verdict) -> 
     let problems: Vec<String> = report.problems.iter().map(ToString::to_string).collect();
     if let Some(first) = problems.first() {
         rows.push(Row { why: problems.clone(), ..row(BOOT, first.clone(), Verdict::Error) });
+    }
+    if rows.is_empty() {
+        rows.push(row(BOOT, "no test has a result".to_owned(), Verdict::Error));
     }
     let good = |row: &Row| matches!(row.verdict, Verdict::Pass | Verdict::Skip);
     if !well && rows.iter().all(good) {
@@ -160,7 +160,9 @@ mod tests {
     #[test]
     fn no_tests_are_no_pass() {
         for console in ["", "Linux version 7.3.4\nreboot: Restarting system\n"] {
-            assert_eq!(seen(console, true), [row("(boot)", "no test has a result", Verdict::Error)]);
+            let all = seen(console, true);
+            assert!(all[0].1.contains("no test results"), "{all:?}");
+            assert_eq!((all.len(), all[0].0.as_str(), all[0].2), (1, "(boot)", Verdict::Error));
         }
         let empty = "Linux version 7.3.4\nKTAP version 1\n1..1\nok 1 rust_smp\n";
         assert_eq!(seen(empty, true), [row("rust_smp", "no tests", Verdict::Error)]);

@@ -73,6 +73,7 @@ fn the_scenarios_of_the_project() {
             "debian-windows-window-3-4",
             "debian-windows-window-4-4",
             "default",
+            "distribution",
             "fedora-debug-absent-sbi-4",
             "fedora-debug-stale-sbi-4",
             "hardened-stale-4",
