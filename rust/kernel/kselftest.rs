@@ -5,8 +5,8 @@
 //! [`#[kselftests]`](kselftests) makes cases from functions with `#[test]`, and
 //! [`kselftest_module!`](crate::kselftest_module!) makes a loadable module of them. Loading it runs
 //! them in the order of their functions. It loads only if at least one of them passes and none
-//! fails, so a script gets the verdict from the exit status of `insmod`. The log has the details in
-//! KTAP:
+//! fails, so a script gets the verdict from the exit status of `insmod`, and from `rmmod` if a
+//! thread has died. The log has the details in KTAP:
 //!
 //! ```text
 //! example: KTAP version 1

@@ -65,7 +65,8 @@ impl Reproducer<'_> {
         }
         keep(self.firmware, &folder.join(FIRMWARE), false)?;
         for drive in self.drives {
-            keep(drive.file, &folder.join(drive.image()), true)?;
+            // The boot writes to one that is kept.
+            keep(drive.file, &folder.join(drive.image()), !drive.kept)?;
         }
         let script = folder.join(SCRIPT);
         files::write_whole(&script, self.script(&folder))?;
