@@ -2,8 +2,9 @@
 # SPDX-License-Identifier: GPL-2.0
 #
 # Make and touch new mappings at random, while processes and threads start,
-# memory is scarce, and CPUs go offline and come back. Takes the arguments of
-# the module; without seed= the seed is new each time.
+# another module and BPF programs are loaded and unloaded, memory is scarce, and
+# CPUs go offline and come back. Takes the arguments of the module; without seed=
+# the seed is new each time.
 
 . "$(dirname "$0")/functions.sh"
 
@@ -13,6 +14,9 @@ cpus=/sys/devices/system/cpu
 temporary=
 toggler=
 storm=
+churns=
+# The module beside the one that tortures: small, and it executes new code on all CPUs
+other=lazy_map_text
 
 # toggle_cpus SEED: take CPUs offline and online, sometimes two at once, in an order
 # that the seed decides, until told to end. Writes how often to the file `toggled`.
@@ -39,10 +43,64 @@ toggle_cpus()
 	echo "$count" > "$temporary/toggled"
 }
 
+# load_other: load another module, have it execute new code, and unload it
+load_other()
+{
+	insmod "$DIR/test_modules/$other.ko" rounds=1 pages=2 case=executed_in_interrupt &&
+		rmmod "$other"
+}
+
+# load_programs: load a few BPF programs, and execute them on all CPUs
+load_programs()
+{
+	"$DIR/bpf" rounds=1 pages=1
+}
+
+# churn FUNCTION: call it until told to end, or until it fails. Writes how often it
+# succeeded to the file FUNCTION.times, what it printed last to FUNCTION.log, and the
+# status of a failure to FUNCTION.status.
+churn()
+{
+	end=
+	trap 'end=yes' TERM
+	times=0
+	while [ -z "$end" ]; do
+		"$1" > "$temporary/$1.log" 2>&1 || {
+			echo $? > "$temporary/$1.status"
+			break
+		}
+		times=$((times + 1))
+		# The kernel's log is short, and the other results are in it.
+		sleep 0.5
+	done
+	echo "$times" > "$temporary/$1.times"
+}
+
+# report_churn TEST FUNCTION WHAT: the result of a churn that has ended
+report_churn()
+{
+	times=$(cat "$temporary/$2.times" 2> /dev/null)
+	status=$(cat "$temporary/$2.status" 2> /dev/null)
+	ktap_print_msg "$3: ${times:-unknown}"
+	if [ "${times:-0}" -gt 0 ] && [ -z "$status" ]; then
+		ktap_test_pass "$1"
+		return
+	fi
+	# The results of a program within are its own.
+	sed 's/^/# | /' "$temporary/$2.log" 2> /dev/null
+	if [ "${times:-0}" -eq 0 ] && [ "$status" = "$KSFT_SKIP" ]; then
+		ktap_test_skip "$1"
+	else
+		ktap_print_msg "$1: status ${status:-0}"
+		ktap_test_fail "$1"
+	fi
+}
+
 stop()
 {
 	[ -z "$toggler" ] || kill -TERM "$toggler" 2> /dev/null
 	[ -z "$storm" ] || kill -TERM "$storm" 2> /dev/null
+	[ -z "$churns" ] || kill -TERM $churns 2> /dev/null
 	wait
 	# Leave no CPU offline, whatever went wrong.
 	for cpu in "$cpus"/cpu[0-9]*/online; do
@@ -62,13 +120,21 @@ set -- $(arguments_for lazy_map_torture "$@")
 [ -n "$(argument memory "$@")" ] ||
 	set -- "$@" "memory=$(awk '/^MemAvailable:/ { print int($2 / 2048) }' /proc/meminfo)"
 seconds=$(argument seconds "$@")
-ktap_set_plan 3
+ktap_set_plan 5
 
 toggle_cpus "$(argument seed "$@")" &
 toggler=$!
 if [ -x "$DIR/fork_storm" ]; then
 	"$DIR/fork_storm" "seconds=$seconds" workers=4 > "$temporary/forks" 2>&1 &
 	storm=$!
+fi
+if [ -e "$DIR/test_modules/$other.ko" ]; then
+	churn load_other &
+	churns="$churns $!"
+fi
+if [ -x "$DIR/bpf" ]; then
+	churn load_programs &
+	churns="$churns $!"
 fi
 run_module lazy_map_torture lazy_map_torture "$@"
 
@@ -97,5 +163,18 @@ elif [ "$(ls -d "$cpus"/cpu[0-9]*/online 2> /dev/null | wc -l)" -gt 1 ]; then
 else
 	ktap_print_msg "cpus_come_and_go: this machine has no second CPU, or none can go offline"
 	ktap_test_skip cpus_come_and_go
+fi
+
+if [ -e "$DIR/test_modules/$other.ko" ]; then
+	report_churn modules_meanwhile load_other "times that $other was loaded"
+else
+	ktap_print_msg "modules_meanwhile: $other.ko is missing"
+	ktap_test_skip modules_meanwhile
+fi
+if [ -x "$DIR/bpf" ]; then
+	report_churn programs_meanwhile load_programs "times that BPF programs were loaded"
+else
+	ktap_print_msg "programs_meanwhile: bpf is missing"
+	ktap_test_skip programs_meanwhile
 fi
 ktap_finished
