@@ -14,8 +14,13 @@ use crate::reports::{self, Ends, Meaning};
 pub const READY: &str = "lazymap: guest ready";
 /// The guest's init has run the tests and is switching the machine off.
 pub const DONE: &str = "lazymap: guest done";
+/// The guest's init is about to start another kernel in place of this one.
+pub const NEXT: &str = "lazymap: the next kernel starts";
 /// Every panic begins with this (kernel/panic.c).
 pub const PANIC: &str = "Kernel panic - not syncing:";
+
+/// The panic with which the guest's init does so, if at all (drivers/tty/sysrq.c).
+const CRASH: &str = "Kernel panic - not syncing: sysrq triggered crash";
 
 /// The kernel's last message.
 const OFF: [&str; 3] = ["reboot: Power down", "reboot: Restarting system", "reboot: System halted"];
@@ -178,6 +183,8 @@ struct Seen {
     foreign: bool,
     ready: bool,
     results: bool,
+    /// [`NEXT`] was seen, and no first message of a kernel since.
+    next: bool,
     /// The line of [`DONE`].
     done: Option<usize>,
     /// The line in which the kernel switches the machine off.
@@ -200,15 +207,22 @@ impl Seen {
         let whole = log.lines.iter().any(|line| is_first(&line.text));
         // The number that die() gave to the current oops; none before it has come that far.
         let mut died = None;
+        // A panic that was asked for, while no other kernel has started because of it.
+        let mut crash = None;
         for message in &log.lines {
             let (line, text) = (message.number, message.text.as_str());
             let found = |kind: &'static str| Found { line, text: text.trim().to_owned(), kind };
             if is_first(text) && !message.copy {
-                if seen.linux {
+                if std::mem::take(&mut seen.next) {
+                    // The last words of one kernel are not part of a report of the other.
+                    reader = reports::Reader::new(log);
+                    crash = None;
+                } else if seen.linux {
                     seen.unknown.push(found("the kernel starts a second time"));
                 }
                 seen.linux = true;
             }
+            seen.next |= seen.linux && !seen.ready && text == NEXT;
             seen.ready |= seen.linux && text == READY;
             let may_begin = seen.ready || (seen.foreign && seen.linux);
             seen.results |= may_begin && (text.starts_with("TAP version ") || text.starts_with("KTAP version "));
@@ -232,6 +246,9 @@ impl Seen {
             }
             match reader.next(text, message.stamp.is_some(), message.level) {
                 Meaning::Report(row) => match row.ends {
+                    Some(Ends::Panic) if seen.next && text.trim() == CRASH => {
+                        crash.get_or_insert_with(|| found(&row.name));
+                    }
                     Some(Ends::Panic) => {
                         seen.panic.get_or_insert_with(|| found(&row.name));
                         // Then it is the cause, and the panic only a consequence.
@@ -262,6 +279,7 @@ impl Seen {
                 Meaning::Ignored(_) | Meaning::Part | Meaning::Nothing => {}
             }
         }
+        seen.panic = seen.panic.or(crash);
         if *ending == Ending::Unknown
             && let Some((line, text)) = cut_off(log)
         {
@@ -322,6 +340,7 @@ impl Seen {
             (self.ready || self.foreign, READY),
             (self.results, "KTAP version line"),
             (self.done.is_some() || self.foreign, DONE),
+            (!self.next, "first message of the next kernel"),
         ];
         let missing: Vec<_> = marks.into_iter().filter(|(seen, _)| !seen).map(|(_, mark)| mark).collect();
         if missing.is_empty() { End::Finished } else { End::Incomplete { missing } }
@@ -361,7 +380,7 @@ fn oops_number(text: &str) -> Option<u32> {
 }
 
 /// Whether a message is the kernel's first.
-fn is_first(text: &str) -> bool {
+pub fn is_first(text: &str) -> bool {
     text.starts_with("Linux version ")
 }
 

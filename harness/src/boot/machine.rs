@@ -500,30 +500,34 @@ struct Arriving {
     ends: Vec<f64>,
     /// Where the incomplete last line begins.
     line: usize,
+    /// A kernel has panicked, and no other one has started since.
+    panicked: bool,
 }
 
 impl Default for Arriving {
     fn default() -> Self {
-        Self { started: Instant::now(), bytes: Vec::new(), ends: Vec::new(), line: 0 }
+        Self { started: Instant::now(), bytes: Vec::new(), ends: Vec::new(), line: 0, panicked: false }
     }
 }
 
 impl Arriving {
-    /// Adds a part, passes complete lines to `watch`, and returns whether one of them is a panic.
-    fn add(&mut self, part: &[u8], watch: &mut dyn FnMut(&str)) -> bool {
+    /// Adds a part, and passes complete lines to `watch`.
+    fn add(&mut self, part: &[u8], watch: &mut dyn FnMut(&str)) {
         let now = self.started.elapsed().as_secs_f64();
-        let mut panic = false;
         for &byte in part {
             self.bytes.push(byte);
             if byte == b'\n' {
                 let line = String::from_utf8_lossy(&self.bytes[self.line..self.bytes.len() - 1]);
-                panic |= printk::pieces(&line).iter().any(|p| p.text.starts_with(end::PANIC));
+                for piece in printk::pieces(&line) {
+                    self.panicked |= piece.text.starts_with(end::PANIC);
+                    // A panic may be how one kernel starts another.
+                    self.panicked &= !end::is_first(piece.text);
+                }
                 watch(line.trim_end());
                 self.line = self.bytes.len();
                 self.ends.push(now);
             }
         }
-        panic
     }
 }
 
@@ -550,9 +554,8 @@ impl Watched<'_> {
                 Ok(part) => {
                     self.console.write_all(&part).map_err(|e| Error::io("write", self.path, e))?;
                     heard = self.pace.passed();
-                    if self.log.add(&part, watch) {
-                        panicked.get_or_insert(heard);
-                    }
+                    self.log.add(&part, watch);
+                    panicked = self.log.panicked.then(|| panicked.unwrap_or(heard));
                 }
                 // The console is closed: only QEMU itself is left to wait for.
                 Err(RecvTimeoutError::Disconnected) => {

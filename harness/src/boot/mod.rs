@@ -6,5 +6,6 @@ pub mod initramfs;
 pub mod kernel_file;
 pub mod machine;
 pub mod models;
+pub mod next;
 pub mod program;
 pub mod reproduce;

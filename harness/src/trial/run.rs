@@ -18,12 +18,13 @@ use super::retry;
 use super::seen::{BootSeen, Booted};
 use super::verdict::Verdict;
 use crate::boot::machine::{BUSY, Boot};
-use crate::boot::{initramfs, reproduce};
+use crate::boot::{initramfs, next, reproduce};
 use crate::build::kernel::Kernel;
 use crate::build::workbench::Workbench;
 use crate::ground::batch;
 use crate::ground::error::{Error, Result};
 use crate::ground::progress::Step;
+use crate::source::host;
 
 /// Runs a trial of `kernel`. The console goes to `FOLDER/NAME.log`, see [`Trial::name`], with
 /// `.qemu.log` and the reproducer's folder beside it. Errors become rows.
@@ -143,6 +144,12 @@ pub fn boot(bench: &Workbench, kernel: &Kernel, trial: &Trial, console: &Path) -
     let initrd = initrd(console);
     let selftests = trial.selftests.as_deref().unwrap_or(&kernel.selftests);
     initramfs::build(&bench.busybox, selftests, &initrd)?;
+    if next::is_started(&trial.append) {
+        let clang = host::clang(&bench.options.base).ok_or_else(|| {
+            Error::could_not("no clang is new enough to compile what starts the next kernel; select one with LLVM=")
+        })?;
+        next::add(&clang, &kernel.image, &initrd)?;
+    }
     let step = Step::start(format!("boot {} on {}", kernel.name, trial.machine));
     let append = command_line(bench, trial, selftests);
     let firmware = bench.firmware_for(trial.firmware.as_deref())?;

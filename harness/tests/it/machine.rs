@@ -459,6 +459,20 @@ fn a_machine_that_stays_on_after_a_panic_is_ended_and_counts() {
 }
 
 #[test]
+fn a_machine_whose_next_kernel_starts_after_a_panic_goes_on() {
+    let limits = Limits { panic: Duration::from_millis(500), ..PATIENT };
+    let script = format!(
+        "{}echo '[    2.200000] Kernel panic - not syncing: sysrq triggered crash'\n\
+         echo '[    0.000000] Linux version 7'\nsleep 1.5\necho '[    1.500000] still here'\n",
+        "echo '[    0.000000] Linux version 7'\necho '[    2.000000] lazymap: the next kernel starts'\n"
+    );
+    let fake = Fake::new(&script);
+    let run = fake.run(PLAIN, limits);
+    assert_eq!(run.ending, Ending::Exited(0));
+    assert!(run.log.raw.ends_with("still here\n"), "{}", run.log.raw);
+}
+
+#[test]
 fn what_qemu_leaves_behind_is_not_waited_for() {
     let fake = Fake::new(&format!("{}sleep 1000 & echo $! >child", finished()));
     let started = Instant::now();

@@ -81,6 +81,8 @@ fn the_scenarios_of_the_project() {
             "hotplug",
             "kasan-vmalloc",
             "kcov",
+            "kdump",
+            "kexec",
             "kfence",
             "kvm",
             "late",

@@ -294,3 +294,70 @@ fn a_console_from_elsewhere_needs_no_marks_of_ours() {
     assert_eq!(verdict("", &Ending::Unknown), End::NeverBooted);
     assert!(matches!(verdict(&log("stack-overflow"), &Ending::Unknown), End::StackOverflow { .. }));
 }
+
+/// The last words of a kernel that starts another by a panic.
+const CRASH: &str = "[    2.100000] sysrq: Trigger a crash\n\
+    [    2.200000] Kernel panic - not syncing: sysrq triggered crash\n\
+    [    2.300000] CPU: 1 UID: 0 PID: 1 Comm: init Not tainted 7\n\
+    [    2.300000] Call Trace:\n\
+    [    2.300000] [<ffffffff80012345>] dump_backtrace+0x1c/0x24\n\
+    [    2.400000] Starting crashdump kernel...\n\
+    [    2.500000] Bye...\n";
+
+/// A kernel with these last words, up to the start of another one.
+fn first_kernel(last_words: &str) -> String {
+    format!(
+        "[    0.000000] Linux version 7\n[    1.000000] a\n[    2.000000] lazymap: the next kernel starts\n{last_words}"
+    )
+}
+
+/// A kernel with this message that runs a test.
+fn second_kernel(message: &str) -> String {
+    format!(
+        "[    0.000000] Linux version 7\n[    1.500000] {message}\n[    2.510000] lazymap: guest ready\n\
+         [    2.600000] TAP version 13\n[    2.700000] 1..1\n[    2.800000] ok 1 a\n\
+         [    2.900000] lazymap: guest done\n[    3.000000] reboot: Power down\n"
+    )
+}
+
+#[test]
+fn a_kernel_may_start_another_one() {
+    for last_words in ["", CRASH] {
+        let both = format!("{}{}", first_kernel(last_words), second_kernel("b"));
+        let reading = read(&both, &EXITED);
+        assert_eq!(reading.end, End::Finished, "{both}");
+        assert!(reading.forbidden.is_empty() && reading.unknown.is_empty(), "{reading:?}");
+        assert!(reading.headline.is_none() && reading.ready && reading.off, "{reading:?}");
+        // Only if it said so.
+        let silent = both.replace("lazymap: the next kernel starts", "x");
+        let reading = read(&silent, &EXITED);
+        assert!(!reading.unknown.is_empty() && (last_words.is_empty() || reading.end != End::Finished), "{reading:?}");
+    }
+}
+
+#[test]
+fn what_goes_wrong_on_the_way_to_the_next_kernel_counts() {
+    let both = |last_words: &str, message: &str| format!("{}{}", first_kernel(last_words), second_kernel(message));
+    let other = "[    2.200000] Kernel panic - not syncing: Fatal exception\n";
+    let headline = "Kernel panic - not syncing: Fatal exception".to_owned();
+    assert_eq!(verdict(&both(other, "b"), &EXITED), End::Panic { headline });
+    assert!(matches!(verdict(&both("[    2.200000] Oops [#1]\n", "b"), &EXITED), End::Oops { .. }));
+    let warning =
+        "[    2.450000] WARNING: arch/riscv/kernel/machine_kexec.c:168 at machine_kexec+0x1/0x2, CPU#1: init/1\n";
+    assert_eq!(read(&both(warning, "b"), &EXITED).forbidden.len(), 1);
+    // The last words of the first kernel cover no report of the second.
+    assert_eq!(read(&both(CRASH, "Call Trace:"), &EXITED).unknown.len(), 1);
+    // The tests run already.
+    let late = second_kernel("b").replace("ok 1 a", "lazymap: the next kernel starts") + CRASH;
+    assert!(matches!(verdict(&late, &EXITED), End::Panic { .. }));
+}
+
+#[test]
+fn a_next_kernel_that_never_starts_is_missed() {
+    let headline = "Kernel panic - not syncing: sysrq triggered crash".to_owned();
+    assert_eq!(verdict(&first_kernel(CRASH), &EXITED), End::Panic { headline: headline.clone() });
+    assert_eq!(verdict(&first_kernel(CRASH), &SILENT), End::Panic { headline });
+    assert_eq!(verdict(&first_kernel(""), &SILENT), End::Hang(Duration::from_secs(60)));
+    let End::Incomplete { missing } = verdict(&first_kernel(""), &EXITED) else { panic!() };
+    assert!(missing.contains(&"first message of the next kernel"), "{missing:?}");
+}

@@ -20,6 +20,7 @@ typedef unsigned long u64;
 #define NR_SCHED_GETAFFINITY	123
 #define NR_SCHED_YIELD		124
 #define NR_KILL			129
+#define NR_REBOOT		142
 #define NR_PRCTL		167
 #define NR_MUNMAP		215
 #define NR_CLONE		220
@@ -30,6 +31,7 @@ typedef unsigned long u64;
 #define NR_WAIT4		260
 #define NR_FINIT_MODULE		273
 #define NR_BPF			280
+#define NR_KEXEC_FILE_LOAD	294
 
 #define AT_FDCWD		(-100)
 #define SIGCHLD			17

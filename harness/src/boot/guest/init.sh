@@ -9,6 +9,8 @@
 #   lazymap.online=N,M  CPUs to start before the tests, if maxcpus= kept them off
 #   lazymap.hotplug     take CPUs offline and online all the time while tests run
 #   lazymap.hibernate   hibernate to /dev/ram0 and resume all the time while tests run
+#   lazymap.kexec       start the kernel in /next in place of this one, before the tests
+#   lazymap.kdump       the same by a panic; needs crashkernel=
 #   lazymap.show=F:W,G  say the first line of file F with the word W, and the bytes of file G
 #   lazymap.called=F,G  say from where the kernel calls these functions
 #   lazymap.shell       an interactive shell on the console after the tests
@@ -58,6 +60,7 @@ limit=
 shell=
 hotplug=
 hibernate=
+next=
 online=
 shows=
 callees=
@@ -68,6 +71,7 @@ for word in $(cat /proc/cmdline); do
 	lazymap.online=*) online=$(echo "${word#*=}" | tr ',' ' ') ;;
 	lazymap.hotplug) hotplug=yes ;;
 	lazymap.hibernate) hibernate=yes ;;
+	lazymap.kexec | lazymap.kdump) next=${word#*.} ;;
 	lazymap.show=*) shows=$(echo "${word#*=}" | tr ',' ' ') ;;
 	lazymap.called=*) callees=$(echo "${word#*=}" | tr ',' ' ') ;;
 	lazymap.shell) shell=yes ;;
@@ -187,6 +191,33 @@ hibernate_often() {
 	echo $count >$run/hibernate
 }
 
+# Starts the kernel in /next in place of this one, which is busy with new stacks on all
+# CPUs, as $1 says: `kexec`, or `kdump` by a panic. That one runs the tests, so this
+# returns only if it fails.
+start_next() {
+	words=
+	for word in $(cat /proc/cmdline); do
+		case $word in
+		lazymap.kexec | lazymap.kdump | crashkernel=*) ;;
+		*) words="$words $word" ;;
+		esac
+	done
+	./fork_storm seconds=60 </dev/null >/dev/null 2>&1 &
+	sleep 1
+	if [ "$1" = kdump ]; then
+		/next/kexec kdump /next/Image /next/initramfs.cpio.gz "${words# }" || {
+			say "# no kernel for a panic can be loaded: status $?"
+			return
+		}
+		say "lazymap: the next kernel starts"
+		echo c >/proc/sysrq-trigger
+	else
+		say "lazymap: the next kernel starts"
+		/next/kexec kexec /next/Image /next/initramfs.cpio.gz "${words# }" ||
+			say "# no next kernel can be started: status $?"
+	fi
+}
+
 # Says what $1 shows of the kernel: FILE:WORD the first line of the file with the
 # word, FILE its bytes. Many an option leaves no other trace in the log.
 show() {
@@ -211,6 +242,11 @@ called() (
 )
 
 say "lazymap: mmu $(sed -n 's/^mmu[[:blank:]]*: //p' /proc/cpuinfo | sort -u)"
+[ -z "$next" ] || start_next "$next"
+if [ -e /proc/vmcore ]; then
+	# Each page of the kernel that has panicked is mapped anew to be read.
+	say "lazymap: vmcore: $(head -c 4 /proc/vmcore | xxd -p), $(dd if=/proc/vmcore bs=1M count=64 2>/dev/null | wc -c) bytes"
+fi
 for shown in $shows; do
 	show "$shown"
 done
