@@ -2,6 +2,7 @@
 //! Starts QEMU, and makes sure that it exits.
 
 pub mod drive;
+pub mod efi;
 pub mod initramfs;
 pub mod kernel_file;
 pub mod machine;

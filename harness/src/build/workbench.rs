@@ -14,8 +14,8 @@ use std::thread;
 use super::kernel::{self, Builder, Compiled, Config, Kernel};
 use super::kunit::{self, Arch, Tested};
 use super::qemu::{self, Qemu};
-use crate::boot::initramfs;
 use crate::boot::machine::Machine;
+use crate::boot::{efi, initramfs};
 use crate::ground::error::{Error, Result};
 use crate::ground::{files, key, pace};
 use crate::options::Options;
@@ -25,6 +25,10 @@ use crate::source::given::Source;
 use crate::source::host::{self, Host};
 use crate::source::tree::Tree;
 use crate::source::{mailbox, weave};
+
+/// Names of the images of EDK2 in `out/guest`.
+const EFI_CODE: &str = "efi-code.fd";
+const EFI_VARIABLES: &str = "efi-variables.fd";
 
 /// What a boot needs besides a kernel.
 #[derive(Clone, Debug)]
@@ -92,6 +96,25 @@ impl Workbench {
             }
             _ => Ok(self.firmware.clone()),
         }
+    }
+
+    /// Where the images of EDK2 are, or will be.
+    pub fn planned_efi(&self) -> efi::Images {
+        let guest = self.options.out.join("guest");
+        efi::Images { code: guest.join(EFI_CODE), variables: guest.join(EFI_VARIABLES) }
+    }
+
+    /// The same, downloaded if they are missing.
+    ///
+    /// # Errors
+    /// When they cannot be downloaded.
+    pub fn efi(&self) -> Result<efi::Images> {
+        let efi = &self.options.base.guest.efi;
+        let image = |path: &str, name: &str| guest_file(&self.options, &efi.package, path, name);
+        Ok(efi::Images {
+            code: image(&efi.code_path, EFI_CODE)?,
+            variables: image(&efi.variables_path, EFI_VARIABLES)?,
+        })
     }
 
     /// How slow the host is: as the user says, or as measured now.

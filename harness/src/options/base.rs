@@ -157,6 +157,19 @@ pub struct Guest {
     pub every_firmware: Vec<Package>,
     /// Path of `fw_dynamic.bin` inside its package.
     pub firmware_path: String,
+    /// What starts the kernel through EFI.
+    pub efi: Efi,
+}
+
+/// EDK2, in images of the flash memory of QEMU's machine.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Efi {
+    pub package: Package,
+    /// Path inside the package of the image with the code.
+    pub code_path: String,
+    /// The same for the variables.
+    pub variables_path: String,
 }
 
 /// What the host needs besides packages.

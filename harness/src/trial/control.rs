@@ -375,6 +375,7 @@ impl RunFile {
             cases: alone,
             at_boot,
             firmware: of.firmware.clone(),
+            efi: of.efi,
             limits: LimitsGiven { silence: self.silence.or(of.limits.silence), ..of.limits },
             ..Trial::new(control, machine, tests)
         };

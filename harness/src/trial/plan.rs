@@ -40,6 +40,8 @@ pub struct Trial {
     pub limits: LimitsGiven,
     /// The version of the firmware, if not the selected one.
     pub firmware: Option<String>,
+    /// EDK2 starts the kernel, after the firmware.
+    pub efi: bool,
     /// The contents of the guest's `/lazy_map`, if not the kernel's own tests.
     pub selftests: Option<PathBuf>,
     /// Seconds that the guest gives each test; by default the limits decide.
@@ -78,6 +80,7 @@ impl Trial {
             met: None,
             limits: LimitsGiven::default(),
             firmware: None,
+            efi: false,
             selftests: None,
             test_seconds: None,
             host: Host::IDLE,

@@ -153,7 +153,8 @@ pub fn boot(bench: &Workbench, kernel: &Kernel, trial: &Trial, console: &Path) -
     let step = Step::start(format!("boot {} on {}", kernel.name, trial.machine));
     let append = command_line(bench, trial, selftests);
     let firmware = bench.firmware_for(trial.firmware.as_deref())?;
-    let qemu = qemu(bench, trial, kernel, &firmware, &append, &initrd, console);
+    let more = if trial.efi { bench.efi()?.arguments() } else { Vec::new() };
+    let qemu = Boot { more: &more, ..qemu(bench, trial, kernel, &firmware, &append, &initrd, console) };
     let append = qemu.command_line();
     let run = qemu.run(&mut |line| step.detail(line));
     step.finish(run.as_ref().map_or("not possible", |run| short(&run.reading.end)));
@@ -218,7 +219,9 @@ pub fn command(bench: &Workbench, trial: &Trial, kernel: &Kernel, folder: &Path)
     let firmware = bench.planned_firmware(trial.firmware.as_deref())?;
     let console = folder.join(format!("{}.log", trial.name));
     let append = command_line(bench, trial, trial.selftests.as_deref().unwrap_or(&kernel.selftests));
-    Ok(qemu(bench, trial, kernel, &firmware, &append, &initrd(&console), &console).reproducer())
+    let more = if trial.efi { bench.planned_efi().arguments() } else { Vec::new() };
+    let initrd = initrd(&console);
+    Ok(Boot { more: &more, ..qemu(bench, trial, kernel, &firmware, &append, &initrd, &console) }.reproducer())
 }
 
 /// Where a boot's initramfs is: with what repeats it.

@@ -51,6 +51,9 @@ struct File {
     config_of: Option<String>,
     /// A version of the firmware in `base.toml`.
     firmware: Option<String>,
+    /// EDK2 starts the kernel.
+    #[serde(default)]
+    efi: bool,
     /// `clang` (default) or `gcc`; one that is only compiled has it in `compile`.
     compiler: Option<Compiler>,
     /// Added to the kernel's command line.
@@ -259,12 +262,13 @@ fn parse(name: &str, text: &str, known: &[String], folder: &Path) -> Result<Vec<
         || !file.require.is_empty()
         || file.met.is_some()
         || file.compiler.is_some()
-        || file.firmware.is_some();
+        || file.firmware.is_some()
+        || file.efi;
     let kinds = match (file.compile, file.kunit, file.machine) {
         (None, None, None) => return Err(say("it has none of machine, compile and kunit; add one".to_owned())),
         (Some(_), None, None) | (None, Some(_), None) if needs_machine => {
-            let what = "each, tests, except, append, require, met, compiler and firmware need a machine, but the file \
-                        has none";
+            let what = "each, tests, except, append, require, met, compiler, firmware and efi need a machine, but the \
+                        file has none";
             return Err(say(what.to_owned()));
         }
         (None, Some(kunit), None) => {
@@ -326,6 +330,7 @@ fn parse(name: &str, text: &str, known: &[String], folder: &Path) -> Result<Vec<
                     met: file.met,
                     limits,
                     firmware: file.firmware.clone(),
+                    efi: file.efi,
                     ..Trial::new(SERIES, machine, tests)
                 })
             };

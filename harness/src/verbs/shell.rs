@@ -4,6 +4,7 @@
 use std::fs;
 
 use crate::boot::initramfs;
+use crate::boot::machine::Boot;
 use crate::build::workbench::Lab;
 use crate::ground::error::{Error, Result};
 use crate::ground::progress::Step;
@@ -39,5 +40,8 @@ pub fn run(options: &Options, name: Option<&str>) -> Result<()> {
     Step::start(format!("boot {} on {}; Ctrl-A X ends it", kernel.name, trial.machine)).finish("starting");
     let append = trial.command_line(&lab.bench);
     let firmware = lab.bench.firmware_for(trial.firmware.as_deref())?;
-    run::qemu(&lab.bench, &trial, &kernel, &firmware, &append, &initrd, &folder.join("console.log")).interactive()
+    let more = if trial.efi { lab.bench.efi()?.arguments() } else { Vec::new() };
+    let console = folder.join("console.log");
+    let qemu = run::qemu(&lab.bench, &trial, &kernel, &firmware, &append, &initrd, &console);
+    Boot { more: &more, ..qemu }.interactive()
 }

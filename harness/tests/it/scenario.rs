@@ -67,6 +67,7 @@ fn the_scenarios_of_the_project() {
             "cpus-stale-rva23s64-4",
             "cpus-stale-sifive-u54-4",
             "debian",
+            "debian-efi",
             "debian-gcc",
             "debian-windows-window-1-4",
             "debian-windows-window-2-4",
@@ -235,6 +236,8 @@ fn a_wrong_file_is_one_line_and_64() {
         ("description = \"d\"\n[compile]\nfolders = [\"mm/\"]\ncompiler = \"icc\"\n", vec!["x.toml:4:", "icc"]),
         ("description = \"d\"\ncompiler = \"gcc\"\n[compile]\nfolders = [\"mm/\"]\n", vec!["need a machine"]),
         ("description = \"d\"\nfirmware = \"1.9\"\n[compile]\nfolders = [\"mm/\"]\n", vec!["need a machine"]),
+        ("description = \"d\"\nefi = true\n[compile]\nfolders = [\"mm/\"]\n", vec!["firmware and efi need a machine"]),
+        (&format!("efi = 1\n{machine}"), vec!["x.toml:1:", "expected a boolean"]),
         (&format!("compiler = \"icc\"\n{machine}"), vec!["x.toml:1:", "icc"]),
     ] {
         let mut words = words;
@@ -264,6 +267,18 @@ fn a_scenario_may_have_firmware_of_its_own() {
     assert_eq!(said.out.matches("out/guest/fw_dynamic-1.9-1.bin ").count(), 2, "{said:?}");
     let none = self::lab(&format!("firmware = \"0.9\"\n{DEFAULT}"));
     run(&none, &["--dry-run", "x"]).fails(64, &["firmware 1.6 and 1.9"]);
+}
+
+#[test]
+fn a_scenario_may_start_through_efi() {
+    let lab = lab(&format!("efi = true\n{DEFAULT}"));
+    let said = run(&lab, &["--dry-run"]);
+    said.passes();
+    // The scenario alone.
+    for word in [" -machine acpi=off", "readonly=on,file=", "out/guest/efi-code.fd", "out/guest/efi-variables.fd"] {
+        assert_eq!(said.out.matches(word).count(), 1, "{word}: {said:?}");
+    }
+    assert_eq!(said.out.matches("out/guest/fw_dynamic.bin ").count(), 2, "{said:?}");
 }
 
 #[test]
