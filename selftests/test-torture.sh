@@ -16,7 +16,7 @@ toggler=
 storm=
 churns=
 # The module beside the one that tortures: small, and it executes new code on all CPUs
-other=lazy_map_text
+small=lazy_map_text
 
 # toggle_cpus SEED: take CPUs offline and online, sometimes two at once, in an order
 # that the seed decides, until told to end. Writes how often to the file `toggled`.
@@ -43,11 +43,11 @@ toggle_cpus()
 	echo "$count" > "$temporary/toggled"
 }
 
-# load_other: load another module, have it execute new code, and unload it
-load_other()
+# load_small: load the other module, have it execute new code, and unload it
+load_small()
 {
-	insmod "$DIR/test_modules/$other.ko" rounds=1 pages=2 case=executed_in_interrupt &&
-		rmmod "$other"
+	insmod "$DIR/test_modules/$small.ko" rounds=1 pages=2 case=executed_in_interrupt &&
+		rmmod "$small"
 }
 
 # load_programs: load a few BPF programs, and execute them on all CPUs
@@ -128,8 +128,8 @@ if [ -x "$DIR/fork_storm" ]; then
 	"$DIR/fork_storm" "seconds=$seconds" workers=4 > "$temporary/forks" 2>&1 &
 	storm=$!
 fi
-if [ -e "$DIR/test_modules/$other.ko" ]; then
-	churn load_other &
+if [ -e "$DIR/test_modules/$small.ko" ]; then
+	churn load_small &
 	churns="$churns $!"
 fi
 if [ -x "$DIR/bpf" ]; then
@@ -165,10 +165,10 @@ else
 	ktap_test_skip cpus_come_and_go
 fi
 
-if [ -e "$DIR/test_modules/$other.ko" ]; then
-	report_churn modules_meanwhile load_other "times that $other was loaded"
+if [ -e "$DIR/test_modules/$small.ko" ]; then
+	report_churn modules_meanwhile load_small "times that $small was loaded"
 else
-	ktap_print_msg "modules_meanwhile: $other.ko is missing"
+	ktap_print_msg "modules_meanwhile: $small.ko is missing"
 	ktap_test_skip modules_meanwhile
 fi
 if [ -x "$DIR/bpf" ]; then
