@@ -530,6 +530,10 @@ fn prepared(options: &Options, verb: Verb, named: Named) -> Result<Work<'_>> {
                 Ok(count.exit())
             })
         }
+        Verb::Hunt(args) if args.is_about_debian() => {
+            let plan = hunt::debian::Plan::new(options, &args)?;
+            Box::new(move || hunt::debian::run(options, &plan))
+        }
         Verb::Hunt(args) => {
             let plan = hunt::Plan::new(options, &args)?;
             Box::new(move || hunt::run(options, &plan))

@@ -58,6 +58,13 @@ pub fn remove(path: &Path) -> Result<()> {
     }
 }
 
+/// `text` with `part` in place of what is between the lines `begin` and `end`; `None` if it lacks one of them.
+pub fn with_part(text: &str, begin: &str, end: &str, part: &str) -> Option<String> {
+    let (before, rest) = text.split_once(begin)?;
+    let (_, after) = rest.split_once(end)?;
+    Some(format!("{before}{begin}\n{part}\n{end}{after}"))
+}
+
 /// Copies a folder with everything in it.
 ///
 /// # Errors
@@ -80,6 +87,13 @@ pub fn copy_tree(from: &Path, to: &Path) -> Result<()> {
 mod tests {
     use super::*;
     use crate::ground::key::fresh;
+
+    #[test]
+    fn a_part_of_a_page() {
+        assert_eq!(with_part("a\n<b>\nold\n<e>\nc\n", "<b>\n", "<e>\n", "new").unwrap(), "a\n<b>\n\nnew\n<e>\nc\n");
+        assert_eq!(with_part("a\n<b>\n", "<b>\n", "<e>\n", "new"), None);
+        assert_eq!(with_part("<e>\n<b>\n", "<b>\n", "<e>\n", "new"), None);
+    }
 
     #[test]
     fn sha256_of_a_file() {

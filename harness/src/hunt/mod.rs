@@ -4,8 +4,9 @@
 //! Boots any kernel on harts that remember invalid translations. QEMU traces each page fault that the
 //! page tables do not justify (a *stale hit*), and what led to it. [`trace`] reads that, [`symbols`] and
 //! [`layout`] name addresses, [`verdict`] tells the hits that the kernel survived from the one that
-//! killed it, and [`report`] and [`html`] show it.
+//! killed it, and [`report`] and [`html`] show it. [`debian`] hunts in all kernels of a distribution.
 
+pub mod debian;
 pub mod html;
 pub mod image;
 pub mod layout;
@@ -127,6 +128,17 @@ pub struct Args {
     /// A kernel to build: `base` without any patch, `series`, or the name of a control
     #[arg(long, value_name = "NAME")]
     tree: Option<String>,
+    /// The kernels that Debian ships in these suites, downloaded with their symbols (1.2 GB each), on several
+    /// machines; prints one table [default suites: trixie, trixie-backports and sid]
+    #[arg(long, value_name = "SUITE", num_args = 0..,
+          conflicts_with_all = ["kernel", "tree", "model", "evict_in", "replay", "html"])]
+    debian: Option<Vec<String>>,
+    /// The machines of --debian [default: stale, valid and window-1 to window-4]
+    #[arg(long, value_name = "NAME,...", value_delimiter = ',', requires = "debian")]
+    models: Vec<String>,
+    /// Put the table of --debian into docs/findings/debian-kernels.md
+    #[arg(long, requires = "debian")]
+    write: bool,
     /// Use this scenario's configuration and kernel parameters
     #[arg(long, value_name = "NAME", requires = "tree")]
     scenario: Option<String>,
@@ -168,6 +180,13 @@ pub struct Args {
     /// More arguments for QEMU, such as `-- -device virtio-rng-pci`
     #[arg(last = true, value_name = "ARGUMENT")]
     qemu_arguments: Vec<OsString>,
+}
+
+impl Args {
+    /// Whether they are for [`debian::run`].
+    pub fn is_about_debian(&self) -> bool {
+        self.debian.is_some()
+    }
 }
 
 /// Where the kernel comes from.
@@ -249,7 +268,7 @@ impl Plan {
         }
         let mut append = args.append.trim().to_owned();
         let (from, name) = match (&args.kernel, &args.tree) {
-            (None, None) => return Err(usage("no kernel given: --kernel IMAGE or --tree base".to_owned())),
+            (None, None) => return Err(usage("no kernel given: --kernel IMAGE, --tree base or --debian".to_owned())),
             (Some(image), _) => {
                 // Before anything is downloaded or built.
                 let elf = kernel_file::kind(image)? == kernel_file::Kind::Elf;
@@ -403,6 +422,15 @@ pub enum Workload {
 /// # Errors
 /// When something cannot be built or booted, or the report cannot be written.
 pub fn run(options: &Options, plan: &Plan) -> Result<Exit> {
+    let (report, json, html) = hunted(options, plan)?;
+    print!("\n{}", report.text());
+    println!("\nreport: {}", shown(&options.root, &html));
+    println!("        {}", shown(&options.root, &json));
+    Ok(exit(&report))
+}
+
+/// Hunts; returns the report, and the files with it as JSON and HTML.
+fn hunted(options: &Options, plan: &Plan) -> Result<(Report, PathBuf, PathBuf)> {
     let folder = options.place("hunt");
     fs::create_dir_all(&folder).map_err(|e| Error::io("create", &folder, e))?;
     let (bench, target) = match &plan.from {
@@ -439,10 +467,7 @@ pub fn run(options: &Options, plan: &Plan) -> Result<Exit> {
     let html = plan.html.clone().unwrap_or_else(|| folder.join(format!("{}.html", plan.name)));
     write_json(&report, &json)?;
     write_html(&report, &html)?;
-    print!("\n{}", report.text());
-    println!("\nreport: {}", shown(&options.root, &html));
-    println!("        {}", shown(&options.root, &json));
-    Ok(exit(&report))
+    Ok((report, json, html))
 }
 
 /// The exit code that a report stands for.

@@ -95,7 +95,8 @@ enum Trouble {
 /// Gets `package`, for architecture `arch` (Debian's name), into `out/dl`.
 ///
 /// Files that are already there with the right checksum are used again, without the network. If
-/// `package` records no version (an empty text), any version will do.
+/// `package` records no version (an empty text), any version will do; if it records no checksum, that of
+/// the signed index is enough.
 ///
 /// # Errors
 /// One line for each way in which a download fails; no failure leaves half a file in `out/dl`.
@@ -141,6 +142,31 @@ pub fn fetch(out: &Path, package: &Package, kind: Kind, arch: &str) -> Result<Fe
     let (suite, trouble) =
         last.ok_or_else(|| Error::could_not(format!("base.toml: {} has no suites", package.name)))?;
     Err(Error::could_not(say(&package.name, suite, &trouble)))
+}
+
+/// A package as an index lists it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Listed {
+    pub version: String,
+    /// The names of the packages that it depends on; of alternatives, the first.
+    pub depends: Vec<String>,
+}
+
+/// The newest version of the package `name` for architecture `arch` that `suite` lists now; `None` if it has none.
+///
+/// # Errors
+/// When the index cannot be downloaded.
+pub fn newest(out: &Path, name: &str, suite: &str, arch: &str) -> Result<Option<Listed>> {
+    let mirror = usable_mirror(name)?;
+    let step = Step::start(format!("look up {name} in {suite}"));
+    let root = Root::create(out, &mirror, suite, Kind::Binary, arch)?;
+    let listed = match root.newest(name, &out.join("dl"), &step) {
+        Ok(listed) => Some(listed),
+        Err(Trouble::NotInIndex) => None,
+        Err(trouble) => return Err(Error::could_not(say(name, suite, &trouble))),
+    };
+    step.finish(listed.as_ref().map_or("not there", |listed| listed.version.as_str()));
+    Ok(listed)
 }
 
 /// The mirror, if this host can download `name` from it.
@@ -245,7 +271,7 @@ fn present(dl: &Path, note: &Path, recorded: &str) -> Result<Option<Fetched>> {
 /// The version that `base.toml` records must have the checksum that it records.
 fn check_recorded(package: &Package, fetched: &Fetched, dl: &Path) -> Result<()> {
     let file = fetched.main();
-    if fetched.version == package.version && file.sha256 != package.sha256 {
+    if fetched.version == package.version && !package.sha256.is_empty() && file.sha256 != package.sha256 {
         files::remove(&dl.join(&file.name))?;
         return Err(Error::could_not(format!(
             "wrong checksum: {} {} has SHA-256 {}, base.toml says {}; the mirror serves another file under the same \
@@ -356,6 +382,16 @@ impl Root {
         let mut text = String::from_utf8_lossy(&done.stdout).into_owned();
         text.push_str(&String::from_utf8_lossy(&done.stderr));
         Err(classify(&text))
+    }
+
+    /// Updates the index and looks a package up.
+    fn newest(&self, name: &str, dl: &Path, step: &Step) -> Result<Listed, Trouble> {
+        fs::create_dir_all(dl).map_err(|e| Trouble::Other(format!("{}: {e}", dl.display())))?;
+        let _updated = self.update(dl, step)?;
+        let version = self.versions(name, Kind::Binary, dl)?.swap_remove(0);
+        let exact = format!("{name}={version}");
+        let text = self.ask("apt-cache", &["show", &exact], dl, |text| classify(text, During::Download))?;
+        Ok(Listed { depends: depends(&text), version })
     }
 
     /// Updates the index and downloads the newest version that is `wanted` and that the pool still has.
@@ -500,6 +536,12 @@ fn part(dl: &Path) -> Result<TempDir, Trouble> {
         }
     }
     tempfile::Builder::new().prefix(".part-").tempdir_in(dl).map_err(io)
+}
+
+/// The packages that one depends on, from what `apt-cache show` prints about it.
+fn depends(text: &str) -> Vec<String> {
+    let line = text.lines().find_map(|line| line.strip_prefix("Depends: ")).unwrap_or_default();
+    line.split(',').filter_map(|one| one.split_whitespace().next()).map(str::to_owned).collect()
 }
 
 /// `NAME=VERSION` of a package's file, whose name apt has made of both.
@@ -671,9 +713,62 @@ pub fn unpack(deb: &Path, dir: &Path) -> Result<()> {
     cmd::output(Command::new("dpkg").arg("-x").arg(deb).arg(dir)).map(drop)
 }
 
+/// Unpacks only those files of a `.deb` into `dir` whose names match `pattern`, in which `*` stands for slashes as well;
+/// there need not be any. A package with debug symbols has gigabytes of others.
+///
+/// # Errors
+/// When it is damaged or the disk is full.
+pub fn unpack_some(deb: &Path, pattern: &str, dir: &Path) -> Result<()> {
+    fs::create_dir_all(dir).map_err(|e| Error::io("create", dir, e))?;
+    let cannot = |why: &dyn std::fmt::Display| Error::could_not(format!("cannot unpack {}: {why}", deb.display()));
+    let mut reader = Command::new("dpkg-deb");
+    reader.arg("--fsys-tarfile").arg(deb).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
+    let mut reader = cmd::dies_with_us(&mut reader).spawn().map_err(|e| cannot(&e))?;
+    let archive = reader.stdout.take().map_or_else(Stdio::null, Stdio::from);
+    let mut tar = Command::new("tar");
+    tar.args(["-x", "--no-same-owner", "--wildcards", "--wildcards-match-slash", "-C"]).arg(dir).arg(pattern);
+    tar.env("LC_ALL", "C").stdin(archive);
+    let unpacked = cmd::dies_with_us(&mut tar).output();
+    // With it goes this end of the pipe: if tar has failed, nobody reads on.
+    drop(tar);
+    let read = reader.wait().map_err(|e| cannot(&e))?;
+    let unpacked = unpacked.map_err(|e| cannot(&e))?;
+    let said = String::from_utf8_lossy(&unpacked.stderr);
+    if unpacked.status.success() || (read.success() && said.contains("Not found in archive")) {
+        return if read.success() { Ok(()) } else { Err(cannot(&"it is damaged; remove it and run again")) };
+    }
+    Err(cannot(&said.lines().next().unwrap_or("tar gives no reason")))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_a_package_depends_on() {
+        let text = "Package: linux-image-7.2\nPre-Depends: linux-base (>= 4.17~)\n\
+                    Depends: dracut | initramfs-tools (>= 0.120), linux-binary-7.2 (= 7.2.13-1)\nSize: 1\n";
+        assert_eq!(depends(text), ["dracut", "linux-binary-7.2"]);
+        assert_eq!(depends("Package: x\n"), Vec::<String>::new());
+    }
+
+    #[test]
+    fn only_what_is_asked_for_is_unpacked() {
+        let dir = tempfile::tempdir().unwrap();
+        let (tree, deb, to) = (dir.path().join("tree"), dir.path().join("x.deb"), dir.path().join("to"));
+        let control = "Package: x\nVersion: 1\nArchitecture: all\nMaintainer: t <t@localhost>\nDescription: t\n";
+        files::write_whole(&tree.join("DEBIAN/control"), control).unwrap();
+        files::write_whole(&tree.join("usr/lib/debug/lib/modules/7/vmlinux"), "symbols").unwrap();
+        files::write_whole(&tree.join("usr/lib/debug/other.ko"), "others").unwrap();
+        cmd::output(Command::new("dpkg-deb").args(["--root-owner-group", "-b"]).arg(&tree).arg(&deb)).unwrap();
+        unpack_some(&deb, "./boot/*", &to).unwrap();
+        assert_eq!(fs::read_dir(&to).unwrap().count(), 0);
+        unpack_some(&deb, "./*vmlinu*", &to).unwrap();
+        assert_eq!(fs::read_to_string(to.join("usr/lib/debug/lib/modules/7/vmlinux")).unwrap(), "symbols");
+        assert!(!to.join("usr/lib/debug/other.ko").exists());
+        fs::write(&deb, "not a package").unwrap();
+        assert!(unpack_some(&deb, "./*", &to).unwrap_err().message.contains("x.deb"));
+    }
 
     #[test]
     fn uri_lines() {

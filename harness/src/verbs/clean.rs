@@ -39,7 +39,7 @@ const PER_BASE: &[&str] = &[
 /// Folders that are built or measured for all versions.
 const BUILT: &[&str] = &["qemu", "machine", "log", "guest", "mail"];
 /// Folders that are downloaded or slow to build again.
-const KEPT: &[&str] = &["linux-ksrc", "dl", "apt", "herd", "tools", "ccache", "harness"];
+const KEPT: &[&str] = &["linux-ksrc", "debian", "dl", "apt", "herd", "tools", "ccache", "harness"];
 
 /// Removes builds and results; with `all`, downloads, the kernel trees and the tool itself as well.
 /// Removes `out` itself if nothing is left in it.

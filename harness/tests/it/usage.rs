@@ -81,6 +81,11 @@ fn what_a_hunt_cannot_be_about_is_64() {
     run(&["--kernel", image.to_str().unwrap(), "--evict-in", "f"]).fails(64, &["--evict-in needs --vmlinux"]);
     run(&["--tree", "base", "--", "--smp", "2"]).fails(64, &["QEMU's -smp", "--harts"]);
     run(&["--tree", "base", "-device", "virtio-rng-pci"]).fails(64, &["-d", "`-- -d`"]);
+    run(&["--debian", "../x"]).fails(64, &["--debian ../x", "sid"]);
+    run(&["--debian", "sid", "--models", "stale,plain"]).fails(64, &["`plain`", "--models"]);
+    run(&["--debian", "--models", "meaner"]).fails(64, &["`meaner`"]);
+    run(&["--models", "stale"]).fails(64, &["--debian"]);
+    run(&["--debian", "--tree", "base"]).fails(64, &["--debian", "--tree"]);
 }
 
 #[test]

@@ -274,11 +274,9 @@ fn differs(row: &Row, store: &Store) -> bool {
 
 /// The page with this table.
 fn with_table(page: &str, table: &str) -> Result<String> {
-    let parts = page.split_once(BEGIN).and_then(|(before, rest)| Some((before, rest.split_once(END)?.1)));
-    let (before, after) = parts.ok_or_else(|| {
+    files::with_part(page, BEGIN, END, table).ok_or_else(|| {
         Error::could_not(format!("{PAGE} has no place for the table; put back `{}` and `{}`", BEGIN.trim(), END.trim()))
-    })?;
-    Ok(format!("{before}{BEGIN}\n{table}\n{END}{after}"))
+    })
 }
 
 /// The table, the versions and what is left out, as Markdown.
