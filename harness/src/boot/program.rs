@@ -12,17 +12,20 @@ const CFLAGS: &str = "--target=riscv64-unknown-elf -march=rv64imac -mabi=lp64 -m
 -static -O1 -fuse-ld=lld";
 
 /// What they share.
-const HEADER: (&str, &str) = ("guest.h", include_str!("guest/guest.h"));
+const HEADERS: [(&str, &str); 2] =
+    [("guest.h", include_str!("guest/guest.h")), ("pages.h", include_str!("guest/hunt/pages.h"))];
 
-/// Compiles the C in `text`, which may include `guest.h`, to `FOLDER/NAME`, and leaves the sources beside it.
+/// Compiles the C in `text`, which may include [`HEADERS`], to `FOLDER/NAME`, and leaves the sources beside it.
 ///
 /// # Errors
 /// When the folder cannot be written, or the compiler reports an error.
 pub fn compile(clang: &str, text: &str, folder: &Path, name: &str) -> Result<()> {
     let source = folder.join(format!("{name}.c"));
     fs::write(&source, text).map_err(|e| Error::io("write", &source, e))?;
-    let header = folder.join(HEADER.0);
-    fs::write(&header, HEADER.1).map_err(|e| Error::io("write", &header, e))?;
+    for (name, text) in HEADERS {
+        let header = folder.join(name);
+        fs::write(&header, text).map_err(|e| Error::io("write", &header, e))?;
+    }
     let mut command = cmd::plain(clang);
     command.args(CFLAGS.split_whitespace()).arg("-o").arg(folder.join(name)).arg(&source);
     cmd::output(&mut command).map(drop)

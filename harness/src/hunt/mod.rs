@@ -63,10 +63,14 @@ const WORKLOAD: &[(&str, &str)] = &[
     ("bpf.sh", include_str!("../boot/guest/hunt/bpf.sh")),
     ("percpu.sh", include_str!("../boot/guest/hunt/percpu.sh")),
     ("tlb.sh", include_str!("../boot/guest/hunt/tlb.sh")),
+    ("memory.sh", include_str!("../boot/guest/hunt/memory.sh")),
 ];
 /// Programs of the workload in C. Without a compiler for them, the scripts that need them are skipped.
-const PROGRAMS: &[(&str, &str)] =
-    &[("bpf", include_str!("../boot/guest/hunt/bpf.c")), ("tlb", include_str!("../boot/guest/hunt/tlb.c"))];
+const PROGRAMS: &[(&str, &str)] = &[
+    ("bpf", include_str!("../boot/guest/hunt/bpf.c")),
+    ("tlb", include_str!("../boot/guest/hunt/tlb.c")),
+    ("memory", include_str!("../boot/guest/hunt/memory.c")),
+];
 /// On every kernel's command line: addresses on the console must be those of the vmlinux and of the
 /// trace.
 const ALWAYS: &str = "nokaslr no_hash_pointers";

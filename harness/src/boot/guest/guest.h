@@ -23,6 +23,7 @@ typedef unsigned long u64;
 #define NR_REBOOT		142
 #define NR_PRCTL		167
 #define NR_MUNMAP		215
+#define NR_MREMAP		216
 #define NR_CLONE		220
 #define NR_EXECVE		221
 #define NR_MMAP			222

@@ -9,16 +9,11 @@
  * status: 0, or 1 if it was, or 2 if something is not possible.
  */
 #include "guest.h"
+#include "pages.h"
 
 #define SIGKILL			9
 #define PR_SET_PDEATHSIG	1
-#define PROT_READ		1
-#define PROT_WRITE		2
-#define MAP_PRIVATE_ANON_FIXED	0x32
-#define MADV_DONTNEED		4
-#define EFAULT			14
 
-#define PAGE			4096ul
 #define HERE			((volatile u64 *)0x10000000)
 /* in the same page table: it stays, so the table does, and a fence is one for a page or a range */
 #define ANCHOR			((volatile u64 *)0x10100000)
@@ -29,68 +24,9 @@
 /* more than there are ASIDs, if a kernel uses few */
 #define SPACES			24
 
-static void say(const char *text)
-{
-	long length = 0;
-
-	while (text[length])
-		length++;
-	sys(NR_WRITE, 1, (long)text, length, 0, 0);
-}
-
-static void say_number(u64 number)
-{
-	char digits[24];
-	int at = sizeof(digits) - 1;
-
-	digits[at] = 0;
-	do {
-		digits[--at] = '0' + number % 10;
-		number /= 10;
-	} while (number);
-	say(digits + at);
-}
-
-static void pin(int cpu)
-{
-	u64 mask = 1ul << cpu;
-
-	if (sys(NR_SCHED_SETAFFINITY, 0, sizeof(mask), (long)&mask, 0, 0) < 0)
-		leave(2);
-}
-
-/* long enough for the hart to run somebody else */
-static void nap(long nanoseconds)
-{
-	long time[2] = { 0, nanoseconds };
-
-	sys(NR_NANOSLEEP, (long)time, 0, 0, 0, 0);
-}
-
-static void map_pages(volatile u64 *at, u64 pages)
-{
-	long got = sys(NR_MMAP, (long)at, pages * PAGE, PROT_READ | PROT_WRITE,
-		       MAP_PRIVATE_ANON_FIXED, -1);
-
-	if (got != (long)at)
-		leave(2);
-}
-
 static void map(volatile u64 *at)
 {
 	map_pages(at, 1);
-}
-
-static int zero;
-
-/* Can the kernel store to this address on behalf of this process? */
-static int writable(volatile u64 *at)
-{
-	long done = sys(NR_READ, zero, (long)at, 8, 0, 0);
-
-	if (done != 8 && done != -EFAULT)
-		leave(2);
-	return done == 8;
 }
 
 /* Goes on on the hart `owner`, when the one that it leaves has had time to run somebody else. */
