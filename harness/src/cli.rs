@@ -34,8 +34,8 @@ use crate::trial::verdict::{Count, Verdict};
 use crate::verbs::check::{Part, Plan};
 use crate::verbs::demo::{self, Kernels};
 use crate::verbs::{
-    bench, board, bundle, check, clean, controls, cost, distribution, exhaust, judge, litmus, mutants, quilt, results,
-    run, shell, torture,
+    bench, board, bundle, check, clean, controls, cost, distribution, exhaust, judge, litmus, machine_cost, mutants,
+    quilt, results, run, shell, torture,
 };
 use crate::{hunt, series};
 
@@ -146,9 +146,13 @@ enum Verb {
     },
     /// Counts the instructions that the series costs, and compares them with harness/cost.toml
     Cost {
-        /// Also with a bitmap of several words, which takes minutes
+        /// Also with a bitmap of several words, which takes minutes; with --machine, also each mode
         #[arg(long)]
         full: bool,
+        /// What the patches cost QEMU itself while all properties are off, in instructions of the host. Needs
+        /// valgrind; takes a quarter of an hour
+        #[arg(long)]
+        machine: bool,
     },
     /// Runs kernels that are broken on purpose; each one must be caught
     Controls {
@@ -519,7 +523,8 @@ fn prepared(options: &Options, verb: Verb, named: Named) -> Result<Work<'_>> {
             println!("{count}");
             Ok(count.exit())
         }),
-        Verb::Cost { full } => {
+        Verb::Cost { full, machine: true } => Box::new(move || machine_cost::run(options, full)),
+        Verb::Cost { full, machine: false } => {
             cost::Budget::load(&options.root)?;
             Box::new(move || {
                 let mut lab = Lab::open(options)?;

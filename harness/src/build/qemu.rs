@@ -189,6 +189,42 @@ pub fn build(options: &Options) -> Result<Qemu> {
     Ok(found)
 }
 
+/// Builds the selected QEMU without the project's patches, for comparisons, from the source that [`build`] has
+/// unpacked and with the same options.
+///
+/// # Errors
+/// When that source is gone, or the build fails.
+pub fn bare(options: &Options) -> Result<PathBuf> {
+    let place = options.machine_place();
+    let unpacked = read(&place).filter(|_| place.join("src.git").exists()).ok_or_else(|| {
+        Error::could_not(format!("{} has no source any more; remove it and run again", place.display()))
+    })?;
+    let dir = place.join("bare");
+    let (src, build, stamp) = (dir.join("src"), dir.join("build"), dir.join("stamp"));
+    let binary = build.join(BINARY);
+    let how = format!("{} {}", configuration().join(" "), options.base.qemu.python.join(" "));
+    let wanted = Key::default().text("commit", &unpacked.commit).text("how", &how).finish();
+    let step = Step::start("build qemu without the patches");
+    if binary.exists() && key::fresh(&stamp, &wanted) {
+        step.finish("unchanged");
+        return Ok(binary);
+    }
+    files::remove(&dir)?;
+    fs::create_dir_all(&src).map_err(|e| Error::io("create", &src, e))?;
+    let repo = Repo::at(&src).with("GIT_DIR", place.join("src.git")).with("GIT_WORK_TREE", &src);
+    let repo = repo.with("GIT_INDEX_FILE", dir.join("index"));
+    repo.run(["read-tree", unpacked.commit.as_str()])?;
+    repo.run(["checkout-index", "--all", "--force"])?;
+    configure(&dir, options, &options.base, &step)?;
+    let mut ninja = cmd::plain("ninja");
+    ninja.arg("-C").arg(&build).arg(format!("-j{}", options.jobs)).arg(BINARY);
+    ccache(&mut ninja, options);
+    cmd::logged(&mut ninja, &options.out.join("log/qemu-bare-build.log"), &step)?;
+    files::write_whole(&stamp, wanted)?;
+    step.finish("built");
+    Ok(binary)
+}
+
 /// Checks that a QEMU runs and has the property.
 fn look_at(binary: &Path, base: &Base, todo: &str) -> Result<Qemu> {
     let show = binary.display();

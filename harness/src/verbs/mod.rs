@@ -15,6 +15,7 @@ pub mod guest_check;
 pub mod hunt_check;
 pub mod judge;
 pub mod litmus;
+pub mod machine_cost;
 pub mod machine_test;
 pub mod mutants;
 pub mod quilt;
