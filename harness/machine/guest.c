@@ -2,7 +2,8 @@
 /*
  * Test of the CPU property x-cache-invalid: a guest without firmware that runs
  * S-mode stubs from M-mode, page by page, and knows at each access whether the
- * model has to let it through.
+ * model has to let it through. It is compiled for 64 bits (Sv39, Sv48 and Sv57)
+ * and for 32 bits (Sv32).
  *
  * It speaks KTAP on the serial port. At its end it prints what the counters of
  * each hart have to be ("expect hart=..."), for the host to compare with what
@@ -10,9 +11,41 @@
  * is. The host takes its bits from this file: in "#define PARAM_NAME VALUE"
  * VALUE is a number or (1 << NUMBER).
  */
-typedef unsigned long u64;
+typedef unsigned long long u64;
 typedef unsigned int u32;
 typedef unsigned char u8;
+/* as wide as a register, and so is a PTE */
+typedef unsigned long reg;
+typedef reg pte_t;
+
+#if __riscv_xlen == 64
+#define INDEX_BITS	9
+#define SATP_MODE_SHIFT	60
+#define SATP_ASID_SHIFT	44
+#define ASID_BITS	16
+#define FIRST_MODE	8
+#define LAST_MODE	10
+#define LOAD_REG	"ld"
+#define AMO_OR(bit)	"amoor.d." bit
+#else
+#define INDEX_BITS	10
+#define SATP_MODE_SHIFT	31
+#define SATP_ASID_SHIFT	22
+#define ASID_BITS	9
+#define FIRST_MODE	1
+#define LAST_MODE	1
+#define LOAD_REG	"lw"
+#define AMO_OR(bit)	"amoor.w." bit
+#endif
+#define PTES		(1 << INDEX_BITS)
+/* what a table of the lowest level maps */
+#define SPAN		(1ul << (12 + INDEX_BITS))
+/* PTEs in 64 bytes */
+#define LINE_PTES	(64 / (int)sizeof(pte_t))
+#define LEVELS		(satp_mode == 1 ? 2 : (int)satp_mode - 5)
+/* where this program is, in Sv32 in the upper half of the addresses */
+#define PROGRAM		0x80000000ul
+#define PROGRAM_IN_UPPER_HALF	(__riscv_xlen == 32)
 
 #define UART		((volatile u8 *)0x10000000)
 #define TEST_DEVICE	((volatile u32 *)0x100000)
@@ -51,17 +84,17 @@ typedef unsigned char u8;
 #define PARAM_SVADE	(1 << 27)	/* svade=on, svadu=off */
 #define PARAM_LINE	(1 << 28)	/* scope=line */
 #define PARAM_LATE_STORE	(1 << 30)	/* x-late-store=all, if PARAM_MODEL is set, too */
-#define PARAM_EVICT_IN	(1 << 29)	/* evict-in=0x201000-0x202000 */
+#define PARAM_EVICT_IN	(1 << 29)	/* evict-in=0x201000-0x202000, in Sv32 0xc0401000-0xc0402000 */
 /* one bit for each word of evict-at */
-#define PARAM_TRAP_S		(1ul << 48)
-#define PARAM_TRAP_U		(1ul << 49)
-#define PARAM_SSCRATCH		(1ul << 50)
-#define PARAM_SSCRATCH_SET	(1ul << 51)
-#define PARAM_SSTATUS		(1ul << 52)
-#define PARAM_SEPC		(1ul << 53)
-#define PARAM_STVEC		(1ul << 54)
-#define PARAM_SATP		(1ul << 55)
-#define PARAM_SRET		(1ul << 56)
+#define PARAM_TRAP_S		(1ull << 48)
+#define PARAM_TRAP_U		(1ull << 49)
+#define PARAM_SSCRATCH		(1ull << 50)
+#define PARAM_SSCRATCH_SET	(1ull << 51)
+#define PARAM_SSTATUS		(1ull << 52)
+#define PARAM_SEPC		(1ull << 53)
+#define PARAM_STVEC		(1ull << 54)
+#define PARAM_SATP		(1ull << 55)
+#define PARAM_SRET		(1ull << 56)
 /* where the four bits with the number of harts begin */
 #define PARAM_HARTS	40
 #define MAX_HARTS	4
@@ -97,7 +130,7 @@ void stub_sscratch_set(void), stub_sscratch_swap(void), stub_sscratch_read(void)
 void stub_sstatus(void), stub_sepc(void), stub_scause(void);
 void stub_stvec(void), stub_sret(void), stub_stval(void);
 
-typedef u64 table[512] __attribute__((aligned(4096)));
+typedef pte_t table[PTES] __attribute__((aligned(4096)));
 static table root, root_b, levels[4], l0_a, l0_b, l0_low, low_levels[4];
 static u8 pages[4][4096] __attribute__((aligned(4096)));
 
@@ -110,17 +143,27 @@ static u64 satp_mode, va_top;
 static u64 kept_missed[MAX_HARTS];
 
 /* the other harts run one visit at a time for hart 0 */
-static volatile struct { u64 go, satp; struct visit v; } mails[MAX_HARTS];
+static volatile struct { reg go; u64 satp; struct visit v; } mails[MAX_HARTS];
 static u64 harts;
 
-/* the compiler calls it */
-void *memset(void *p, int c, u64 n)
+/* the compiler calls these */
+void *memset(void *p, int c, reg n)
 {
 	volatile u8 *b = p;
 
 	while (n--)
 		*b++ = c;
 	return p;
+}
+
+void *memcpy(void *to, const void *from, reg n)
+{
+	volatile u8 *b = to;
+	const u8 *a = from;
+
+	while (n--)
+		*b++ = *a++;
+	return to;
 }
 
 static void put(char c)
@@ -143,7 +186,7 @@ static void say_hex(u64 v)
 		put("0123456789abcdef"[v >> i & 15]);
 }
 
-static void say_dec(u64 v)
+static void say_dec(reg v)
 {
 	if (v > 9)
 		say_dec(v / 10);
@@ -157,7 +200,7 @@ static void check(int ok, const char *what, const char *more)
 	say(ok ? "ok " : "not ok ");
 	say_dec(tests);
 	say(" - ");
-	say(satp_mode == 8 ? "sv39 " : satp_mode == 9 ? "sv48 " : "sv57 ");
+	say(satp_mode == 1 ? "sv32 " : satp_mode == 8 ? "sv39 " : satp_mode == 9 ? "sv48 " : "sv57 ");
 	say(what);
 	if (more && *more) {
 		say(": ");
@@ -166,32 +209,56 @@ static void check(int ok, const char *what, const char *more)
 	say("\n");
 }
 
-static u64 pte(void *pa, u64 flags)
+static pte_t pte(void *pa, pte_t flags)
 {
-	return (u64)pa >> 12 << 10 | flags;
+	return (reg)pa >> 12 << 10 | flags;
+}
+
+static u64 satp_of(pte_t *top, u64 asid)
+{
+	return satp_mode << SATP_MODE_SHIFT | asid << SATP_ASID_SHIFT | (reg)top >> 12;
 }
 
 static u64 satp(u64 asid)
 {
-	return satp_mode << 60 | asid << 44 | (u64)root >> 12;
+	return satp_of(root, asid);
 }
 
-static void set_pte(u64 *t, int i, u64 v)
+static void set_pte(pte_t *t, int i, pte_t v)
 {
 	__atomic_store_n(&t[i], v, __ATOMIC_SEQ_CST);
 }
 
+/* where the PTE for va is in a table at level l above the lowest */
+static int index_of(u64 va, int l)
+{
+	return va >> (12 + INDEX_BITS * l) & (PTES - 1);
+}
+
+/* the table that a PTE leads to */
+static pte_t *below(pte_t p)
+{
+	return (pte_t *)(p >> 10 << 12);
+}
+
 static struct visit visit(void (*stub)(void), u64 a0, u64 a1, u64 mpp)
 {
-	struct visit v = { .pc = (u64)stub, .a0 = a0, .a1 = a1, .mpp = mpp };
+	struct visit v = { .pc = (reg)stub, .a0 = a0, .a1 = a1, .mpp = mpp };
 
 	run_at(&v);
 	return v;
 }
 
+/* code in a page that a test has mapped */
+static struct visit visit_page(u64 va, u64 mpp)
+{
+	return visit((void (*)(void))(reg)va, 0, 0, mpp);
+}
+
 static u64 now(void)
 {
-	u64 t;
+	/* 32 bits of it are enough for seven minutes. */
+	reg t;
 
 	asm volatile("csrr %0, time" : "=r"(t));
 	return t;
@@ -213,7 +280,7 @@ static int lasted(u64 ticks, u64 least)
 /* one S-mode access; wants cause "want" (and stval) */
 static void access(void (*stub)(void), u64 va, u64 want, const char *what)
 {
-	struct visit v = visit(stub, va, (u64)pages[3], 1);
+	struct visit v = visit(stub, va, (reg)pages[3], 1);
 	int ok = v.cause == want && (want == ECALL_S || v.tval == va);
 
 	if (!ok) {
@@ -262,9 +329,9 @@ static u64 page(u64 region, int i)
 }
 
 /* fence, clear all but page 0 of the table, touch page 0 */
-static void fresh(u64 *l0, u64 region)
+static void fresh(pte_t *l0, u64 region)
 {
-	for (int i = 0; i < 512; i++)
+	for (int i = 0; i < PTES; i++)
 		set_pte(l0, i, 0);
 	set_pte(l0, 0, pte(pages[0], RWX));
 	fence();
@@ -272,36 +339,59 @@ static void fresh(u64 *l0, u64 region)
 	remembers();
 }
 
-static void map_region(u64 *top, u64 va, table *lower, int *used, u64 *l0)
+static void map_region(u64 va, table *lower, int *used, pte_t *l0)
 {
-	u64 *t = top;
-	int levels_n = satp_mode - 8 + 3;
+	pte_t *t = root;
 
-	for (int l = levels_n - 1; l > 0; l--) {
-		int i = va >> (12 + 9 * l) & 511;
+	for (int l = LEVELS - 1; l > 0; l--) {
+		int i = index_of(va, l);
 
 		if (l == 1) {
 			t[i] = pte(l0, V);
 		} else {
 			if (!t[i])
 				t[i] = pte(lower[(*used)++], V);
-			t = (u64 *)(t[i] >> 10 << 12);
+			t = below(t[i]);
 		}
 	}
 }
 
-static u64 *l1_of(u64 va)
+/* this program at its own address: in a gigapage, in Sv32 in 4 MiB */
+static void map_program(void)
 {
-	u64 *t = root;
+	int level = LEVELS > 2 ? 2 : 1;
+	pte_t *t = root;
 
-	for (int l = satp_mode - 8 + 2; l > 1; l--)
-		t = (u64 *)(t[va >> (12 + 9 * l) & 511] >> 10 << 12);
+	for (int l = LEVELS - 1; l > level; l--)
+		t = below(t[0]);
+	t[index_of(PROGRAM, level)] = pte((void *)PROGRAM, RWX);
+}
+
+/* where the tests begin in the upper half: at its lowest address, in Sv32 behind this program */
+static u64 top_of(u64 mode)
+{
+	return mode == 1 ? 0xc0000000 : ~0ull << (12 + 9 * ((int)mode - 5) - 1);
+}
+
+/* the table at level l above the lowest on the way to va */
+static pte_t *table_at(u64 va, int l)
+{
+	pte_t *t = root;
+
+	for (int at = LEVELS - 1; at > l; at--)
+		t = below(t[index_of(va, at)]);
 	return t;
 }
 
-static void clear(u64 *t)
+/* from the PTE on that leads to the lowest table for va */
+static pte_t *l1_of(u64 va)
 {
-	for (int i = 0; i < 512; i++)
+	return table_at(va, 1) + index_of(va, 1);
+}
+
+static void clear(pte_t *t)
+{
+	for (int i = 0; i < PTES; i++)
 		t[i] = 0;
 }
 
@@ -309,7 +399,7 @@ static void clear(u64 *t)
 static u64 visit_on(u64 h, void (*stub)(void), u64 a0)
 {
 	mails[h].satp = satp(1);
-	mails[h].v = (struct visit){ .pc = (u64)stub, .a0 = a0, .mpp = 1 };
+	mails[h].v = (struct visit){ .pc = (reg)stub, .a0 = a0, .mpp = 1 };
 	__atomic_store_n(&mails[h].go, 1, __ATOMIC_SEQ_CST);
 	while (__atomic_load_n(&mails[h].go, __ATOMIC_SEQ_CST))
 		;
@@ -343,6 +433,9 @@ static const struct row {
 	  "sfence.vma x0, 1", fence_asid, NOTHING, 1, P1A1 | P2A1, 0, 1, 1 },
 	{ 0, "sfence.vma x0, 2", fence_asid, NOTHING, 2, P1A2 | P2A2, 0, 1, 1 },
 	{ 0, "sfence.vma x0, 3", fence_asid, NOTHING, 3, 0, 0, 1, 0 },
+	{ "When rs2!=x0, bits SXLEN-1:ASIDMAX of the value held in rs2 are reserved for future standard use. Until their use "
+	  "is defined by a standard extension, they should be zeroed by software and ignored by current implementations.",
+	  "sfence.vma x0, 1 and a bit above the ASID", fence_asid, NOTHING, 1 | 1 << ASID_BITS, P1A1 | P2A1, 0, 1, 1 },
 	{ "If rs1!=x0 and rs2=x0 ... The fence also invalidates all address-translation cache entries that contain "
 	  "leaf page table entries corresponding to the virtual address in rs1, for all address spaces.",
 	  "sfence.vma page 1", fence_va, P1, 0, P1A1 | P1A2, 0, 1, 0 },
@@ -396,6 +489,12 @@ static const struct row {
 	  "fence.i and fence", stub_fencei, NOTHING, 0, 0, 0, 0, 0 },
 };
 
+/* In Sv32 every number is a valid address. */
+static int is_left_out(const struct row *row)
+{
+	return row->need & ~PARAMS || (row->rs1 == NO_ADDRESS && __riscv_xlen == 32);
+}
+
 static void fenced(u64 va, int forgotten, const char *what)
 {
 	if (forgotten)
@@ -408,16 +507,16 @@ static void tests_of_fences(u64 ra, u64 rb)
 {
 	for (u64 i = 0; i < sizeof(rows) / sizeof(rows[0]); i++) {
 		const struct row *row = &rows[i];
-		u64 addresses[] = { 0, page(ra, 1), page(rb, 1), page(ra, 1) ^ 1ul << 62 };
+		u64 addresses[] = { 0, page(ra, 1), page(rb, 1), page(ra, 1) ^ 1ull << 62 };
 
-		if (row->need & ~PARAMS)
+		if (is_left_out(row))
 			continue;
 		if (row->says && *row->says) {
 			say("#   "); say(row->says); say("\n");
 		}
 		say("# "); say(row->what); say("\n");
 
-		for (int j = 0; j < 512; j++) {
+		for (int j = 0; j < PTES; j++) {
 			set_pte(l0_a, j, 0);
 			set_pte(l0_b, j, 0);
 		}
@@ -470,34 +569,56 @@ static void tests_of_fences(u64 ra, u64 rb)
 	fence();
 }
 
+/* Do harts set A and D? */
+static int sets_ad(void)
+{
+	reg envcfg;
+
+#if __riscv_xlen == 64
+	asm volatile("csrr %0, 0x30a" : "=r"(envcfg));
+	return envcfg >> 61 & 1;
+#else
+	/* menvcfgh */
+	asm volatile("csrr %0, 0x31a" : "=r"(envcfg));
+	return envcfg >> 29 & 1;
+#endif
+}
+
+/* what M-mode loads with MPRV, as if it were S-mode */
+static reg load_with_mprv(u64 va)
+{
+	reg got;
+
+	asm volatile("li t0, 1 << 12; csrc mstatus, t0; li t0, 1 << 17 | 1 << 11; csrs mstatus, t0\n"
+		     LOAD_REG " %0, 0(%1); li t0, 1 << 17; csrc mstatus, t0"
+		     : "=&r"(got) : "r"((reg)va) : "t0", "memory");
+	return got;
+}
+
 static void tests_of_mode(u64 mode)
 {
-	u64 ra, rb, rlow, l;
+	u64 ra, rb, rlow;
 	int used = 0, used_low = 0;
 	struct visit v;
+	reg is;
 
 	satp_mode = mode;
-	va_top = ~0ul << (12 + 9 * (mode - 8 + 3) - 1);
-	ra = va_top;			/* lowest address of the upper half */
-	rb = va_top + 0x200000;
-	rlow = 0x200000;
+	va_top = top_of(mode);
+	ra = va_top;
+	rb = va_top + SPAN;
+	rlow = SPAN;
 
 	clear(root);
 	for (int i = 0; i < 4; i++) {
 		clear(levels[i]);
 		clear(low_levels[i]);
 	}
-	map_region(root, ra, levels, &used, l0_a);
-	map_region(root, rb, levels, &used, l0_b);
-	map_region(root, rlow, low_levels, &used_low, l0_low);
-	/* this program, at its own address, in a gigapage */
-	l = mode - 8 + 2;
-	u64 *t = root;
-	for (; l > 2; l--)
-		t = (u64 *)(t[0] >> 10 << 12);
-	t[2] = 0x80000000ul >> 2 | RWX;
-	asm volatile("csrw satp, %0" :: "r"(satp(1)));
-	if (__builtin_expect(({ u64 s; asm volatile("csrr %0, satp" : "=r"(s)); s; }) != satp(1), 0)) {
+	map_region(ra, levels, &used, l0_a);
+	map_region(rb, levels, &used, l0_b);
+	map_region(rlow, low_levels, &used_low, l0_low);
+	map_program();
+	asm volatile("csrw satp, %1; csrr %0, satp" : "=r"(is) : "r"((reg)satp(1)));
+	if (is != satp(1)) {
 		check(0, "the CPU has this mode", 0);
 		return;
 	}
@@ -514,8 +635,8 @@ static void tests_of_mode(u64 mode)
 	stale(stub_amo, page(ra, 3), STORE, "amo");
 	set_pte(l0_a, 4, pte(pages[2], RWX));
 	stale(stub_fetch, page(ra, 4), FETCH, "fetch");
-	set_pte(l0_a, 511, pte(pages[1], RWX));
-	stale(stub_lr, page(ra, 511), LOAD, "lr, last page of the table");
+	set_pte(l0_a, PTES - 1, pte(pages[1], RWX));
+	stale(stub_lr, page(ra, PTES - 1), LOAD, "lr, last page of the table");
 	v = visit(stub_cross, page(ra, 1), 0, 1);
 	check(v.cause == (model ? LOAD : ECALL_S), "load across into an invalid page", 0);
 	kept[0].stale += model;
@@ -540,16 +661,12 @@ static void tests_of_mode(u64 mode)
 	stale(stub_load, page(ra, 1), LOAD, "a write to a PMP register does not forget");
 	*(u32 *)pages[2] = 0x12000073;	/* sfence.vma */
 	set_pte(l0_a, 12, pte(pages[2], RWX | U));
-	v = visit((void (*)(void))page(ra, 12), 0, 0, 0);
+	v = visit_page(page(ra, 12), 0);
 	check(v.cause == 2, "sfence.vma is illegal in U-mode", 0);
 	stale(stub_load, page(ra, 1), LOAD, "and does not forget then");
 
 	/* who is not affected */
-	asm volatile("csrs mstatus, %0" :: "r"(1 << 17 | 1 << 11));
-	u64 got;
-	asm volatile("li t0, 1 << 12; csrc mstatus, t0; ld %0, 0(%1); li t0, 1 << 17; csrc mstatus, t0"
-		     : "=r"(got) : "r"(page(ra, 2)) : "t0", "memory");
-	check(got == *(u64 *)pages[1], "MPRV load of M-mode", 0);
+	check(load_with_mprv(page(ra, 2)) == *(reg *)pages[1], "MPRV load of M-mode", 0);
 	/* as it has filled QEMU's TLB */
 	empty_tlb();
 	*(u32 *)pages[1] = 0x73;
@@ -557,7 +674,7 @@ static void tests_of_mode(u64 mode)
 	v = visit(stub_load, page(ra, 5), 0, 0);
 	/* the stub itself is no user page: use a fetch to see U-mode get there */
 	check(v.cause == FETCH, "U-mode cannot run the stub", 0);
-	v = visit((void (*)(void))page(ra, 5), 0, 0, 0);
+	v = visit_page(page(ra, 5), 0);
 	check(v.cause == ECALL_U, "U-mode fetch", 0);
 
 	/* only what walks */
@@ -588,7 +705,7 @@ static void tests_of_mode(u64 mode)
 	remembers();
 
 	/* a walk that fails remembers as well, for the page and its neighbours */
-	for (int i = 0; i < 512; i++)
+	for (int i = 0; i < PTES; i++)
 		set_pte(l0_a, i, 0);
 	fence();
 	access(stub_store, page(ra, 7), STORE, "a genuine fault");
@@ -621,11 +738,11 @@ static void tests_of_mode(u64 mode)
 	v = visit(stub_store, page(ra, 10), 0, 1);
 	check(!model || !(l0_a[10] & (A | D)), "A and D are not set by an access that faults", 0);
 	/* a stale hit only where the hardware sets A and D */
-	if (model && ({ u64 e; asm volatile("csrr %0, 0x30a" : "=r"(e)); e; }) >> 61 & 1)
+	if (model && sets_ad())
 		kept[0].stale++;
 
 	/* the lower half */
-	for (int i = 0; i < 512; i++)
+	for (int i = 0; i < PTES; i++)
 		set_pte(l0_low, i, 0);
 	set_pte(l0_low, 0, pte(pages[0], RWX));
 	fence();
@@ -634,11 +751,11 @@ static void tests_of_mode(u64 mode)
 	access(stub_load, page(rlow, 1), ECALL_S, "an address in the lower half is not remembered");
 
 	/* absent tables and huge leaves */
-	u64 *l1 = l1_of(ra);
-	u64 rhuge = va_top + 0x400000, rabsent = va_top + 0x600000;
+	pte_t *l1 = l1_of(ra);
+	u64 rhuge = va_top + 2 * SPAN, rabsent = va_top + 3 * SPAN;
 	access(stub_load, rhuge, LOAD, "no table");
 	access(stub_load, rabsent, LOAD, "no table either");
-	set_pte(l1, 2, 0x80000000ul >> 2 | RWX);
+	set_pte(l1, 2, pte((void *)PROGRAM, RWX));
 	set_pte(l0_b, 1, pte(pages[1], RWX));
 	set_pte(l1, 3, pte(l0_b, V));
 	access(stub_load, rhuge, ECALL_S, "an invalid huge leaf is not remembered");
@@ -664,31 +781,32 @@ static void tests_of_mode(u64 mode)
 		check(v.cause == ECALL_S && v.ret == 16, "nothing to probe after the fence", 0);
 	}
 
-	/* many tables at once: all 512 regions with one and the same table */
+	/* many tables at once: all regions that are left, with one and the same table */
+	int n = PTES - index_of(ra, 1), bad = 0;
+
 	fresh(l0_a, ra);
-	for (int i = 0; i < 512; i++)
+	for (int i = 0; i < n; i++)
 		set_pte(l1, i, pte(l0_a, V));
-	int bad = 0;
-	for (int i = 1; i < 512; i++)
-		bad += visit(stub_load, va_top + i * 0x200000ul, 0, 1).cause != ECALL_S;
+	for (int i = 1; i < n; i++)
+		bad += visit(stub_load, va_top + i * SPAN, 0, 1).cause != ECALL_S;
 	if (model)
-		kept[0].remembered += 511;
-	check(!bad, "touch 512 tables", 0);
+		kept[0].remembered += n - 1;
+	check(!bad, "touch many tables", 0);
 	set_pte(l0_a, 1, pte(pages[1], RWX));
-	for (int i = 0; i < 512; i++)
-		bad += visit(stub_load, va_top + i * 0x200000ul + 4096, 0, 1).cause !=
+	for (int i = 0; i < n; i++)
+		bad += visit(stub_load, va_top + i * SPAN + 4096, 0, 1).cause !=
 			(model ? LOAD : ECALL_S);
 	if (model)
-		kept[0].stale += 512;
-	check(!bad, "512 tables are remembered at once", 0);
+		kept[0].stale += n;
+	check(!bad, "many tables are remembered at once", 0);
 	fence();
-	for (int i = 0; i < 512; i++)
-		bad += visit(stub_load, va_top + i * 0x200000ul + 4096, 0, 1).cause != ECALL_S;
+	for (int i = 0; i < n; i++)
+		bad += visit(stub_load, va_top + i * SPAN + 4096, 0, 1).cause != ECALL_S;
 	if (model)
-		kept[0].remembered += 512;
+		kept[0].remembered += n;
 	check(!bad, "one fence forgets them all", 0);
-	clear(l1);
-	l1[0] = pte(l0_a, V);
+	for (int i = 1; i < n; i++)
+		l1[i] = 0;
 	fence();
 
 	/* the other harts: what one forgets, the others do not */
@@ -723,16 +841,16 @@ static void tests_of_mode(u64 mode)
 	}
 
 	/* Svvptc: retrying ends (takes time, so once) */
-	if (mode != 8 || PARAMS & PARAM_QUICK)
+	if (mode != FIRST_MODE || PARAMS & PARAM_QUICK)
 		return;
-	u64 n = 0;
+	u64 tries = 0;
 	u64 start = now(), end;
 	u64 limit = PARAMS & PARAM_SVVPTC ? PATIENCE : 30000000;
 
 	fresh(l0_a, ra);
 	set_pte(l0_a, 1, pte(pages[1], RWX));
 	do {
-		n += model;
+		tries += model;
 		v = visit(stub_load, page(ra, 1), 0, 1);
 		end = now();
 	} while (v.cause == LOAD && end - start < limit);
@@ -744,7 +862,7 @@ static void tests_of_mode(u64 mode)
 	else
 		check(v.cause == LOAD, "no bound without Svvptc", 0);
 	/* all were stale hits, but for the last one with Svvptc */
-	kept[0].stale += n;
+	kept[0].stale += tries;
 	if (model && (PARAMS & PARAM_SVVPTC))
 		kept[0].stale--;
 	if (model && (PARAMS & PARAM_SVVPTC))
@@ -772,7 +890,7 @@ static void event_trap_s(void)
 static void event_trap_u(void)
 {
 	/* the last page of the table, which is a user's */
-	check(visit((void (*)(void))page(va_top, 511), 0, 0, 0).cause == ECALL_S, "trap from U-mode", 0);
+	check(visit_page(page(va_top, PTES - 1), 0).cause == ECALL_S, "trap from U-mode", 0);
 }
 
 static void event_sscratch_set(void)
@@ -797,7 +915,7 @@ static void event_sepc(void)
 
 static void event_stvec(void)
 {
-	visit(stub_stvec, (u64)stub_nothing, 0, 1);
+	visit(stub_stvec, (reg)stub_nothing, 0, 1);
 }
 
 static void event_satp(void)
@@ -810,7 +928,7 @@ static void event_satp(void)
 static void event_sret(void)
 {
 	/* to S-mode; the write to sepc is an event of its own, one to sstatus would be, too */
-	asm volatile("csrs mstatus, %0; csrw sepc, %1" :: "r"(1 << 8), "r"((u64)stub_nothing));
+	asm volatile("csrs mstatus, %0; csrw sepc, %1" :: "r"(1 << 8), "r"(stub_nothing));
 	kept[0].evictions += (PARAMS & (PARAM_SEPC | PARAM_SRET)) == (PARAM_SEPC | PARAM_SRET);
 	check(visit(stub_sret, 0, 0, 1).cause == ECALL_S, "sret to S-mode", 0);
 }
@@ -837,37 +955,24 @@ static const struct { void (*happens)(void); const char *what; u64 evicts; } eve
 	{ event_none, "other CSRs written", 0 },
 };
 
-/* tables for a mode: l0_a lowest in the upper half, this program in a gigapage, l0_low */
+/* tables for a mode: l0_a lowest in the upper half, this program, l0_low */
 static u64 map_all(u64 mode)
 {
-	u64 *t = root;
 	int used = 0;
 
 	satp_mode = mode;
-	va_top = ~0ul << (12 + 9 * (mode - 8 + 3) - 1);
+	va_top = top_of(mode);
 	clear(root);
 	for (int i = 0; i < 4; i++) {
 		clear(levels[i]);
 		clear(low_levels[i]);
 	}
-	map_region(root, va_top, levels, &used, l0_a);
+	map_region(va_top, levels, &used, l0_a);
 	used = 0;
-	map_region(root, 0x200000, low_levels, &used, l0_low);
-	for (int l = mode - 8 + 2; l > 2; l--)
-		t = (u64 *)(t[0] >> 10 << 12);
-	t[2] = 0x80000000ul >> 2 | RWX;
-	asm volatile("csrw satp, %0" :: "r"(satp(1)));
+	map_region(SPAN, low_levels, &used, l0_low);
+	map_program();
+	asm volatile("csrw satp, %0" :: "r"((reg)satp(1)));
 	return va_top;
-}
-
-/* the table that has the PTE for l1_of(va) */
-static u64 *l2_of(u64 va)
-{
-	u64 *t = root;
-
-	for (int l = satp_mode - 8 + 2; l > 2; l--)
-		t = (u64 *)(t[va >> (12 + 9 * l) & 511] >> 10 << 12);
-	return t;
 }
 
 static void tests_of_late_pte(u64 ra)
@@ -901,47 +1006,59 @@ static void tests_of_late_pte(u64 ra)
 
 static void tests_of_scope_all(u64 ra)
 {
-	u64 *l1 = l1_of(ra), *l2 = l2_of(ra);
-	u64 rhuge = ra + 0x400000, rabsent = ra + 0x600000, rfar = ra + (1ul << 30), levels_n = satp_mode - 8 + 3;
+	pte_t *l1 = l1_of(ra), *l2 = LEVELS > 2 ? table_at(ra, 2) : 0;
+	u64 rhuge = ra + 2 * SPAN, rabsent = ra + 3 * SPAN, rfar = ra + (1ul << 30);
 
+	/* The first fence is fetched by a walk that passes through the root. */
+	kept[0].remembered += PROGRAM_IN_UPPER_HALF;
 	fresh(l0_a, ra);
 	/* fresh() has counted one table of all that the walk passed through */
-	kept[0].remembered += levels_n - 1;
+	kept[0].remembered += LEVELS - 1;
 	set_pte(l0_a, 1, pte(pages[1], RWX));
 	stale(stub_load, page(ra, 1), LOAD, "a page");
 
-	set_pte(l1, 2, 0x80000000ul >> 2 | RWX);
+	set_pte(l1, 2, pte((void *)PROGRAM, RWX));
 	stale(stub_load, rhuge, LOAD, "a huge page");
 	clear(l0_b);
 	set_pte(l0_b, 1, pte(pages[1], RWX));
 	set_pte(l1, 3, pte(l0_b, V));
 	stale(stub_load, page(rabsent, 1), LOAD, "a table that was not there");
 	remembers();
-	clear(low_levels[3]);
-	set_pte(low_levels[3], 0, pte(l0_b, V));
-	set_pte(l2, (rfar >> 30) & 511, pte(low_levels[3], V));
-	stale(stub_load, page(rfar, 1), LOAD, "a table of tables that was not there");
-	kept[0].remembered += 2;
+	if (l2) {
+		clear(low_levels[3]);
+		set_pte(low_levels[3], 0, pte(l0_b, V));
+		set_pte(l2, index_of(rfar, 2), pte(low_levels[3], V));
+		stale(stub_load, page(rfar, 1), LOAD, "a table of tables that was not there");
+		kept[0].remembered += 2;
+	}
 
 	say("#   If rs1!=x0 and rs2=x0, the fence orders only reads and writes made to leaf page table entries\n");
 	visit(fence_va, rhuge, 0, 1);
 	access(stub_load, rhuge, ECALL_S, "a huge page is a leaf");
 	visit(fence_va, page(rabsent, 1), 0, 1);
 	stale(stub_load, page(rabsent, 1), LOAD, "a table is none");
-	visit(fence_va, page(rfar, 1), 0, 1);
-	stale(stub_load, page(rfar, 1), LOAD, "a table of tables is none");
+	if (l2) {
+		visit(fence_va, page(rfar, 1), 0, 1);
+		kept[0].fences++;
+		stale(stub_load, page(rfar, 1), LOAD, "a table of tables is none");
+	}
 	visit(fence_va_asid, page(rabsent, 1), 1, 1);
 	stale(stub_load, page(rabsent, 1), LOAD, "nor is it with an ASID");
-	kept[0].fences += 4;
+	kept[0].fences += 3;
 	say("#   If software modifies a non-leaf PTE, it should execute SFENCE.VMA with rs1=x0.\n");
 	visit(fence_asid, 0, 1, 1);
 	kept[0].fences++;
 	access(stub_load, page(rabsent, 1), ECALL_S, "a table, fenced for without an address");
-	access(stub_load, page(rfar, 1), ECALL_S, "a table of tables");
+	if (l2) {
+		access(stub_load, page(rfar, 1), ECALL_S, "a table of tables");
+		/* its l1 and l0 */
+		kept[0].remembered += 2;
+	}
 	access(stub_load, page(ra, 1), ECALL_S, "a page");
-	/* rabsent's l0, rfar's l1 and l0, and all on the way to ra */
-	kept[0].remembered += 3 + levels_n;
-	set_pte(l2, (rfar >> 30) & 511, 0);
+	/* rabsent's l0, and all on the way to ra */
+	kept[0].remembered += 1 + LEVELS;
+	if (l2)
+		set_pte(l2, index_of(rfar, 2), 0);
 	set_pte(l1, 2, 0);
 	set_pte(l1, 3, 0);
 	fence();
@@ -949,7 +1066,7 @@ static void tests_of_scope_all(u64 ra)
 
 static void tests_of_scope_access(u64 ra)
 {
-	for (int i = 0; i < 512; i++)
+	for (int i = 0; i < PTES; i++)
 		set_pte(l0_a, i, 0);
 	set_pte(l0_a, 0, pte(pages[0], RWX));
 	fence();
@@ -978,30 +1095,31 @@ static void tests_of_scope_access(u64 ra)
 	access(stub_load, page(ra, 4), ECALL_S, "not after a fence for the ASID");
 }
 
-/* eight PTEs of 64 bytes */
+/* the PTEs in the same 64 bytes */
 static void tests_of_scope_line(u64 ra)
 {
+	int next = LINE_PTES, last = PTES - 1;
+
 	fresh(l0_a, ra);
-	for (int i = 1; i <= 9; i++)
+	for (int i = 1; i <= next; i++)
 		set_pte(l0_a, i, pte(pages[1], RWX));
-	set_pte(l0_a, 9, 0);
 	stale(stub_load, page(ra, 1), LOAD, "the next PTE in the line");
-	stale(stub_store, page(ra, 7), STORE, "the last PTE in the line");
-	access(stub_load, page(ra, 8), ECALL_S, "the first one in the next line");
+	stale(stub_store, page(ra, next - 1), STORE, "the last PTE in the line");
+	access(stub_load, page(ra, next), ECALL_S, "the first one in the next line");
 	remembers();
-	set_pte(l0_a, 9, pte(pages[1], RWX));
-	stale(stub_load, page(ra, 9), LOAD, "that line is remembered now");
-	access(stub_load, page(ra, 511), LOAD, "a genuine fault, in the last line");
+	set_pte(l0_a, next + 1, pte(pages[1], RWX));
+	stale(stub_load, page(ra, next + 1), LOAD, "that line is remembered now");
+	access(stub_load, page(ra, last), LOAD, "a genuine fault, in the last line");
 	remembers();
-	set_pte(l0_a, 511, pte(pages[1], RWX));
-	set_pte(l0_a, 503, pte(pages[1], RWX));
-	stale(stub_load, page(ra, 511), LOAD, "what it met is remembered");
-	access(stub_load, page(ra, 503), ECALL_S, "the line before the last one");
+	set_pte(l0_a, last, pte(pages[1], RWX));
+	set_pte(l0_a, last - LINE_PTES, pte(pages[1], RWX));
+	stale(stub_load, page(ra, last), LOAD, "what it met is remembered");
+	access(stub_load, page(ra, last - LINE_PTES), ECALL_S, "the line before the last one");
 	remembers();
-	visit(fence_va, page(ra, 8), 0, 1);
-	stale(stub_load, page(ra, 9), LOAD, "a fence for a neighbour");
-	visit(fence_va, page(ra, 9), 0, 1);
-	access(stub_load, page(ra, 9), ECALL_S, "a fence for the page");
+	visit(fence_va, page(ra, next), 0, 1);
+	stale(stub_load, page(ra, next + 1), LOAD, "a fence for a neighbour");
+	visit(fence_va, page(ra, next + 1), 0, 1);
+	access(stub_load, page(ra, next + 1), ECALL_S, "a fence for the page");
 	stale(stub_load, page(ra, 1), LOAD, "another line");
 	kept[0].fences += 2;
 	empty_tlb();
@@ -1009,16 +1127,16 @@ static void tests_of_scope_line(u64 ra)
 	visit(fence_asid, 0, 1, 1);
 	kept[0].fences++;
 	access(stub_load, page(ra, 1), ECALL_S, "a fence for the ASID");
-	access(stub_load, page(ra, 511), ECALL_S, "in all lines");
+	access(stub_load, page(ra, last), ECALL_S, "in all lines");
 	kept[0].remembered += 2;
 	fence();
 }
 
 static void tests_of_user(u64 ra)
 {
-	u64 rlow = 0x200000;
+	u64 rlow = SPAN;
 
-	for (int i = 0; i < 512; i++)
+	for (int i = 0; i < PTES; i++)
 		set_pte(l0_low, i, 0);
 	set_pte(l0_low, 0, pte(pages[0], RWX));
 	fresh(l0_a, ra);
@@ -1028,16 +1146,16 @@ static void tests_of_user(u64 ra)
 	stale(stub_load, page(rlow, 1), LOAD, "S-mode in the lower half");
 	*(u32 *)pages[2] = 0x73;
 	set_pte(l0_low, 2, pte(pages[2], RWX | U));
-	check(visit((void (*)(void))page(rlow, 2), 0, 0, 0).cause == (model ? FETCH : ECALL_U),
+	check(visit_page(page(rlow, 2), 0).cause == (model ? FETCH : ECALL_U),
 	      "U-mode in the lower half", 0);
 	kept[0].stale += model;
 	set_pte(l0_a, 2, pte(pages[2], RWX | U));
-	check(visit((void (*)(void))page(ra, 2), 0, 0, 0).cause == (model ? FETCH : ECALL_U),
+	check(visit_page(page(ra, 2), 0).cause == (model ? FETCH : ECALL_U),
 	      "U-mode in the upper half", 0);
 	kept[0].stale += model;
 	visit(fence_va, page(rlow, 2), 0, 1);
 	kept[0].fences++;
-	check(visit((void (*)(void))page(rlow, 2), 0, 0, 0).cause == ECALL_U, "U-mode after a fence", 0);
+	check(visit_page(page(rlow, 2), 0).cause == ECALL_U, "U-mode after a fence", 0);
 	stale(stub_load, page(rlow, 1), LOAD, "S-mode still remembers");
 	fence();
 	access(stub_load, page(rlow, 1), ECALL_S, "S-mode after a fence");
@@ -1065,17 +1183,17 @@ static void tests_of_lifetime(u64 ra)
 /* a fetch fault in Sv39 loses the sign of its address, nothing else does */
 static void tests_of_cip_453(u64 ra)
 {
-	u64 cut = satp_mode == 8 ? ~0ul >> 25 : ~0ul;
+	u64 cut = satp_mode == 8 ? ~0ull >> 25 : ~0ull;
 	struct visit v;
 
 	fresh(l0_a, ra);
 	v = visit(stub_fetch, page(ra, 1) + 8, 0, 1);
 	check(v.cause == FETCH && v.tval == ((page(ra, 1) + 8) & cut) && v.epc == page(ra, 1) + 8,
 	      "fetch from an invalid page", 0);
-	asm volatile("csrw medeleg, %0; csrw stvec, %1" :: "r"(1 << FETCH), "r"((u64)stub_stval));
+	asm volatile("csrw medeleg, %0; csrw stvec, %1" :: "r"(1 << FETCH), "r"(stub_stval));
 	v = visit(stub_fetch, page(ra, 1) + 8, 0, 1);
 	check(v.cause == ECALL_S && v.ret == ((page(ra, 1) + 8) & cut), "the same, to S-mode", 0);
-	v = visit((void (*)(void))page(ra, 1), 0, 0, 0);
+	v = visit_page(page(ra, 1), 0);
 	check(v.cause == ECALL_S && v.ret == (page(ra, 1) & cut), "the same, from U-mode", 0);
 	asm volatile("csrw medeleg, zero");
 	/* there is nothing at this physical address */
@@ -1129,7 +1247,7 @@ static void tests_of_coexistence(u64 mode)
 	ra = map_all(mode);
 	kept[0].evictions += !!(PARAMS & PARAM_SATP);
 	/* breakpoints go to S-mode, which calls for M-mode */
-	asm volatile("csrw medeleg, %0; csrw stvec, %1" :: "r"(1 << BREAK), "r"((u64)stub_nothing));
+	asm volatile("csrw medeleg, %0; csrw stvec, %1" :: "r"(1 << BREAK), "r"(stub_nothing));
 	kept[0].evictions += !!(PARAMS & PARAM_STVEC);
 
 	if (PARAMS & PARAM_RATE) {
@@ -1151,24 +1269,27 @@ static void tests_of_coexistence(u64 mode)
 	}
 
 	if (PARAMS & PARAM_EVICT_IN) {
-		u64 rlow = 0x200000;
+		u64 code = PROGRAM_IN_UPPER_HALF ? ra + SPAN : SPAN;
+		pte_t *l0 = PROGRAM_IN_UPPER_HALF ? l0_b : l0_low;
 
+		set_pte(l1_of(code), 0, pte(l0, V));
 		*(u32 *)pages[2] = 0x13;	/* nop */
 		*(u32 *)(pages[2] + 4) = 0x73;
 		fresh(l0_a, ra);
 		for (int i = 0; i < 3; i++)
-			set_pte(l0_low, i, pte(pages[2], RWX));
+			set_pte(l0, i, pte(pages[2], RWX));
 		set_pte(l0_a, 1, pte(pages[1], RWX));
 		set_pte(l0_a, 2, pte(pages[1], RWX));
 		both(stub_load, page(ra, 1), LOAD, 1, "a page made valid");
-		access(stub_fetch, page(rlow, 0) + 4, ECALL_S, "code before the range");
-		access(stub_fetch, page(rlow, 2), ECALL_S, "code behind it");
+		access(stub_fetch, page(code, 0) + 4, ECALL_S, "code before the range");
+		kept[0].remembered += PROGRAM_IN_UPPER_HALF;
+		access(stub_fetch, page(code, 2), ECALL_S, "code behind it");
 		access(stub_load, page(ra, 1), ECALL_S, "nothing is lost");
-		access(stub_fetch, page(rlow, 1) + 4, ECALL_S, "an instruction in the range");
+		access(stub_fetch, page(code, 1) + 4, ECALL_S, "an instruction in the range");
 		kept[0].evictions++;
 		both(stub_load, page(ra, 1), LOAD, 0, "the page is lost");
 		both(stub_load, page(ra, 2), LOAD, 1, "a page that was not used");
-		access(stub_fetch, page(rlow, 1), ECALL_S, "two instructions in the range");
+		access(stub_fetch, page(code, 1), ECALL_S, "two instructions in the range");
 		kept[0].evictions += 2;
 		both(stub_load, page(ra, 2), LOAD, 0, "that is lost, too");
 		fence();
@@ -1184,7 +1305,7 @@ static void tests_of_coexistence(u64 mode)
 		for (int i = 1; i <= 64; i++) {
 			set_pte(l0_a, i, pte(pages[1], RWX));
 			if (visit(stub_load, page(ra, i), 0, 1).cause == ECALL_S) {
-				pattern |= 1ul << (i - 1);
+				pattern |= 1ull << (i - 1);
 				taken++;
 			}
 		}
@@ -1230,7 +1351,7 @@ static void tests_of_coexistence(u64 mode)
 	set_pte(l0_a, 6, pte(pages[1], RWX));
 	l1_of(ra)[0] |= G;
 	both(stub_load, page(ra, 6), LOAD, valid, "a page of a global table");
-	l1_of(ra)[0] &= ~(u64)G;
+	l1_of(ra)[0] &= ~(pte_t)G;
 	if (!valid)
 		return;
 
@@ -1239,8 +1360,8 @@ static void tests_of_coexistence(u64 mode)
 
 		fresh(l0_a, ra);
 		*(u32 *)pages[2] = 0x00100073;	/* ebreak */
-		set_pte(l0_a, 511, pte(pages[2], RWX | U | G));
-		visit((void (*)(void))page(ra, 511), 0, 0, 0);
+		set_pte(l0_a, PTES - 1, pte(pages[2], RWX | U | G));
+		visit_page(page(ra, PTES - 1), 0);
 		kept[0].evictions += !!(PARAMS & PARAM_TRAP_U);
 		set_pte(l0_a, 1, pte(pages[1], RWX | G));
 		set_pte(l0_a, 2, pte(pages[1], RWX | G));
@@ -1279,7 +1400,7 @@ static void tests_of_coexistence(u64 mode)
 /* tells the pages apart */
 static u64 word_of(int i)
 {
-	return 0x1111111111111111ul * (i + 1);
+	return (reg)(0x1111111111111111ull * (i + 1));
 }
 
 /* a load that has to get at page i; QEMU's TLB does not help */
@@ -1349,16 +1470,6 @@ static void write_satp(u64 v)
 static void spec(const char *sentence)
 {
 	say("#   "); say(sentence); say("\n");
-}
-
-/* the table at level l above the lowest on the way to va */
-static u64 *table_at(u64 va, int l)
-{
-	u64 *t = root;
-
-	for (int at = satp_mode - 8 + 2; at > l; at--)
-		t = (u64 *)(t[va >> (12 + 9 * at) & 511] >> 10 << 12);
-	return t;
 }
 
 static void tests_of_held_pages(u64 ra)
@@ -1447,7 +1558,7 @@ static void tests_of_held_pages(u64 ra)
 
 static void tests_of_held_spaces(u64 ra)
 {
-	u64 *t = root_b;
+	pte_t *t = root_b;
 
 	spec("Note that writing satp does not imply any ordering constraints between page-table updates and subsequent "
 	     "address translations, nor does it imply any invalidation of address-translation caches.");
@@ -1463,19 +1574,19 @@ static void tests_of_held_spaces(u64 ra)
 	     "satp to point to the new page table using the recycled ASID, then execute SFENCE.VMA with rs1=x0 and rs2 set "
 	     "to the recycled ASID.");
 	/* The other address space differs in the table for ra. */
-	for (int i = 0; i < 512; i++)
+	for (int i = 0; i < PTES; i++)
 		root_b[i] = root[i];
-	for (int l = satp_mode - 8 + 2; l > 0; l--) {
-		u64 *copy = l > 1 ? (l == 2 ? low_levels[2] : l == 3 ? low_levels[3] : levels[3]) : l0_b;
-		u64 *from = (u64 *)(t[ra >> (12 + 9 * l) & 511] >> 10 << 12);
+	for (int l = LEVELS - 1; l > 0; l--) {
+		pte_t *copy = l > 1 ? (l == 2 ? low_levels[2] : l == 3 ? low_levels[3] : levels[3]) : l0_b;
+		pte_t *from = below(t[index_of(ra, l)]);
 
-		for (int i = 0; i < 512; i++)
+		for (int i = 0; i < PTES; i++)
 			copy[i] = l > 1 ? from[i] : 0;
-		t[ra >> (12 + 9 * l) & 511] = pte(copy, V);
+		t[index_of(ra, l)] = pte(copy, V);
 		t = copy;
 	}
 	set_pte(l0_b, 1, pte(pages[2], RWX));
-	write_satp(satp_mode << 60 | 1ul << 44 | (u64)root_b >> 12);
+	write_satp(satp_of(root_b, 1));
 	remapped(page(ra, 1), 1, 2, "an ASID that has got another table");
 	fences(fence_asid, 0, 2);
 	remapped(page(ra, 1), 1, 2, "a fence for another ASID");
@@ -1504,51 +1615,53 @@ static void tests_of_held_spaces(u64 ra)
 /* leaf PTEs at level l, and what lies inside and outside of them */
 static void tests_of_held_superpages(u64 ra, int l)
 {
-	u64 size = 1ul << (12 + 9 * l), *t = table_at(ra, l);
+	u64 size = 1ull << (12 + INDEX_BITS * l);
+	pte_t *t = table_at(ra, l);
 	/* the index of ra at this level, plus 5 and 6 */
-	int i = (ra >> (12 + 9 * l) & 511) + 5;
-	u64 base = l <= 2 ? 0x80000000ul : 0;
+	int i = index_of(ra, l) + 5;
+	reg base = l <= 2 ? PROGRAM : 0;
 	u64 in = ra + 5 * size - base, out = in + size;
 
 	say("# leaf PTEs at level "); say_dec(l); say("\n");
 	set_pte(t, i, pte((void *)base, RWX));
 	set_pte(t, i + 1, pte((void *)base, RWX));
-	sees(in + (u64)pages[1], 1, "a superpage");
-	sees(out + (u64)pages[1], 1, "its neighbour");
+	sees(in + (reg)pages[1], 1, "a superpage");
+	sees(out + (reg)pages[1], 1, "its neighbour");
 	set_pte(t, i, 0);
 	set_pte(t, i + 1, 0);
-	unmapped(in + (u64)pages[1], 1, "an unmapped superpage");
-	unmapped(in + (u64)pages[2], 2, "another page of it");
+	unmapped(in + (reg)pages[1], 1, "an unmapped superpage");
+	unmapped(in + (reg)pages[2], 2, "another page of it");
 	spec("If rs1!=x0 and rs2=x0 ... The fence also invalidates all address-translation cache entries that contain leaf "
 	     "page table entries corresponding to the virtual address in rs1, for all address spaces.");
-	fences(fence_va, in + (u64)pages[3], 0);
-	faults(stub_load, in + (u64)pages[1], LOAD, "after a fence for an address inside");
-	faults(stub_load, in + (u64)pages[2], LOAD, "another page after it");
-	unmapped(out + (u64)pages[1], 1, "the neighbour is still there");
+	fences(fence_va, in + (reg)pages[3], 0);
+	faults(stub_load, in + (reg)pages[1], LOAD, "after a fence for an address inside");
+	faults(stub_load, in + (reg)pages[2], LOAD, "another page after it");
+	unmapped(out + (reg)pages[1], 1, "the neighbour is still there");
 	/* the first and the last page */
 	fences(fence_va, out + base - 4096, 0);
-	unmapped(out + (u64)pages[1], 1, "after a fence for the page before it");
+	unmapped(out + (reg)pages[1], 1, "after a fence for the page before it");
 	fences(fence_va, out + base + size, 0);
-	unmapped(out + (u64)pages[1], 1, "after a fence for the page behind it");
+	unmapped(out + (reg)pages[1], 1, "after a fence for the page behind it");
 	fences(fence_va, out + base, 0);
-	faults(stub_load, out + (u64)pages[1], LOAD, "after a fence for its first page");
+	faults(stub_load, out + (reg)pages[1], LOAD, "after a fence for its first page");
 	set_pte(t, i, pte((void *)base, RWX));
-	sees(in + (u64)pages[1], 1, "a superpage");
+	sees(in + (reg)pages[1], 1, "a superpage");
 	set_pte(t, i, 0);
 	fences(fence_va, in + base + size - 4096, 0);
-	faults(stub_load, in + (u64)pages[1], LOAD, "after a fence for its last page");
+	faults(stub_load, in + (reg)pages[1], LOAD, "after a fence for its last page");
 	fences(fence_all, 0, 0);
 }
 
 static void tests_of_held_splits(u64 ra)
 {
-	u64 *l1 = l1_of(ra), rb = ra + 0x400000;
-	int at = (u64)pages[1] >> 12 & 511;
+	pte_t *l1 = l1_of(ra);
+	u64 rb = ra + 2 * SPAN;
+	int at = index_of((reg)pages[1], 0);
 
 	/* split: the new table has another page in one place */
 	clear(l0_b);
-	set_pte(l1, 2, pte((void *)0x80000000ul, RWX));
-	sees(rb + ((u64)pages[1] & 0x1fffff), 1, "a superpage");
+	set_pte(l1, 2, pte((void *)PROGRAM, RWX));
+	sees(rb + ((reg)pages[1] & (SPAN - 1)), 1, "a superpage");
 	set_pte(l0_b, at, pte(pages[2], RWX));
 	set_pte(l1, 2, pte(l0_b, V));
 	remapped(page(rb, at), 1, 2, "a superpage that was split");
@@ -1560,7 +1673,7 @@ static void tests_of_held_splits(u64 ra)
 	     "a page is upgraded to a superpage without first clearing the original non-leaf PTE's valid bit and executing "
 	     "an SFENCE.VMA with rs1=x0. In this case, a similar remark applies: it is unpredictable whether the old "
 	     "non-leaf PTE or the new leaf PTE is used, but the behavior is otherwise well defined.");
-	set_pte(l1, 2, pte((void *)0x80000000ul, RWX));
+	set_pte(l1, 2, pte((void *)PROGRAM, RWX));
 	remapped(page(rb, at), 2, 1, "a page that is in a superpage by now");
 	if (model && (PARAMS & PARAM_HELD_ALL)) {
 		faults(stub_load, page(rb, at + 1), LOAD, "the old table has no other page");
@@ -1577,7 +1690,8 @@ static void tests_of_held_splits(u64 ra)
 /* page tables that the hart still walks */
 static void tests_of_held_tables(u64 ra)
 {
-	u64 *l1 = l1_of(ra), rb = ra + 0x400000;
+	pte_t *l1 = l1_of(ra);
+	u64 rb = ra + 2 * SPAN;
 	int all = model && (PARAMS & PARAM_HELD_ALL);
 
 	clear(l0_b);
@@ -1612,9 +1726,9 @@ static void tests_of_held_fences(u64 ra, u64 rb)
 {
 	for (u64 i = 0; i < sizeof(rows) / sizeof(rows[0]); i++) {
 		const struct row *row = &rows[i];
-		u64 addresses[] = { 0, page(ra, 1), page(rb, 1), page(ra, 1) ^ 1ul << 62 };
+		u64 addresses[] = { 0, page(ra, 1), page(rb, 1), page(ra, 1) ^ 1ull << 62 };
 
-		if (row->need & ~PARAMS)
+		if (is_left_out(row))
 			continue;
 		if (row->says && *row->says)
 			spec(row->says);
@@ -1660,17 +1774,17 @@ static void tests_of_held_fences(u64 ra, u64 rb)
 
 static void tests_of_held_napot(u64 ra)
 {
-	u64 *l0 = l0_a;
+	pte_t *l0 = l0_a;
 
 	if (!(PARAMS & PARAM_NAPOT))
 		return;
 	/* 64 KiB of this program */
 	spec("Implicit reads of NAPOT page table entries may create address-translation cache entries mapping a + j*PTESIZE "
 	     "to a copy of pte ... for any or all j such that j >> napot_bits = vpn[i] >> napot_bits");
-	u64 base = (u64)pages & ~0xfffful, at = ((u64)pages[1] & 0xffff) >> 12;
+	reg base = (reg)pages & ~0xfffful, at = ((reg)pages[1] & 0xffff) >> 12;
 	/* the size is in the PPN: 64 KiB */
 	for (int i = 16; i < 32; i++)
-		set_pte(l0, i, 1ul << 63 | pte((void *)(base | 0x8000), RWX));
+		set_pte(l0, i, 1ull << 63 | pte((void *)(base | 0x8000), RWX));
 	sees(page(ra, 16 + at), 1, "a page of a Svnapot range");
 	for (int i = 16; i < 32; i++)
 		set_pte(l0, i, 0);
@@ -1736,7 +1850,7 @@ static void tests_of_held_few(u64 ra)
 
 static void tests_of_held(u64 mode)
 {
-	u64 ra = map_all(mode), rb = ra + 0x200000;
+	u64 ra = map_all(mode), rb = ra + SPAN;
 
 	asm volatile("sfence.vma" ::: "memory");
 	kept_valid[0].fences++;
@@ -1744,7 +1858,7 @@ static void tests_of_held(u64 mode)
 		*(u32 *)pages[i] = 0x73;
 		*(u64 *)(pages[i] + 8) = word_of(i);
 	}
-	for (int i = 0; i < 512; i++)
+	for (int i = 0; i < PTES; i++)
 		set_pte(l0_a, i, 0);
 	if (PARAMS & PARAM_FEW) {
 		tests_of_held_few(ra);
@@ -1765,7 +1879,7 @@ static void tests_of_held(u64 mode)
 	}
 	tests_of_held_pages(ra);
 	tests_of_held_spaces(ra);
-	for (int l = 1; l < (int)mode - 8 + 3; l++)
+	for (int l = 1; l < LEVELS; l++)
 		tests_of_held_superpages(ra, l);
 	tests_of_held_splits(ra);
 	tests_of_held_tables(ra);
@@ -1799,12 +1913,8 @@ static void tests_of_held(u64 mode)
 	set_pte(l0_a, 1, pte(pages[1], RWX));
 	sees(page(ra, 1), 1, "a page");
 	set_pte(l0_a, 1, pte(pages[2], RWX));
-	u64 got;
 	empty_tlb_in_m();
-	asm volatile("csrs mstatus, %0" :: "r"(1 << 17 | 1 << 11));
-	asm volatile("li t0, 1 << 12; csrc mstatus, t0; ld %0, 8(%1); li t0, 1 << 17; csrc mstatus, t0"
-		     : "=r"(got) : "r"(page(ra, 1)) : "t0", "memory");
-	check(got == word_of(2), "MPRV load of M-mode", 0);
+	check(load_with_mprv(page(ra, 1) + 8) == word_of(2), "MPRV load of M-mode", 0);
 	remapped(page(ra, 1), 1, 2, "S-mode still has it");
 	asm volatile("sfence.vma" ::: "memory");
 	kept_valid[0].fences++;
@@ -1826,7 +1936,7 @@ static void missed(void (*stub)(void), u64 va, u64 cause, const char *what)
 static u64 visit_unordered(u64 h, void (*stub)(void), u64 a0)
 {
 	mails[h].satp = satp(1);
-	mails[h].v.pc = (u64)stub;
+	mails[h].v.pc = (reg)stub;
 	mails[h].v.a0 = a0;
 	mails[h].v.a1 = 0;
 	mails[h].v.mpp = 1;
@@ -1838,12 +1948,12 @@ static u64 visit_unordered(u64 h, void (*stub)(void), u64 a0)
 
 static void tests_of_late_store(u64 mode)
 {
-	u64 ra = map_all(mode), rb = ra + 0x200000;
-	volatile u64 *l0 = l0_a;
+	u64 ra = map_all(mode), rb = ra + SPAN;
+	volatile pte_t *l0 = l0_a;
 
 	asm volatile("sfence.vma" ::: "memory");
 	*(u32 *)pages[1] = 0x73;
-	for (int i = 0; i < 512; i++)
+	for (int i = 0; i < PTES; i++)
 		set_pte(l0_a, i, 0);
 	visit(fence_all, 0, 0, 1);
 
@@ -1899,11 +2009,11 @@ static void tests_of_late_store(u64 mode)
 		check(visit_unordered(h, stub_load, page(ra, 22)) == (model ? LOAD : ECALL_S),
 		      "fence r, rw orders no stores", 0);
 		kept_missed[h] += model;
-		u64 word = 0;
-		asm volatile("amoor.d.rl zero, zero, (%0)" :: "r"(&word) : "memory");
+		reg word = 0;
+		asm volatile(AMO_OR("rl") " zero, zero, (%0)" :: "r"(&word) : "memory");
 		check(visit_unordered(h, stub_load, page(ra, 22)) == ECALL_S, "not after an AMO that releases", 0);
 		l0[23] = pte(pages[1], RWX);
-		asm volatile("amoor.d.aq zero, zero, (%0)" :: "r"(&word) : "memory");
+		asm volatile(AMO_OR("aq") " zero, zero, (%0)" :: "r"(&word) : "memory");
 		check(visit_unordered(h, stub_load, page(ra, 23)) == (model ? LOAD : ECALL_S),
 		      "one that acquires orders none", 0);
 		kept_missed[h] += model;
@@ -1920,14 +2030,14 @@ static void stage_of_reset(void)
 	int used = 0;
 
 	/* as the first stage left it, but for the reset */
-	satp_mode = 8;
-	va_top = ~0ul << 38;
+	satp_mode = FIRST_MODE;
+	va_top = top_of(satp_mode);
 	clear(root);
-	map_region(root, va_top, levels, &used, l0_a);
-	root[2] = 0x80000000ul >> 2 | RWX;
+	map_region(va_top, levels, &used, l0_a);
+	map_program();
 	set_pte(l0_a, 0, pte(pages[0], RWX));
 	set_pte(l0_a, 1, pte(pages[1], RWX));
-	asm volatile("csrw satp, %0" :: "r"(satp(1)));
+	asm volatile("csrw satp, %0" :: "r"((reg)satp(1)));
 	access(stub_load, page(va_top, 1), ECALL_S, "a reset forgets");
 	remembers();
 }
@@ -1936,17 +2046,18 @@ static void stage_of_reset(void)
  * All harts map, unmap, load and fence at random, and keep a hash of what they saw and when: for
  * the host to compare two runs.
  */
-static volatile u64 hashes[MAX_HARTS], storms;
+static volatile u64 hashes[MAX_HARTS];
+static volatile reg storms;
 
 static void storm(u64 h)
 {
 	u64 random = h + 1, hash = 0;
 
-	asm volatile("csrw satp, %0" :: "r"(satp(h + 1)));
+	asm volatile("csrw satp, %0" :: "r"((reg)satp(h + 1)));
 	for (int i = 0; i < 3000; i++) {
 		u64 t, n;
 
-		random = random * 6364136223846793005ul + 1442695040888963407ul;
+		random = random * 6364136223846793005ull + 1442695040888963407ull;
 		n = random >> 40 & 63;
 		if (!(random >> 50 & 3))
 			set_pte(l0_a, n, random >> 60 & 1 ? pte(pages[1], RWX | (random >> 61 & 1 ? G : 0)) : 0);
@@ -1955,7 +2066,7 @@ static void storm(u64 h)
 			visit(fence_va, page(va_top, n), 0, 1);
 		if (!(random >> 53 & 255))
 			visit(fence_all, 0, 0, 1);
-		hash = (hash ^ t ^ now() << 8) * 0x9e3779b97f4a7c15ul;
+		hash = (hash ^ t ^ now() << 8) * 0x9e3779b97f4a7c15ull;
 		hash ^= hash >> 29;
 	}
 	hashes[h] = hash;
@@ -2014,7 +2125,7 @@ void guest_main(u64 hart)
 
 	if (hart) {
 		for (;;) {
-			struct visit v;
+			struct visit v = { 0 };
 
 			while (!__atomic_load_n(&mails[hart].go, __ATOMIC_SEQ_CST))
 				;
@@ -2023,7 +2134,7 @@ void guest_main(u64 hart)
 				__atomic_store_n(&mails[hart].go, 0, __ATOMIC_SEQ_CST);
 				continue;
 			}
-			asm volatile("csrw satp, %0" :: "r"(mails[hart].satp));
+			asm volatile("csrw satp, %0" :: "r"((reg)mails[hart].satp));
 			v.pc = mails[hart].v.pc;
 			v.a0 = mails[hart].v.a0;
 			v.a1 = mails[hart].v.a1;
@@ -2045,13 +2156,13 @@ void guest_main(u64 hart)
 	if (PARAMS & PARAM_SPIN) {
 		int used = 0;
 
-		satp_mode = 8;
-		va_top = ~0ul << 38;
-		map_region(root, va_top, levels, &used, l0_a);
-		map_region(root, va_top + 0x200000, levels, &used, l0_b);
-		root[2] = 0x80000000ul >> 2 | RWX;
+		satp_mode = FIRST_MODE;
+		va_top = top_of(satp_mode);
+		map_region(va_top, levels, &used, l0_a);
+		map_region(va_top + SPAN, levels, &used, l0_b);
+		map_program();
 		*(u64 *)pages[1] = 0x123456789abcdef0;
-		asm volatile("csrw satp, %0" :: "r"(satp(1)));
+		asm volatile("csrw satp, %0" :: "r"((reg)satp(1)));
 		fresh(l0_a, va_top);
 		set_pte(l0_a, 1, pte(pages[1], RWX));
 		stale(stub_load, page(va_top, 1), LOAD, "before the monitor");
@@ -2061,7 +2172,7 @@ void guest_main(u64 hart)
 		visit(stub_spin, 0, 0, 1);
 	}
 	if (PARAMS & PARAM_STORM) {
-		map_all(8);
+		map_all(FIRST_MODE);
 		for (u64 h = 1; h < harts; h++)
 			__atomic_store_n(&mails[h].go, 1, __ATOMIC_SEQ_CST);
 		storm(0);
@@ -2078,37 +2189,37 @@ void guest_main(u64 hart)
 	if (!STAGE)
 		say("KTAP version 1\n");
 	if (PARAMS & PARAM_LATE_STORE) {
-		for (u64 mode = 8; mode <= 10; mode++)
+		for (u64 mode = FIRST_MODE; mode <= LAST_MODE; mode++)
 			tests_of_late_store(mode);
 		finish();
 	}
 	if (PARAMS & PARAM_HELD) {
-		for (u64 mode = 8; mode <= 10; mode++)
+		for (u64 mode = FIRST_MODE; mode <= LAST_MODE; mode++)
 			tests_of_held(mode);
 		finish();
 	}
 	if (PARAMS & (PARAM_GLOBAL | PARAM_ANY)) {
-		for (u64 mode = 8; mode <= 10; mode++)
+		for (u64 mode = FIRST_MODE; mode <= LAST_MODE; mode++)
 			tests_of_coexistence(mode);
 		finish();
 	}
 	if (PARAMS & (PARAM_LATE | PARAM_ALL | PARAM_ACCESS | PARAM_LINE | PARAM_USER | PARAM_LIFETIME | PARAM_CIP_453)) {
-		for (u64 mode = 8; mode <= 10; mode++)
+		for (u64 mode = FIRST_MODE; mode <= LAST_MODE; mode++)
 			tests_of_kinds(mode);
 		finish();
 	}
 	if (!STAGE) {
 		STAGE = 1;
-		for (u64 mode = 8; mode <= 10; mode++)
+		for (u64 mode = FIRST_MODE; mode <= LAST_MODE; mode++)
 			tests_of_mode(mode);
 		/* leave something to forget, then reset */
-		satp_mode = 8;
+		satp_mode = FIRST_MODE;
 		int used = 0;
-		va_top = ~0ul << 38;
+		va_top = top_of(satp_mode);
 		clear(root);
-		map_region(root, va_top, levels, &used, l0_a);
-		root[2] = 0x80000000ul >> 2 | RWX;
-		asm volatile("csrw satp, %0" :: "r"(satp(1)));
+		map_region(va_top, levels, &used, l0_a);
+		map_program();
+		asm volatile("csrw satp, %0" :: "r"((reg)satp(1)));
 		fresh(l0_a, va_top);
 		set_pte(l0_a, 1, pte(pages[1], RWX));
 		stale(stub_load, page(va_top, 1), LOAD, "before the reset");

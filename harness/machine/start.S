@@ -4,6 +4,26 @@
  * stub below with the MMU on and returns when it traps, as nothing is
  * delegated.
  */
+#if __riscv_xlen == 64
+#define L		ld
+#define S		sd
+#define LR		lr.d
+#define SC		sc.d
+#define AMOADD		amoadd.d
+#define WORD		.dword
+#define WORD_SIZE	8
+#define ASID_SHIFT	44
+#else
+#define L		lw
+#define S		sw
+#define LR		lr.w
+#define SC		sc.w
+#define AMOADD		amoadd.w
+#define WORD		.word
+#define WORD_SIZE	4
+#define ASID_SHIFT	22
+#endif
+
 	.option	norvc
 	.section .text.start, "ax"
 	.globl	_start
@@ -23,38 +43,41 @@ _start:
 2:	wfi
 	j	2b
 
-/* long run_at(struct visit *v): 0 pc, 8 a0, 16 a1, 24 mpp, out: 32 cause, 40 tval, 48 epc, 56 a0 */
+/*
+ * void run_at(struct visit *v): 0 pc, 8 a0, 16 a1, 24 mpp, out: 32 cause, 40 tval, 48 epc, 56 a0. With
+ * 32-bit registers these are the lower halves.
+ */
 	.section .text
 	.globl	run_at
 run_at:
 	addi	sp, sp, -128
-	sd	ra, 0(sp)
-	sd	s0, 8(sp)
-	sd	s1, 16(sp)
-	sd	s2, 24(sp)
-	sd	s3, 32(sp)
-	sd	s4, 40(sp)
-	sd	s5, 48(sp)
-	sd	s6, 56(sp)
-	sd	s7, 64(sp)
-	sd	s8, 72(sp)
-	sd	s9, 80(sp)
-	sd	s10, 88(sp)
-	sd	s11, 96(sp)
-	sd	gp, 104(sp)
-	sd	tp, 112(sp)
-	sd	a0, 120(sp)
+	S	ra, 0(sp)
+	S	s0, 8(sp)
+	S	s1, 16(sp)
+	S	s2, 24(sp)
+	S	s3, 32(sp)
+	S	s4, 40(sp)
+	S	s5, 48(sp)
+	S	s6, 56(sp)
+	S	s7, 64(sp)
+	S	s8, 72(sp)
+	S	s9, 80(sp)
+	S	s10, 88(sp)
+	S	s11, 96(sp)
+	S	gp, 104(sp)
+	S	tp, 112(sp)
+	S	a0, 120(sp)
 	csrw	mscratch, sp
-	ld	t0, 0(a0)
+	L	t0, 0(a0)
 	csrw	mepc, t0
 	li	t0, 3 << 11
 	csrc	mstatus, t0
-	ld	t0, 24(a0)
+	L	t0, 24(a0)
 	slli	t0, t0, 11
 	csrs	mstatus, t0
 	la	s0, frame
-	ld	a1, 16(a0)
-	ld	a0, 8(a0)
+	L	a1, 16(a0)
+	L	a0, 8(a0)
 	mret
 
 /*
@@ -62,36 +85,38 @@ run_at:
  * and that by the code at 0x2008.
  */
 	.balign	16
-	.dword	last_frame, 0x1004
-frame:	.dword	0, 0x2008
+	.space	16 - 2 * WORD_SIZE
+	WORD	last_frame, 0x1004
+frame:	.space	16 - 2 * WORD_SIZE
+	WORD	0, 0x2008
 last_frame:
 
 	.balign	4
 trap:
 	csrrw	sp, mscratch, sp
-	ld	t0, 120(sp)
-	sd	a0, 56(t0)
+	L	t0, 120(sp)
+	S	a0, 56(t0)
 	csrr	t1, mcause
-	sd	t1, 32(t0)
+	S	t1, 32(t0)
 	csrr	t1, mtval
-	sd	t1, 40(t0)
+	S	t1, 40(t0)
 	csrr	t1, mepc
-	sd	t1, 48(t0)
-	ld	ra, 0(sp)
-	ld	s0, 8(sp)
-	ld	s1, 16(sp)
-	ld	s2, 24(sp)
-	ld	s3, 32(sp)
-	ld	s4, 40(sp)
-	ld	s5, 48(sp)
-	ld	s6, 56(sp)
-	ld	s7, 64(sp)
-	ld	s8, 72(sp)
-	ld	s9, 80(sp)
-	ld	s10, 88(sp)
-	ld	s11, 96(sp)
-	ld	gp, 104(sp)
-	ld	tp, 112(sp)
+	S	t1, 48(t0)
+	L	ra, 0(sp)
+	L	s0, 8(sp)
+	L	s1, 16(sp)
+	L	s2, 24(sp)
+	L	s3, 32(sp)
+	L	s4, 40(sp)
+	L	s5, 48(sp)
+	L	s6, 56(sp)
+	L	s7, 64(sp)
+	L	s8, 72(sp)
+	L	s9, 80(sp)
+	L	s10, 88(sp)
+	L	s11, 96(sp)
+	L	gp, 104(sp)
+	L	tp, 112(sp)
 	addi	sp, sp, 128
 	ret
 
@@ -110,16 +135,16 @@ STUB(stub_sret)		sret
 STUB(stub_scause)	csrw scause, a0; ecall
 /* a handler: what stval says */
 STUB(stub_stval)	csrr a0, stval; ecall
-STUB(stub_load)		ld a0, 0(a0); ecall
-STUB(stub_store)	sd a1, 0(a0); ecall
-STUB(stub_amo)		amoadd.d a0, a1, (a0); ecall
-STUB(stub_lr)		lr.d a0, (a0); ecall
-STUB(stub_sc)		lr.d t0, (a1); sc.d a0, t0, (a0); ecall
+STUB(stub_load)		L a0, 0(a0); ecall
+STUB(stub_store)	S a1, 0(a0); ecall
+STUB(stub_amo)		AMOADD a0, a1, (a0); ecall
+STUB(stub_lr)		LR a0, (a0); ecall
+STUB(stub_sc)		LR t0, (a1); SC a0, t0, (a0); ecall
 STUB(stub_fetch)	jr a0
-STUB(stub_cross)	ld a0, -4(a0); ecall
+STUB(stub_cross)	L a0, -WORD_SIZE / 2(a0); ecall
 STUB(stub_satp)		csrw satp, a0; ecall
-STUB(stub_satps)	csrr a0, satp; li a1, 9 << 44; xor a1, a0, a1; csrw satp, a1; csrw satp, a0; ecall
-STUB(stub_sum)		csrs sstatus, a1; ld a0, 0(a0); csrc sstatus, a1; ecall
+STUB(stub_satps)	csrr a0, satp; li a1, 9 << ASID_SHIFT; xor a1, a0, a1; csrw satp, a1; csrw satp, a0; ecall
+STUB(stub_sum)		csrs sstatus, a1; L a0, 0(a0); csrc sstatus, a1; ecall
 /* The fences; those with operands get an address (a0) or an ASID (a1). */
 /* not the first instruction of its block, for the trace to get that right */
 STUB(fence_all)		nop; sfence.vma; ecall

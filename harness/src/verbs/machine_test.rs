@@ -2,9 +2,9 @@
 //! Tests of the machine model without a kernel or firmware.
 //!
 //! `harness/machine/guest.c` knows for each of its accesses whether the model must let it through. It
-//! prints KTAP, and what QEMU's counters must be at the end. This module builds it, runs it on every
-//! machine, and compares its counts with QEMU's. Further tests repeat a run, read its trace, look at it
-//! with the monitor, end it with a signal, and ask for machines that QEMU must refuse.
+//! prints KTAP, and what QEMU's counters must be at the end. This module builds it for 64 and 32 bits, runs
+//! it on every machine, and compares its counts with QEMU's. Further tests repeat a run, read its trace,
+//! look at it with the monitor, end it with a signal, and ask for machines that QEMU must refuse.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -30,19 +30,34 @@ use crate::hunt::trace;
 use crate::trial::tally::Tally;
 
 /// How the guest is compiled. It runs in M-mode, at the address where QEMU puts a kernel without firmware.
-const FLAGS: [&str; 11] = [
-    "--target=riscv64-unknown-elf",
-    "-march=rv64imac_zicsr_zifencei",
-    "-mabi=lp64",
-    "-mcmodel=medany",
-    "-mno-relax",
-    "-nostdlib",
-    "-ffreestanding",
-    "-fno-builtin",
-    "-O1",
-    "-Wall",
-    "-Wextra",
-];
+const FLAGS: [&str; 8] =
+    ["-mcmodel=medany", "-mno-relax", "-nostdlib", "-ffreestanding", "-fno-builtin", "-O1", "-Wall", "-Wextra"];
+
+/// A size of registers, and what depends on it. The emulator is the same.
+struct Width {
+    /// What QEMU's names of such CPUs begin with.
+    cpu: &'static str,
+    flags: [&'static str; 3],
+    elf: &'static str,
+    /// The lowest page that the guest maps in the upper half of its first mode.
+    top: i128,
+    pte_size: i128,
+}
+
+const RV64: Width = Width {
+    cpu: "rv64",
+    flags: ["--target=riscv64-unknown-elf", "-march=rv64imac_zicsr_zifencei", "-mabi=lp64"],
+    elf: "guest.elf",
+    top: 0xffff_ffc0_0000_0000,
+    pte_size: 8,
+};
+const RV32: Width = Width {
+    cpu: "rv32",
+    flags: ["--target=riscv32-unknown-elf", "-march=rv32imac_zicsr_zifencei", "-mabi=ilp32"],
+    elf: "guest32.elf",
+    top: 0xc000_0000,
+    pte_size: 4,
+};
 
 /// The prefix of the lines with QEMU's counters.
 const PROPERTY: &str = "x-cache-invalid";
@@ -92,9 +107,11 @@ const STORM_CPU: &str = "rv64,x-cache-invalid=on,x-cache-invalid-scope=all,x-cac
 /// Its number of harts.
 const STORM_HARTS: u32 = 4;
 
+/// What QEMU wants with a 128-bit CPU.
+const ONE_THREAD: &str = "tcg,thread=single";
 /// CPUs that QEMU must refuse with an accelerator, and what it must say.
 const REFUSALS: [(&str, &str, &str); 30] = [
-    ("rv32,x-cache-invalid=on", "tcg", "'x-cache-invalid' requires a 64-bit CPU"),
+    ("x-rv128,x-cache-invalid=on", ONE_THREAD, "'x-cache-invalid' excludes a 128-bit CPU"),
     (
         "rv64,x-cache-invalid=on,x-cache-invalid-coexist=some",
         "tcg",
@@ -135,7 +152,7 @@ const REFUSALS: [(&str, &str, &str); 30] = [
     ("rv64,x-cache-invalid-scope=all", "tcg", "'x-cache-invalid-scope' requires 'x-cache-invalid'"),
     ("rv64,x-cache-invalid-user=on,x-late-pte=on", "tcg", "'x-cache-invalid-user' requires 'x-cache-invalid'"),
     ("rv64,x-late-pte=on,x-cache-invalid=on", "tcg", "'x-late-pte' excludes 'x-cache-invalid'"),
-    ("rv32,x-late-pte=on", "tcg", "'x-late-pte' requires a 64-bit CPU"),
+    ("x-rv128,x-late-pte=on", ONE_THREAD, "'x-late-pte' excludes a 128-bit CPU"),
     ("rv64,x-late-pte=on", "qtest", "'x-late-pte' requires TCG acceleration"),
     ("rv64,x-cache-invalid-what=on", "tcg", "x-cache-invalid-what"),
     ("rv64,x-cache-invalid-evict-at=sepc", "tcg", "'x-cache-invalid-evict-at' requires 'x-cache-invalid'"),
@@ -151,7 +168,7 @@ const REFUSALS: [(&str, &str, &str); 30] = [
     ),
     ("rv64,x-cache-invalid-seed=1", "tcg", "'x-cache-invalid-seed' requires 'x-cache-invalid'"),
     ("rv64,x-cache-invalid=on", "qtest", "'x-cache-invalid' requires TCG acceleration"),
-    ("rv32,x-cache-valid=on", "tcg", "'x-cache-valid' requires a 64-bit CPU"),
+    ("x-rv128,x-cache-valid=on", ONE_THREAD, "'x-cache-valid' excludes a 128-bit CPU"),
     ("rv64,x-cache-valid=on", "qtest", "'x-cache-valid' requires TCG acceleration"),
     ("rv64,x-cache-valid-scope=all", "tcg", "'x-cache-valid-scope' requires 'x-cache-valid'"),
     (
@@ -160,7 +177,7 @@ const REFUSALS: [(&str, &str, &str); 30] = [
         "'x-cache-valid-denied' has unknown value 'never', not one of fault, walk",
     ),
     ("rv64,x-cache-valid=on,x-cache-valid-size=2000000", "tcg", "'x-cache-valid-size' must not exceed 1048576"),
-    ("rv32,x-late-store=all", "tcg", "'x-late-store' requires a 64-bit CPU"),
+    ("x-rv128,x-late-store=all", ONE_THREAD, "'x-late-store' excludes a 128-bit CPU"),
     ("rv64,x-late-store=on", "tcg", "'x-late-store' has unknown value 'on', not one of own, others, all"),
     ("rv64,x-late-store=all", "qtest", "'x-late-store' requires TCG acceleration"),
     ("rv32,x-cip-453=on", "tcg", "'x-cip-453' requires a 64-bit CPU"),
@@ -226,7 +243,8 @@ pub fn run(bench: &Workbench, clang: &str, log: &Path) -> Result<Vec<Check>> {
     if bench.options.base.qemu.replays {
         checks.extend(rig.replays(&step));
     }
-    checks.push(rig.check("trace", &step, Rig::trace));
+    checks.push(rig.check("trace", &step, |rig| rig.trace(&RV64)));
+    checks.push(rig.check("trace rv32", &step, |rig| rig.trace(&RV32)));
     checks.push(rig.check("monitor", &step, Rig::monitor));
     checks.push(rig.check("SIGTERM", &step, |rig| rig.ends_with_counters(Signal::TERM)));
     checks.push(rig.check("SIGINT", &step, |rig| rig.ends_with_counters(Signal::INT)));
@@ -297,6 +315,16 @@ impl Run {
     /// With valid translations that outlive their PTEs: more CPU properties, and the guest's names for them.
     fn holding(more: &str, params: &[&'static str]) -> Self {
         Self::new(format!("rv64,x-cache-valid=on{more}"), &["MODEL", "SVVPTC", "HELD"]).and(params)
+    }
+
+    /// The same with 32 bits.
+    fn on_rv32(mut self) -> Self {
+        self.cpu = self.cpu.replacen(RV64.cpu, RV32.cpu, 1);
+        self
+    }
+
+    fn width(&self) -> &'static Width {
+        if self.cpu.starts_with(RV32.cpu) { &RV32 } else { &RV64 }
     }
 
     fn and(mut self, params: &[&'static str]) -> Self {
@@ -400,6 +428,27 @@ fn runs() -> Vec<Run> {
         Run::new("rv64,x-late-store=all", &["MODEL", "LATE_STORE"]),
         Run::new("rv64,x-late-store=all", &["MODEL", "LATE_STORE", "VIRTUAL"]).harts(4).extra(SLOW),
     ]);
+    let sv32 = [
+        Run::new("rv64,svinval=on", &["SVVPTC", "SVINVAL"]),
+        Run::new("rv64,svinval=on,x-cache-invalid=on", &["MODEL", "SVVPTC", "SVINVAL"]),
+        Run::new("rv64,svinval=on,x-cache-invalid=on", &["MODEL", "SVVPTC", "SVINVAL", "QUICK"]).harts(4),
+        Run::new("rv64,x-late-pte=on", &["MODEL", "LATE"]),
+        Run::new("rv64,x-cache-invalid=on,x-cache-invalid-scope=all", &["MODEL", "ALL"]),
+        Run::new("rv64,x-cache-invalid=on,x-cache-invalid-scope=access", &["MODEL", "ACCESS"]),
+        Run::new("rv64,x-cache-invalid=on,x-cache-invalid-scope=line", &["MODEL", "LINE"]),
+        Run::new("rv64,x-cache-invalid=on,x-cache-invalid-user=on", &["MODEL", "USER"]),
+        Run::evicting(&EVENTS),
+        Run::beside("any", "valid", ",x-cache-invalid-evict-in=0xc0401000-0xc0402000").and(&["EVICT_IN"]),
+        Run::new("rv64", &["SVVPTC", "HELD"]),
+        Run::holding(",svinval=on", &["SVINVAL"]),
+        Run::holding(",svade=on,svadu=off", &["SVADE"]),
+        Run::holding(",x-cache-valid-denied=walk", &["HELD_WALK"]),
+        Run::holding(",x-cache-valid-scope=all", &["HELD_ALL"]),
+        Run::holding(",x-cache-valid-split=on", &["SPLIT"]),
+        Run::new("rv64,x-late-store=all", &["MODEL", "LATE_STORE"]),
+        Run::new("rv64,x-late-store=all", &["MODEL", "LATE_STORE", "VIRTUAL"]).harts(4).extra(SLOW),
+    ];
+    all.extend(sv32.map(Run::on_rv32));
     all
 }
 
@@ -439,9 +488,9 @@ impl Params {
     }
 }
 
-/// `64`, `0x40`, `(1 << 6)` or `(1ul << 48)`.
+/// `64`, `0x40`, `(1 << 6)` or `(1ull << 48)`.
 fn value_in_c(text: &str) -> Option<u64> {
-    let shifted = text.strip_prefix("(1 << ").or_else(|| text.strip_prefix("(1ul << "));
+    let shifted = text.strip_prefix("(1 << ").or_else(|| text.strip_prefix("(1ull << "));
     if let Some(bit) = shifted.and_then(|t| t.strip_suffix(')')) {
         return 1u64.checked_shl(bit.trim().parse().ok()?);
     }
@@ -464,10 +513,9 @@ fn symbols(elf: &Path) -> Result<Symbols> {
 /// QEMU and the guest.
 struct Rig {
     qemu: PathBuf,
-    /// The folder with the guest, where QEMU runs.
+    /// The folder with the guests, where QEMU runs.
     folder: PathBuf,
     params: Params,
-    symbols: Symbols,
 }
 
 impl Rig {
@@ -475,23 +523,24 @@ impl Rig {
         let source = bench.options.root.join("harness/machine");
         let folder = bench.options.out.join("machine");
         fs::create_dir_all(&folder).map_err(|e| Error::io("create", &folder, e))?;
-        let elf = folder.join("guest.elf");
-        let mut compile = cmd::plain(clang);
-        compile.args(FLAGS).args(["-fuse-ld=lld", "-T"]).arg(source.join("guest.ld"));
-        compile.arg(source.join("start.S")).arg(source.join("guest.c")).arg("-o").arg(&elf);
-        cmd::logged(&mut compile, &bench.options.out.join("log/machine-guest.log"), step)?;
+        for width in [&RV64, &RV32] {
+            let mut compile = cmd::plain(clang);
+            compile.args(width.flags).args(FLAGS).args(["-fuse-ld=lld", "-T"]).arg(source.join("guest.ld"));
+            compile.arg(source.join("start.S")).arg(source.join("guest.c")).arg("-o").arg(folder.join(width.elf));
+            cmd::logged(&mut compile, &bench.options.out.join("log/machine-guest.log"), step)?;
+        }
         // A bare name is looked up in PATH; a path must be absolute, because QEMU runs in another folder.
         let qemu = match bench.qemu.binary.components().count() {
             0 | 1 => bench.qemu.binary.clone(),
             _ => std::path::absolute(&bench.qemu.binary).map_err(|e| Error::io("find", &bench.qemu.binary, e))?,
         };
-        Ok(Self { qemu, params: Params::read(&source.join("guest.c"))?, symbols: symbols(&elf)?, folder })
+        Ok(Self { qemu, params: Params::read(&source.join("guest.c"))?, folder })
     }
 
     /// QEMU with the guest on the machine of `run`; the caller adds serial port and monitor.
     fn guest(&self, run: &Run) -> Result<Command> {
         let mut command = self.qemu(&run.arguments());
-        command.args(["-bios", "none", "-kernel", "guest.elf", "-device", &self.params.device(run)?]);
+        command.args(["-bios", "none", "-kernel", run.width().elf, "-device", &self.params.device(run)?]);
         Ok(command)
     }
 
@@ -611,12 +660,13 @@ impl Rig {
     }
 
     /// A single hit and everything that led to it.
-    fn trace(&self) -> Verdict {
+    fn trace(&self, width: &Width) -> Verdict {
         const LOG: &str = "trace.log";
         files::remove(&self.folder.join(LOG)).map_err(because)?;
-        let run = Run::new("rv64,x-late-pte=on", &["MODEL", "LATE"]);
+        let symbols = symbols(&self.folder.join(width.elf)).map_err(because)?;
+        let run = Run::new(format!("{},x-late-pte=on", width.cpu), &["MODEL", "LATE"]);
         let said = self.finished(&run, &["-D", LOG, "-trace", "riscv_invalid_cache_*"])?;
-        story_of_first_hit(&self.file(LOG)?, &self.symbols, &said.stderr).map_err(|why| vec![why])?
+        story_of_first_hit(width, &self.file(LOG)?, &symbols, &said.stderr).map_err(|why| vec![why])?
     }
 
     /// The monitor sees what is in memory, and does not disturb the counters.
@@ -951,14 +1001,14 @@ fn maker(parts: &Parts<'_>) -> Told<i128> {
 
 /// The first hit of the guest's tests of `x-late-pte` in full, with the pc of each access: the stubs are
 /// where the linker put them.
-fn story_of_first_hit(log: &str, symbols: &Symbols, stderr: &str) -> Told<Verdict> {
+fn story_of_first_hit(width: &Width, log: &str, symbols: &Symbols, stderr: &str) -> Told<Verdict> {
     let events = events(log)?;
     let at = events.iter().position(|e| e.name == "stale_hit").ok_or("there is no hit")?;
     let part: &[Event; 7] =
         events[at..].first_chunk().ok_or_else(|| format!("{} events from the first hit on", events.len() - at))?;
     let remembered = events.iter().find(|e| e.name == "remember").ok_or("nothing was remembered")?;
     let table = remembered.number("table")?;
-    let wanted = first_seven(part, table, symbols)?;
+    let wanted = first_seven(width, part, table, symbols)?;
     let differs = |(got, wanted): (&Event, &Event)| {
         let got = got.clone().timeless();
         (got != *wanted).then(|| format!("{got:?} instead of {wanted:?}"))
@@ -977,7 +1027,7 @@ fn story_of_first_hit(log: &str, symbols: &Symbols, stderr: &str) -> Told<Verdic
     let mut makers = BTreeSet::new();
     for event in events.iter().filter(|e| e.name == "stale_store") {
         let pte = event.number("pte")?;
-        if pte == table + 8 || pte == table + 48 {
+        if pte == table + width.pte_size || pte == table + 6 * width.pte_size {
             makers.insert(event.number("pc")?);
         }
     }
@@ -1002,8 +1052,7 @@ fn story_of_first_hit(log: &str, symbols: &Symbols, stderr: &str) -> Told<Verdic
 /// What the first seven events from a hit on must be, except for their times. A load and then a store
 /// fault, on pages whose PTEs hart 0 made valid after it had read the table. Which PC did that, and who
 /// called the stubs, depends on the C compiler, so these come from the events themselves.
-fn first_seven(part: &[Event; 7], table: i128, symbols: &Symbols) -> Told<[Event; 7]> {
-    const TOP: i128 = 0xffff_ffc0_0000_0000;
+fn first_seven(width: &Width, part: &[Event; 7], table: i128, symbols: &Symbols) -> Told<[Event; 7]> {
     let (load, store) = (address_of(symbols, "stub_load")?, address_of(symbols, "stub_store")?);
     // A nop comes first.
     let fence = address_of(symbols, "fence_all")? + 4;
@@ -1015,7 +1064,7 @@ fn first_seven(part: &[Event; 7], table: i128, symbols: &Symbols) -> Told<[Event
                 ("hart", 0),
                 ("hit", number),
                 ("mode", 1),
-                ("addr", TOP + 4096 * page),
+                ("addr", width.top + 4096 * page),
                 ("pc", pc),
                 ("ra", ra),
                 ("asid", 1),
@@ -1026,8 +1075,11 @@ fn first_seven(part: &[Event; 7], table: i128, symbols: &Symbols) -> Told<[Event
     let first = |name: &str, more: &[(&str, i128)]| Event::of(name, &[&[("hart", 0), ("hit", 1)][..], more].concat());
     Ok([
         hit(1, 1, load, told(0, "ra")?).of_access("load"),
-        first("stale_read", &[("pc", load), ("addr", TOP), ("level", 0), ("fences", 1)]),
-        first("stale_store", &[("by", 0), ("pc", told(2, "pc")?), ("ra", told(2, "ra")?), ("pte", table + 8)]),
+        first("stale_read", &[("pc", load), ("addr", width.top), ("level", 0), ("fences", 1)]),
+        first(
+            "stale_store",
+            &[("by", 0), ("pc", told(2, "pc")?), ("ra", told(2, "ra")?), ("pte", table + width.pte_size)],
+        ),
         // Of the stub; the store was made in M-mode.
         first("stale_frames", &[("pc", load)]).with("of", "hit").with("frames", "0x1004,0x2008"),
         first("stale_fence", &[("pc", fence), ("addr", 0), ("asid", 0), ("flags", 0)]),
@@ -1169,11 +1221,12 @@ x-cache-invalid: total harts=2 stale_hits=5 fences=7 remembered=4 coexisting=2 c
     #[test]
     fn machines_and_their_names() {
         let runs = runs();
-        assert_eq!(runs.len(), 57);
+        assert_eq!(runs.len(), 75);
         let mut names: BTreeSet<String> = runs.iter().map(Run::name).collect();
         names.extend(REFUSALS.iter().map(|(cpu, accelerator, _)| format!("{cpu} {accelerator}")));
         assert_eq!(names.len(), runs.len() + REFUSALS.len());
         for run in &runs {
+            assert!(run.cpu.starts_with(run.width().cpu) || run.cpu.starts_with("max"), "{}", run.name());
             // The parameters must tell the guest what its machine does.
             let models =
                 ["x-cache-invalid", "x-late-pte", "x-cache-valid", "x-late-store"].iter().any(|p| run.cpu.contains(p));
@@ -1196,6 +1249,9 @@ x-cache-invalid: total harts=2 stale_hits=5 fences=7 remembered=4 coexisting=2 c
             all.params[3..],
             ["VALID", "TRAP_S", "TRAP_U", "SSCRATCH", "SSCRATCH_SET", "SSTATUS", "SEPC", "STVEC", "SATP", "SRET"]
         );
+        let narrow: Vec<&Run> = runs.iter().filter(|run| run.width().elf == RV32.elf).collect();
+        assert_eq!(narrow.len(), 18);
+        assert!(narrow.iter().all(|run| !run.has("RANDOM") && !run.has("NAPOT") && !run.has("CIP_453")));
         assert_eq!(runs[10].name(), format!("{FULL_CPU} -smp 4"));
         assert_eq!(
             runs[10].arguments(),
@@ -1398,7 +1454,7 @@ riscv_invalid_cache_stale_store hart=0 hit=6 time=118 by=0 pc=0x80001100 ra=0x80
     #[test]
     fn the_first_hit_in_full() {
         let symbols = guest_symbols();
-        assert_eq!(story_of_first_hit(TRACE, &symbols, TRACE_COUNTERS), Ok(Ok(String::new())));
+        assert_eq!(story_of_first_hit(&RV64, TRACE, &symbols, TRACE_COUNTERS), Ok(Ok(String::new())));
         for (from, to) in [
             ("access=load", "access=store"),
             ("time=120 mode=1", "time=120 mode=0"),
@@ -1417,15 +1473,21 @@ riscv_invalid_cache_stale_store hart=0 hit=6 time=118 by=0 pc=0x80001100 ra=0x80
             ("ra=0x80001008 pte=0x80105008", "ra=0x80000100 pte=0x80105008"),
             ("riscv_invalid_cache_fence", "riscv_invalid_cache_evict"),
         ] {
-            let verdict = story_of_first_hit(&but(TRACE, from, to), &symbols, TRACE_COUNTERS);
+            let verdict = story_of_first_hit(&RV64, &but(TRACE, from, to), &symbols, TRACE_COUNTERS);
             assert!(matches!(verdict, Ok(Err(_))), "{from}: {verdict:?}");
         }
+        // The same with PTEs of four bytes.
+        let narrow =
+            TRACE.replace("0xffffffc00000", "0xc000").replace("80105008", "80105004").replace("80105030", "80105018");
+        assert_eq!(story_of_first_hit(&RV32, &narrow, &symbols, TRACE_COUNTERS), Ok(Ok(String::new())));
+        let extended = but(&narrow, "pc=0x80000100 ra", "pc=0xffffffff80000100 ra");
+        assert!(matches!(story_of_first_hit(&RV32, &extended, &symbols, TRACE_COUNTERS), Ok(Err(_))));
         let counted = but(TRACE_COUNTERS, "stale_hits=3", "stale_hits=4");
-        assert!(matches!(story_of_first_hit(TRACE, &symbols, &counted), Ok(Err(_))));
+        assert!(matches!(story_of_first_hit(&RV64, TRACE, &symbols, &counted), Ok(Err(_))));
         // Code of the guest's that would come after the place of the store.
         let mut moved = symbols.clone();
         moved.insert("stub_spin".to_owned(), 0x8000_1050);
-        assert!(matches!(story_of_first_hit(TRACE, &moved, TRACE_COUNTERS), Ok(Err(_))));
+        assert!(matches!(story_of_first_hit(&RV64, TRACE, &moved, TRACE_COUNTERS), Ok(Err(_))));
 
         let first = TRACE.find("riscv_invalid_cache_stale_hit").unwrap();
         for (log, why) in [
@@ -1433,10 +1495,10 @@ riscv_invalid_cache_stale_store hart=0 hit=6 time=118 by=0 pc=0x80001100 ra=0x80
             (&TRACE[first..], "nothing was remembered"),
             (&TRACE[..TRACE.find("riscv_invalid_cache_stale_end").unwrap()], "5 events from the first hit on"),
         ] {
-            assert_eq!(story_of_first_hit(log, &symbols, TRACE_COUNTERS), Err(why.to_owned()));
+            assert_eq!(story_of_first_hit(&RV64, log, &symbols, TRACE_COUNTERS), Err(why.to_owned()));
         }
-        assert!(story_of_first_hit(TRACE, &Symbols::new(), TRACE_COUNTERS).is_err());
-        assert!(story_of_first_hit(TRACE, &symbols, "").is_err());
+        assert!(story_of_first_hit(&RV64, TRACE, &Symbols::new(), TRACE_COUNTERS).is_err());
+        assert!(story_of_first_hit(&RV64, TRACE, &symbols, "").is_err());
     }
 
     #[test]
