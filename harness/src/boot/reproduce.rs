@@ -80,7 +80,12 @@ impl Reproducer<'_> {
         let disks = Drive::arguments(&disks, Drive::image);
         let words: Vec<String> = self.arguments.iter().chain(&disks).map(quote).collect();
         let sum = files::sha256_file(&folder.join(IMAGE)).unwrap_or_default();
-        let besides = if self.more.is_empty() { "" } else { " and the files that its last\n# arguments name" };
+        // Elsewhere, QEMU may have been built without.
+        let (sandbox, more) = match self.more {
+            [option, how, rest @ ..] if option == "-sandbox" => (Some(how), rest),
+            all => (None, all),
+        };
+        let besides = if more.is_empty() { "" } else { " and the files that its last\n# arguments name" };
         let mut text = format!(
             "#!/bin/sh\n\
              # SPDX-License-Identifier: GPL-2.0-only\n\
@@ -126,6 +131,10 @@ impl Reproducer<'_> {
                 plugin = quote(plugin),
             );
         }
+        if let Some(how) = sandbox {
+            let how = quote(how);
+            text += &format!("! \"$QEMU\" -sandbox {how} -version >/dev/null 2>&1 || set -- -sandbox {how} \"$@\"\n");
+        }
         if let Some(events) = self.trace {
             text += &format!("set -- -D qemu.trace -trace {} \"$@\"\n", quote(events));
         }
@@ -133,7 +142,7 @@ impl Reproducer<'_> {
             Some(_) => format!("-initrd \"${{INITRD:-{INITRD}}}\""),
             None => "${INITRD:+-initrd \"$INITRD\"}".to_owned(),
         };
-        let more: String = self.more.iter().map(|word| quote(word) + " ").collect();
+        let more: String = more.iter().map(|word| quote(word) + " ").collect();
         text += &format!(
             "append={append}\n\
              exec \"$QEMU\" {words} \\\n\

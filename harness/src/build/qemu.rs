@@ -7,9 +7,9 @@
 use std::env;
 use std::ffi::OsString;
 use std::fs;
-use std::io::Write;
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Command, Output, Stdio};
 use std::sync::{Mutex, PoisonError};
 
 use serde::{Deserialize, Serialize};
@@ -49,6 +49,10 @@ const CONFIGURE: [&str; 13] = [
 /// A network for guests without any right on the host (`-netdev user`), if the host has the library:
 /// pkg-config's name, and the options with it and without.
 const SLIRP: (&str, &str, &str) = ("slirp", "--enable-slirp", "--disable-slirp");
+/// The same for QEMU's sandbox.
+const SECCOMP: (&str, &str, &str) = ("libseccomp", "--enable-seccomp", "--disable-seccomp");
+/// What QEMU may not do in its sandbox, as libvirt has it: other programs, other users' rights, other priorities.
+pub const SANDBOX: &str = "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny";
 /// What `-bios default` looks for below the folder of the program.
 const DEFAULT_BIOS: &str = "share/qemu/opensbi-riscv64-generic-fw_dynamic.bin";
 
@@ -70,18 +74,8 @@ impl Qemu {
     /// # Errors
     /// QEMU's message.
     pub fn takes(&self, machine: &Machine) -> Result<(), String> {
-        let mut probe = Command::new(&self.binary);
-        probe.args(machine.arguments());
-        // Create the machine, but do not start it.
-        probe.args(["-bios", "none", "-S", "-display", "none", "-serial", "none", "-monitor", "stdio"]);
-        cmd::dies_with_us(&mut probe).stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped());
-        let cannot = |e| format!("cannot run {}: {e}", self.binary.display());
-        let mut child = probe.spawn().map_err(cannot)?;
-        if let Some(mut stdin) = child.stdin.take() {
-            // It may have exited by now, with a message.
-            let _ = stdin.write_all(b"quit\n");
-        }
-        let done = child.wait_with_output().map_err(cannot)?;
+        let done =
+            self.start(&machine.arguments()).map_err(|e| format!("cannot run {}: {e}", self.binary.display()))?;
         if done.status.success() {
             return Ok(());
         }
@@ -91,6 +85,26 @@ impl Qemu {
         // Drop QEMU's own name at the start.
         let last = last.split_once(": ").map_or(last, |(_, rest)| rest);
         Err(format!("QEMU rejects the machine {machine} (-cpu {}): {last}", machine.cpu()))
+    }
+
+    /// Whether it can run in its sandbox: it may have been built without, or the host may not permit it.
+    pub fn sandboxes(&self) -> bool {
+        let arguments = ["-sandbox", SANDBOX, "-M", "none"].map(str::to_owned);
+        self.start(&arguments).is_ok_and(|done| done.status.success())
+    }
+
+    /// Creates a machine, but does not run it.
+    fn start(&self, arguments: &[String]) -> io::Result<Output> {
+        let mut probe = Command::new(&self.binary);
+        probe.args(arguments);
+        probe.args(["-bios", "none", "-S", "-display", "none", "-serial", "none", "-monitor", "stdio"]);
+        cmd::dies_with_us(&mut probe).stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped());
+        let mut child = probe.spawn()?;
+        if let Some(mut stdin) = child.stdin.take() {
+            // It may have exited by now, with a message.
+            let _ = stdin.write_all(b"quit\n");
+        }
+        child.wait_with_output()
     }
 }
 
@@ -257,8 +271,9 @@ fn source(dir: &Path) -> Repo {
 
 /// The options of QEMU's `configure` on this host.
 fn configuration() -> Vec<&'static str> {
-    let slirp = if host::has_library(SLIRP.0) { SLIRP.1 } else { SLIRP.2 };
-    CONFIGURE.into_iter().chain([slirp]).collect()
+    let optional =
+        [SLIRP, SECCOMP].map(|(library, with, without)| if host::has_library(library) { with } else { without });
+    CONFIGURE.into_iter().chain(optional).collect()
 }
 
 /// Puts the firmware where `-bios default` looks, beside a QEMU that was built here.

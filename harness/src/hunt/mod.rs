@@ -10,6 +10,7 @@ pub mod debian;
 pub mod html;
 pub mod image;
 pub mod layout;
+pub mod poison;
 pub mod report;
 pub mod symbols;
 pub mod trace;
@@ -30,6 +31,7 @@ use lazymap_console::log::Log;
 use rustix::fs::{CWD, FileType, Mode, mknodat};
 
 use self::layout::Layout;
+use self::poison::Poison;
 use self::report::{Report, Subject};
 use self::symbols::Symbols;
 use self::trace::{Story, Trace};
@@ -39,6 +41,7 @@ use crate::boot::kernel_file;
 use crate::boot::machine::{BUSY, Boot, Counters, Limits, Machine, Run};
 use crate::boot::program;
 use crate::build::kernel::{BASE, Config, SERIES};
+use crate::build::qemu;
 use crate::build::workbench::{self, Lab, Workbench};
 use crate::ground::error::{Error, Exit, Result};
 use crate::ground::files;
@@ -165,6 +168,9 @@ pub struct Args {
     /// More kernel parameters
     #[arg(long, value_name = "WORDS", default_value = "", allow_hyphen_values = true)]
     append: String,
+    /// Have the kernel fill freed memory with a pattern, and say which stale uses have met that
+    #[arg(long)]
+    poison: bool,
     /// A folder with test-*.sh to run in the guest instead of the tool's own workload
     #[arg(long, value_name = "DIR", conflicts_with = "initrd")]
     workload: Option<PathBuf>,
@@ -306,6 +312,9 @@ impl Plan {
                 (KernelFrom::Tree { name: tree.clone(), config }, name)
             }
         };
+        if args.poison {
+            append = format!("{append} {}", poison::PARAMETERS).trim().to_owned();
+        }
         let seconds = Duration::from_secs(args.seconds.into());
         let limits = Limits { silence: seconds.min(SILENCE), total: seconds, ..Limits::default() };
         let properties: String = args.cpu.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '-' }).collect();
@@ -314,7 +323,9 @@ impl Plan {
         let window = args.evict_in.as_ref().map(|function| format!("-in-{}", file_name(Path::new(function))));
         let window = window.unwrap_or_default();
         let files = args.bios.iter().chain(&args.drive).map(|file| format!("-{}", file_name(file)));
-        let name = format!("{name}-{}{window}{properties}{replay}{}", machine.name(), files.collect::<String>());
+        let poison = if args.poison { "-poison" } else { "" };
+        let name =
+            format!("{name}-{}{window}{properties}{replay}{poison}{}", machine.name(), files.collect::<String>());
         let (firmware, json, html) = (args.bios.clone(), args.json.clone(), args.html.clone());
         let evict_in = args.evict_in.clone();
         Ok(Self { name, from, machine, evict_in, append, guest, firmware, more, json, html, limits })
@@ -362,6 +373,15 @@ fn qemu_arguments(disks: &[PathBuf], more: &[OsString]) -> Result<Vec<OsString>>
     }
     all.extend_from_slice(more);
     Ok(all)
+}
+
+/// QEMU's arguments with a sandbox before them: a kernel, a firmware or a disk may be from anybody, and try to break out
+/// of QEMU. A sandbox that the user asks for, or does not want, comes first.
+fn sandboxed(more: Vec<OsString>) -> Vec<OsString> {
+    if more.iter().any(|argument| argument == "-sandbox" || argument == "--sandbox") {
+        return more;
+    }
+    ["-sandbox", qemu::SANDBOX].map(OsString::from).into_iter().chain(more).collect()
 }
 
 /// QEMU's `-drive` for a disk that stays as it is.
@@ -464,8 +484,9 @@ fn hunted(options: &Options, plan: &Plan) -> Result<(Report, PathBuf, PathBuf)> 
         (Some(function), Some(vmlinux)) => evicting(&target.machine, vmlinux, function)?,
         _ => target.machine.clone(),
     };
-    let target = Target { machine, ..target };
-    bench.takes(&target.machine).map_err(Error::usage)?;
+    bench.takes(&machine).map_err(Error::usage)?;
+    let more = if bench.qemu.sandboxes() { sandboxed(target.more) } else { target.more };
+    let target = Target { machine, more, ..target };
     let report = boot(&bench, &target, &folder)?;
     let json = plan.json.clone().unwrap_or_else(|| folder.join(format!("{}.json", plan.name)));
     let html = plan.html.clone().unwrap_or_else(|| folder.join(format!("{}.html", plan.name)));
@@ -672,6 +693,7 @@ fn once(
         seconds: record::tenths(run.log.seconds),
         end: run.reading.end.to_string(),
         workload,
+        poison: Poison::of(&run.log),
     };
     Ok((told(subject, &run, &story, symbols, guest), run))
 }
@@ -706,6 +728,7 @@ fn told_of(
     }
     if !matches!(outcome, Outcome::Killed { .. })
         && let Some((of, how)) = verdict::exposure(&story.uses)
+            .or_else(|| subject.poison.and_then(|poison| verdict::freed(&story.uses, poison)))
     {
         outcome = Outcome::Exposed { of, how };
     }
@@ -748,6 +771,7 @@ pub fn of_files(
         machine: "elsewhere".to_owned(),
         end: reading.end.to_string(),
         workload: ktap::parse(log).cases.iter().map(result).collect(),
+        poison: Poison::of(log),
         ..Subject::default()
     };
     Ok(told_of(subject, log, reading, counters, &story, symbols, guest))

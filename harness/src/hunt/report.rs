@@ -7,8 +7,9 @@ use std::fmt::Write;
 use serde::{Serialize, Serializer};
 
 use super::layout::Layout;
-use super::symbols::Symbols;
-use super::trace::{Access, Fence, Hit, Store, Story, Use, What};
+use super::poison::{Met, Poison};
+use super::symbols::{Frame, Symbols};
+use super::trace::{Access, Data, Fence, Hit, Store, Story, Use, What};
 use super::verdict::{Death, Fate, Outcome};
 use crate::ground::table::{self, Align, Cell};
 
@@ -44,6 +45,38 @@ const ALLOCATORS: &[&str] = &[
     "vmap_small_pages_range_noflush",
     "vzalloc_noprof",
 ];
+/// Functions that change mappings for others: the same goes for them.
+const CHANGERS: &[&str] = &[
+    "__vunmap_range_noflush",
+    "__zap_vma_range",
+    "change_protection",
+    "change_protection_range",
+    "change_pte_range",
+    "free_unmap_vmap_area",
+    "generic_iounmap",
+    "iounmap",
+    "kvfree",
+    "pmdp_huge_clear_flush",
+    "ptep_clear_flush",
+    "remove_vm_area",
+    "rmap_walk",
+    "rmap_walk_anon",
+    "rmap_walk_file",
+    "try_to_migrate_one",
+    "try_to_unmap",
+    "try_to_unmap_one",
+    "unmap_page_range",
+    "unmap_single_vma",
+    "unmap_vmas",
+    "vfree",
+    "vunmap",
+    "vunmap_range",
+    "vunmap_range_noflush",
+    "zap_page_range_single",
+    "zap_pte_range",
+    "zap_vma",
+    "zap_vma_range",
+];
 /// Most groups in the text.
 const ROWS: usize = 24;
 
@@ -78,6 +111,9 @@ pub struct Subject {
     pub qemu: String,
     /// The tool's command line that hunts once more.
     pub again: String,
+    /// What the kernel fills freed memory with, if it was asked to.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub poison: Option<Poison>,
 }
 
 /// A place in the code.
@@ -97,7 +133,12 @@ pub struct Place {
     /// File and line, if the vmlinux has debug information.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub line: Option<String>,
-    /// The functions on its stack, the nearest caller first; empty if the kernel keeps no frame pointers.
+    /// The functions that the compiler has put into each other here, the innermost first, each with file and line;
+    /// empty if there is only one, or no debug information.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub inlined: Vec<String>,
+    /// The functions on its stack, the nearest caller first; empty if the kernel keeps no frame pointers. One that the
+    /// compiler has put into the next one is marked with `(inline)`.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub calls: Vec<String>,
 }
@@ -232,12 +273,35 @@ pub struct UseReport {
     pub held: Option<String>,
     /// The leaf PTE in memory at that time, or 0.
     pub memory: Option<String>,
+    /// The physical address that was accessed, by the PTE that was held.
+    pub was: Option<String>,
+    /// The one that the page tables gave.
+    pub now: Option<String>,
+    /// The size of the access in bytes.
+    pub size: Option<u64>,
+    /// What was there before, as a number of that size.
+    pub found: Option<String>,
+    /// The 16 bytes around it, from a multiple of 16, in the order of their addresses.
+    pub bytes: Option<String>,
+    /// What a store wrote there.
+    pub stored: Option<String>,
+    /// The poison of freed memory that was there, if the kernel has any.
+    pub poison: Option<Met>,
+    /// The store that had mapped the page.
+    pub owner: Option<Place>,
+    /// The one that has mapped the page that is there now.
+    pub new_owner: Option<Place>,
+    /// The one that has mapped the page that was used, anywhere, since the hart read the PTE.
+    pub page_owner: Option<Place>,
     /// The access for which the hart read the PTE.
     pub read: Option<Place>,
     /// Fences of the hart from then to the use, none of them for this page.
     pub fences_between: Option<u64>,
     /// What changed the PTE.
     pub store: Option<Place>,
+    /// For whom, if that function changes mappings for others: the nearest caller that does not.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub changed_for: Option<String>,
     /// The last fence of the hart before the use.
     pub fence: Option<Place>,
     /// What that fence was for.
@@ -257,6 +321,9 @@ pub struct UseGroup {
     pub what: What,
     /// The function that changed the PTE.
     pub changed_by: String,
+    /// For whom, if it changes mappings for others.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub changed_for: Option<String>,
     /// The region of the address.
     pub region: String,
     /// The function that used it, or `(user)`.
@@ -265,6 +332,8 @@ pub struct UseGroup {
     pub ended_by: String,
     /// How many.
     pub uses: u64,
+    /// How many translations of these led to the poison of freed memory.
+    pub poisoned: u64,
     /// The longest time from the change to the last use, in virtual nanoseconds.
     pub longest: i64,
     /// The first one, as an index.
@@ -328,7 +397,8 @@ pub fn report(
         _ => None,
     };
     let uses = story.uses.iter().enumerate().filter(|(at, _)| *at < MOST || Some(*at) == culprit);
-    let uses = uses.map(|(at, of)| tell_use(at, of, symbols, layout)).collect();
+    let poison = subject.poison;
+    let uses = uses.map(|(at, of)| tell_use(at, of, poison, symbols, layout)).collect();
     let hits = chosen.into_iter().map(|at| tell(at, &story.hits[at], fates[at], symbols, layout)).collect();
     Report {
         schema: SCHEMA,
@@ -341,7 +411,7 @@ pub fn report(
         counts,
         groups: groups(&story.hits, &fates, symbols, layout),
         hits,
-        use_groups: use_groups(&story.uses, symbols, layout),
+        use_groups: use_groups(&story.uses, poison, symbols, layout),
         uses,
     }
 }
@@ -378,24 +448,44 @@ fn function(symbols: &Symbols, layout: &Layout, pc: u64, ra: u64) -> String {
     symbols.actor(pc, ra).map_or_else(|| format!("({})", layout.region(pc)), str::to_owned)
 }
 
-/// The functions on a stack; see [`Place::calls`].
-fn calls(symbols: &Symbols, layout: &Layout, pc: u64, ra: u64, stack: &[u64]) -> Vec<String> {
-    let name = |ra: u64| symbols.caller(ra).map_or_else(|| format!("({})", layout.region(ra)), str::to_owned);
-    symbols.callers(pc, ra, stack).into_iter().map(name).collect()
+fn caller(symbols: &Symbols, layout: &Layout, ra: u64) -> String {
+    symbols.caller(ra).map_or_else(|| format!("({})", layout.region(ra)), str::to_owned)
 }
 
-/// Whether a function maps memory for others. The compiler may have added to its name.
-fn is_allocator(name: &str) -> bool {
-    ALLOCATORS.contains(&name.split('.').next().unwrap_or(name))
+/// The functions on a stack; see [`Place::calls`].
+fn calls(symbols: &Symbols, layout: &Layout, pc: u64, ra: u64, stack: &[u64]) -> Vec<String> {
+    let names = |ra: u64| {
+        // The call is before the address that it returns to. Its own function is named as everywhere else.
+        let mut inlined = symbols.inlined(ra.wrapping_sub(1));
+        inlined.pop();
+        let inlined = inlined.into_iter().map(|frame| format!("{} (inline)", frame.name));
+        inlined.chain([caller(symbols, layout, ra)]).collect::<Vec<_>>()
+    };
+    symbols.callers(pc, ra, stack).into_iter().flat_map(names).collect()
+}
+
+/// Whether a function is one of these. The compiler may have added to its name.
+fn is_one_of(functions: &[&str], name: &str) -> bool {
+    functions.contains(&name.split('.').next().unwrap_or(name))
+}
+
+/// For whom a function has stored a PTE that does so for others, as `functions` do: the nearest caller that does not.
+fn for_whom(functions: &[&str], store: &Store, symbols: &Symbols, layout: &Layout) -> Option<String> {
+    if store.by.is_none() || !is_one_of(functions, &function(symbols, layout, store.pc, store.ra)) {
+        return None;
+    }
+    let callers = symbols.callers(store.pc, store.ra, &store.calls);
+    callers.into_iter().map(|ra| caller(symbols, layout, ra)).find(|name| !is_one_of(functions, name))
 }
 
 /// For whom a page was mapped; see [`HitReport::mapped_for`].
 fn mapped_for(hit: &Hit, symbols: &Symbols, layout: &Layout) -> Option<String> {
-    let store = hit.store.as_ref().filter(|s| s.by.is_some())?;
-    if !is_allocator(&function(symbols, layout, store.pc, store.ra)) {
-        return None;
-    }
-    calls(symbols, layout, store.pc, store.ra, &store.calls).into_iter().find(|name| !is_allocator(name))
+    for_whom(ALLOCATORS, hit.store.as_ref()?, symbols, layout)
+}
+
+/// For whom a PTE was changed; see [`UseReport::changed_for`].
+fn changed_for(of: &Use, symbols: &Symbols, layout: &Layout) -> Option<String> {
+    for_whom(CHANGERS, of.store.as_ref()?, symbols, layout)
 }
 
 /// A place in the code, with names.
@@ -412,15 +502,23 @@ fn place(
         at: symbols.place(pc),
         by: function(symbols, layout, pc, ra),
         line: symbols.line(pc),
+        inlined: symbols.inlined(pc).into_iter().map(inlined).collect(),
         calls: calls(symbols, layout, pc, ra, stack),
     }
 }
 
-fn tell_use(index: usize, of: &Use, symbols: &Symbols, layout: &Layout) -> UseReport {
+/// A function that the compiler has put into another one.
+fn inlined(frame: Frame) -> String {
+    frame.line.map_or_else(|| frame.name.clone(), |line| format!("{} ({line})", frame.name))
+}
+
+fn tell_use(index: usize, of: &Use, poison: Option<Poison>, symbols: &Symbols, layout: &Layout) -> UseReport {
     let names = (symbols, layout);
     let own = |time: i64, pc: u64| place(names, (time, Some(of.hart)), (pc, 0), &[]);
     let stored = |s: &Store| place(names, (s.time, s.by), (s.pc, s.ra), &s.calls);
     let hex = |number: u64| format!("{number:#x}");
+    let data = of.data.as_ref();
+    let known = |s: &Option<Store>| s.as_ref().filter(|s| s.by.is_some()).map(stored);
     UseReport {
         index,
         touch: place(names, (of.time, Some(of.hart)), (of.pc, of.ra), &of.calls),
@@ -434,9 +532,20 @@ fn tell_use(index: usize, of: &Use, symbols: &Symbols, layout: &Layout) -> UseRe
         global: of.held.map(|held| held.1),
         held: of.held.map(|held| hex(held.2)),
         memory: of.held.map(|held| hex(held.3)),
+        was: data.map(|data| hex(data.was)),
+        now: data.and_then(|data| data.now).map(hex),
+        size: data.map(|data| data.size),
+        found: data.and_then(Data::found).map(hex),
+        bytes: data.and_then(|data| data.bytes).map(|bytes| format!("{:032x}", u128::from_be_bytes(bytes))),
+        stored: data.and_then(|data| data.stored).map(hex),
+        poison: met(of, poison),
+        owner: known(&of.owners.old),
+        new_owner: known(&of.owners.new),
+        page_owner: known(&of.owners.page),
         read: of.read.map(|(time, pc)| own(time, pc)),
         fences_between: of.fences,
-        store: of.store.as_ref().filter(|s| s.by.is_some()).map(stored),
+        store: known(&of.store),
+        changed_for: changed_for(of, symbols, layout),
         fence: of.fence.as_ref().map(|f| own(f.time, f.pc)),
         fence_for: of.fence.as_ref().map(fence_for),
         end: of.end.as_ref().map(|e| own(e.time, e.pc)),
@@ -445,11 +554,17 @@ fn tell_use(index: usize, of: &Use, symbols: &Symbols, layout: &Layout) -> UseRe
     }
 }
 
-fn use_groups(uses: &[Use], symbols: &Symbols, layout: &Layout) -> Vec<UseGroup> {
-    let mut groups: BTreeMap<(What, String, String, String, String), UseGroup> = BTreeMap::new();
+/// The poison that a use has met.
+fn met(of: &Use, poison: Option<Poison>) -> Option<Met> {
+    poison?.met(of.data.as_ref()?)
+}
+
+fn use_groups(uses: &[Use], poison: Option<Poison>, symbols: &Symbols, layout: &Layout) -> Vec<UseGroup> {
+    let mut groups: BTreeMap<(What, String, Option<String>, String, String, String), UseGroup> = BTreeMap::new();
     for (first, of) in uses.iter().enumerate() {
         let known = of.store.as_ref().filter(|s| s.by.is_some());
         let changed_by = known.map_or_else(|| "(unknown)".to_owned(), |s| function(symbols, layout, s.pc, s.ra));
+        let changed_for = changed_for(of, symbols, layout);
         let used_by = if of.mode == 0 { "(user)".to_owned() } else { function(symbols, layout, of.pc, of.ra) };
         let region = layout.region(of.addr);
         let ended_by = match &of.end {
@@ -457,18 +572,22 @@ fn use_groups(uses: &[Use], symbols: &Symbols, layout: &Layout) -> Vec<UseGroup>
             Some(end) => format!("({})", end.reason),
             None => "(nothing)".to_owned(),
         };
-        let key = (of.what, changed_by.clone(), region.clone(), used_by.clone(), ended_by.clone());
+        let (by, whom) = (changed_by.clone(), changed_for.clone());
+        let key = (of.what, by, whom, region.clone(), used_by.clone(), ended_by.clone());
         let group = groups.entry(key).or_insert(UseGroup {
             what: of.what,
             changed_by,
+            changed_for,
             region,
             used_by,
             ended_by,
             uses: 0,
+            poisoned: 0,
             longest: 0,
             first,
         });
         group.uses += of.repeats;
+        group.poisoned += u64::from(met(of, poison).is_some());
         group.longest = group.longest.max(known.map_or(0, |s| of.last - s.time));
     }
     let mut groups: Vec<UseGroup> = groups.into_values().collect();
@@ -602,6 +721,17 @@ impl Report {
             say(format!("\n{} translations were used after the page tables had changed", c.uses));
             say(uses_table(&self.use_groups));
         }
+        match subject.poison {
+            None => {}
+            Some(poison) if poison == Poison::default() => {
+                say("freed memory cannot be recognised: the kernel has neither PAGE_POISONING nor SLUB_DEBUG"
+                    .to_owned());
+            }
+            Some(poison) => {
+                let met: u64 = self.use_groups.iter().map(|group| group.poisoned).sum();
+                say(format!("{met} of these translations led to freed memory, which has {poison}"));
+            }
+        }
         for (name, what) in subject.workload.iter().filter(|(_, what)| what != "pass") {
             say(format!("workload {name}: {what}"));
         }
@@ -624,7 +754,7 @@ fn killer(hit: &HitReport) -> Vec<String> {
             hit.touch.hart.unwrap_or_default()
         ),
     ];
-    lines.extend(called(&hit.touch));
+    lines.extend(below(&hit.touch));
     lines.push(match &hit.store {
         Some(store) => format!(
             "  mapped      by {}{}, on hart {}, {} before",
@@ -635,7 +765,7 @@ fn killer(hit: &HitReport) -> Vec<String> {
         ),
         None => "  mapped      it is not known by whom".to_owned(),
     });
-    lines.extend(hit.store.as_ref().and_then(called));
+    lines.extend(hit.store.iter().flat_map(below));
     if let Some(read) = &hit.read {
         lines.push(format!(
             "  remembered  as invalid since {} before, when {} used {}; {} fences since, none for this page",
@@ -664,7 +794,14 @@ fn exposed(of: &UseReport) -> Vec<String> {
     let who = if of.user { "a program".to_owned() } else { of.touch.at.clone() };
     let mut lines = vec![
         format!("  used        by {who}, on hart {}{}", of.touch.hart.unwrap_or_default(), line(&of.touch)),
-        format!("  touched     {} of {}, {}, ASID {}", of.access.name(), of.addr, of.region, of.asid),
+        format!(
+            "  touched     {} of {}, {}, ASID {}{}",
+            of.access.name(),
+            of.addr,
+            of.region,
+            of.asid,
+            of.size.map(|size| format!(", {size} bytes")).unwrap_or_default()
+        ),
         format!(
             "  held        {}, in memory {}: {}",
             of.held.as_deref().unwrap_or("?"),
@@ -672,18 +809,37 @@ fn exposed(of: &UseReport) -> Vec<String> {
             of.what.name()
         ),
     ];
-    lines.extend(called(&of.touch));
-    lines.push(match &of.store {
-        Some(store) => format!(
-            "  changed     by {}{}, on hart {}, {} before",
-            at(store),
-            line(store),
-            store.hart.unwrap_or_default(),
-            before(store.time)
-        ),
-        None => "  changed     it is not known by whom".to_owned(),
-    });
-    lines.extend(of.store.as_ref().and_then(called));
+    lines.extend(below(&of.touch));
+    if let Some(was) = &of.was {
+        lines.push(format!("  physical    {was}; in the page tables {}", of.now.as_deref().unwrap_or("none")));
+    }
+    if let Some(bytes) = &of.bytes {
+        let found = of.found.as_ref().map(|found| format!("{found}, ")).unwrap_or_default();
+        let poison = of.poison.map(|met| format!(": {}", met.name())).unwrap_or_default();
+        lines.push(format!("  found       {found}in the bytes {bytes}{poison}"));
+    }
+    if let Some(stored) = &of.stored {
+        lines.push(format!("  stored      {stored}"));
+    }
+    let mut told = |what: &str, place: &Option<Place>, whom: Option<&String>| {
+        let Some(place) = place else { return };
+        let whom = whom.map(|whom| format!(" for {whom}")).unwrap_or_default();
+        let hart = place.hart.unwrap_or_default();
+        lines.push(format!(
+            "  {what} by {}{whom}{}, on hart {hart}, {} before",
+            at(place),
+            line(place),
+            before(place.time)
+        ));
+        lines.extend(below(place));
+    };
+    told("mapped     ", &of.owner, None);
+    told("changed    ", &of.store, of.changed_for.as_ref());
+    told("now mapped ", &of.new_owner, None);
+    told("page reused", &of.page_owner, None);
+    if of.store.is_none() {
+        lines.push("  changed     it is not known by whom".to_owned());
+    }
     if let Some(read) = &of.read {
         lines.push(format!(
             "  read        {} before; {} fences since, none for this page",
@@ -710,9 +866,12 @@ fn exposed(of: &UseReport) -> Vec<String> {
     lines
 }
 
-/// The callers of a place, below the line that names it.
-fn called(place: &Place) -> Option<String> {
-    (!place.calls.is_empty()).then(|| format!("              called by {}", place.calls.join(" < ")))
+/// What else is known about a place, below the line that names it: the functions that the compiler has put together
+/// there, and the callers.
+fn below(place: &Place) -> Vec<String> {
+    let lines = [("inlined as", &place.inlined), ("called by", &place.calls)];
+    let lines = lines.into_iter().filter(|(_, names)| !names.is_empty());
+    lines.map(|(what, names)| format!("              {what} {}", names.join(" < "))).collect()
 }
 
 /// A place, and the caller if that says more.
@@ -758,9 +917,11 @@ fn uses_table(groups: &[UseGroup]) -> String {
     let names = ["uses", "what", "changed by", "region", "used by", "ended by", "after"];
     let mut rows: Vec<Vec<Cell>> = vec![names.map(Cell::from).into()];
     for group in groups.iter().take(ROWS) {
-        let UseGroup { changed_by, region, used_by, ended_by, .. } = group;
+        let UseGroup { changed_by, changed_for, region, used_by, ended_by, .. } = group;
+        let for_whom = changed_for.as_ref().map(|name| format!(" for {name}")).unwrap_or_default();
         let (uses, longest) = (group.uses.to_string(), ago(group.longest));
-        let texts = [&uses, group.what.name(), changed_by, region, used_by, ended_by, &longest];
+        let changed = format!("{changed_by}{for_whom}");
+        let texts = [&uses, group.what.name(), &changed, region, used_by, ended_by, &longest];
         rows.push(texts.into_iter().map(Cell::from).collect());
     }
     if groups.len() > ROWS {

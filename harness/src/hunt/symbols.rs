@@ -30,6 +30,15 @@ impl fmt::Debug for Symbols {
     }
 }
 
+/// A function that the compiler has put into another one, or the one that it has put others into.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Frame {
+    /// Its name.
+    pub name: String,
+    /// File and line in it.
+    pub line: Option<String>,
+}
+
 /// Functions whose caller is more informative than they are. They call no others, so the return address
 /// is the caller's.
 const HELPERS: &[&str] = &[
@@ -150,6 +159,25 @@ impl Symbols {
     pub fn caller(&self, ra: u64) -> Option<&str> {
         // A call that does not return may be a function's last instruction.
         self.find(ra.wrapping_sub(1)).map(|(name, _)| name)
+    }
+
+    /// The functions at `pc` that the compiler has put into each other, the innermost first; the last one is that of
+    /// [`Self::find`]. Empty if there is only that one, or no debug information.
+    pub fn inlined(&self, pc: u64) -> Vec<Frame> {
+        let all = self.frames(pc).unwrap_or_default();
+        if all.len() > 1 { all } else { Vec::new() }
+    }
+
+    /// All functions at `pc`; `None` if the debug information does not name them.
+    fn frames(&self, pc: u64) -> Option<Vec<Frame>> {
+        let mut found = self.lines.as_ref()?.find_frames(pc).skip_all_loads().ok()?;
+        let mut all = Vec::new();
+        while let Some(frame) = found.next().ok()? {
+            let name = demangled(&frame.function?.raw_name().ok()?);
+            let line = frame.location.and_then(|at| Some(format!("{}:{}", at.file?, at.line?)));
+            all.push(Frame { name, line });
+        }
+        Some(all)
     }
 
     /// File and line of `pc`, if there is debug information.

@@ -143,6 +143,70 @@ pub struct Gone {
     pub reason: String,
 }
 
+/// Bytes of memory in a [`Data`].
+const DATA: u64 = 16;
+
+/// What was accessed by the use of a stale translation.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Data {
+    /// The physical address, by the PTE that the hart held.
+    pub was: u64,
+    /// The physical address that the page tables give; `None` if they give none.
+    pub now: Option<u64>,
+    /// The size of the access in bytes.
+    pub size: u64,
+    /// What was in memory before the access, from the multiple of 16 at or before `was`; `None` if that is not RAM.
+    pub bytes: Option<[u8; DATA as usize]>,
+    /// What a store wrote, if that is known.
+    pub stored: Option<u64>,
+}
+
+impl Data {
+    /// What was in memory where the access was; `None` if that is not within [`Data::bytes`], or is not a number of up
+    /// to eight bytes.
+    pub fn found(&self) -> Option<u64> {
+        if !(1..=8).contains(&self.size) {
+            return None;
+        }
+        self.number(self.was % DATA, self.size)
+    }
+
+    /// The aligned eight bytes in memory in which the access began.
+    pub fn word(&self) -> Option<u64> {
+        self.number(self.was % DATA / 8 * 8, 8)
+    }
+
+    /// A little-endian number of up to eight bytes.
+    fn number(&self, start: u64, size: u64) -> Option<u64> {
+        let (start, size) = (usize::try_from(start).ok()?, usize::try_from(size).ok()?);
+        let bytes = self.bytes.as_ref()?.get(start..start + size)?;
+        Some(bytes.iter().rev().fold(0, |number, byte| (number << 8) | u64::from(*byte)))
+    }
+}
+
+/// Who has mapped the pages of a stale translation, as far as that is known.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Owners {
+    /// What had made the PTE valid that the hart held.
+    pub old: Option<Store>,
+    /// What has mapped the page that is there now.
+    pub new: Option<Store>,
+    /// What has mapped the page that the hart used, anywhere, since the hart had read the PTE.
+    pub page: Option<Store>,
+}
+
+impl Owners {
+    /// The one with QEMU's name for it.
+    fn named(&mut self, name: &str) -> Option<&mut Option<Store>> {
+        match name {
+            "old" => Some(&mut self.old),
+            "new" => Some(&mut self.new),
+            "page" => Some(&mut self.page),
+            _ => None,
+        }
+    }
+}
+
 /// A translation that a hart went on using after the page tables had changed. The uses of one translation are
 /// one: the first is described, the others are counted.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -175,6 +239,10 @@ pub struct Use {
     pub read: Option<(i64, u64)>,
     /// What changed the PTE.
     pub store: Option<Store>,
+    /// Who mapped the pages; nobody in the trace of an older QEMU.
+    pub owners: Owners,
+    /// What was accessed; `None` if the access faulted, and in the trace of an older QEMU.
+    pub data: Option<Data>,
     /// The last fence before the use.
     pub fence: Option<Fence>,
     /// Fences of the hart from the reading of the PTE to the use.
@@ -325,15 +393,20 @@ impl Trace {
         // The hit is not kept, or it repeats one that already has all this.
         let Some(hit) = at.and_then(|at| self.hits.get_mut(at)) else { return Some(()) };
         match name {
-            "frames" => took(fields, "hit", &mut hit.calls, hit.store.as_mut())?,
+            "frames" => {
+                let to = match fields.text("of")? {
+                    "hit" => Some(&mut hit.calls),
+                    "store" => hit.store.as_mut().map(|store| &mut store.calls),
+                    _ => return None,
+                };
+                took(fields, to)?;
+            }
             "read" => {
                 let (level, fences) = (fields.number("level")?, fields.number("fences")?);
                 hit.read.get_or_insert(Read { time, pc, addr: fields.hex("addr")?, level, fences });
             }
             "store" => {
-                let by: i64 = fields.number("by")?;
-                let (ra, pte) = (fields.hex("ra")?, fields.hex("pte")?);
-                hit.store.get_or_insert(Store { time, by: u32::try_from(by).ok(), pc, ra, pte, calls: Vec::new() });
+                hit.store.get_or_insert(store(fields, time, pc)?);
             }
             "fence" => {
                 let (asid, flags) = (fields.number("asid")?, fields.number("flags")?);
@@ -365,8 +438,19 @@ impl Trace {
         let Some(of) = at.and_then(|at| self.uses.get_mut(at)) else { return Some(()) };
         match name {
             // A later use may have been by a program, or the first one.
-            "frames" if of.repeats > 1 => {}
-            "frames" => took(fields, "use", &mut of.calls, of.store.as_mut())?,
+            "frames" | "owner" | "data" if of.repeats > 1 => {}
+            "frames" => {
+                let to = match fields.text("of")? {
+                    "use" => Some(&mut of.calls),
+                    "store" => of.store.as_mut().map(|store| &mut store.calls),
+                    name => of.owners.named(name)?.as_mut().map(|store| &mut store.calls),
+                };
+                took(fields, to)?;
+            }
+            "owner" => {
+                of.owners.named(fields.text("of")?)?.get_or_insert(store(fields, time, pc)?);
+            }
+            "data" => of.data = Some(data(fields)?),
             "read" => {
                 let global: u32 = fields.number("global")?;
                 let held = (fields.number("level")?, global != 0, fields.hex("held")?, fields.hex("memory")?);
@@ -375,9 +459,7 @@ impl Trace {
                 of.fences.get_or_insert(fields.number("fences")?);
             }
             "store" => {
-                let by: i64 = fields.number("by")?;
-                let (ra, pte) = (fields.hex("ra")?, fields.hex("pte")?);
-                of.store.get_or_insert(Store { time, by: u32::try_from(by).ok(), pc, ra, pte, calls: Vec::new() });
+                of.store.get_or_insert(store(fields, time, pc)?);
             }
             "fence" => {
                 let (asid, flags, count) =
@@ -446,6 +528,8 @@ impl Trace {
             held: None,
             read: None,
             store: None,
+            owners: Owners::default(),
+            data: None,
             fence: None,
             fences: None,
             end: None,
@@ -513,16 +597,33 @@ impl Trace {
     }
 }
 
-/// Keeps the frames of an access, whose name is `access`, or of the store that came before; only the first ones, as
-/// those of a repetition are of no interest.
-fn took(fields: &Fields<'_>, access: &str, calls: &mut Vec<u64>, store: Option<&mut Store>) -> Option<()> {
-    let address = |word: &str| u64::from_str_radix(word.strip_prefix("0x")?, 16).ok();
-    let frames = fields.text("frames")?.split(',').map(address).collect::<Option<Vec<u64>>>()?;
-    let to = match fields.text("of")? {
-        "store" => store.map(|store| &mut store.calls),
-        of if of == access => Some(calls),
+/// Reads a store to a PTE.
+fn store(fields: &Fields<'_>, time: i64, pc: u64) -> Option<Store> {
+    let by: i64 = fields.number("by")?;
+    let (ra, pte) = (fields.hex("ra")?, fields.hex("pte")?);
+    Some(Store { time, by: u32::try_from(by).ok(), pc, ra, pte, calls: Vec::new() })
+}
+
+/// Reads what was accessed.
+fn data(fields: &Fields<'_>) -> Option<Data> {
+    let bytes = match fields.text("data")? {
+        "none" => None,
+        digits if digits.len() as u64 == 2 * DATA => Some(u128::from_str_radix(digits, 16).ok()?.to_be_bytes()),
         _ => return None,
     };
+    let stored = match fields.text("stored")? {
+        "none" => None,
+        _ => Some(fields.hex("stored")?),
+    };
+    let now = Some(fields.hex("now")?).filter(|now| *now != 0);
+    Some(Data { was: fields.hex("was")?, now, size: fields.number("size")?, bytes, stored })
+}
+
+/// Keeps the frames of an access or a store that is known; only the first ones, as those of a repetition are of no
+/// interest.
+fn took(fields: &Fields<'_>, to: Option<&mut Vec<u64>>) -> Option<()> {
+    let address = |word: &str| u64::from_str_radix(word.strip_prefix("0x")?, 16).ok();
+    let frames = fields.text("frames")?.split(',').map(address).collect::<Option<Vec<u64>>>()?;
     if let Some(to) = to.filter(|to| to.is_empty()) {
         *to = frames;
     }

@@ -12,6 +12,7 @@ use lazymap_console::log::Log;
 use regex_lite::Regex;
 use serde::Serialize;
 
+use super::poison::{Met, Poison};
 use super::symbols;
 use super::trace::{Hit, Story, Use, What};
 
@@ -347,11 +348,24 @@ pub fn exposure(uses: &[Use]) -> Option<(usize, String)> {
     Some((at, "the page tables had changed more than a second before, and there was no fence for it".to_owned()))
 }
 
+/// The use by a program of a page that the kernel had freed already, and how we know. A fence that is still to come
+/// does not make that right.
+pub fn freed(uses: &[Use], poison: Poison) -> Option<(usize, String)> {
+    let met = |of: &Use| {
+        // What a program gets, the kernel clears first. In memory of its own, poison may be what nobody has written yet.
+        let gone = of.mode == 0 && matches!(of.what, What::Unmapped | What::Remapped);
+        let met = poison.met(of.data.as_ref()?)?;
+        (gone && met != Met::Zeroes).then_some(met)
+    };
+    let (at, met) = uses.iter().enumerate().find_map(|(at, of)| Some((at, met(of)?)))?;
+    Some((at, format!("a program has met {} there", met.name())))
+}
+
 #[cfg(test)]
 mod tests {
     use lazymap_console::end::{self, Ending};
 
-    use super::super::trace::{Access, End as Ended, Gone, Store};
+    use super::super::trace::{Access, End as Ended, Gone, Owners, Store};
     use super::*;
 
     const PC: u64 = 0xffff_ffff_8000_1000;
@@ -544,6 +558,8 @@ mod tests {
             held: None,
             read: None,
             store: stored(Some(0)),
+            owners: Owners::default(),
+            data: None,
             fence: None,
             fences: None,
             end: Some(Gone { time: milliseconds * 1_000_000, pc: PC, uses: 1, reason: "fence".to_owned() }),

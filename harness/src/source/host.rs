@@ -15,7 +15,7 @@ use crate::options::Options;
 use crate::options::base::Base;
 
 /// Packages to install if missing, to build QEMU; the toolchain for kernels has its own lists.
-const MACHINE_PACKAGES: [&str; 16] = [
+const MACHINE_PACKAGES: [&str; 17] = [
     "ca-certificates",
     "ccache",
     "dpkg-dev",
@@ -25,6 +25,7 @@ const MACHINE_PACKAGES: [&str; 16] = [
     "libc6-dev",
     "libfdt-dev",
     "libglib2.0-dev",
+    "libseccomp-dev",
     "libslirp-dev",
     "make",
     "ninja-build",

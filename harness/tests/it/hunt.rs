@@ -10,9 +10,10 @@ use lazymap::boot::machine::{Limits, Machine};
 use lazymap::boot::models;
 use lazymap::build::workbench::Workbench;
 use lazymap::hunt::layout::{Layout, Mode};
+use lazymap::hunt::poison::{Met, Poison};
 use lazymap::hunt::report::{self, Report, Subject};
 use lazymap::hunt::symbols::{self, Symbols};
-use lazymap::hunt::trace::{self, Access, What};
+use lazymap::hunt::trace::{self, Access, Data, What};
 use lazymap::hunt::verdict::{self, Fate, Guest, Outcome};
 use lazymap::hunt::{self, Target, Workload};
 use lazymap_console::end::{self, Ending};
@@ -402,16 +403,48 @@ fn symbols_are_functions() {
     assert!(error.message.contains("not an ELF file"), "{error}");
 }
 
-#[test]
-fn places_have_a_line_if_there_is_debug_information() {
-    let text = fixture("places.elf.hex");
+/// The symbols of a small ELF file.
+fn symbols_of(name: &str) -> Symbols {
+    let text = fixture(name);
     let digits: String = text.lines().filter(|line| !line.starts_with('#')).collect();
     let byte = |at: usize| u8::from_str_radix(&digits[at..at + 2], 16).unwrap();
     let elf: Vec<u8> = (0..digits.len()).step_by(2).map(byte).collect();
     let dir = TempDir::new().unwrap();
     let file = dir.path().join("vmlinux");
     fs::write(&file, elf).unwrap();
-    let symbols = Symbols::load(&file).unwrap();
+    Symbols::load(&file).unwrap()
+}
+
+#[test]
+fn functions_that_the_compiler_has_put_into_others_are_named() {
+    let symbols = symbols_of("inlines.elf.hex");
+    let inlined = |symbols: &Symbols, pc: u64| -> Vec<(String, String)> {
+        symbols.inlined(pc).into_iter().map(|frame| (frame.name, frame.line.unwrap())).collect()
+    };
+    let named = |names: &[(&str, u32)]| -> Vec<(String, String)> {
+        names.iter().map(|(name, line)| ((*name).to_owned(), format!("./inlines.c:{line}"))).collect()
+    };
+    assert_eq!(inlined(&symbols, 0x10004), named(&[("store", 3), ("store_all", 8), ("map", 14)]));
+    assert_eq!(inlined(&symbols, 0x10014), named(&[("store", 3), ("map", 15)]));
+    // Alone, outside, and without debug information.
+    assert_eq!((inlined(&symbols, 0x1001c), inlined(&symbols, 0x20000)), (Vec::new(), Vec::new()));
+    assert!(Symbols::from_list(&[(0x10000, 0x20, "map")], None).inlined(0x10004).is_empty());
+
+    // A call returns behind it.
+    let trace = "riscv_invalid_cache_stale_hit hart=0 hit=1 time=1 mode=1 access=store addr=0xff20000000001000 pc=0x10014 \
+                 ra=0x0 asid=0 fences=3\nriscv_invalid_cache_stale_frames hart=0 hit=1 time=1 pc=0x10014 of=hit \
+                 frames=0x1000c,0x10020\n";
+    let story = trace::read(trace).unwrap();
+    let layout = Layout::new(&Log::default(), story.hits.iter().map(|hit| hit.addr), None);
+    let judged = (Outcome::Survived, vec![Fate::Open]);
+    let report = report::report(Subject::default(), &story, judged, None, &symbols, &layout);
+    assert_eq!(report.hits[0].touch.inlined, ["store (./inlines.c:3)", "map (./inlines.c:15)"]);
+    assert_eq!(report.hits[0].touch.calls, ["store (inline)", "store_all (inline)", "map", "plain"]);
+}
+
+#[test]
+fn places_have_a_line_if_there_is_debug_information() {
+    let symbols = symbols_of("places.elf.hex");
     assert_eq!(
         (symbols.place(0x10004).as_str(), symbols.line(0x10004)),
         ("first+0x4", Some("./places.c:3".to_owned()))
@@ -576,4 +609,124 @@ fn a_report_names_who_changed_a_page_and_who_used_the_old_one() {
     let json = serde_json::to_value(&report).unwrap();
     assert_eq!((json["result"]["outcome"].as_str(), json["result"]["use"].as_u64()), (Some("exposed"), Some(0)));
     assert_eq!(json["use_groups"][0]["changed_by"], "kasan_poison");
+    // An older QEMU says no more.
+    assert!(json["uses"][0]["was"].is_null() && json["uses"][0]["owner"].is_null(), "{json}");
+    assert!(!text.contains("physical") && !text.contains("freed memory"), "{text}");
+}
+
+/// A stale use with `more` events of its own, and of its repetition.
+fn stale_use_with(mode: u32, more: &str) -> String {
+    let trace = stale_use(1, "remapped", mode, Some(2_000_000), "fence");
+    let mut lines = trace.split_inclusive('\n').map(str::to_owned).collect::<Vec<_>>();
+    let fences: Vec<usize> = (0..lines.len()).rev().filter(|&at| lines[at].contains("_stale_fence ")).collect();
+    assert_eq!(fences.len(), 2);
+    // The later one first, so that the other stays where it is.
+    lines.insert(fences[0], more.replace("use=1 ", "use=2 ").replace("size=4", "size=8"));
+    lines.insert(fences[1], more.to_owned());
+    lines.concat()
+}
+
+/// What the patched QEMU says about the pages of a stale use.
+const OWNERS: &str = "\
+riscv_valid_cache_stale_data hart=2 use=1 time=1000000 pc=0x10074 was=0x828f1678 now=0x82a00678 size=4 \
+data=1111111111111111aaaaaaaaaaaaaaaa stored=none
+riscv_valid_cache_stale_owner hart=2 use=1 time=400 by=3 pc=0xffffffff8056beb0 ra=0xffffffff80347df4 pte=0x82610018 of=old
+riscv_valid_cache_stale_frames hart=2 use=1 time=400 pc=0xffffffff8056beb0 of=old frames=0xffffffff80346b00
+riscv_valid_cache_stale_owner hart=2 use=1 time=950 by=1 pc=0xffffffff8056beb0 ra=0xffffffff80347df4 pte=0x82610018 of=new
+riscv_valid_cache_stale_owner hart=2 use=1 time=970 by=0 pc=0xffffffff8056beb0 ra=0xffffffff80347df4 pte=0x82620020 of=page
+";
+
+#[test]
+fn a_report_names_the_old_and_the_new_owner_and_what_was_read() {
+    let story = trace::read(&stale_use_with(0, OWNERS)).unwrap();
+    let of = &story.uses[0];
+    let mut bytes = [0x11; 16];
+    bytes[8..].fill(0xaa);
+    let data = Data { was: 0x828f_1678, now: Some(0x82a0_0678), size: 4, bytes: Some(bytes), stored: None };
+    assert_eq!((story.uses.len(), of.repeats, of.data.as_ref()), (1, 2, Some(&data)));
+    assert_eq!((data.found(), data.word()), (Some(0xaaaa_aaaa), Some(0xaaaa_aaaa_aaaa_aaaa)));
+    let (old, new, page) =
+        (of.owners.old.as_ref().unwrap(), of.owners.new.as_ref().unwrap(), of.owners.page.as_ref().unwrap());
+    assert_eq!((old.time, old.by, old.calls.as_slice()), (400, Some(3), [0xffff_ffff_8034_6b00].as_slice()));
+    assert_eq!(((new.time, new.by), (page.time, page.by, page.pte)), ((950, Some(1)), (970, Some(0), 0x8262_0020)));
+
+    let layout = Layout::new(&Log::default(), story.uses.iter().map(|of| of.addr), symbols().image());
+    let poison = Some(Poison { pages: true, ..Poison::default() });
+    let subject = Subject { kernel: "k".to_owned(), poison, ..Subject::default() };
+    let judged = (Outcome::Exposed { of: 0, how: "x".to_owned() }, Vec::new());
+    let report = report::report(subject, &story, judged, None, &symbols(), &layout);
+    let text = report.text();
+    for part in [
+        ", ASID 5, 4 bytes\n",
+        "physical    0x828f1678; in the page tables 0x82a00678\n",
+        "found       0xaaaaaaaa, in the bytes 1111111111111111aaaaaaaaaaaaaaaa: poison of a freed page\n",
+        "mapped      by __memset+0x3c called by kasan_poison, on hart 3, 999 us before\n",
+        "              called by kasan_poison < kasan_check_range\n",
+        "now mapped  by __memset+0x3c called by kasan_poison, on hart 1, 999 us before\n",
+        "page reused by __memset+0x3c called by kasan_poison, on hart 0, 999 us before\n",
+        "\n1 of these translations led to freed memory, which has 0xaa in freed pages\n",
+    ] {
+        assert!(text.contains(part), "no `{part}` in\n{text}");
+    }
+    assert!(!text.contains("  stored "), "{text}");
+    let json = serde_json::to_value(&report).unwrap();
+    let told = &json["uses"][0];
+    assert_eq!((told["was"].as_str(), told["now"].as_str()), (Some("0x828f1678"), Some("0x82a00678")));
+    assert_eq!((told["found"].as_str(), told["poison"].as_str()), (Some("0xaaaaaaaa"), Some("page")));
+    assert_eq!((told["owner"]["hart"].as_u64(), told["page_owner"]["hart"].as_u64()), (Some(3), Some(0)));
+    assert_eq!(json["use_groups"][0]["poisoned"], 1);
+
+    // What was stored, where, and what does not fit.
+    let stored = OWNERS.replace("stored=none", "stored=0x2a").replace("now=0x82a00678", "now=0x0");
+    let story = trace::read(&stale_use_with(0, &stored)).unwrap();
+    assert_eq!(story.uses[0].data.as_ref().map(|data| (data.stored, data.now)), Some((Some(0x2a), None)));
+    let beyond = Data { was: 0x828f_167e, ..data.clone() };
+    assert_eq!((beyond.found(), beyond.word()), (None, Some(0xaaaa_aaaa_aaaa_aaaa)));
+    assert_eq!(Data { size: 64, ..data.clone() }.found(), None);
+    assert_eq!(Data { was: 0x828f_1676, ..data.clone() }.found(), Some(0xaaaa_1111));
+    let none = OWNERS.replace("data=1111111111111111aaaaaaaaaaaaaaaa", "data=none");
+    assert_eq!(trace::read(&stale_use_with(0, &none)).unwrap().uses[0].data.as_ref().unwrap().bytes, None);
+    for (right, wrong) in [("data=11", "data="), ("of=new", "of=knew"), ("stored=none", "stored=2a"), (" size=4", "")] {
+        assert!(trace::read(&stale_use_with(0, &OWNERS.replace(right, wrong))).is_err(), "{wrong}");
+    }
+}
+
+#[test]
+fn a_program_that_meets_freed_memory_is_a_finding() {
+    let pages = Poison { pages: true, ..Poison::default() };
+    let uses = |mode: u32, more: &str| trace::read(&stale_use_with(mode, more)).unwrap().uses;
+    let (at, how) = verdict::freed(&uses(0, OWNERS), pages).unwrap();
+    assert_eq!((at, how.as_str()), (0, "a program has met poison of a freed page there"));
+    // The kernel may have memory of its own that it has not written yet.
+    assert_eq!(verdict::freed(&uses(1, OWNERS), pages), None);
+    assert_eq!(verdict::freed(&uses(0, OWNERS), Poison { objects: true, ..Poison::default() }), None);
+    assert_eq!(verdict::freed(&uses(0, ""), pages), None);
+    // Many a page has zeroes.
+    let zero = OWNERS.replace("aaaaaaaaaaaaaaaa", "0000000000000000");
+    let zeroes = Poison { zeroes: true, ..Poison::default() };
+    assert_eq!(zeroes.met(uses(0, &zero)[0].data.as_ref().unwrap()), Some(Met::Zeroes));
+    assert_eq!(verdict::freed(&uses(0, &zero), zeroes), None);
+    let mut restricted = uses(0, OWNERS);
+    restricted[0].what = What::Restricted;
+    assert_eq!(verdict::freed(&restricted, pages), None);
+}
+
+#[test]
+fn a_function_that_changes_ptes_for_others_is_told_with_whom() {
+    let list = [
+        (0xffff_ffff_8000_1000, 0x100, "ptep_clear_flush"),
+        (0xffff_ffff_8000_1100, 0x100, "rmap_walk_anon.isra.0"),
+        (0xffff_ffff_8000_2000, 0x100, "folio_referenced"),
+    ];
+    let symbols = Symbols::from_list(&list, None);
+    let frames = "riscv_valid_cache_stale_frames hart=2 use=1 time=900 pc=0xffffffff80001010 of=store \
+                  frames=0xffffffff80001120,0xffffffff80002010\n";
+    let store = "pc=0xffffffff8056beb0 ra=0xffffffff80347df4";
+    let trace = stale_use_with(0, frames).replace(store, "pc=0xffffffff80001010 ra=0xffffffff80001020");
+    let story = trace::read(&trace).unwrap();
+    let layout = Layout::new(&Log::default(), story.uses.iter().map(|of| of.addr), None);
+    let judged = (Outcome::Survived, Vec::new());
+    let report = report::report(Subject::default(), &story, judged, None, &symbols, &layout);
+    assert_eq!(report.uses[0].changed_for.as_deref(), Some("folio_referenced"));
+    assert!(report.text().contains("  ptep_clear_flush for folio_referenced  "), "{}", report.text());
 }

@@ -274,6 +274,45 @@ fn a_boot_may_have_a_disk_in_place_of_an_initramfs() {
 }
 
 #[test]
+fn a_reproducer_uses_a_sandbox_if_its_qemu_has_one() {
+    let refuses = "[ \"$1\" != -sandbox ] || [ ! -e refuse ] || exit 1\n";
+    let fake = Fake::new(&format!("{refuses}for word; do echo \"$word\"; done >arguments\n{}", finished()));
+    let (console, image) = (fake.path("logs/k-m.log"), fake.path("Image"));
+    fs::write(&image, "kernel").unwrap();
+    let more = ["-sandbox", "on,spawn=deny", "-device", "virtio-rng-pci"].map(OsString::from);
+    let boot = Boot {
+        machine: &PLAIN,
+        qemu: &fake.qemu,
+        property: "x-cache-invalid",
+        firmware: Path::new("/none"),
+        image: &image,
+        image_stays: true,
+        initrd: Some(Path::new("/none")),
+        append: "",
+        more: &more,
+        drives: &[],
+        plugin: None,
+        trace: None,
+        console: &console,
+        limits: PATIENT,
+    };
+    boot.run(&mut |_| {}).unwrap();
+    let ended = "-device\nvirtio-rng-pci\n";
+    assert!(fake.text("arguments").ends_with(&format!("-sandbox\non,spawn=deny\n{ended}")));
+    let again = || {
+        let mut command = Command::new("sh");
+        command.arg(fake.path("logs/k-m/reproduce.sh")).env("QEMU", &fake.qemu);
+        assert!(command.output().unwrap().status.success());
+        fake.text("arguments")
+    };
+    let with = again();
+    assert!(with.ends_with(&format!("{ended}-sandbox\non,spawn=deny\n")), "{with}");
+    fs::write(fake.path("refuse"), "").unwrap();
+    let without = again();
+    assert!(without.ends_with(ended) && !without.contains("-sandbox"), "{without}");
+}
+
+#[test]
 fn a_link_to_an_image_outlives_its_replacement() {
     let fake = Fake::new(&finished());
     fs::write(fake.path("Image"), "old").unwrap();

@@ -113,6 +113,37 @@ fn a_hunt_boots_the_user_s_firmware_and_disks() {
 }
 
 #[test]
+fn a_hunt_runs_in_qemu_s_sandbox_if_that_can_be() {
+    let lab = Lab::new();
+    without_apt(&lab);
+    let at = |name: &str| lab.dir.path().join(name);
+    std::fs::write(at("Image"), image()).unwrap();
+    let hunt = |script: &str, model: &str, more: &[&str]| {
+        let mut tool = lab.tool();
+        tool.env_remove("LAZYMAP_RUSTC").env_remove("LAZYMAP_MIRROR").env("LAZYMAP_QEMU", lab.script("qemu", script));
+        tool.env("LAZYMAP_BUSYBOX", at("busybox")).env("LAZYMAP_FIRMWARE", at("firmware"));
+        tool.arg("hunt").arg("--kernel").arg(at("Image")).args(["--poison", "--model", model]).args(more);
+        // This QEMU boots nothing, so there is no result.
+        let done = said(&mut tool);
+        assert_eq!(done.code, Some(2), "{done:?}");
+        let script = lab.out().join(format!("hunt/Image-{model}-poison/reproduce.sh"));
+        std::fs::read_to_string(script).unwrap()
+    };
+    let script = hunt(WITH, "stale", &[]);
+    assert!(
+        script.contains(" -sandbox on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny "),
+        "{script}"
+    );
+    assert!(script.contains(" page_poison=1 init_on_free=1 slub_debug=P"), "{script}");
+    let script = hunt(WITH, "late", &["--", "-sandbox", "off"]);
+    assert!(script.contains("-sandbox off ") && !script.contains("spawn=deny"), "{script}");
+    let without =
+        format!("[ \"$1\" != -sandbox ] || {{ echo '-sandbox support is not enabled' >&2; exit 1; }}\n{WITH}");
+    let script = hunt(&without, "absent", &[]);
+    assert!(!script.contains("-sandbox"), "{script}");
+}
+
+#[test]
 fn without_apt_a_qemu_to_build_needs_programs() {
     let lab = Lab::new();
     without_apt(&lab);
