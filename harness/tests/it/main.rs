@@ -6,6 +6,7 @@ mod control;
 mod demo;
 mod download;
 mod exhaust;
+mod findings;
 mod host;
 mod hunt;
 mod initramfs;
