@@ -560,7 +560,7 @@ fn met(of: &Use, poison: Option<Poison>) -> Option<Met> {
 }
 
 fn use_groups(uses: &[Use], poison: Option<Poison>, symbols: &Symbols, layout: &Layout) -> Vec<UseGroup> {
-    let mut groups: BTreeMap<(What, String, Option<String>, String, String, String), UseGroup> = BTreeMap::new();
+    let mut groups: BTreeMap<(What, [String; 5]), UseGroup> = BTreeMap::new();
     for (first, of) in uses.iter().enumerate() {
         let known = of.store.as_ref().filter(|s| s.by.is_some());
         let changed_by = known.map_or_else(|| "(unknown)".to_owned(), |s| function(symbols, layout, s.pc, s.ra));
@@ -572,9 +572,9 @@ fn use_groups(uses: &[Use], poison: Option<Poison>, symbols: &Symbols, layout: &
             Some(end) => format!("({})", end.reason),
             None => "(nothing)".to_owned(),
         };
-        let (by, whom) = (changed_by.clone(), changed_for.clone());
-        let key = (of.what, by, whom, region.clone(), used_by.clone(), ended_by.clone());
-        let group = groups.entry(key).or_insert(UseGroup {
+        let whom = changed_for.clone().unwrap_or_default();
+        let key = [changed_by.clone(), whom, region.clone(), used_by.clone(), ended_by.clone()];
+        let group = groups.entry((of.what, key)).or_insert(UseGroup {
             what: of.what,
             changed_by,
             changed_for,
