@@ -161,7 +161,8 @@ static inline const char *missing_for_bpf(void)
 	leave(&nothing);
 	program = load_code(&nothing, BPF_PROG_TYPE_RAW_TRACEPOINT, 0, 0);
 	if (program < 0)
-		return errno == EINVAL ? "no CONFIG_BPF_EVENTS" : "no CONFIG_BPF_SYSCALL";
+		return errno == EINVAL ? "no CONFIG_BPF_EVENTS, or BTF that the kernel refuses"
+				       : "no CONFIG_BPF_SYSCALL";
 	if (!is_compiled(program))
 		what = "programs are not compiled: see CONFIG_BPF_JIT_ALWAYS_ON";
 	close(program);

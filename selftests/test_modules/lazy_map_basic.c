@@ -109,7 +109,7 @@ __MODULE_PARM_TYPE(case, "charp");
 MODULE_PARM_DESC(case, "Name of the only case to run");
 
 /* What a case did, and what went wrong */
-static atomic_t progress, touches, spurious, missed, wrong;
+static atomic_t progress, touches, spurious, raced, missed, wrong;
 static atomic_t failures;
 /* Of all cases: spurious faults, and mappings during which every CPU was called */
 static unsigned int all_spurious, all_called;
@@ -273,6 +273,8 @@ static void report(void)
 {
 	pr_info("# touches: %d\n", atomic_read(&touches));
 	pr_info("# spurious faults: %d\n", atomic_read(&spurious));
+	if (atomic_read(&raced))
+		pr_info("# faults at the time of the store: %d\n", atomic_read(&raced));
 	if (atomic_read(&missed))
 		fail("%d accesses to valid mappings were reported as bad", atomic_read(&missed));
 	if (atomic_read(&wrong))
@@ -358,8 +360,11 @@ static int poll(void *unused)
 		}
 		if (read) {
 			atomic_inc(&touches);
-			if (trapped || absorbed)
+			/* Whether a fault came before the store or after it cannot be told */
+			if (trapped)
 				atomic_inc(&spurious);
+			else if (absorbed)
+				atomic_inc(&raced);
 			if (value != MAGIC)
 				atomic_inc(&wrong);
 		} else {
@@ -982,6 +987,7 @@ static int run_cases(unsigned int waiter)
 		atomic_set(&progress, 0);
 		atomic_set(&touches, 0);
 		atomic_set(&spurious, 0);
+		atomic_set(&raced, 0);
 		atomic_set(&missed, 0);
 		atomic_set(&wrong, 0);
 		atomic_set(&failures, 0);

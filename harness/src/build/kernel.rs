@@ -40,6 +40,10 @@ const BASIC: [&str; 2] = ["selftests/test_modules/Makefile", "selftests/test_mod
 const BASIC_MODULE: &str = "lazy_map_basic.ko";
 /// The topic without which a kernel is built without Rust.
 const RUST: &str = "rust";
+/// Lets pahole describe the kernel's types.
+const BTF: &str = "CONFIG_DEBUG_INFO_BTF=y";
+/// What pahole gets then in place of what scripts/Makefile.btf says, if it is an old one.
+const WITHOUT_VARIABLES: &str = "--btf_gen_floats --lang_exclude=rust --skip_encoding_btf_vars";
 /// Bump this when this file builds something else from the same inputs.
 const RECIPE: &str = "3";
 
@@ -420,6 +424,9 @@ impl<'a> Build<'a> {
         environment(&mut make, host, self.options);
         let cached = |name: &str| if host.ccache { format!("ccache {name}") } else { name.to_owned() };
         make.arg(format!("-j{}", self.options.jobs)).arg("ARCH=riscv");
+        if self.config.lines.lines().any(|line| line == BTF) && host::pahole_has_wrong_variables() {
+            make.arg(format!("PAHOLE_FLAGS={WITHOUT_VARIABLES}"));
+        }
         if self.config.compiler == Compiler::Gcc {
             make.arg(format!("CROSS_COMPILE={}", host::GCC_PREFIX));
             make.arg(format!("CC={}", cached(&format!("{}gcc", host::GCC_PREFIX))));

@@ -375,6 +375,13 @@ pub fn gcc(options: &Options) -> Result<(), String> {
     program(options, &format!("{GCC_PREFIX}gcc"), "gcc-riscv64-linux-gnu")
 }
 
+/// Whether the host's pahole is so old that it gives two per-CPU variables the same place: the kernel refuses its whole
+/// BTF then ("Invalid offset"). Seen with 1.24, which is in Debian 12.
+pub fn pahole_has_wrong_variables() -> bool {
+    let said = cmd::output(cmd::plain("pahole").arg("--version")).unwrap_or_default();
+    said.trim().strip_prefix('v').is_some_and(|version| !at_least(version, "1.26"))
+}
+
 /// What the cross gcc says about itself.
 ///
 /// # Errors
