@@ -2118,7 +2118,7 @@ static void finish(void)
 		;
 }
 
-void guest_main(u64 hart)
+void guest_main(unsigned long hart)
 {
 	asm volatile("csrw pmpaddr0, %0; csrw pmpcfg0, %1" :: "r"(-1l), "r"(0x1f));
 	asm volatile("csrw mideleg, zero; csrw medeleg, zero; csrw mie, zero");
