@@ -282,12 +282,20 @@ fn with_table(page: &str, table: &str) -> Result<String> {
 /// The table, the versions and what is left out, as Markdown.
 fn table(spec: &Spec, store: &Store) -> String {
     let heads = Which::ALL.map(Which::head).join(" | ");
-    let mut text = format!("| scenario | machine | harts | {heads} | run on | differs because |\n");
-    text.push_str("|---|---|---|---|---|---|---|---|\n");
+    let mut text = String::new();
+    let mut never: Vec<String> = Vec::new();
     let mut versions: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();
     for row in &spec.rows {
         let Some(trial) = row.scenario.trial() else { continue };
         let cells: Vec<Option<&Cell>> = Which::ALL.into_iter().map(|kernel| store.get(row, kernel)).collect();
+        if cells.iter().all(Option::is_none) {
+            never.push(format!("`{}`", row.scenario.name));
+            continue;
+        }
+        if text.is_empty() {
+            text = format!("| scenario | machine | harts | {heads} | run on | differs because |\n");
+            text.push_str("|---|---|---|---|---|---|---|---|\n");
+        }
         let mut dates = BTreeSet::new();
         for cell in cells.iter().flatten() {
             dates.insert(cell.date.as_str());
@@ -307,8 +315,12 @@ fn table(spec: &Spec, store: &Store) -> String {
             trial.machine,
             trial.machine.harts,
             shown.join(" | "),
-            if dates.is_empty() { "-".to_owned() } else { dates.join(", ") },
+            dates.join(", "),
         ));
+    }
+    let gap = if text.is_empty() { "" } else { "\n" };
+    if !never.is_empty() {
+        text.push_str(&format!("{gap}Not run yet: {}.\n", never.join(", ")));
     }
     text.push_str("\n`harness/lazymap results --only SCENARIO` runs a row again.\n");
     if !versions.is_empty() {
@@ -372,7 +384,7 @@ mod tests {
         let (spec, mut store) = (one(), Store::default());
         let name = spec.rows[0].scenario.name.clone();
         let text = table(&spec, &store);
-        assert!(text.contains(&format!("| `{name}` |")) && text.contains("| not run | not run | not run | - | - |"));
+        assert!(text.starts_with(&format!("Not run yet: `{name}`.\n")), "{text}");
         assert!(text.ends_with("| x | y |\n"), "{text}");
         store.put(&name, Which::Series, cell(&spec, Outcome::Pass, ""));
         store.put(&name, Which::Bare, Cell { date: "2026-11-29".to_owned(), ..cell(&spec, Outcome::Pass, "") });
