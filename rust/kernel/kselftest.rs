@@ -539,7 +539,13 @@ pub fn run_module(
     let verdict = run(name, cases, selection);
     if verdict == Err(EOWNERDEAD) {
         // SAFETY: The module is being loaded, so it exists.
-        unsafe { bindings::__module_get(module.as_ptr()) };
+        #[cfg(CONFIG_MODULES)]
+        unsafe {
+            bindings::__module_get(module.as_ptr())
+        };
+        // What is built in stays anyway.
+        #[cfg(not(CONFIG_MODULES))]
+        let _ = module;
         return Ok(());
     }
     verdict

@@ -457,7 +457,7 @@ mod tests {
             files::write_whole(&path, old).unwrap();
             why.message
         };
-        assert!(change(PAGE, "| scenario |", "| scene |").contains("lazymap results --table"));
+        assert!(change(PAGE, "| not in the table |", "| missing |").contains("lazymap results --table"));
         let row = "[[row]]\nscenario = \"default\"";
         assert!(change(SPEC, row, "[[row]]\nscenario = \"up\"").contains("lazymap results --table"));
         assert!(change(SPEC, row, "[[row]]\nscenario = \"gcc\"").contains("row gcc: there is no such scenario"));
