@@ -539,12 +539,12 @@ pub fn run_module(
     let verdict = run(name, cases, selection);
     if verdict == Err(EOWNERDEAD) {
         // SAFETY: The module is being loaded, so it exists.
-        #[cfg(CONFIG_MODULES)]
+        #[cfg(CONFIG_MODULE_UNLOAD)]
         unsafe {
             bindings::__module_get(module.as_ptr())
         };
-        // What is built in stays anyway.
-        #[cfg(not(CONFIG_MODULES))]
+        // It stays anyway.
+        #[cfg(not(CONFIG_MODULE_UNLOAD))]
         let _ = module;
         return Ok(());
     }
