@@ -59,16 +59,24 @@ static void submit_once(struct worker *worker)
 		submit();
 }
 
+static char *private_memory(size_t size)
+{
+	char *memory = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS,
+			    -1, 0);
+
+	if (memory == MAP_FAILED)
+		fail("mmap");
+	return memory;
+}
+
 /*
  * Memory that is not one piece: the kernel would use the linear map for that. Pages
- * of shared memory are allocated one by one, here with others in between.
+ * are allocated when they are written, here with others in between.
  */
 static void *scattered_memory(size_t size)
 {
-	char *memory = shared_memory(size), *between = shared_memory(size);
+	char *memory = private_memory(size), *between = private_memory(size);
 
-	if (!memory || !between)
-		fail("mmap");
 	for (size_t offset = 0; offset < size; offset += PAGE_SIZE) {
 		memory[offset] = 0;
 		between[offset] = 1;
