@@ -348,7 +348,7 @@ int main(int argc, char **argv)
 		if (!parse_number(argv[i], "rounds", 1, 1000000, &rounds) &&
 		    !parse_number(argv[i], "pages", 1, ARENA_PAGES, &pages) &&
 		    !parse_case(argv[i]))
-			ksft_exit_fail_msg("%s: arguments are rounds=NUMBER, pages=NUMBER, case=NAME\n",
+			ksft_exit_fail_msg("%s: takes rounds=NUMBER, pages=NUMBER, case=NAME\n",
 					   argv[i]);
 	}
 	what = missing_for_bpf();

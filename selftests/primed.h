@@ -81,7 +81,9 @@ static unsigned int running;
 static bool end;
 
 /* What the threads do all the time, for the test to set before it starts them */
-static void (*part)(struct worker *worker);
+static struct {
+	void (*run)(struct worker *worker);
+} part;
 
 static inline struct for_cpu *value_of(unsigned int cpu)
 {
@@ -145,7 +147,7 @@ static inline void work(void *argument)
 		read_in_vain(worker);
 		worker->is_away = !stay_on(worker->cpu);
 		if (!worker->is_away)
-			part(worker);
+			part.run(worker);
 	}
 }
 
@@ -282,7 +284,7 @@ static inline void start_workers(void (*what)(struct worker *worker))
 	const char *missing = missing_for_bpf();
 	int peek = -1, announce = -1;
 
-	part = what;
+	part.run = what;
 	cpu_count = usable_cpus(cpus);
 	if (cpu_count < 0)
 		ksft_exit_fail_perror("sched_getaffinity");

@@ -30,7 +30,7 @@
 #define READ_SIZE	0x1a2b
 
 /* Error of the kernel that no header has for user space */
-#define ENOTSUPP	524
+#define KERNEL_ENOTSUPP	524
 
 /* What a program writes */
 struct record {
@@ -440,7 +440,7 @@ static const char *attach_to_function(const struct context *context)
 	if (program < 0)
 		fail("BPF_PROG_LOAD");
 	attachment = attach(NULL, program);
-	if (attachment < 0 && (errno == ENOTSUPP || errno == EOPNOTSUPP))
+	if (attachment < 0 && (errno == KERNEL_ENOTSUPP || errno == EOPNOTSUPP))
 		return "no CONFIG_DYNAMIC_FTRACE_WITH_DIRECT_CALLS";
 	if (attachment < 0)
 		fail("BPF_RAW_TRACEPOINT_OPEN of a function");

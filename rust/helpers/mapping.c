@@ -55,8 +55,8 @@ __rust_helper void *rust_helper_per_cpu_ptr(void __percpu *ptr, unsigned int cpu
 
 #ifdef CONFIG_RELAY
 /* With CPUs kept: relay_open() makes no buffer for one that is coming online. */
-__rust_helper struct rchan *rust_helper_relay_open_nameless(size_t size,
-							     const struct rchan_callbacks *cb)
+__rust_helper struct rchan *
+rust_helper_relay_open_nameless(size_t size, const struct rchan_callbacks *cb)
 {
 	guard(cpus_read_lock)();
 	return relay_open(NULL, NULL, size, 1, cb, NULL);

@@ -522,8 +522,8 @@ impl<T: Copy + Sync, F: Fn(T) + Sync> Drop for Thread<'_, T, F> {
     fn drop(&mut self) {
         let task = self.task.as_ptr();
         if self.is_gone() && !self.call.control.done.load(Acquire) {
-            // Others may still use what is on its stack, so that is not given back, nor is the task:
-            // the kernel warns about one that is freed before its stack.
+            // Others may still use what is on its stack, so that is not given back. Neither is the
+            // task: the kernel warns about one that is freed before its stack.
             DEATHS.fetch_add(1, Relaxed);
             // SAFETY: By the type invariant the task exists.
             unsafe { bindings::kthread_stop(task) };

@@ -68,7 +68,7 @@ kernel::kselftest_module! {
         outside: u32 {
             default: 0,
             range: 0..=67108863,
-            description: "Physical address, in MiB, of memory or ROM that is not the kernel's; or 0",
+            description: "Physical address in MiB of memory or ROM that is not the kernel's; or 0",
         },
     },
 }
