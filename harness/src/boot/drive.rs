@@ -3,6 +3,8 @@
 
 use std::path::Path;
 
+use crate::ground::cmd::option_value;
+
 /// A disk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Drive<'a> {
@@ -19,8 +21,7 @@ impl Drive<'_> {
     pub fn arguments<'a>(drives: &'a [Self], place: impl Fn(&'a Self) -> String) -> Vec<String> {
         let mut all = Vec::new();
         for drive in drives {
-            // A comma would end the file's name.
-            let file = place(drive).replace(',', ",,");
+            let file = option_value(&place(drive));
             let (name, snapshot) = (drive.name, if drive.kept { "off" } else { "on" });
             all.push("-drive".to_owned());
             all.push(format!("file={file},format=raw,if=none,id={name},snapshot={snapshot}"));

@@ -6,6 +6,8 @@
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
+use crate::ground::cmd::option_value;
+
 /// The images of EDK2, each as large as the flash memory.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Images {
@@ -18,8 +20,7 @@ impl Images {
     /// QEMU's arguments, for after those of the machine.
     pub fn arguments(&self) -> Vec<OsString> {
         let flash = |unit: u32, file: &Path, how: &str| {
-            // A comma would end the file's name.
-            let file = file.display().to_string().replace(',', ",,");
+            let file = option_value(&file.display().to_string());
             ["-drive".to_owned(), format!("if=pflash,unit={unit},format=raw,{how}=on,file={file}")]
         };
         // With tables of ACPI, EDK2 passes no device tree on.

@@ -42,7 +42,10 @@ const BASIC_MODULE: &str = "lazy_map_basic.ko";
 const RUST: &str = "rust";
 /// Lets pahole describe the kernel's types.
 const BTF: &str = "CONFIG_DEBUG_INFO_BTF=y";
-/// What pahole gets then in place of what scripts/Makefile.btf says, if it is an old one.
+/// An older pahole gives two per-CPU variables the same place, and the kernel refuses its whole BTF then ("Invalid
+/// offset"). Seen with 1.24, which is in Debian 12; scripts/Makefile.btf does without its options from here on.
+const RIGHT_VARIABLES: &str = "1.26";
+/// What an older one gets in place of what scripts/Makefile.btf says.
 const WITHOUT_VARIABLES: &str = "--btf_gen_floats --lang_exclude=rust --skip_encoding_btf_vars";
 /// Bump this when this file builds something else from the same inputs.
 const RECIPE: &str = "3";
@@ -154,8 +157,8 @@ fn build_targets(
     if let Some(tests) = tests {
         tests.clone_into(&mut kernel.selftests);
     }
+    let build = Build::new(tree, config, host, options)?;
     let step = Step::start(format!("build kernel {}", kernel.name));
-    let build = Build::new(tree, config, host, options);
     let key = key(tree, commit, &build)?;
     let stamp = dir.join("stamp");
     if key::fresh(&stamp, &key) && kernel.image.exists() && kernel.vmlinux.exists() && kernel.selftests.exists() {
@@ -244,13 +247,13 @@ pub fn build_bare(on: Builder<'_>, name: &str, commit: &str, config: &Config, te
     if key::fresh(&made, &key) {
         return Ok(kernel);
     }
+    let build = Build::new(tree, config, host, options)?;
     let step = Step::start(format!("build {BASIC_MODULE} for {}", kernel.name));
     files::remove(&own)?;
     files::copy_tree(tests, &own)?;
     for other in ["test_modules", "modules"] {
         files::remove(&own.join(other))?;
     }
-    let build = Build::new(tree, config, host, options);
     copy_modules(&build.o, &own.join("modules"))?;
     let (scratch, modules) = (dir.join("basic-module"), own.join("test_modules"));
     files::remove(&scratch)?;
@@ -329,8 +332,8 @@ pub fn compile_folders(on: Builder<'_>, commit: &str, config: &Config, folders: 
     {
         return Ok(Compiled::NoCompiler(why));
     }
+    let build = Build::new(tree, config, host, options)?;
     let step = Step::start(format!("compile {} of {}", folders.join(" "), config.name));
-    let build = Build::new(tree, config, host, options);
     tree.check_out(commit)?;
     build.configure(tree, commit, true, &step)?;
     // In a single run of make, each folder would prepare the tree, concurrently.
@@ -371,6 +374,9 @@ fn key(tree: &Tree, commit: &str, build: &Build<'_>) -> Result<String> {
     if build.config.compiler == Compiler::Gcc {
         key = key.text("compiler", build.compiler()?);
     }
+    if let Some(version) = &build.pahole {
+        key = key.text("pahole", version);
+    }
     for (tool, version) in build.host.versions() {
         key = key.text(tool, version);
     }
@@ -399,13 +405,17 @@ struct Build<'a> {
     o: PathBuf,
     config: &'a Config,
     host: &'a Host,
+    /// The version of pahole, if the kernel gets BTF.
+    pahole: Option<String>,
     options: &'a Options,
 }
 
 impl<'a> Build<'a> {
-    fn new(tree: &Tree, config: &'a Config, host: &'a Host, options: &'a Options) -> Self {
+    fn new(tree: &Tree, config: &'a Config, host: &'a Host, options: &'a Options) -> Result<Self> {
         let o = o_folder(options, config);
-        Self { tree_dir: tree.repo.dir().to_owned(), o, config, host, options }
+        let has_btf = config.lines.lines().any(|line| line == BTF);
+        let pahole = has_btf.then(|| host::pahole(options)).transpose().map_err(Error::could_not)?;
+        Ok(Self { tree_dir: tree.repo.dir().to_owned(), o, config, host, pahole, options })
     }
 
     /// What compiles the C; for gcc, which is not among the host's versions, with its own version.
@@ -424,7 +434,7 @@ impl<'a> Build<'a> {
         environment(&mut make, host, self.options);
         let cached = |name: &str| if host.ccache { format!("ccache {name}") } else { name.to_owned() };
         make.arg(format!("-j{}", self.options.jobs)).arg("ARCH=riscv");
-        if self.config.lines.lines().any(|line| line == BTF) && host::pahole_has_wrong_variables() {
+        if self.pahole.as_ref().is_some_and(|version| !host::at_least(version, RIGHT_VARIABLES)) {
             make.arg(format!("PAHOLE_FLAGS={WITHOUT_VARIABLES}"));
         }
         if self.config.compiler == Compiler::Gcc {
@@ -463,6 +473,9 @@ impl<'a> Build<'a> {
             .text("kconfig", kconfig_files(tree, commit)?)
             .text("compiler", self.compiler()?)
             .text("own", &self.config.lines);
+        if let Some(version) = &self.pahole {
+            key = key.text("pahole", version);
+        }
         for (fragment, _) in &fragments {
             key = key.file(fragment)?;
         }

@@ -302,6 +302,11 @@ impl Pipe {
     }
 }
 
+/// A value among others in an argument of QEMU's: a single comma would end it.
+pub fn option_value(text: &str) -> String {
+    text.replace(',', ",,")
+}
+
 /// A command without the variables with which an outer make or the user's shell would steer a build.
 ///
 /// `make demo KSRC=…` exports its variables to everything below it; the kernel's make must not see them.

@@ -43,6 +43,7 @@ use crate::boot::program;
 use crate::build::kernel::{BASE, Config, SERIES};
 use crate::build::qemu;
 use crate::build::workbench::{self, Lab, Workbench};
+use crate::ground::cmd::option_value;
 use crate::ground::error::{Error, Exit, Result};
 use crate::ground::files;
 use crate::ground::pace;
@@ -398,7 +399,7 @@ fn drive(disk: &Path) -> Result<String> {
         _ => "raw",
     };
     let name = path.to_str().ok_or_else(|| wrong("has a name that is not UTF-8"))?;
-    Ok(format!("if=virtio,snapshot=on,format={format},file={}", name.replace(',', ",,")))
+    Ok(format!("if=virtio,snapshot=on,format={format},file={}", option_value(name)))
 }
 
 /// The name of a file, as a part of other files' names.

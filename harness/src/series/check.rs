@@ -161,8 +161,7 @@ fn in_topics(
     };
     let Some(tip) = tip else { return Ok((unknown(all), Vec::new())) };
     let commits = tree.commits(tip)?;
-    let subjects =
-        commits.iter().map(|commit| tree.repo.run(["log", "-1", "--format=%s", commit])).collect::<Result<Vec<_>>>()?;
+    let subjects = tree.subjects(&commits)?;
     let whole = Applied { name: all.topic.clone(), commit: tip.to_owned(), fixed: true };
     let cut = topics::cut(&options.base.topics, &subjects);
     let names = || options.base.topics.iter().map(|topic| topic.name.as_str()).collect::<Vec<_>>().join(", ");

@@ -119,7 +119,7 @@ fn kernel(
     for model in MODELS {
         let machine = Machine::new(models::find(model)?);
         let must_pass = fixed || !machine.model.stale;
-        let expect = if machine.model.stale { Expect::Survive } else { Expect::Pass };
+        let expect = Expect::on(&machine);
         let tests: Vec<_> = tests.iter().map(|test| (test.clone(), expect.clone())).collect();
         let names = tests.iter().map(|(test, _)| test.as_str()).collect::<Vec<_>>().join(", ");
         let done = run::run(&lab.bench, &Trial::new(short, machine, tests), Ok(&kernel), &folder);

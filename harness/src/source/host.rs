@@ -35,12 +35,11 @@ const MACHINE_PACKAGES: [&str; 17] = [
     "xz-utils",
 ];
 /// Those to build kernels and their tests, besides.
-const KERNEL_PACKAGES: [&str; 12] = [
+const KERNEL_PACKAGES: [&str; 11] = [
     "bc",
     "bison",
     "cpio",
     "device-tree-compiler",
-    "dwarves",
     "flex",
     "kmod",
     "libelf-dev",
@@ -375,11 +374,14 @@ pub fn gcc(options: &Options) -> Result<(), String> {
     program(options, &format!("{GCC_PREFIX}gcc"), "gcc-riscv64-linux-gnu")
 }
 
-/// Whether the host's pahole is so old that it gives two per-CPU variables the same place: the kernel refuses its whole
-/// BTF then ("Invalid offset"). Seen with 1.24, which is in Debian 12.
-pub fn pahole_has_wrong_variables() -> bool {
-    let said = cmd::output(cmd::plain("pahole").arg("--version")).unwrap_or_default();
-    said.trim().strip_prefix('v').is_some_and(|version| !at_least(version, "1.26"))
+/// The version of pahole, which is installed if it is missing and that is possible.
+///
+/// # Errors
+/// Why it is not there.
+pub fn pahole(options: &Options) -> Result<String, String> {
+    program(options, "pahole", "dwarves")?;
+    let said = cmd::output(cmd::plain("pahole").arg("--version")).map_err(|e| e.message)?;
+    Ok(said.trim().trim_start_matches('v').to_owned())
 }
 
 /// What the cross gcc says about itself.

@@ -296,6 +296,14 @@ impl Tree {
         self.check_out(&tip)
     }
 
+    /// The subject of each commit.
+    ///
+    /// # Errors
+    /// When one does not exist.
+    pub fn subjects(&self, commits: &[String]) -> Result<Vec<String>> {
+        commits.iter().map(|commit| self.repo.run(["log", "-1", "--format=%s", commit])).collect()
+    }
+
     /// The commits of the series, oldest first, up to `tip`.
     ///
     /// # Errors

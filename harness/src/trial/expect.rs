@@ -5,6 +5,8 @@ use std::fmt;
 
 use regex_lite::Regex;
 
+use crate::boot::machine::Machine;
+
 /// What is expected of a test.
 #[derive(Clone, Debug)]
 pub enum Expect {
@@ -19,6 +21,11 @@ pub enum Expect {
 }
 
 impl Expect {
+    /// What a kernel without faults must do on a machine.
+    pub fn on(machine: &Machine) -> Self {
+        if machine.model.stale { Self::Survive } else { Self::Pass }
+    }
+
     /// The name in `results.json`.
     pub fn name(&self) -> String {
         match self {

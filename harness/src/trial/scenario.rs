@@ -320,7 +320,7 @@ fn parse(name: &str, text: &str, known: &[String], folder: &Path) -> Result<Vec<
                     return Err(format!("met needs stale hits, and {machine} has none"));
                 }
                 let own = if several { format!("{name}-{machine}-{}", machine.harts) } else { name.to_owned() };
-                let expect = if machine.model.stale { Expect::Survive } else { Expect::Pass };
+                let expect = Expect::on(&machine);
                 let tests = tests.iter().map(|test| (test.clone(), expect.clone())).collect();
                 Ok(Trial {
                     name: own.clone(),

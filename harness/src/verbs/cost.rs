@@ -451,8 +451,7 @@ impl Counter<'_> {
         let sends = SENDS.iter().map(|symbol| Ok(format!("{:x}", named(&symbols, kernel, symbol)?.0)));
         words.push(format!("sends={}", sends.collect::<Result<Vec<_>>>()?.join("+")));
         words.push(format!("out={}", out.display()));
-        // QEMU wants commas in values doubled.
-        Ok(words.iter().map(|word| word.replace(',', ",,")).collect::<Vec<_>>().join(","))
+        Ok(words.iter().map(|word| cmd::option_value(word)).collect::<Vec<_>>().join(","))
     }
 }
 

@@ -283,13 +283,12 @@ fn trial(of: &Trial, seed: u32, seconds: u32) -> Result<Trial> {
     words.push(format!("{MODULE}interval={INTERVAL}"));
     let mut require = of.require.clone();
     require.push(Regex::new(SUCCESS).map_err(|e| Error::could_not(e.to_string()))?);
-    let expect = if of.machine.model.stale { Expect::Survive } else { Expect::Pass };
     let longer = |given: Option<u32>, spare: u32| Some(given.unwrap_or(0).max(seconds + spare));
     let limits = LimitsGiven { silence: longer(of.limits.silence, SPARE.0), total: longer(of.limits.total, SPARE.1) };
     Ok(Trial {
         name: format!("{}-{seed}", of.name),
         append: words.join(" "),
-        tests: vec![(TEST.to_owned(), expect)],
+        tests: vec![(TEST.to_owned(), Expect::on(&of.machine))],
         require,
         // That is about all tests of the scenario together.
         met: None,

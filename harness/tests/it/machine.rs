@@ -77,23 +77,29 @@ impl Fake {
 
     fn try_run(&self, machine: Machine, limits: Limits) -> Result<Run, Error> {
         let console = self.path("logs/k-m.log");
-        let boot = Boot {
-            machine: &machine,
+        let boot =
+            Boot { machine: &machine, append: "lazymap.tests=a", limits, ..self.boot(Path::new("/Image"), &console) };
+        boot.run(&mut |_| {})
+    }
+
+    /// A boot on harts that forget, with nothing but a kernel and an initramfs.
+    fn boot<'a>(&'a self, image: &'a Path, console: &'a Path) -> Boot<'a> {
+        Boot {
+            machine: &PLAIN,
             qemu: &self.qemu,
             property: "x-cache-invalid",
-            firmware: Path::new("/fw dir/fw.bin"),
-            image: Path::new("/Image"),
+            firmware: Path::new("/none"),
+            image,
             image_stays: true,
-            initrd: Some(Path::new("/it's.gz")),
-            append: "lazymap.tests=a",
+            initrd: Some(Path::new("/none")),
+            append: "",
             more: &[],
             drives: &[],
             plugin: None,
             trace: None,
-            console: &console,
-            limits,
-        };
-        boot.run(&mut |_| {})
+            console,
+            limits: PATIENT,
+        }
     }
 
     fn run(&self, machine: Machine, limits: Limits) -> Run {
@@ -128,20 +134,11 @@ fn a_run_to_the_end_is_kept_and_can_be_repeated() {
     let mut lines = Vec::new();
     let console = fake.path("logs/k-m.log");
     let boot = Boot {
-        machine: &PLAIN,
-        qemu: &fake.qemu,
-        property: "x-cache-invalid",
         firmware: Path::new("/fw dir/fw.bin"),
-        image: Path::new("/Image"),
-        image_stays: true,
         initrd: Some(Path::new("/it's.gz")),
         append: "lazymap.tests=a",
-        more: &[],
-        drives: &[],
         plugin: Some("file=x.so,out=a b"),
-        trace: None,
-        console: &console,
-        limits: PATIENT,
+        ..fake.boot(Path::new("/Image"), &console)
     };
     let run = boot.run(&mut |line| lines.push(line.to_owned())).unwrap();
     assert_eq!((run.reading.end.clone(), run.ending.clone()), (End::Finished, Ending::Exited(0)));
@@ -165,21 +162,15 @@ fn a_boot_leaves_what_repeats_it_elsewhere() {
         fs::write(at(name), text).unwrap();
     }
     let (console, trace, initrd) = (at("logs/k-m.log"), at("trace"), at("it's.gz"));
+    let (firmware, image) = (at("fw.bin"), at("Image"));
     let boot = Boot {
-        machine: &PLAIN,
-        qemu: &fake.qemu,
-        property: "x-cache-invalid",
-        firmware: &at("fw.bin"),
-        image: &at("Image"),
+        firmware: &firmware,
         image_stays: false,
         initrd: Some(&initrd),
         append: "lazymap.tests=a x=\"it's\"",
-        more: &[],
-        drives: &[],
         plugin: Some("file=x.so,out=a b"),
         trace: Some((&trace, "riscv_*")),
-        console: &console,
-        limits: PATIENT,
+        ..fake.boot(&image, &console)
     };
     boot.run(&mut |_| {}).unwrap();
     // On another machine, nothing of this one is there.
@@ -237,22 +228,7 @@ fn a_boot_may_have_a_disk_in_place_of_an_initramfs() {
     fs::create_dir_all(fake.path("logs/k-m")).unwrap();
     fs::write(&earlier, "").unwrap();
     let more = ["-drive", "if=virtio,file=/a b"].map(OsString::from);
-    let boot = Boot {
-        machine: &PLAIN,
-        qemu: &fake.qemu,
-        property: "x-cache-invalid",
-        firmware: Path::new("/none"),
-        image: &image,
-        image_stays: true,
-        initrd: None,
-        append: "root=/dev/vda",
-        more: &more,
-        drives: &[],
-        plugin: None,
-        trace: None,
-        console: &console,
-        limits: PATIENT,
-    };
+    let boot = Boot { initrd: None, append: "root=/dev/vda", more: &more, ..fake.boot(&image, &console) };
     boot.run(&mut |_| {}).unwrap();
     let ended = "loglevel=7 root=/dev/vda\n-drive\nif=virtio,file=/a b\n";
     let arguments = fake.text("arguments");
@@ -280,22 +256,7 @@ fn a_reproducer_uses_a_sandbox_if_its_qemu_has_one() {
     let (console, image) = (fake.path("logs/k-m.log"), fake.path("Image"));
     fs::write(&image, "kernel").unwrap();
     let more = ["-sandbox", "on,spawn=deny", "-device", "virtio-rng-pci"].map(OsString::from);
-    let boot = Boot {
-        machine: &PLAIN,
-        qemu: &fake.qemu,
-        property: "x-cache-invalid",
-        firmware: Path::new("/none"),
-        image: &image,
-        image_stays: true,
-        initrd: Some(Path::new("/none")),
-        append: "",
-        more: &more,
-        drives: &[],
-        plugin: None,
-        trace: None,
-        console: &console,
-        limits: PATIENT,
-    };
+    let boot = Boot { more: &more, ..fake.boot(&image, &console) };
     boot.run(&mut |_| {}).unwrap();
     let ended = "-device\nvirtio-rng-pci\n";
     assert!(fake.text("arguments").ends_with(&format!("-sandbox\non,spawn=deny\n{ended}")));
@@ -316,23 +277,8 @@ fn a_reproducer_uses_a_sandbox_if_its_qemu_has_one() {
 fn a_link_to_an_image_outlives_its_replacement() {
     let fake = Fake::new(&finished());
     fs::write(fake.path("Image"), "old").unwrap();
-    let console = fake.path("logs/k-m.log");
-    let boot = Boot {
-        machine: &PLAIN,
-        qemu: &fake.qemu,
-        property: "x-cache-invalid",
-        firmware: Path::new("/none"),
-        image: &fake.path("Image"),
-        image_stays: true,
-        initrd: Some(Path::new("/none")),
-        append: "",
-        more: &[],
-        drives: &[],
-        plugin: None,
-        trace: None,
-        console: &console,
-        limits: PATIENT,
-    };
+    let (console, image) = (fake.path("logs/k-m.log"), fake.path("Image"));
+    let boot = fake.boot(&image, &console);
     for text in ["old", "new"] {
         fs::remove_file(fake.path("Image")).unwrap();
         fs::write(fake.path("Image"), text).unwrap();

@@ -391,8 +391,7 @@ fn argument(kernel: &Kernel, plugin: &Path, out: &Path) -> Result<String> {
         words.push(format!("{name}={:x}", cost::named(&symbols, kernel, symbol)?.0));
     }
     words.push(format!("out={}", out.display()));
-    // QEMU wants commas in values doubled.
-    Ok(words.iter().map(|word| word.replace(',', ",,")).collect::<Vec<_>>().join(","))
+    Ok(words.iter().map(|word| cmd::option_value(word)).collect::<Vec<_>>().join(","))
 }
 
 /// Writes `results.json`, the plots and the page.

@@ -144,7 +144,7 @@ impl Plan {
 
     /// The trial on a machine.
     fn trial(&self, kernel: &Kernel, machine: &Machine, bench: &Workbench) -> Trial {
-        let expect = if machine.model.stale { Expect::Survive } else { Expect::Pass };
+        let expect = Expect::on(machine);
         let tests = TESTS.iter().map(|test| ((*test).to_owned(), expect.clone())).collect();
         Trial {
             append: self.append.clone(),

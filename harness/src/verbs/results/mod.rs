@@ -163,9 +163,7 @@ fn fixes(lab: &Lab) -> Result<String> {
     let base = &lab.options.base;
     let mails = mailbox::patches(&lab.options.root.join(&base.linux.patches))?;
     let commits = lab.tree.commits(&lab.tip)?;
-    let subject = |commit: &String| lab.tree.repo.run(["log", "-1", "--format=%s", commit]);
-    let subjects = commits.iter().map(subject).collect::<Result<Vec<_>>>()?;
-    let parts = topics::cut(&base.topics, &subjects).map_err(Error::could_not)?;
+    let parts = topics::cut(&base.topics, &lab.tree.subjects(&commits)?).map_err(Error::could_not)?;
     let at = parts.iter().position(|part| part.topic.name == FIXES);
     let at = at.ok_or_else(|| Error::could_not(format!("base.toml has no topic {FIXES}")))?;
     Ok(topics::apply(&lab.tree.repo, &lab.tree.base, &parts, at, &mails, &commits)?.commit)
@@ -197,7 +195,7 @@ fn name(which: Which) -> &'static str {
 
 /// The boot of a row: the scenario's, with the tests that each kernel has.
 fn trial(of: &Trial, which: Which, tests: &[String]) -> Trial {
-    let expect = if of.machine.model.stale { Expect::Survive } else { Expect::Pass };
+    let expect = Expect::on(&of.machine);
     let kernel = name(which);
     Trial {
         name: format!("{}-{kernel}", of.name),

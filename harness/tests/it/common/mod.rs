@@ -172,7 +172,7 @@ impl Lab {
         );
         self.script("rustfmt", "exec /bin/cat >/dev/null");
         // Every package is installed.
-        let names = "bc bison ca-certificates ccache cpio device-tree-compiler dpkg-dev dwarves flex g++ gcc git kmod \
+        let names = "bc bison ca-certificates ccache cpio device-tree-compiler dpkg-dev flex g++ gcc git kmod \
                      libc6-dev libelf-dev libfdt-dev libglib2.0-dev libseccomp-dev libslirp-dev libssl-dev make \
                      ninja-build patch perl pkg-config python3 python3-venv rsync xz-utils";
         self.script("dpkg-query", &format!("for p in {names}; do echo \"installed $p\"; done"));
