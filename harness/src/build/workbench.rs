@@ -74,14 +74,8 @@ impl Workbench {
     /// # Errors
     /// When there is no such firmware (exit code 64).
     pub fn planned_firmware(&self, version: Option<&str>) -> Result<PathBuf> {
-        let base = &self.options.base;
-        match version {
-            Some(version) if asked("LAZYMAP_FIRMWARE")?.is_none() => {
-                let package = base.find_firmware(version).map_err(Error::usage)?;
-                Ok(self.options.out.join("guest").join(base.firmware_file(package)))
-            }
-            _ => Ok(self.firmware.clone()),
-        }
+        let (base, guest) = (&self.options.base, self.options.out.join("guest"));
+        Ok(self.other_firmware(version)?.map_or_else(|| self.firmware.clone(), |of| guest.join(base.firmware_file(of))))
     }
 
     /// The same, downloaded if it is missing.
@@ -89,12 +83,17 @@ impl Workbench {
     /// # Errors
     /// As [`Workbench::planned_firmware`], and when it cannot be downloaded.
     pub fn firmware_for(&self, version: Option<&str>) -> Result<PathBuf> {
+        let other = self.other_firmware(version)?;
+        other.map_or_else(|| Ok(self.firmware.clone()), |of| packed_firmware(&self.options, of))
+    }
+
+    /// The package with the firmware `version`; none if that is the selected one, or the user names a file.
+    fn other_firmware(&self, version: Option<&str>) -> Result<Option<&Package>> {
         match version {
             Some(version) if asked("LAZYMAP_FIRMWARE")?.is_none() => {
-                let package = self.options.base.find_firmware(version).map_err(Error::usage)?;
-                packed_firmware(&self.options, package)
+                self.options.base.find_firmware(version).map(Some).map_err(Error::usage)
             }
-            _ => Ok(self.firmware.clone()),
+            _ => Ok(None),
         }
     }
 

@@ -58,11 +58,17 @@ pub fn remove(path: &Path) -> Result<()> {
     }
 }
 
-/// `text` with `part` in place of what is between the lines `begin` and `end`; `None` if it lacks one of them.
-pub fn with_part(text: &str, begin: &str, end: &str, part: &str) -> Option<String> {
-    let (before, rest) = text.split_once(begin)?;
-    let (_, after) = rest.split_once(end)?;
-    Some(format!("{before}{begin}\n{part}\n{end}{after}"))
+/// The text of `page` with `part` in place of what is between the lines `begin` and `end`.
+///
+/// # Errors
+/// When it lacks one of them.
+pub fn with_part(page: &str, text: &str, begin: &str, end: &str, part: &str) -> Result<String> {
+    let parts = text.split_once(begin).and_then(|(before, rest)| Some((before, rest.split_once(end)?.1)));
+    let (before, after) = parts.ok_or_else(|| {
+        let (begin, end) = (begin.trim(), end.trim());
+        Error::could_not(format!("{page} has no place for the table; put back `{begin}` and `{end}`"))
+    })?;
+    Ok(format!("{before}{begin}\n{part}\n{end}{after}"))
 }
 
 /// Copies a folder with everything in it.
@@ -90,9 +96,12 @@ mod tests {
 
     #[test]
     fn a_part_of_a_page() {
-        assert_eq!(with_part("a\n<b>\nold\n<e>\nc\n", "<b>\n", "<e>\n", "new").unwrap(), "a\n<b>\n\nnew\n<e>\nc\n");
-        assert_eq!(with_part("a\n<b>\n", "<b>\n", "<e>\n", "new"), None);
-        assert_eq!(with_part("<e>\n<b>\n", "<b>\n", "<e>\n", "new"), None);
+        let with = |text: &str| with_part("page.md", text, "<b>\n", "<e>\n", "new");
+        assert_eq!(with("a\n<b>\nold\n<e>\nc\n").unwrap(), "a\n<b>\n\nnew\n<e>\nc\n");
+        let message = "page.md has no place for the table; put back `<b>` and `<e>`";
+        for text in ["a\n<b>\n", "<e>\n<b>\n"] {
+            assert_eq!(with(text).unwrap_err().message, message);
+        }
     }
 
     #[test]

@@ -293,9 +293,7 @@ fn said(report: &Report) -> String {
 fn page(root: &Path, table: &str) -> Result<String> {
     let path = root.join(PAGE);
     let old = fs::read_to_string(&path).map_err(|e| Error::io("read", &path, e))?;
-    files::with_part(&old, BEGIN, END, table).ok_or_else(|| {
-        Error::could_not(format!("{PAGE} has no place for the table; put back `{}` and `{}`", BEGIN.trim(), END.trim()))
-    })
+    files::with_part(PAGE, &old, BEGIN, END, table)
 }
 
 /// The current kernel of a suite, downloaded if this version is not there yet.

@@ -403,7 +403,7 @@ fn drive(disk: &Path) -> Result<String> {
 }
 
 /// The name of a file, as a part of other files' names.
-fn file_name(file: &Path) -> String {
+pub fn file_name(file: &Path) -> String {
     let name = file.file_name().unwrap_or_default().to_string_lossy();
     name.chars().map(|c| if c.is_ascii_alphanumeric() || "._-".contains(c) { c } else { '-' }).collect()
 }

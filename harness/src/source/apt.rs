@@ -260,12 +260,17 @@ fn present(dl: &Path, note: &Path, recorded: &str) -> Result<Option<Fetched>> {
         return Ok(None);
     }
     for file in &have.files {
-        let path = dl.join(&file.name);
-        if !path.exists() || files::sha256_file(&path)? != file.sha256 {
+        if !is_whole(dl, file)? {
             return Ok(None);
         }
     }
     Ok((!have.files.is_empty()).then_some(have))
+}
+
+/// Whether a file is in `dl`, and has its checksum.
+fn is_whole(dl: &Path, file: &FetchedFile) -> Result<bool> {
+    let path = dl.join(&file.name);
+    Ok(path.exists() && files::sha256_file(&path)? == file.sha256)
 }
 
 /// The version that `base.toml` records must have the checksum that it records.
@@ -386,7 +391,6 @@ impl Root {
 
     /// Updates the index and looks a package up.
     fn newest(&self, name: &str, dl: &Path, step: &Step) -> Result<Listed, Trouble> {
-        fs::create_dir_all(dl).map_err(|e| Trouble::Other(format!("{}: {e}", dl.display())))?;
         let _updated = self.update(dl, step)?;
         let version = self.versions(name, Kind::Binary, dl)?.swap_remove(0);
         let exact = format!("{name}={version}");
@@ -403,8 +407,6 @@ impl Root {
         dl: &Path,
         step: &Step,
     ) -> Result<Fetched, Trouble> {
-        let io = |e: std::io::Error| Trouble::Other(format!("{}: {e}", dl.display()));
-        fs::create_dir_all(dl).map_err(io)?;
         // One download at a time: a download removes what one that was killed has left.
         let _updated = self.update(dl, step)?;
         let versions = self.versions(name, kind, dl)?;
@@ -422,19 +424,15 @@ impl Root {
 
     /// Downloads packages with all that they need; `wanted` are names.
     fn get_system(&self, wanted: &[&str], dl: &Path, step: &Step) -> Result<Vec<FetchedFile>, Trouble> {
-        let io = |e: std::io::Error| Trouble::Other(format!("{}: {e}", dl.display()));
-        fs::create_dir_all(dl).map_err(io)?;
         let _updated = self.update(dl, step)?;
         // Nothing is installed in a private root, so this names all of them.
         let mut args = vec!["-q", "-y", "--print-uris", "-oAPT::Install-Recommends=false", "install", "?essential"];
         args.extend(wanted);
         let list = self.ask("apt-get", &args, dl, |text| classify(text, During::Download))?;
         let debs: Vec<FetchedFile> = list.lines().filter_map(uri_line).collect();
-        let sound = |deb: &FetchedFile| {
-            let path = dl.join(&deb.name);
-            path.exists() && files::sha256_file(&path).is_ok_and(|sum| sum == deb.sha256)
-        };
-        let missing: Vec<FetchedFile> = debs.iter().filter(|deb| !sound(deb)).cloned().collect();
+        // One that cannot be read is downloaded again.
+        let missing = debs.iter().filter(|deb| !is_whole(dl, deb).unwrap_or(false));
+        let missing: Vec<FetchedFile> = missing.cloned().collect();
         let pinned: Vec<String> = missing.iter().filter_map(|deb| pinned(&deb.name)).collect();
         if debs.is_empty() || pinned.len() != missing.len() {
             return Err(Trouble::NotInIndex);
@@ -449,6 +447,7 @@ impl Root {
 
     /// Updates the index, once in each run of the tool. Nobody else downloads while the result is kept.
     fn update(&self, dl: &Path, step: &Step) -> Result<MutexGuard<'static, BTreeSet<PathBuf>>, Trouble> {
+        fs::create_dir_all(dl).map_err(|e| Trouble::Other(format!("{}: {e}", dl.display())))?;
         step.detail("index");
         let mut updated = UPDATED.lock().unwrap_or_else(PoisonError::into_inner);
         if !updated.contains(&self.dir) {

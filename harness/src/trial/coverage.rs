@@ -122,24 +122,15 @@ fn unlisted(row: &Row, cases: &Cases) -> Vec<String> {
     // Some scripts run several modules.
     let own = cases.iter().filter(|(of, _)| **of == row.test || !of.ends_with(".sh"));
     let known: BTreeSet<&String> = own.flat_map(|(_, names)| names).collect();
-    let mut innermost = Vec::new();
-    row.cases.iter().for_each(|case| add_innermost(case, &mut innermost));
+    let innermost = row.cases.iter().flat_map(CaseRow::flat).filter(|(_, case)| case.cases.is_empty());
     // A suite that was skipped as a whole has the name of its module.
-    let suite = |case: &CaseRow| case.result == CaseResult::Skip && !known.contains(&case.name);
-    let new = innermost.into_iter().filter(|&case| !known.contains(&case.name) && !suite(case));
-    new.map(|case| case.name.clone()).collect()
-}
-
-fn add_innermost<'a>(case: &'a CaseRow, all: &mut Vec<&'a CaseRow>) {
-    match case.cases.is_empty() {
-        true => all.push(case),
-        false => case.cases.iter().for_each(|inner| add_innermost(inner, all)),
-    }
+    let new = innermost.filter(|(_, case)| case.result != CaseResult::Skip && !known.contains(&case.name));
+    new.map(|(_, case)| case.name.clone()).collect()
 }
 
 /// The rows for all cases, in the format of the README. Neighbours that the same kernels fail share them.
 fn table(cases: &Cases, controls: &[Control], exceptions: &BTreeMap<String, String>) -> Result<String> {
-    let mut text = String::from("\n");
+    let mut text = String::new();
     let mut missing = Vec::new();
     let mut excepted = exceptions.clone();
     for (of, names) in cases {
@@ -205,15 +196,7 @@ fn seen(of: &str, name: &str, controls: &[Control]) -> Vec<String> {
 
 /// The README with this table.
 fn with_table(readme: &str, table: &str) -> Result<String> {
-    let parts = readme.split_once(BEGIN).and_then(|(before, rest)| Some((before, rest.split_once(END)?.1)));
-    let (before, after) = parts.ok_or_else(|| {
-        Error::could_not(format!(
-            "{README} has no place for the table; put back `{}` and `{}`",
-            BEGIN.trim(),
-            END.trim()
-        ))
-    })?;
-    Ok(format!("{before}{BEGIN}{table}{END}{after}"))
+    files::with_part(README, readme, BEGIN, END, table.strip_suffix('\n').unwrap_or(table))
 }
 
 #[cfg(test)]

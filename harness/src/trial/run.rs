@@ -150,17 +150,24 @@ pub fn boot(bench: &Workbench, kernel: &Kernel, trial: &Trial, console: &Path) -
         })?;
         next::add(&clang, &kernel.image, &initrd)?;
     }
-    let step = Step::start(format!("boot {} on {}", kernel.name, trial.machine));
     let append = command_line(bench, trial, selftests);
     let firmware = bench.firmware_for(trial.firmware.as_deref())?;
     let more = if trial.efi { bench.efi()?.arguments() } else { Vec::new() };
     let qemu = Boot { more: &more, ..qemu(bench, trial, kernel, &firmware, &append, &initrd, console) };
-    let append = qemu.command_line();
-    let run = qemu.run(&mut |line| step.detail(line));
+    ended(format!("boot {} on {}", kernel.name, trial.machine), &qemu)
+}
+
+/// Runs a boot to its end, as the step `what`, and reads its results.
+///
+/// # Errors
+/// When QEMU cannot be started, or the console cannot be kept.
+pub fn ended(what: String, boot: &Boot<'_>) -> Result<Booted> {
+    let step = Step::start(what);
+    let run = boot.run(&mut |line| step.detail(line));
     step.finish(run.as_ref().map_or("not possible", |run| short(&run.reading.end)));
     let run = run?;
     let report = ktap::parse(&run.log);
-    Ok(Booted { run, report, console: console.to_path_buf(), append })
+    Ok(Booted { run, report, console: boot.console.to_path_buf(), append: boot.command_line() })
 }
 
 /// The kernel's command line, with the cases for those modules in `selftests` that take them. Tests that are not built
@@ -230,7 +237,7 @@ fn initrd(console: &Path) -> PathBuf {
 }
 
 /// How a boot ended, in one or two words.
-pub fn short(end: &End) -> &'static str {
+fn short(end: &End) -> &'static str {
     match end {
         End::Finished => "ran to its end",
         End::StackOverflow { .. } => "stack overflow",

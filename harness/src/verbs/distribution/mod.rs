@@ -9,8 +9,6 @@ mod image;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use lazymap_console::ktap;
-
 use self::image::{Root, Tools};
 use crate::boot::drive::Drive;
 use crate::boot::kernel_file;
@@ -20,7 +18,7 @@ use crate::build::kernel::{BASE, Config, Kernel, SERIES};
 use crate::build::workbench::{self, Lab, Workbench};
 use crate::ground::error::{Error, Result};
 use crate::ground::files;
-use crate::ground::progress::Step;
+use crate::hunt;
 use crate::options::Options;
 use crate::trial::expect::Expect;
 use crate::trial::plan::Trial;
@@ -211,9 +209,7 @@ fn kernel(options: &Options, plan: &Plan, root: &Root, tools: &Tools) -> Result<
 
 /// A kernel that was built elsewhere.
 fn given(image: &Path, root: &Root) -> Result<Kernel> {
-    let name = image.file_name().unwrap_or_default().to_string_lossy();
-    let name: String =
-        name.chars().map(|c| if c.is_ascii_alphanumeric() || "._-".contains(c) { c } else { '-' }).collect();
+    let name = hunt::file_name(image);
     let image = kernel_file::image(image, &root.folder.join(format!("{name}.Image")))?;
     Ok(Kernel { name, image, vmlinux: PathBuf::new(), selftests: PathBuf::new(), commit: String::new() })
 }
@@ -280,13 +276,7 @@ fn boot(
     let drives = [("root", root), ("day", day)].map(|(name, file)| Drive { file, name, kept: false });
     let firmware = bench.firmware_for(trial.firmware.as_deref())?;
     let boot = Boot { drives: &drives, ..run::qemu(bench, trial, kernel, &firmware, &append, &own, console) };
-    let step = Step::start(format!("boot {NAME} with {} on {}", kernel.name, trial.machine));
-    let append = boot.command_line();
-    let run = boot.run(&mut |line| step.detail(line));
-    step.finish(run.as_ref().map_or("not possible", |run| run::short(&run.reading.end)));
-    let run = run?;
-    let report = ktap::parse(&run.log);
-    Ok(Booted { run, report, console: console.to_path_buf(), append })
+    run::ended(format!("boot {NAME} with {} on {}", kernel.name, trial.machine), &boot)
 }
 
 #[cfg(test)]

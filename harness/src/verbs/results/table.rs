@@ -274,9 +274,7 @@ fn differs(row: &Row, store: &Store) -> bool {
 
 /// The page with this table.
 fn with_table(page: &str, table: &str) -> Result<String> {
-    files::with_part(page, BEGIN, END, table).ok_or_else(|| {
-        Error::could_not(format!("{PAGE} has no place for the table; put back `{}` and `{}`", BEGIN.trim(), END.trim()))
-    })
+    files::with_part(PAGE, page, BEGIN, END, table)
 }
 
 /// The table, the versions and what is left out, as Markdown.
