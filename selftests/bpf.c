@@ -271,13 +271,6 @@ static bool run_programs(const struct place *place, unsigned long rounds)
 	return round == rounds;
 }
 
-/* Reports a skip and its reason. */
-static void skip_arena(const char *name, const char *reason)
-{
-	ksft_print_msg("%s: skipped: %s\n", name, reason);
-	ksft_test_result_skip("%s\n", name);
-}
-
 static void test_programs(const char *name, const struct place *place, unsigned long rounds)
 {
 	if (is_wanted(name))
@@ -296,11 +289,11 @@ static void read_arena(const char *name, const struct place *place, unsigned lon
 		return;
 	arena = new_map(BPF_MAP_TYPE_ARENA, 0, ARENA_PAGES, ARENA);
 	if (arena < 0 && errno == EOPNOTSUPP) {
-		skip_arena(name, "no arenas in this kernel, or on this CPU: they need Zacas");
+		skip_case(name, "no arenas in this kernel, or on this CPU: they need Zacas");
 		return;
 	}
 	if (arena < 0 && errno == EINVAL) {
-		skip_arena(name, "no BPF_MAP_TYPE_ARENA in this kernel");
+		skip_case(name, "no BPF_MAP_TYPE_ARENA in this kernel");
 		return;
 	}
 	if (arena < 0)

@@ -40,7 +40,7 @@ static inline int new_map(unsigned int type, unsigned int value_size, unsigned i
 	return bpf(BPF_MAP_CREATE, &attr);
 }
 
-/* Maps a map, at an address unless that is NULL; returns NULL and sets errno on failure. */
+/* mmap() of a map, at an address unless that is NULL; returns NULL and sets errno on failure. */
 static inline void *map_memory(void *address, size_t size, int fd)
 {
 	void *memory = mmap(address, size, PROT_READ | PROT_WRITE,

@@ -162,7 +162,7 @@ mark_log()
 	echo "$log_start" > /dev/kmsg
 }
 
-# Whoever is ended cleans up, too: otherwise a shell does not run what it has for EXIT.
+# Clean up when a signal ends the script, too: not every shell runs the EXIT trap then.
 trap 'exit 143' HUP INT TERM
 
 # load_module NAME [PARAMETER=VALUE...]: insmod. The timeout of kselftest ends the script
@@ -181,7 +181,7 @@ load_module()
 	return "$status"
 }
 
-# end_loader PID MODULE: end an insmod. A kernel that cannot is not waited for.
+# end_loader PID MODULE: end an insmod; give up after 10 s
 end_loader()
 {
 	local times=0

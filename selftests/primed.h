@@ -106,7 +106,7 @@ static inline unsigned int value_count(void)
 	return cpus[cpu_count - 1] + 2;
 }
 
-/* Moves the calling thread to a CPU, back there if that was offline; false if it is. */
+/* Pins the calling thread to a CPU, again if that was offline; false if it is offline now. */
 static inline bool stay_on(unsigned int cpu)
 {
 	unsigned int now = MAX_CPUS;
@@ -371,13 +371,6 @@ static inline bool begins(const char *test)
 		return false;
 	ksft_print_msg("%s: started\n", test);
 	return true;
-}
-
-/* Reports a skip and its reason. */
-static inline void skip_case(const char *test, const char *reason)
-{
-	ksft_print_msg("%s: skipped: %s\n", test, reason);
-	ksft_test_result_skip("%s\n", test);
 }
 
 #endif /* LAZY_MAP_PRIMED_H */

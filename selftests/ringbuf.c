@@ -112,7 +112,7 @@ static const char *btf_name(unsigned int offset)
 	return (const char *)btf + btf->hdr_len + btf->str_off + offset;
 }
 
-/* Bytes behind a type that belong to it */
+/* Size of what follows a struct btf_type */
 static size_t rest_of(const struct btf_type *type)
 {
 	size_t count = BTF_INFO_VLEN(type->info);
@@ -174,8 +174,8 @@ static size_t offset_of(const struct btf_member *member)
 	return BTF_MEMBER_BIT_OFFSET(member->offset) / 8;
 }
 
-/* Loads the program, which writes a record once in a round; returns -1 with errno set. */
-static int load_writer(const struct context *context, unsigned int attach_type, unsigned int id)
+/* Loads the program, which writes a record once in a round. */
+static void load_writer(const struct context *context, unsigned int attach_type, unsigned int id)
 {
 	struct code code = { .count = 0 };
 	unsigned int jump;
@@ -225,16 +225,16 @@ static int load_writer(const struct context *context, unsigned int attach_type, 
 	add(&code, BPF_ALU64 | BPF_ADD | BPF_K, 1, 0, 0, 1);
 	add(&code, BPF_STX | BPF_MEM | BPF_DW, 8, 1, offsetof(struct for_cpu, failures), 0);
 	leave(&code);
-	return load_code(&code, context->type, attach_type, id);
+	program = load_code(&code, context->type, attach_type, id);
+	if (program < 0)
+		fail("BPF_PROG_LOAD");
 }
 
 /* Raw tracepoints */
 
 static const char *attach_to_page_faults(const struct context *context)
 {
-	program = load_writer(context, 0, 0);
-	if (program < 0)
-		fail("BPF_PROG_LOAD");
+	load_writer(context, 0, 0);
 	attachment = attach("page_fault_kernel", program);
 	return attachment < 0 ? "no tracepoint page_fault_kernel" : NULL;
 }
@@ -296,9 +296,7 @@ static const char *attach_to_ipis(const struct context *context)
 		.type = PERF_TYPE_SOFTWARE, .config = PERF_COUNT_SW_DUMMY,
 	};
 
-	program = load_writer(context, 0, 0);
-	if (program < 0)
-		fail("BPF_PROG_LOAD");
+	load_writer(context, 0, 0);
 	attachment = attach("csd_function_entry", program);
 	if (attachment < 0)
 		return "no tracepoint csd_function_entry";
@@ -319,9 +317,7 @@ static void interrupt_next(int number)
 
 static const char *attach_to_events(const struct context *context, struct perf_event_attr *attr)
 {
-	program = load_writer(context, 0, 0);
-	if (program < 0)
-		fail("BPF_PROG_LOAD");
+	load_writer(context, 0, 0);
 	attachment = -1;
 	if (!open_events(attr))
 		return no_perf;
@@ -409,9 +405,7 @@ static const char *attach_to_uprobe(const struct context *context)
 	close(fd);
 	if (offset < 0)
 		return "no /proc/self/maps";
-	program = load_writer(context, 0, 0);
-	if (program < 0)
-		fail("BPF_PROG_LOAD");
+	load_writer(context, 0, 0);
 	attr.type = strtoul(number, NULL, 10);
 	attr.config2 = offset;
 	/* One for all: the program is called before the event looks at the CPU. */
@@ -436,9 +430,7 @@ static const char *attach_to_function(const struct context *context)
 	id = find_type(context->btf, context->btf_kind, &type);
 	if (!id)
 		return "no vfs_read() in the kernel's BTF";
-	program = load_writer(context, context->attach_type, id);
-	if (program < 0)
-		fail("BPF_PROG_LOAD");
+	load_writer(context, context->attach_type, id);
 	attachment = attach(NULL, program);
 	if (attachment < 0 && (errno == KERNEL_ENOTSUPP || errno == EOPNOTSUPP))
 		return "no CONFIG_DYNAMIC_FTRACE_WITH_DIRECT_CALLS";
@@ -484,9 +476,7 @@ static const char *attach_to_scheduler(const struct context *context)
 		return "no running() in struct sched_ext_ops";
 
 	/* Of a struct_ops, the type of the attachment is the number of the member. */
-	program = load_writer(context, index, id);
-	if (program < 0)
-		fail("BPF_PROG_LOAD of a scheduler");
+	load_writer(context, index, id);
 	value = mmap(NULL, value_type->size, PROT_READ | PROT_WRITE,
 		     MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 	if (value == MAP_FAILED)
@@ -795,11 +785,7 @@ int main(int argc, char **argv)
 	const char *what;
 
 	ksft_print_header();
-	for (int i = 1; i < argc; i++) {
-		if (!parse_number(argv[i], "rounds", 1, 1000000, &rounds) && !parse_case(argv[i]))
-			ksft_exit_fail_msg("%s: arguments are rounds=NUMBER and case=NAME\n",
-					   argv[i]);
-	}
+	parse_rounds_and_case(argc, argv, &rounds);
 	what = missing_for_bpf();
 	if (what)
 		ksft_exit_skip("%s\n", what);

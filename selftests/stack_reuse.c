@@ -321,11 +321,7 @@ int main(int argc, char **argv)
 	int count;
 
 	ksft_print_header();
-	for (int i = 1; i < argc; i++) {
-		if (!parse_number(argv[i], "rounds", 1, 1000000, &rounds) && !parse_case(argv[i]))
-			ksft_exit_fail_msg("%s: arguments are rounds=NUMBER and case=NAME\n",
-					   argv[i]);
-	}
+	parse_rounds_and_case(argc, argv, &rounds);
 	count = usable_cpus(cpus);
 	if (count < 0)
 		ksft_exit_fail_perror("sched_getaffinity");

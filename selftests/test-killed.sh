@@ -32,8 +32,8 @@ trap 'end_test; rm -rf "$temporary"' EXIT
 tolerance_kib=$((512 + times * 16))
 arguments="seconds=$seconds threads=4 memory=16 seed=1"
 
-# start COMMAND...: in the background; its PID and its exit status go to files. A shell
-# does not tell those who have ended from those who still run until it waits for them.
+# start COMMAND...: in the background; its PID and its exit status go to files.
+# kill -0 cannot tell whether it has ended: it succeeds until the shell waits for it.
 start()
 {
 	rm -f "$temporary/pid" "$temporary/status"

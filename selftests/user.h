@@ -265,6 +265,22 @@ static inline bool parse_case(const char *argument)
 	return true;
 }
 
+/* Reads the arguments of a program that takes rounds=NUMBER and case=NAME. */
+static inline void parse_rounds_and_case(int argc, char **argv, unsigned long *rounds)
+{
+	for (int i = 1; i < argc; i++) {
+		if (!parse_number(argv[i], "rounds", 1, 1000000, rounds) && !parse_case(argv[i]))
+			ksft_exit_fail_msg("%s: arguments are rounds=NUMBER and case=NAME\n", argv[i]);
+	}
+}
+
+/* Skips a case, and says why. */
+static inline void skip_case(const char *test, const char *reason)
+{
+	ksft_print_msg("%s: skipped: %s\n", test, reason);
+	ksft_test_result_skip("%s\n", test);
+}
+
 /* Whether a case is to run */
 static inline bool is_wanted(const char *name)
 {

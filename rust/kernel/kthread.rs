@@ -567,13 +567,13 @@ unsafe extern "C" fn enter(data: *mut c_void) -> c_int {
 
 /// Makes requests to take CPUs offline or online fail as long as it exists.
 ///
-/// Unlike with a lock, whoever asks for that need not wait, and so cannot be part of a deadlock.
+/// Unlike [`CpusReadLock`] it makes nobody wait, so it cannot be part of a deadlock.
 struct CpusKept;
 
 impl CpusKept {
     fn new() -> Self {
-        // SAFETY: `may_wait()` was asked before, so this may sleep, until a request that is being
-        // served has been.
+        // SAFETY: `may_wait()` was asked before, so this may sleep. It waits for a request that is
+        // being served.
         unsafe { bindings::cpu_hotplug_disable() };
         Self
     }

@@ -17,7 +17,6 @@ use kernel::{
         nr_cpu_ids,
         CpuId, //
     },
-    interrupt::LocalInterruptDisabled,
     kselftest::{
         self,
         kselftests,
@@ -119,7 +118,7 @@ fn compare(test: &Test, channel: &Channel, seed: u64) -> u64 {
     written
 }
 
-/// Says so, unless each CPU that was called has written.
+/// Fails unless each CPU that was called has written.
 fn all_written(test: &Test, written: u64, called: &Atomic<u64>) {
     let called = called.load(Relaxed);
     test.expect(
@@ -149,28 +148,15 @@ impl Tracer<'_> {
     }
 }
 
-impl Probe<CsdFunctionEntry> for Tracer<'_> {
-    fn fire(
-        &self,
-        _args: &<CsdFunctionEntry as Tracepoint>::Args,
-        _interrupts: &LocalInterruptDisabled,
-    ) {
-        self.write();
-    }
-}
-
-impl Probe<PageFaultKernel> for Tracer<'_> {
-    fn fire(&self, _args: &<PageFaultKernel as Tracepoint>::Args, _context: ()) {
+impl<T: Tracepoint> Probe<T> for Tracer<'_> {
+    fn fire(&self, _args: &T::Args, _context: T::Context<'_>) {
         self.write();
     }
 }
 
 /// Attaches a probe to `T`, makes buffers, and then has all CPUs call `pass`, which has to pass the
 /// tracepoint if being called does not.
-fn written_from<T: Tracepoint>(test: &Test, pass: impl Fn() + Sync) -> kselftest::Result
-where
-    for<'a> Tracer<'a>: Probe<T>,
-{
+fn written_from<T: Tracepoint>(test: &Test, pass: impl Fn() + Sync) -> kselftest::Result {
     let met = Met::new();
     for round in 0..module_parameters::rounds.value() {
         test.go_on()?;

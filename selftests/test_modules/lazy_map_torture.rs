@@ -529,18 +529,8 @@ impl Target<'_> {
     }
 }
 
-impl Probe<CsdFunctionEntry> for Target<'_> {
-    fn fire(
-        &self,
-        _args: &<CsdFunctionEntry as Tracepoint>::Args,
-        _interrupts: &LocalInterruptDisabled,
-    ) {
-        self.touch();
-    }
-}
-
-impl Probe<PageFaultKernel> for Target<'_> {
-    fn fire(&self, _args: &<PageFaultKernel as Tracepoint>::Args, _context: ()) {
+impl<T: Tracepoint> Probe<T> for Target<'_> {
+    fn fire(&self, _args: &T::Args, _context: T::Context<'_>) {
         self.touch();
     }
 }

@@ -368,48 +368,24 @@ impl<'a> Pages<'a> {
     }
 }
 
-/// What touches the last page wherever it is called from.
-struct Toucher<'a>(&'a Pages<'a>);
-
-impl Probe<IrqHandlerEntry> for Toucher<'_> {
-    fn fire(&self, _args: &<IrqHandlerEntry as Tracepoint>::Args, _context: ()) {
-        self.0.touch();
-    }
-}
-
-impl Probe<SchedSwitch> for Toucher<'_> {
-    fn fire(
-        &self,
-        _args: &<SchedSwitch as Tracepoint>::Args,
-        _interrupts: &LocalInterruptDisabled,
-    ) {
-        self.0.touch();
-    }
-}
-
-impl Probe<SchedWakeup> for Toucher<'_> {
-    fn fire(&self, _args: &<SchedWakeup as Tracepoint>::Args, _context: ()) {
-        self.0.touch();
-    }
-}
-
-impl Probe<WorkqueueExecuteStart> for Toucher<'_> {
-    fn fire(&self, _args: &<WorkqueueExecuteStart as Tracepoint>::Args, _context: ()) {
-        self.0.touch();
+/// Touches the last page wherever it is called from.
+impl<T: Tracepoint> Probe<T> for Pages<'_> {
+    fn fire(&self, _args: &T::Args, _context: T::Context<'_>) {
+        self.touch();
     }
 }
 
 #[cfg(CONFIG_DYNAMIC_FTRACE)]
-impl kernel::ftrace::Tracer for Toucher<'_> {
+impl kernel::ftrace::Tracer for Pages<'_> {
     fn enter(&self, _ip: usize, _parent_ip: usize) {
-        self.0.touch();
+        self.touch();
     }
 }
 
 #[cfg(CONFIG_KPROBES)]
-impl kernel::kprobe::Handler for Toucher<'_> {
+impl kernel::kprobe::Handler for Pages<'_> {
     fn pre(&self, _address: usize) {
-        self.0.touch();
+        self.touch();
     }
 }
 
@@ -418,12 +394,12 @@ fn touched_by(
     test: &Test,
     met: &Met,
     place: Place,
-    trace: impl Fn(&Toucher<'_>, &dyn Fn() -> kselftest::Result) -> kselftest::Result,
+    trace: impl Fn(&Pages<'_>, &dyn Fn() -> kselftest::Result) -> kselftest::Result,
     map_all: impl Fn(&Pages<'_>) -> kselftest::Result,
 ) -> kselftest::Result {
     for round in 0..module_parameters::rounds.value().div_ceil(4) {
         let pages = Pages::new(met, place, round)?;
-        trace(&Toucher(&pages), &|| map_all(&pages))?;
+        trace(&pages, &|| map_all(&pages))?;
         test.require_eq(
             pages.corrupt.load(Relaxed),
             0,
@@ -735,28 +711,8 @@ impl<'a> Buffers<'a> {
     }
 }
 
-impl Probe<CsdFunctionEntry> for Buffers<'_> {
-    fn fire(
-        &self,
-        _args: &<CsdFunctionEntry as Tracepoint>::Args,
-        _interrupts: &LocalInterruptDisabled,
-    ) {
-        self.touch();
-    }
-}
-
-impl Probe<IrqHandlerEntry> for Buffers<'_> {
-    fn fire(&self, _args: &<IrqHandlerEntry as Tracepoint>::Args, _context: ()) {
-        self.touch();
-    }
-}
-
-impl Probe<SchedSwitch> for Buffers<'_> {
-    fn fire(
-        &self,
-        _args: &<SchedSwitch as Tracepoint>::Args,
-        _interrupts: &LocalInterruptDisabled,
-    ) {
+impl<T: Tracepoint> Probe<T> for Buffers<'_> {
+    fn fire(&self, _args: &T::Args, _context: T::Context<'_>) {
         self.touch();
     }
 }

@@ -15,7 +15,7 @@ mount -t proc proc /proc
 mount -t sysfs sys /sys
 mount -o remount,rw /
 mount -t tmpfs run /run
-# A question has no answer, and ends what asks.
+# A package that asks a question must fail, not wait.
 exec </dev/null
 
 say() {
@@ -40,7 +40,7 @@ step() {
 	}
 }
 
-# Who made the image owns all of it.
+# All files belong to the user who made the image.
 to_root() {
 	find / -xdev \( ! -user 0 -o ! -group 0 \) -exec chown -h 0:0 {} +
 }
