@@ -270,7 +270,8 @@ static inline void parse_rounds_and_case(int argc, char **argv, unsigned long *r
 {
 	for (int i = 1; i < argc; i++) {
 		if (!parse_number(argv[i], "rounds", 1, 1000000, rounds) && !parse_case(argv[i]))
-			ksft_exit_fail_msg("%s: arguments are rounds=NUMBER and case=NAME\n", argv[i]);
+			ksft_exit_fail_msg("%s: arguments are rounds=NUMBER and case=NAME\n",
+					   argv[i]);
 	}
 }
 

@@ -279,8 +279,8 @@ impl Mapping {
     #[cfg(all(CONFIG_HAS_IOMEM, CONFIG_RISCV))]
     #[inline(never)]
     pub fn is_huge(&self) -> bool {
-        // SAFETY: The start is mapped, and its page tables stay, as long as `self` exists. No mapping
-        // is so large that a P4D or PGD entry maps it.
+        // SAFETY: The start is mapped, and its page tables stay, as long as `self` exists. No
+        // mapping is so large that a P4D or PGD entry maps it.
         unsafe { bindings::is_mapped_huge(self.start.as_ptr().cast()) }
     }
 
