@@ -49,6 +49,9 @@ static inline void *map_memory(void *address, size_t size, int fd)
 	return memory == MAP_FAILED ? NULL : memory;
 }
 
+/* Attempts to load a program, as many as libbpf makes */
+#define MAX_TRIES	5
+
 /* A program under construction */
 struct code {
 	struct bpf_insn insns[256];
@@ -109,6 +112,7 @@ static inline int load_code(const struct code *code, unsigned int type, unsigned
 			    unsigned int btf_id)
 {
 	union bpf_attr attr;
+	int program, tries = 0;
 
 	memset(&attr, 0, sizeof(attr));
 	attr.prog_type = type;
@@ -117,7 +121,11 @@ static inline int load_code(const struct code *code, unsigned int type, unsigned
 	attr.insns = (uintptr_t)code->insns;
 	attr.insn_cnt = code->count;
 	attr.license = (uintptr_t)"GPL";
-	return bpf(BPF_PROG_LOAD, &attr);
+	/* What interrupts the verifier may be a signal of the kernel's own: io_uring has such. */
+	do {
+		program = bpf(BPF_PROG_LOAD, &attr);
+	} while (program < 0 && errno == EAGAIN && ++tries < MAX_TRIES);
+	return program;
 }
 
 /**

@@ -305,7 +305,7 @@ static inline void start_workers(void (*what)(struct worker *worker))
 			missing = "no program can be attached to alloc_vmap_area";
 	}
 	if (missing)
-		ksft_print_msg("no address is tried in vain: %s\n", missing);
+		ksft_print_msg("no address is tried in vain: %s: error %d\n", missing, errno);
 
 	for (int i = 1; i < cpu_count; i++) {
 		struct worker *worker = &workers[worker_count];

@@ -158,6 +158,35 @@ pub fn on_each_cpu_of_group<F: Fn(Member) + Sync>(f: F, watch: impl FnMut()) -> 
     run(&members, f, watch)
 }
 
+/// Runs `f` while CPUs go neither offline nor online: requests for that fail.
+///
+/// For what expects work to be done on the CPU that it was queued on, or counts CPUs. Nobody waits
+/// for `f`, so this cannot be part of a deadlock.
+///
+/// # Context
+///
+/// Process context. Sleeps.
+///
+/// # Errors
+///
+/// [`EDEADLK`] when called with interrupts disabled.
+///
+/// # Examples
+///
+/// ```
+/// use kernel::kthread;
+/// use kernel::smp;
+///
+/// let counts = kthread::with_cpus_kept(|| [smp::num_online_cpus(), smp::num_online_cpus()])?;
+/// assert_eq!(counts[0], counts[1]);
+/// # Ok::<(), Error>(())
+/// ```
+pub fn with_cpus_kept<R>(f: impl FnOnce() -> R) -> Result<R> {
+    smp::may_wait()?;
+    let _kept = CpusKept::new();
+    Ok(f())
+}
+
 /// One of the threads of [`on_any_cpu()`], which may move.
 ///
 /// It belongs to that thread: it can be neither sent nor lent to another one.
