@@ -144,8 +144,6 @@ pub struct Reading {
     pub off: bool,
     /// What may help if the run did not end well.
     pub hint: Option<&'static str>,
-    /// The last lines.
-    pub tail: Vec<String>,
 }
 
 /// Reads a whole console.
@@ -153,7 +151,6 @@ pub struct Reading {
 /// `stderr` is what QEMU printed there.
 pub fn read(log: &Log, ending: &Ending, stderr: &str) -> Reading {
     let seen = Seen::collect(log, ending);
-    let tail: Vec<&str> = log.raw.lines().map(str::trim_end).filter(|l| !l.is_empty()).collect();
     let end = seen.end(ending, stderr, log);
     let headline = seen.first_trouble().cloned();
     let went_on = seen.went_on(headline.as_ref());
@@ -171,8 +168,13 @@ pub fn read(log: &Log, ending: &Ending, stderr: &str) -> Reading {
         ready: seen.ready || (seen.foreign && seen.results),
         off: *ending == Ending::Exited(0) || seen.off.is_some(),
         end,
-        tail: tail[tail.len().saturating_sub(TAIL)..].iter().map(|&l| l.to_owned()).collect(),
     }
+}
+
+/// The last of `lines`, without empty ones.
+pub fn tail<'a>(lines: impl Iterator<Item = &'a str>) -> Vec<&'a str> {
+    let lines: Vec<&str> = lines.map(str::trim_end).filter(|line| !line.is_empty()).collect();
+    lines[lines.len().saturating_sub(TAIL)..].to_vec()
 }
 
 /// The signs in a log.

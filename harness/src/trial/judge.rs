@@ -176,6 +176,7 @@ fn judge_result(expect: &Expect, own: &TestSeen<'_>, why: &mut Vec<String>) -> (
         why.push("the guest finished, but this test has no result".to_owned());
         return ("no result".to_owned(), Verdict::Error);
     };
+    why.extend(own.failed.iter().cloned());
     let observed = result_text(*status, reason.as_deref());
     let verdict = match (status, expect) {
         (Status::Error, _) => Verdict::Error,

@@ -7,6 +7,8 @@ use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 
 use anstyle::Style;
+use lazymap_console::end::{self, End};
+use lazymap_console::ktap::{self, Progress, Status};
 use serde::Serialize;
 
 use super::record::{BootRecord, CaseRow, Provenance};
@@ -325,12 +327,32 @@ pub fn explain(root: &Path, console: &Path, rows: &[Row], booted: Option<&Booted
     if let Some(found) = &booted.run.reading.headline {
         text.push_str(&format!("    line {}: {}\n", found.line, found.text));
     }
-    text.push_str(&format!("    the last lines of {}:\n", shown(root, console)));
+    let lines = booted.run.log.raw.lines();
+    let (what, until) = match last_of_failed(rows, booted) {
+        Some((test, line)) => (format!("the lines before the failure of {test} in"), line),
+        None => ("the last lines of".to_owned(), usize::MAX),
+    };
+    text.push_str(&format!("    {what} {}:\n", shown(root, console)));
     // The bar keeps results of the guest from being read as results of whoever prints this.
-    booted.run.reading.tail.iter().for_each(|l| text.push_str(&format!("      | {l}\n")));
+    end::tail(lines.take(until)).iter().for_each(|l| text.push_str(&format!("      | {l}\n")));
     let reproducer = reproduce::folder(console).join(reproduce::SCRIPT);
     text.push_str(&format!("    to repeat this boot: sh {}\n", shown(root, &reproducer)));
     text
+}
+
+/// Of a boot that went on after a test had failed: the first such test, and the line of its first failure. The end of
+/// the console shows other tests.
+fn last_of_failed<'a>(rows: &'a [Row], booted: &Booted) -> Option<(&'a str, usize)> {
+    if booted.run.reading.end != End::Finished {
+        return None;
+    }
+    rows.iter().filter(|row| row.verdict == Verdict::Fail).find_map(|row| {
+        let case = booted.report.find(&row.test).ok()??;
+        let inside = ktap::innermost(&case.cases).into_iter();
+        let failed = |case: &&ktap::Case| case.progress == Progress::Ended && case.status >= Status::Xpass;
+        let line = inside.map(|(_, case)| case).chain([case]).find(failed)?.line;
+        Some((row.test.as_str(), line))
+    })
 }
 
 /// A path relative to the repository, if it is in there.

@@ -44,6 +44,8 @@ pub struct TestSeen<'a> {
     pub notes: Vec<String>,
     /// The innermost cases that have a result.
     pub cases: Vec<(String, Status)>,
+    /// Those of them that failed, a sentence each: name, line of the console, and what they say about it.
+    pub failed: Vec<String>,
     /// How long it took.
     pub seconds: f64,
 }
@@ -121,6 +123,7 @@ impl<'a> BootSeen<'a> {
                 messages: share(from, to),
                 notes: case.map(|c| c.all_notes().into_iter().map(str::to_owned).collect()).unwrap_or_default(),
                 cases: case.map(ended_inside).unwrap_or_default(),
+                failed: case.map(failed_inside).unwrap_or_default(),
                 seconds,
             });
             from = to;
@@ -188,6 +191,20 @@ pub fn others<'a>(report: &'a Report, names: &[&str]) -> Vec<&'a ktap::Case> {
 fn ended_inside(of: &ktap::Case) -> Vec<(String, Status)> {
     let inside = ktap::innermost(&of.cases).into_iter();
     inside.filter(|(_, case)| case.progress == Progress::Ended).map(|(name, case)| (name, case.status)).collect()
+}
+
+/// The innermost cases of a test that failed, and the last of what each says.
+fn failed_inside(of: &ktap::Case) -> Vec<String> {
+    const NOTES: usize = 3;
+    let inside = ktap::innermost(&of.cases).into_iter();
+    let failed = inside.filter(|(_, case)| case.progress == Progress::Ended && case.status >= Status::Xpass);
+    let told = failed.map(|(name, case)| {
+        let said = case.notes.iter().skip(case.notes.len().saturating_sub(NOTES)).map(String::as_str);
+        let said: Vec<&str> = said.chain(case.reason.as_deref()).collect();
+        let said = if said.is_empty() { String::new() } else { format!(": {}", said.join("; ")) };
+        format!("line {} of the console: {name}: {}{said}", case.line, case.status)
+    });
+    told.collect()
 }
 
 /// The sum of all `touches: N` and `checks: N` in the diagnostics of a test.

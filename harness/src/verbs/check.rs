@@ -24,7 +24,7 @@ use crate::series;
 use crate::trial::control::{self, Control};
 use crate::trial::outputs::{self, Told};
 use crate::trial::record::{self, Check, Provenance};
-use crate::trial::report::Ran;
+use crate::trial::report::{self, Ran};
 use crate::trial::scenario::{self, Scenario, Tier, Which};
 use crate::trial::tally::Tally;
 use crate::trial::verdict::{Count, Verdict};
@@ -32,6 +32,9 @@ use crate::verbs::demo::{self, Kernels};
 use crate::verbs::{
     bench, controls, cost, exhaust, guest_check, hunt_check, litmus, machine_test, mutants, run as scenarios,
 };
+
+/// So many names of what was not run are printed.
+const FEW: usize = 6;
 
 /// Warn if the tier `ci` takes longer, in seconds.
 const CI_BUDGET: f64 = 50.0 * 60.0;
@@ -374,11 +377,15 @@ fn finish(checker: &Checker<'_>, count: Count) -> Result<()> {
         line.extend(numbers.map(Cell::from));
         lines.push(line);
     }
+    let results_file = options.place("check").join("results.json");
     if !options.asked.quiet {
         let columns = [Align::Left, Align::Right, Align::Right, Align::Right, Align::Right];
         table::text(&columns, &lines, false).lines().for_each(|line| println!("# {line}"));
         for (kind, names) in &plan.left_out {
-            println!("# not run in the tier {}: {kind} {}", plan.tier, names.join(", "));
+            println!("# not run in the tier {}: {kind} {}", plan.tier, few(names));
+        }
+        if plan.left_out.values().any(|names| names.len() > FEW) {
+            println!("# all names: `not_run` in {}", report::shown(&options.root, &results_file));
         }
     }
     // Some phases overlap.
@@ -402,11 +409,19 @@ fn finish(checker: &Checker<'_>, count: Count) -> Result<()> {
         not_run: &plan.left_out,
     };
     let json = serde_json::to_string_pretty(&results).map_err(|e| Error::could_not(e.to_string()))?;
-    files::write_whole(&options.place("check").join("results.json"), json + "\n")?;
+    files::write_whole(&results_file, json + "\n")?;
     let told = Told { verb: "check", about: &about, parts: &checker.ran, checks: &checker.checks };
     outputs::write(&options.asked.outputs, &options.root, &told)?;
     println!("{count}");
     Ok(())
+}
+
+/// The first names, and how many more there are.
+fn few(names: &[String]) -> String {
+    match names.get(FEW..) {
+        None | Some([]) => names.join(", "),
+        Some(rest) => format!("{} and {} more", names[..FEW].join(", "), rest.len()),
+    }
 }
 
 /// The checks of the patches for one base.
@@ -596,6 +611,13 @@ fn component(options: &Options, tally: &mut Tally, name: &str, verb: &str, argum
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn long_lists_are_cut() {
+        let names: Vec<String> = (0..9).map(|n| n.to_string()).collect();
+        assert_eq!(few(&names[..6]), "0, 1, 2, 3, 4, 5");
+        assert_eq!(few(&names), "0, 1, 2, 3, 4, 5 and 3 more");
+    }
 
     #[test]
     fn failed_tests_are_named() {

@@ -90,6 +90,27 @@ fn a_console_that_lacks_what_the_scenario_is_about_is_an_error() {
 }
 
 #[test]
+fn a_test_that_fails_is_reported_with_its_case_and_its_own_lines() {
+    let failed = "/test-stack.sh/,/test-trace.sh/{
+        s/# # PASS/# # CPU 2 has not touched page 7/
+        s/# ok 1 new/# not ok 1 new/
+        s/pass:1 fail:0/pass:0 fail:1/
+        s/ok 2 selftests/not ok 2 selftests/
+    }";
+    let bench = Bench::new(&format!("sed '{failed}' \"$logs/finished.log\"\n{COUNTERS}"));
+    let tests: Vec<_> = ["test-ipi.sh", "test-stack.sh"].map(|test| (test, Expect::Survive)).into();
+    let done = bench.run(&stale(&tests));
+    let row = &done.rows[1];
+    assert_eq!((row.observed.as_str(), row.verdict), ("fail", Verdict::Fail), "{done:?}");
+    let why = "new_stack_page_used_by_trap: fail: touches: 64; CPU 2 has not touched page 7";
+    assert!(row.why.iter().any(|w| w.ends_with(why)), "{:?}", row.why);
+    let report = done.report.unwrap();
+    assert!(report.contains("the lines before the failure of test-stack.sh in "), "{report}");
+    let last = report.lines().filter(|line| line.contains(" | ")).next_back().unwrap();
+    assert!(last.ends_with("not ok 1 new_stack_page_used_by_trap"), "{report}");
+}
+
+#[test]
 fn a_kernel_that_could_not_be_built_is_a_row() {
     let bench = Bench::new(&finished());
     let trial = stale(&[("test-ipi.sh", Expect::Survive), ("test-trace.sh", Expect::Survive)]);
