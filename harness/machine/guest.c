@@ -23,6 +23,7 @@ typedef reg pte_t;
 #define SATP_MODE_SHIFT	60
 #define SATP_ASID_SHIFT	44
 #define ASID_BITS	16
+#define VMID_BITS	14
 #define FIRST_MODE	8
 #define LAST_MODE	10
 #define LOAD_REG	"ld"
@@ -32,6 +33,7 @@ typedef reg pte_t;
 #define SATP_MODE_SHIFT	31
 #define SATP_ASID_SHIFT	22
 #define ASID_BITS	9
+#define VMID_BITS	7
 #define FIRST_MODE	1
 #define LAST_MODE	1
 #define LOAD_REG	"lw"
@@ -95,6 +97,9 @@ typedef reg pte_t;
 #define PARAM_STVEC		(1ull << 54)
 #define PARAM_SATP		(1ull << 55)
 #define PARAM_SRET		(1ull << 56)
+#define PARAM_GUEST		(1ull << 57)	/* x-cache-valid-guest=all or x-cache-invalid-guest=all, if MODEL is set */
+#define PARAM_ONLY_VS		(1ull << 58)	/* vs instead of all */
+#define PARAM_ONLY_G		(1ull << 59)	/* g */
 /* where the four bits with the number of harts begin */
 #define PARAM_HARTS	40
 #define MAX_HARTS	4
@@ -109,12 +114,16 @@ typedef reg pte_t;
 #define D	0x80
 #define RWX	(V | R | W | X | A | D)
 
-enum { FETCH_ACCESS = 1, BREAK = 3, FETCH = 12, LOAD = 13, STORE = 15, ECALL_U = 8, ECALL_S = 9 };
+enum { FETCH_ACCESS = 1, BREAK = 3, FETCH = 12, LOAD = 13, STORE = 15, ECALL_U = 8, ECALL_S = 9, ECALL_VS = 10,
+       GUEST_FETCH = 20, GUEST_LOAD = 21, GUEST_STORE = 23 };
+/* run_at()'s modes besides those of MPP */
+enum { VS_MODE = 5 };
 
 struct visit { u64 pc, a0, a1, mpp, cause, tval, epc, ret; };
 struct counters { u64 stale, fences, remembered, coexisting, invalid, evictions; };
 
 void run_at(struct visit *v);
+void leave_guest(void);
 void stub_nothing(void), stub_load(void), stub_store(void), stub_amo(void);
 void stub_lr(void), stub_sc(void), stub_fetch(void), stub_satp(void);
 void stub_sum(void), stub_fof(void), stub_fencei(void), stub_cross(void);
@@ -125,6 +134,11 @@ void sinval_twice(void);
 void sinval_no_ir(void), sinval_sfence(void), sinval_many(void);
 void stub_satps(void);
 void fence_hgvma(void), fence_hinvalv(void), fence_hinvalg(void);
+void hvvma_va(void), hvvma_asid(void), hvvma_va_asid(void);
+void hgvma_ga(void), hgvma_vmid(void), hgvma_ga_vmid(void);
+void hinvalv_va_asid(void), hinvalv_no_ir(void), hinvalv_no_w(void);
+void hinvalg_ga_vmid(void), hinvalg_no_ir(void), hinvalg_no_w(void);
+void hinval_many(void), stub_hlv(void);
 void fence_thead(void), stub_spin(void), stub_break(void);
 void stub_sscratch_set(void), stub_sscratch_swap(void), stub_sscratch_read(void);
 void stub_sstatus(void), stub_sepc(void), stub_scause(void);
@@ -246,6 +260,8 @@ static struct visit visit(void (*stub)(void), u64 a0, u64 a1, u64 mpp)
 	struct visit v = { .pc = (reg)stub, .a0 = a0, .a1 = a1, .mpp = mpp };
 
 	run_at(&v);
+	if (mpp == VS_MODE)
+		leave_guest();
 	return v;
 }
 
@@ -2025,6 +2041,601 @@ static void tests_of_late_store(u64 mode)
 	}
 }
 
+/*
+ * What a hart caches for guests
+ *
+ * VS-stage: the first pages behind ra are the pages of a window of what is physical for the guest. G-stage: the
+ * pages of the window. Everything else is at its own address in both.
+ */
+
+/* The root of the G-stage is four times as large; it is not the only one. */
+static pte_t g_roots[2][4 * PTES] __attribute__((aligned(16384)));
+static table g_lower[10], g_windows[2];
+
+/* Which stages are cached? */
+static int models_vs(void)
+{
+	return model && !(PARAMS & PARAM_ONLY_G);
+}
+
+static int models_g(void)
+{
+	return model && !(PARAMS & PARAM_ONLY_VS);
+}
+
+/* where the window begins: at the top of what is physical for a guest, or as far up as a PTE gets */
+static u64 window(void)
+{
+	return 1ull << (satp_mode == 1 ? 33 : satp_mode == 8 ? 40 : satp_mode == 9 ? 49 : 55);
+}
+
+/* the PTE of what is physical for a guest */
+static pte_t guest_pte(u64 gpa, pte_t flags)
+{
+	return gpa >> 12 << 10 | flags;
+}
+
+/* the PTE at level l of the G-stage, with the tables above it */
+static pte_t *g_pte_at(pte_t *top, u64 gpa, int level, int *used)
+{
+	pte_t *p = &top[gpa >> (12 + INDEX_BITS * (LEVELS - 1)) & (4 * PTES - 1)];
+
+	for (int l = LEVELS - 2; l >= level; l--) {
+		if (!*p)
+			*p = pte(g_lower[(*used)++], V);
+		p = below(*p) + index_of(gpa, l);
+	}
+	return p;
+}
+
+static void enter_root(pte_t *top, u64 asid, u64 vmid)
+{
+	reg hgatp = satp_mode << SATP_MODE_SHIFT | vmid << SATP_ASID_SHIFT | (reg)top >> 12;
+
+	/* vsatp, hgatp */
+	asm volatile("csrw 0x280, %0; csrw 0x680, %1" :: "r"((reg)satp(asid)), "r"(hgatp));
+}
+
+static void enter(u64 asid, u64 vmid)
+{
+	enter_root(g_roots[0], asid, vmid);
+}
+
+/* a fence that is executed in this mode, and that counts if its stage is cached */
+static void guest_fence(void (*stub)(void), u64 a0, u64 a1, u64 mode, int counts)
+{
+	visit(stub, a0, a1, mode);
+	kept_valid[0].fences += counts;
+	kept[0].fences += counts;
+}
+
+static void fence_guests(void)
+{
+	guest_fence(fence_all, 0, 0, 1, model);
+	guest_fence(fence_hgvma, 0, 0, 1, models_g());
+	for (u64 vmid = 3; vmid > 0; vmid--) {
+		enter(1, vmid);
+		guest_fence(fence_hvvma, 0, 0, 1, models_vs());
+	}
+}
+
+/* returns where the guest has the window; HS-mode has l0_b behind that */
+static u64 map_guest(u64 mode)
+{
+	u64 ra = map_all(mode);
+	int used = 0, level = LEVELS > 2 ? 2 : 1;
+
+	for (int i = 0; i < 10; i++)
+		clear(g_lower[i]);
+	for (int r = 0; r < 2; r++) {
+		for (int i = 0; i < 4 * PTES; i++)
+			g_roots[r][i] = 0;
+		clear(g_windows[r]);
+		*g_pte_at(g_roots[r], PROGRAM, level, &used) = pte((void *)PROGRAM, RWX | U);
+		*g_pte_at(g_roots[r], window(), 1, &used) = pte(g_windows[r], V);
+	}
+	clear(l0_b);
+	set_pte(l1_of(ra), 1, pte(l0_b, V));
+	for (int i = 0; i < PTES; i++)
+		set_pte(l0_a, i, 0);
+	for (int i = 0; i < 4; i++) {
+		*(u32 *)pages[i] = 0x73;
+		*(u64 *)(pages[i] + 8) = word_of(i);
+	}
+	fence_guests();
+	return ra;
+}
+
+/* an access of a guest; wants this cause */
+static void guest_access(void (*stub)(void), u64 va, u64 want, const char *what)
+{
+	struct visit v;
+
+	empty_tlb_in_m();
+	v = visit(stub, va, (reg)pages[3], VS_MODE);
+	if (v.cause != want) {
+		say("# cause "); say_dec(v.cause); say(", wanted "); say_dec(want);
+		say(", tval "); say_hex(v.tval); say(", va "); say_hex(va); say("\n");
+	}
+	check(v.cause == want && (want == ECALL_VS || v.tval == va), what, 0);
+}
+
+/* a load that has to get at page i */
+static void guest_sees(u64 va, int i, const char *what)
+{
+	struct visit v;
+
+	empty_tlb_in_m();
+	v = visit(stub_load, va + 8, 0, VS_MODE);
+	if (v.cause != ECALL_VS || v.ret != word_of(i)) {
+		say("# cause "); say_dec(v.cause); say(", word "); say_hex(v.ret);
+		say(", wanted "); say_hex(word_of(i)); say("\n");
+	}
+	check(v.cause == ECALL_VS && v.ret == word_of(i), what, 0);
+}
+
+/* a page that one of the stages has no more: if it is held, it is used; if not, this is the cause */
+static void guest_held(int held, u64 va, int i, u64 cause, const char *what)
+{
+	if (held)
+		guest_sees(va, i, what);
+	else
+		guest_access(stub_load, va, cause, what);
+	kept_valid[0].unmapped += held;
+}
+
+/* a page that is another one by now */
+static void guest_remapped(int held, u64 va, int i, int j, const char *what)
+{
+	guest_sees(va, held ? i : j, what);
+	kept_valid[0].remapped += held;
+}
+
+/* what is held: page 1 for two ASIDs and two VMIDs, page 2, a global page; of the window pages 3 and 4; HS-mode's */
+enum { VS1 = 1, VS2 = 2, VS1A2 = 4, VSG = 8, VS1M2 = 16, G3 = 32, G4 = 64, G3M2 = 128, HS = 256,
+       EVERYTHING = 511 };
+/* what is in rs1: an address of a guest, or one that is physical for it, without the two lowest bits or with them */
+enum { GV1 = 1, GVG, GP3, GP3_WHOLE, GP5 };
+
+static const struct guest_row {
+	const char *says;
+	const char *what;
+	void (*stub)(void);
+	/* where it is executed, and what hgatp.VMID is then */
+	u64 mode, vmid;
+	u64 rs1, rs2;
+	u64 forgets;
+	u64 need;
+	/* how many fences it counts as, for each stage that is cached */
+	u64 fences_s, fences_vs, fences_g;
+} guest_rows[] = {
+	{ "When V=0, ... The instruction orders stores only to HS-level address-translation structures with subsequent "
+	  "HS-level address translations.",
+	  "sfence.vma", fence_all, 1, 1, NOTHING, 0, HS, 0, 1, 0, 0 },
+	{ "The SFENCE.VMA instruction orders stores only to the VS-level address-translation structures with subsequent "
+	  "VS-stage address translations for the same virtual machine, i.e., only when hgatp.VMID is the same as when the "
+	  "SFENCE.VMA executed.",
+	  "sfence.vma of a guest", fence_all, VS_MODE, 1, NOTHING, 0, VS1 | VS2 | VS1A2 | VSG, 0, 0, 1, 0 },
+	{ 0, "sfence.vma x0, 1 of a guest", fence_asid, VS_MODE, 1, NOTHING, 1, VS1 | VS2, 0, 0, 1, 0 },
+	{ 0, "sfence.vma page 1 of a guest", fence_va, VS_MODE, 1, GV1, 0, VS1 | VS1A2, 0, 0, 1, 0 },
+	{ 0, "sfence.vma page 1 of another guest", fence_va, VS_MODE, 2, GV1, 0, VS1M2, 0, 0, 1, 0 },
+	{ 0, "sinval.vma page 1, 1 of a guest", sinval_va_asid, VS_MODE, 1, GV1, 1, VS1, PARAM_SVINVAL, 0, 1, 0 },
+	{ "The hypervisor memory-management fence instructions, HFENCE.VVMA and HFENCE.GVMA, perform a function "
+	  "similar to SFENCE.VMA, except applying to the VS-level memory-management data structures controlled by "
+	  "CSR vsatp (HFENCE.VVMA) or the guest-physical memory-management data structures controlled by CSR hgatp "
+	  "(HFENCE.GVMA).",
+	  "hfence.vvma", fence_hvvma, 1, 1, NOTHING, 0, VS1 | VS2 | VS1A2 | VSG, 0, 0, 1, 0 },
+	{ 0, "hfence.gvma", fence_hgvma, 1, 1, NOTHING, 0, G3 | G4 | G3M2, 0, 0, 0, 1 },
+	{ "Implicit reads need not be ordered when hgatp.VMID is different than at the time HFENCE.VVMA executed.",
+	  "hfence.vvma with another VMID", fence_hvvma, 1, 2, NOTHING, 0, VS1M2, 0, 0, 1, 0 },
+	{ 0, "hfence.vvma with a third VMID", fence_hvvma, 1, 3, NOTHING, 0, 0, 0, 0, 1, 0 },
+	{ "If operand rs1!=x0, it specifies a single guest virtual address, and if operand rs2!=x0, it specifies a single guest "
+	  "address-space identifier (ASID).",
+	  "hfence.vvma page 1", hvvma_va, 1, 1, GV1, 0, VS1 | VS1A2, 0, 0, 1, 0 },
+	{ 0, "hfence.vvma global page", hvvma_va, 1, 1, GVG, 0, VSG, 0, 0, 1, 0 },
+	{ 0, "hfence.vvma x0, 1", hvvma_asid, 1, 1, NOTHING, 1, VS1 | VS2, 0, 0, 1, 0 },
+	{ 0, "hfence.vvma x0, 2", hvvma_asid, 1, 1, NOTHING, 2, VS1A2, 0, 0, 1, 0 },
+	{ 0, "hfence.vvma page 1, 1", hvvma_va_asid, 1, 1, GV1, 1, VS1, 0, 0, 1, 0 },
+	{ 0, "hfence.vvma global page, 1", hvvma_va_asid, 1, 1, GVG, 1, 0, 0, 0, 1, 0 },
+	{ "If operand rs1!=x0, it specifies a single guest physical address, shifted right by 2 bits, and if operand rs2!=x0, "
+	  "it specifies a single virtual machine identifier (VMID).",
+	  "hfence.gvma page 3", hgvma_ga, 1, 1, GP3, 0, G3 | G3M2, 0, 0, 0, 1 },
+	{ 0, "hfence.gvma page 3, not shifted", hgvma_ga, 1, 1, GP3_WHOLE, 0, 0, 0, 0, 0, 1 },
+	{ 0, "hfence.gvma page 5", hgvma_ga, 1, 1, GP5, 0, 0, 0, 0, 0, 1 },
+	{ 0, "hfence.gvma x0, 1", hgvma_vmid, 1, 1, NOTHING, 1, G3 | G4, 0, 0, 0, 1 },
+	{ 0, "hfence.gvma x0, 2", hgvma_vmid, 1, 1, NOTHING, 2, G3M2, 0, 0, 0, 1 },
+	{ 0, "hfence.gvma x0, 3", hgvma_vmid, 1, 1, NOTHING, 3, 0, 0, 0, 0, 1 },
+	{ 0, "hfence.gvma page 3, 1", hgvma_ga_vmid, 1, 1, GP3, 1, G3, 0, 0, 0, 1 },
+	{ 0, "hfence.gvma page 3, 2", hgvma_ga_vmid, 1, 1, GP3, 2, G3M2, 0, 0, 0, 1 },
+	{ "When rs2!=x0, bits XLEN-1:VMIDMAX of the value held in rs2 are reserved for future standard use. Until their use "
+	  "is defined by a standard extension, they should be zeroed by software and ignored by current implementations.",
+	  "hfence.gvma x0, 1 and a bit above the VMID", hgvma_vmid, 1, 1, NOTHING, 1 | 1 << VMID_BITS, G3 | G4, 0, 0, 0, 1 },
+	{ "HINVAL.VVMA and HINVAL.GVMA have the same semantics as SINVAL.VMA, except that they combine with SFENCE.W.INVAL "
+	  "and SFENCE.INVAL.IR to replace HFENCE.VVMA and HFENCE.GVMA, respectively, instead of SFENCE.VMA. In addition, "
+	  "HINVAL.GVMA uses VMIDs instead of ASIDs.",
+	  "hinval.vvma page 1, 1", hinvalv_va_asid, 1, 1, GV1, 1, VS1, PARAM_SVINVAL, 0, 1, 0 },
+	{ 0, "hinval.vvma without sfence.inval.ir", hinvalv_no_ir, 1, 1, NOTHING, 0, 0, PARAM_SVINVAL, 0, 1, 0 },
+	{ 0, "hinval.vvma without sfence.w.inval", hinvalv_no_w, 1, 1, GV1, 0, 0, PARAM_SVINVAL, 0, 1, 0 },
+	{ 0, "hinval.gvma page 3, 1", hinvalg_ga_vmid, 1, 1, GP3, 1, G3, PARAM_SVINVAL, 0, 0, 1 },
+	{ 0, "hinval.gvma without sfence.inval.ir", hinvalg_no_ir, 1, 1, NOTHING, 0, 0, PARAM_SVINVAL, 0, 0, 1 },
+	{ 0, "hinval.gvma without sfence.w.inval", hinvalg_no_w, 1, 1, GP3, 0, 0, PARAM_SVINVAL, 0, 0, 1 },
+};
+
+static void tests_of_guest_fences(u64 ra)
+{
+	u64 gp = window(), rb = ra + SPAN;
+	pte_t *g = g_windows[0];
+
+	for (u64 i = 0; i < sizeof(guest_rows) / sizeof(guest_rows[0]); i++) {
+		const struct guest_row *row = &guest_rows[i];
+		u64 addresses[] = { 0, page(ra, 1), page(ra, 5), page(gp, 3) >> 2, page(gp, 3), page(gp, 5) >> 2 };
+		u64 kept = (models_vs() ? VS1 | VS2 | VS1A2 | VSG | VS1M2 : 0) | (models_g() ? G3 | G4 | G3M2 : 0) |
+			   (model ? HS : 0);
+		u64 fences = model * row->fences_s + models_vs() * row->fences_vs + models_g() * row->fences_g;
+
+		if (row->need & ~PARAMS)
+			continue;
+		if (row->says)
+			spec(row->says);
+		say("# "); say(row->what); say("\n");
+		for (int j = 1; j < 6; j++) {
+			set_pte(l0_a, j, guest_pte(page(gp, j), RWX | (j == 5 ? G : 0)));
+			/* "The G bit in all G-stage PTEs ... must be ignored by hardware." */
+			set_pte(g, j, pte(pages[j & 3], RWX | U | (j == 4 ? G : 0)));
+		}
+		set_pte(l0_b, 1, pte(pages[1], RWX));
+		fence_guests();
+		guest_sees(page(ra, 1), 1, "page 1");
+		guest_sees(page(ra, 2), 2, "page 2");
+		guest_sees(page(ra, 3), 3, "page 3");
+		guest_sees(page(ra, 4), 0, "page 4");
+		guest_sees(page(ra, 5), 1, "a global page");
+		enter(2, 1);
+		guest_sees(page(ra, 1), 1, "page 1, ASID 2");
+		enter(1, 2);
+		guest_sees(page(ra, 1), 1, "page 1, VMID 2");
+		guest_sees(page(ra, 3), 3, "page 3, VMID 2");
+		sees(page(rb, 1), 1, "a page of HS-mode");
+		set_pte(l0_a, 1, 0);
+		set_pte(l0_a, 2, 0);
+		set_pte(l0_a, 5, 0);
+		set_pte(g, 3, 0);
+		set_pte(g, 4, 0);
+		set_pte(l0_b, 1, 0);
+
+		enter(1, row->vmid);
+		check(visit(row->stub, addresses[row->rs1], row->rs2, row->mode).cause ==
+		      (row->mode == VS_MODE ? ECALL_VS : ECALL_S), "is executed", 0);
+		kept_valid[0].fences += fences;
+		kept &= ~row->forgets;
+		enter(1, 1);
+		guest_held(kept & VS1 ? 1 : 0, page(ra, 1), 1, LOAD, "page 1, unmapped by the guest");
+		guest_held(kept & VS2 ? 1 : 0, page(ra, 2), 2, LOAD, "page 2");
+		guest_held(kept & VSG ? 1 : 0, page(ra, 5), 1, LOAD, "the global page");
+		guest_held(kept & G3 ? 1 : 0, page(ra, 3), 3, GUEST_LOAD, "page 3, unmapped by the host");
+		guest_held(kept & G4 ? 1 : 0, page(ra, 4), 0, GUEST_LOAD, "page 4");
+		enter(2, 1);
+		guest_held(kept & VS1A2 ? 1 : 0, page(ra, 1), 1, LOAD, "page 1, ASID 2");
+		enter(1, 2);
+		guest_held(kept & VS1M2 ? 1 : 0, page(ra, 1), 1, LOAD, "page 1, VMID 2");
+		guest_held(kept & G3M2 ? 1 : 0, page(ra, 3), 3, GUEST_LOAD, "page 3, VMID 2");
+		if (kept & HS)
+			unmapped(page(rb, 1), 1, "the page of HS-mode");
+		else
+			faults(stub_load, page(rb, 1), LOAD, "the page of HS-mode");
+		if (PARAMS & PARAM_SVINVAL)
+			visit(fence_winval, 0, 0, 1);
+	}
+	fence_guests();
+}
+
+/* more than the model keeps, and of several kinds: it forgets all */
+static void tests_of_many_hinval(u64 ra)
+{
+	u64 gp = window(), rb = ra + SPAN;
+
+	if (!(PARAMS & PARAM_SVINVAL) || !models_vs() || !models_g())
+		return;
+	for (int j = 1; j < 4; j++) {
+		set_pte(l0_a, j, guest_pte(page(gp, j), RWX));
+		set_pte(g_windows[0], j, pte(pages[j], RWX | U));
+	}
+	set_pte(l0_b, 1, pte(pages[1], RWX));
+	fence_guests();
+	guest_sees(page(ra, 1), 1, "page 1");
+	guest_sees(page(ra, 3), 3, "page 3");
+	sees(page(rb, 1), 1, "a page of HS-mode");
+	set_pte(l0_a, 1, 0);
+	set_pte(g_windows[0], 3, 0);
+	set_pte(l0_b, 1, 0);
+	/* rs2 is the address of the guest's page 1 and of HS-mode's */
+	guest_fence(hinval_many, page(gp, 5) >> 2, page(ra, 1), 1, 17);
+	guest_access(stub_load, page(ra, 1), LOAD, "page 1, after more than the model keeps");
+	guest_access(stub_load, page(ra, 3), GUEST_LOAD, "page 3");
+	faults(stub_load, page(rb, 1), LOAD, "the page of HS-mode");
+	fence_guests();
+}
+
+static void tests_of_guest_pages(u64 ra)
+{
+	u64 gp = window();
+	pte_t *g = g_windows[0];
+	int vs = models_vs(), on = models_g(), late = on && !(PARAMS & PARAM_HELD_WALK);
+	struct visit v;
+
+	for (int j = 1; j < 5; j++) {
+		set_pte(l0_a, j, guest_pte(page(gp, j), RWX));
+		set_pte(g, j, pte(pages[j & 3], RWX | U));
+	}
+	guest_sees(page(ra, 1), 1, "a page");
+	set_pte(g, 1, pte(pages[2], RWX | U));
+	guest_remapped(on, page(ra, 1), 1, 2, "a page that the host has replaced");
+	guest_fence(fence_hvvma, 0, 0, 1, vs);
+	guest_remapped(on, page(ra, 1), 1, 2, "the same after hfence.vvma");
+	/* hstatus.SPVP: as VS-mode */
+	asm volatile("csrs 0x600, %0" :: "r"(1 << 8));
+	empty_tlb_in_m();
+	v = visit(stub_hlv, page(ra, 1) + 8, 0, 1);
+	check(v.cause == ECALL_S && (u32)v.ret == (u32)word_of(on ? 1 : 2), "hlv.w sees what the guest does", 0);
+	kept_valid[0].remapped += on;
+	guest_fence(hgvma_ga, page(gp, 1) >> 2, 0, 1, on);
+	guest_sees(page(ra, 1), 2, "after hfence.gvma for the page");
+
+	set_pte(g, 1, pte(pages[2], V | R | X | A | D | U));
+	guest_access(stub_store, page(ra, 1) + 16, on ? ECALL_VS : GUEST_STORE, "a page that the host has write-protected");
+	kept_valid[0].restricted += on;
+	guest_fence(fence_hgvma, 0, 0, 1, on);
+	guest_access(stub_store, page(ra, 1) + 16, GUEST_STORE, "after hfence.gvma");
+	guest_sees(page(ra, 1), 2, "a load");
+	set_pte(g, 1, pte(pages[2], RWX | U));
+	guest_access(stub_store, page(ra, 1) + 16, late ? GUEST_STORE : ECALL_VS, "a page that may be written by now");
+	kept_valid[0].upgraded += late;
+	guest_fence(fence_hgvma, 0, 0, 1, on);
+	guest_access(stub_store, page(ra, 1) + 16, ECALL_VS, "after hfence.gvma");
+
+	set_pte(l0_a, 1, guest_pte(page(gp, 3), RWX));
+	guest_remapped(vs, page(ra, 1), 2, 3, "a page that the guest has replaced");
+	guest_fence(fence_hgvma, 0, 0, 1, on);
+	guest_remapped(vs, page(ra, 1), 2, 3, "the same after hfence.gvma");
+	guest_fence(hvvma_va, page(ra, 1), 0, 1, vs);
+	guest_sees(page(ra, 1), 3, "after hfence.vvma for the page");
+
+	spec("Note that writing hgatp does not imply any ordering constraints between page-table updates and subsequent "
+	     "G-stage address translations. If the new virtual machine's guest physical page tables have been modified, or if "
+	     "a VMID is reused, it may be necessary to execute an HFENCE.GVMA instruction before or after writing hgatp.");
+	set_pte(l0_a, 1, guest_pte(page(gp, 1), RWX));
+	guest_fence(fence_hvvma, 0, 0, 1, vs);
+	guest_sees(page(ra, 1), 2, "a page");
+	set_pte(g_windows[1], 1, pte(pages[3], RWX | U));
+	enter(1, 2);
+	guest_sees(page(ra, 1), 2, "another VMID");
+	set_pte(g, 1, 0);
+	enter(1, 3);
+	guest_access(stub_load, page(ra, 1), GUEST_LOAD, "one that has never used the page");
+	enter(1, 1);
+	guest_held(on, page(ra, 1), 2, GUEST_LOAD, "back in the first one");
+	enter_root(g_roots[1], 1, 1);
+	guest_remapped(on, page(ra, 1), 2, 3, "a VMID that has got another table");
+	guest_fence(hgvma_vmid, 0, 2, 1, on);
+	guest_remapped(on, page(ra, 1), 2, 3, "hfence.gvma for another VMID");
+	guest_fence(hgvma_vmid, 0, 1, 1, on);
+	guest_sees(page(ra, 1), 3, "hfence.gvma for the VMID");
+	fence_guests();
+}
+
+/* Each level of the G-stage, and the addresses in what a PTE there maps; of the root those behind the first quarter */
+static void tests_of_guest_superpages(u64 ra)
+{
+	int on = models_g();
+
+	for (int l = 1; l < LEVELS && l <= 2; l++) {
+		u64 size = 1ull << (12 + INDEX_BITS * l), gpa = window() + size;
+		int used = 9;
+		pte_t *p = g_pte_at(g_roots[0], gpa, l, &used);
+		u64 in = gpa + ((reg)pages[1] & (size - 1));
+
+		say("# leaf PTEs of the G-stage at level "); say_dec(l); say("\n");
+		set_pte(p, 0, pte((void *)((reg)pages[1] & ~(size - 1)), RWX | U));
+		set_pte(l0_a, 1, guest_pte(in, RWX));
+		fence_guests();
+		guest_sees(page(ra, 1), 1, "a superpage");
+		set_pte(p, 0, 0);
+		guest_held(on, page(ra, 1), 1, GUEST_LOAD, "an unmapped superpage");
+		guest_fence(hgvma_ga, (gpa - 4096) >> 2, 0, 1, on);
+		guest_held(on, page(ra, 1), 1, GUEST_LOAD, "after a fence for the page before it");
+		guest_fence(hgvma_ga, (gpa + size) >> 2, 0, 1, on);
+		guest_held(on, page(ra, 1), 1, GUEST_LOAD, "after one for the page behind it");
+		guest_fence(hgvma_ga, (gpa + size - 4096) >> 2, 0, 1, on);
+		guest_access(stub_load, page(ra, 1), GUEST_LOAD, "after one for its last page");
+	}
+}
+
+/* henvcfg.ADUE */
+static int sets_ad_in_guests(void)
+{
+#if __riscv_xlen == 64
+	asm volatile("csrs 0x60a, %0" :: "r"(1ul << 61));
+#else
+	asm volatile("csrs 0x61a, %0" :: "r"(1ul << 29));
+#endif
+	return sets_ad();
+}
+
+/* The host moves a page table of the guest. */
+static void tests_of_moved_tables(u64 ra)
+{
+	u64 rd = ra + 2 * SPAN;
+	pte_t *g = g_windows[0], *old = l0_low, *new = low_levels[3];
+	int vs = models_vs(), on = models_g();
+
+	clear(old);
+	set_pte(old, 1, guest_pte(page(window(), 2), RWX & ~D));
+	set_pte(g, 2, pte(pages[2], RWX | U));
+	set_pte(g, 6, pte(old, RWX | U));
+	set_pte(l1_of(ra), 2, guest_pte(page(window(), 6), V));
+	fence_guests();
+	guest_sees(page(rd, 1), 2, "a page of a table that is anywhere");
+	memcpy(new, old, 4096);
+	set_pte(g, 6, pte(new, RWX | U));
+	guest_fence(fence_hgvma, 0, 0, 1, on);
+	guest_sees(page(rd, 1), 2, "the same page of a table that was moved");
+	if (sets_ad_in_guests()) {
+		guest_access(stub_store, page(rd, 1) + 16, ECALL_VS, "a store");
+		check((new[1] & D) && !(old[1] & D), "D is set where the table is by now", 0);
+	}
+	/* What the guest's table says is not known while the host has no page there. */
+	set_pte(g, 6, 0);
+	guest_fence(fence_hgvma, 0, 0, 1, on);
+	if (vs)
+		guest_sees(page(rd, 1), 2, "a page of a table that the host has taken away");
+	else
+		guest_access(stub_load, page(rd, 1), GUEST_LOAD, "a table that the host has taken away");
+	set_pte(l1_of(ra), 2, 0);
+	fence_guests();
+}
+
+static void tests_of_held_guests(u64 mode)
+{
+	u64 ra = map_guest(mode);
+
+	tests_of_guest_pages(ra);
+	tests_of_guest_superpages(ra);
+	tests_of_moved_tables(ra);
+	if (!(PARAMS & PARAM_HELD_WALK))
+		tests_of_guest_fences(ra);
+	tests_of_many_hinval(ra);
+}
+
+/* an access that faults for what is remembered of a stage */
+static void guest_stale(int on, void (*stub)(void), u64 va, u64 cause, const char *what)
+{
+	guest_access(stub, va, on ? cause : ECALL_VS, what);
+	kept[0].stale += on;
+}
+
+static void tests_of_invalid_guests(u64 mode)
+{
+	u64 ra = map_guest(mode), gp = window(), rd = ra + 2 * SPAN;
+	pte_t *g = g_windows[0], *old = l0_low, *new = low_levels[3];
+	int vs = models_vs(), on = models_g();
+
+	clear(old);
+	for (int j = 0; j < 10; j++)
+		set_pte(l0_a, j, guest_pte(page(gp, j), RWX));
+	set_pte(g, 0, pte(pages[0], RWX | U));
+	set_pte(g, 1, pte(pages[1], RWX | U));
+	set_pte(g, 12, pte(old, RWX | U));
+	set_pte(old, 0, guest_pte(page(gp, 1), RWX));
+	set_pte(l1_of(ra), 2, guest_pte(page(gp, 12), V));
+	guest_sees(page(ra, 0), 0, "touch the valid neighbour");
+	kept[0].remembered += vs + on;
+
+	for (int j = 2; j < 8; j++)
+		set_pte(g, j, pte(pages[1], RWX | U));
+	guest_stale(on, stub_load, page(ra, 2), GUEST_LOAD, "load from a page that the host has made valid");
+	guest_stale(on, stub_store, page(ra, 2) + 16, GUEST_STORE, "store");
+	guest_stale(on, stub_amo, page(ra, 2) + 16, GUEST_STORE, "amo");
+	guest_stale(on, stub_fetch, page(ra, 2), GUEST_FETCH, "fetch");
+	guest_fence(fence_all, 0, 0, 1, model);
+	guest_stale(on, stub_load, page(ra, 2), GUEST_LOAD, "after sfence.vma");
+	guest_fence(fence_hvvma, 0, 0, 1, vs);
+	guest_stale(on, stub_load, page(ra, 2), GUEST_LOAD, "after hfence.vvma");
+	kept[0].remembered += vs;
+	guest_fence(fence_all, 0, 0, VS_MODE, vs);
+	guest_stale(on, stub_load, page(ra, 2), GUEST_LOAD, "after sfence.vma of the guest");
+	kept[0].remembered += vs;
+	guest_fence(hgvma_vmid, 0, 2, 1, on);
+	guest_stale(on, stub_load, page(ra, 2), GUEST_LOAD, "after hfence.gvma x0, 2");
+	guest_fence(hgvma_ga, page(gp, 3) >> 2, 0, 1, on);
+	guest_stale(on, stub_load, page(ra, 2), GUEST_LOAD, "after hfence.gvma for the next page");
+	guest_access(stub_load, page(ra, 3), ECALL_VS, "the next page");
+	guest_fence(hgvma_ga, page(gp, 9) >> 2, 0, 1, on);
+	set_pte(g, 9, pte(pages[1], RWX | U));
+	guest_stale(on, stub_load, page(ra, 9), GUEST_LOAD, "a page that was invalid when it was fenced for");
+	enter(1, 2);
+	guest_access(stub_load, page(ra, 2), ECALL_VS, "another VMID");
+	kept[0].remembered += vs + on;
+	enter(1, 1);
+	guest_stale(on, stub_load, page(ra, 2), GUEST_LOAD, "back in the first one");
+	guest_fence(hgvma_ga_vmid, page(gp, 2) >> 2, 1, 1, on);
+	guest_access(stub_load, page(ra, 2), ECALL_VS, "after hfence.gvma for the page");
+	guest_stale(on, stub_load, page(ra, 4), GUEST_LOAD, "another page");
+	guest_fence(fence_hgvma, 0, 0, 1, on);
+	guest_access(stub_load, page(ra, 4), ECALL_VS, "after hfence.gvma");
+	kept[0].remembered += on;
+
+	/* the guest's own tables */
+	for (int j = 10; j < 20; j++)
+		set_pte(l0_a, j, guest_pte(page(gp, 1), RWX));
+	guest_stale(vs, stub_load, page(ra, 10), LOAD, "load from a page that the guest has made valid");
+	guest_stale(vs, stub_store, page(ra, 10) + 16, STORE, "store");
+	guest_stale(vs, stub_fetch, page(ra, 10), FETCH, "fetch");
+	guest_fence(fence_all, 0, 0, 1, model);
+	guest_stale(vs, stub_load, page(ra, 10), LOAD, "after sfence.vma of HS-mode");
+	guest_fence(fence_hgvma, 0, 0, 1, on);
+	guest_stale(vs, stub_load, page(ra, 10), LOAD, "after hfence.gvma");
+	/* for the walk goes on in both stages */
+	kept[0].remembered += on;
+	enter(1, 2);
+	guest_fence(fence_hvvma, 0, 0, 1, vs);
+	enter(1, 1);
+	guest_stale(vs, stub_load, page(ra, 10), LOAD, "after hfence.vvma for another guest");
+	guest_fence(hvvma_asid, 0, 2, 1, vs);
+	guest_stale(vs, stub_load, page(ra, 10), LOAD, "after hfence.vvma x0, 2");
+	guest_fence(fence_va, page(ra, 11), 0, VS_MODE, vs);
+	guest_stale(vs, stub_load, page(ra, 10), LOAD, "after sfence.vma for the next page");
+	guest_access(stub_load, page(ra, 11), ECALL_VS, "the next page");
+	guest_fence(fence_va_asid, page(ra, 10), 1, VS_MODE, vs);
+	guest_access(stub_load, page(ra, 10), ECALL_VS, "after sfence.vma for the page");
+	guest_stale(vs, stub_load, page(ra, 12), LOAD, "another page");
+	guest_fence(hvvma_va, page(ra, 12), 0, 1, vs);
+	guest_access(stub_load, page(ra, 12), ECALL_VS, "after hfence.vvma for the page");
+	guest_stale(vs, stub_load, page(ra, 13), LOAD, "a third one");
+	guest_fence(fence_hvvma, 0, 0, 1, vs);
+	guest_access(stub_load, page(ra, 13), ECALL_VS, "after hfence.vvma");
+	kept[0].remembered += vs;
+
+	/* The host moves the guest's table: the guest changes it where it is by now. */
+	guest_access(stub_load, page(rd, 0), ECALL_VS, "a page of a table that is anywhere");
+	kept[0].remembered += vs;
+	memcpy(new, old, 4096);
+	set_pte(g, 12, pte(new, RWX | U));
+	guest_fence(fence_hgvma, 0, 0, 1, on);
+	set_pte(new, 1, guest_pte(page(gp, 1), RWX));
+	guest_stale(vs, stub_load, page(rd, 1), LOAD, "a page that was made valid in a table that was moved");
+	kept[0].remembered += on;
+	guest_fence(fence_va, page(rd, 1), 0, VS_MODE, vs);
+	guest_access(stub_load, page(rd, 1), ECALL_VS, "after the guest's fence for it");
+
+	set_pte(l1_of(ra), 2, 0);
+	fence_guests();
+}
+
+/*
+ * All levels of both stages are remembered: the first PTE that matters is in the root of the G-stage, behind its
+ * first quarter if addresses have that many bits. In 64 bits HS-mode, which is in the lower half, is not concerned.
+ */
+static void tests_of_invalid_roots(u64 mode)
+{
+	u64 ra = map_guest(mode), size = 1ull << (12 + INDEX_BITS * (LEVELS - 1)), gpa = window() + size;
+	u64 base = PROGRAM & ~(size - 1);
+	int used = 0, apart = satp_mode != 10;
+	pte_t *p = g_pte_at(g_roots[0], gpa, LEVELS - 1, &used);
+
+	set_pte(l0_a, 1, guest_pte(gpa + (reg)pages[1] - base, RWX));
+	guest_access(stub_load, page(ra, 1), GUEST_LOAD, "no page");
+	/* the guest's for ra, the G-stage's for this program, and the quarter of its root */
+	kept[0].remembered += LEVELS + (LEVELS - 2) + apart;
+	set_pte(p, 0, pte((void *)(reg)base, RWX | U));
+	guest_stale(1, stub_load, page(ra, 1), GUEST_LOAD, "a page of the root of the G-stage");
+	guest_fence(hgvma_ga, (gpa - 4096) >> 2, 0, 1, 1);
+	guest_stale(1, stub_load, page(ra, 1), GUEST_LOAD, "after a fence for the page before it");
+	guest_fence(hgvma_ga, (gpa + size - 4096) >> 2, 0, 1, 1);
+	guest_sees(page(ra, 1), 1, "after a fence for its last page");
+	set_pte(p, 0, 0);
+	fence_guests();
+}
+
 static void stage_of_reset(void)
 {
 	int used = 0;
@@ -2191,6 +2802,16 @@ void guest_main(unsigned long hart)
 	if (PARAMS & PARAM_LATE_STORE) {
 		for (u64 mode = FIRST_MODE; mode <= LAST_MODE; mode++)
 			tests_of_late_store(mode);
+		finish();
+	}
+	if (PARAMS & PARAM_GUEST) {
+		for (u64 mode = FIRST_MODE; mode <= LAST_MODE; mode++)
+			if (PARAMS & PARAM_HELD)
+				tests_of_held_guests(mode);
+			else if (PARAMS & PARAM_ALL)
+				tests_of_invalid_roots(mode);
+			else
+				tests_of_invalid_guests(mode);
 		finish();
 	}
 	if (PARAMS & PARAM_HELD) {

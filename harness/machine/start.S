@@ -45,7 +45,8 @@ _start:
 
 /*
  * void run_at(struct visit *v): 0 pc, 8 a0, 16 a1, 24 mpp, out: 32 cause, 40 tval, 48 epc, 56 a0. With
- * 32-bit registers these are the lower halves.
+ * 32-bit registers these are the lower halves. mpp is 4 more for a guest. There are QEMUs whose MPV cannot be
+ * written, so SRET gets there.
  */
 	.section .text
 	.globl	run_at
@@ -73,11 +74,36 @@ run_at:
 	li	t0, 3 << 11
 	csrc	mstatus, t0
 	L	t0, 24(a0)
+	andi	t1, t0, 4
+	bnez	t1, run_guest
 	slli	t0, t0, 11
 	csrs	mstatus, t0
 	la	s0, frame
 	L	a1, 16(a0)
 	L	a0, 8(a0)
+	mret
+run_guest:
+	L	t1, 0(a0)
+	csrw	sepc, t1
+	/* SPV of hstatus, SPP of mstatus */
+	li	t1, 1 << 7
+	csrs	0x600, t1
+	li	t1, 1 << 8
+	csrc	mstatus, t1
+	andi	t0, t0, 1
+	slli	t0, t0, 8
+	csrs	mstatus, t0
+	la	s0, frame
+	L	a1, 16(a0)
+	L	a0, 8(a0)
+	sret
+
+/* After a trap of a guest: MRET to M-mode clears MPV. */
+	.globl	leave_guest
+leave_guest:
+	li	t0, 3 << 11
+	csrs	mstatus, t0
+	csrw	mepc, ra
 	mret
 
 /*
@@ -173,6 +199,30 @@ STUB(fence_hvvma)	.insn r 0x73, 0, 0x11, x0, x0, x0; ecall
 STUB(fence_hgvma)	.insn r 0x73, 0, 0x31, x0, x0, x0; ecall
 STUB(fence_hinvalv)	.insn r 0x73, 0, 0x13, x0, x0, x0; ecall
 STUB(fence_hinvalg)	.insn r 0x73, 0, 0x33, x0, x0, x0; ecall
+#define HFENCE_VVMA(rs1, rs2)	.insn r 0x73, 0, 0x11, x0, rs1, rs2
+#define HFENCE_GVMA(rs1, rs2)	.insn r 0x73, 0, 0x31, x0, rs1, rs2
+#define HINVAL_VVMA(rs1, rs2)	.insn r 0x73, 0, 0x13, x0, rs1, rs2
+#define HINVAL_GVMA(rs1, rs2)	.insn r 0x73, 0, 0x33, x0, rs1, rs2
+STUB(hvvma_va)		HFENCE_VVMA(a0, x0); ecall
+STUB(hvvma_asid)	HFENCE_VVMA(x0, a1); ecall
+STUB(hvvma_va_asid)	HFENCE_VVMA(a0, a1); ecall
+STUB(hgvma_ga)		HFENCE_GVMA(a0, x0); ecall
+STUB(hgvma_vmid)	HFENCE_GVMA(x0, a1); ecall
+STUB(hgvma_ga_vmid)	HFENCE_GVMA(a0, a1); ecall
+STUB(hinvalv_va_asid)	W_INVAL; HINVAL_VVMA(a0, a1); INVAL_IR; ecall
+STUB(hinvalv_no_ir)	W_INVAL; HINVAL_VVMA(x0, x0); ecall
+STUB(hinvalv_no_w)	HINVAL_VVMA(a0, x0); INVAL_IR; ecall
+STUB(hinvalg_ga_vmid)	W_INVAL; HINVAL_GVMA(a0, a1); INVAL_IR; ecall
+STUB(hinvalg_no_ir)	W_INVAL; HINVAL_GVMA(x0, x0); ecall
+STUB(hinvalg_no_w)	HINVAL_GVMA(a0, x0); INVAL_IR; ecall
+/* each invalidates something else */
+STUB(hinval_many)	W_INVAL; SINVAL(a1, x0); HINVAL_VVMA(a1, x0)
+	.rept 15
+	HINVAL_GVMA(a0, x0)
+	.endr
+	INVAL_IR; ecall
+/* hlv.w */
+STUB(stub_hlv)		.insn r 0x73, 4, 0x34, a0, a0, x0; ecall
 STUB(fence_thead)	.insn r 0x0b, 0, 0x02, x0, a0, a1; ecall
 STUB(stub_fencei)	fence.i; fence; ecall
 	.option	arch, +v

@@ -401,6 +401,8 @@ impl Trace {
                 };
                 took(fields, to)?;
             }
+            // Whose translation it is does not matter here: `addr` of the hit is what was accessed.
+            "stage" => {}
             "read" => {
                 let (level, fences) = (fields.number("level")?, fields.number("fences")?);
                 hit.read.get_or_insert(Read { time, pc, addr: fields.hex("addr")?, level, fences });
@@ -451,6 +453,7 @@ impl Trace {
                 of.owners.named(fields.text("of")?)?.get_or_insert(store(fields, time, pc)?);
             }
             "data" => of.data = Some(data(fields)?),
+            "stage" => {}
             "read" => {
                 let global: u32 = fields.number("global")?;
                 let held = (fields.number("level")?, global != 0, fields.hex("held")?, fields.hex("memory")?);

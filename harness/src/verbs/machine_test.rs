@@ -110,7 +110,7 @@ const STORM_HARTS: u32 = 4;
 /// What QEMU wants with a 128-bit CPU.
 const ONE_THREAD: &str = "tcg,thread=single";
 /// CPUs that QEMU must refuse with an accelerator, and what it must say.
-const REFUSALS: [(&str, &str, &str); 30] = [
+const REFUSALS: [(&str, &str, &str); 34] = [
     ("x-rv128,x-cache-invalid=on", ONE_THREAD, "'x-cache-invalid' excludes a 128-bit CPU"),
     (
         "rv64,x-cache-invalid=on,x-cache-invalid-coexist=some",
@@ -177,6 +177,18 @@ const REFUSALS: [(&str, &str, &str); 30] = [
         "'x-cache-valid-denied' has unknown value 'never', not one of fault, walk",
     ),
     ("rv64,x-cache-valid=on,x-cache-valid-size=2000000", "tcg", "'x-cache-valid-size' must not exceed 1048576"),
+    (
+        "rv64,x-cache-valid=on,x-cache-valid-guest=on",
+        "tcg",
+        "'x-cache-valid-guest' has unknown value 'on', not one of vs, g, all",
+    ),
+    ("rv64,x-cache-invalid=on,x-cache-valid-guest=all", "tcg", "'x-cache-valid-guest' requires 'x-cache-valid'"),
+    (
+        "rv64,x-cache-invalid=on,x-cache-invalid-guest=s",
+        "tcg",
+        "'x-cache-invalid-guest' has unknown value 's', not one of vs, g, all",
+    ),
+    ("rv64,x-cache-valid=on,x-cache-invalid-guest=all", "tcg", "'x-cache-invalid-guest' requires 'x-cache-invalid'"),
     ("x-rv128,x-late-store=all", ONE_THREAD, "'x-late-store' excludes a 128-bit CPU"),
     ("rv64,x-late-store=on", "tcg", "'x-late-store' has unknown value 'on', not one of own, others, all"),
     ("rv64,x-late-store=all", "qtest", "'x-late-store' requires TCG acceleration"),
@@ -428,6 +440,26 @@ fn runs() -> Vec<Run> {
         Run::new("rv64,x-late-store=all", &["MODEL", "LATE_STORE"]),
         Run::new("rv64,x-late-store=all", &["MODEL", "LATE_STORE", "VIRTUAL"]).harts(4).extra(SLOW),
     ]);
+    let guests = || {
+        [
+            Run::new("rv64,h=on,svinval=on", &["SVVPTC", "SVINVAL", "HELD", "GUEST"]),
+            Run::holding(",svinval=on,x-cache-valid-guest=all", &["SVINVAL", "GUEST"]),
+            Run::new("rv64,svinval=on,x-cache-invalid=on,x-cache-invalid-guest=all", &["MODEL", "SVVPTC", "GUEST"])
+                .and(&["SVINVAL"]),
+        ]
+    };
+    all.extend(guests());
+    all.extend([
+        Run::holding(",x-cache-valid-guest=vs", &["GUEST", "ONLY_VS"]),
+        Run::holding(",x-cache-valid-guest=g", &["GUEST", "ONLY_G"]),
+        Run::holding(",x-cache-valid-guest=all,x-cache-valid-denied=walk", &["GUEST", "HELD_WALK"]),
+        Run::holding(",x-cache-valid-guest=all,x-cache-valid-scope=all", &["GUEST", "HELD_ALL"]),
+        Run::new("rv64,x-cache-invalid=on,x-cache-invalid-guest=vs", &["MODEL", "SVVPTC", "GUEST", "ONLY_VS"]),
+        Run::new("rv64,x-cache-invalid=on,x-cache-invalid-guest=g", &["MODEL", "SVVPTC", "GUEST", "ONLY_G"]),
+        Run::new("rv64,x-cache-invalid=on,x-cache-invalid-guest=all,x-cache-invalid-scope=all", &["MODEL", "ALL"])
+            .and(&["SVVPTC", "GUEST"]),
+    ]);
+    all.extend(guests().map(Run::on_rv32));
     let sv32 = [
         Run::new("rv64,svinval=on", &["SVVPTC", "SVINVAL"]),
         Run::new("rv64,svinval=on,x-cache-invalid=on", &["MODEL", "SVVPTC", "SVINVAL"]),
@@ -1221,7 +1253,7 @@ x-cache-invalid: total harts=2 stale_hits=5 fences=7 remembered=4 coexisting=2 c
     #[test]
     fn machines_and_their_names() {
         let runs = runs();
-        assert_eq!(runs.len(), 75);
+        assert_eq!(runs.len(), 88);
         let mut names: BTreeSet<String> = runs.iter().map(Run::name).collect();
         names.extend(REFUSALS.iter().map(|(cpu, accelerator, _)| format!("{cpu} {accelerator}")));
         assert_eq!(names.len(), runs.len() + REFUSALS.len());
@@ -1234,6 +1266,9 @@ x-cache-invalid: total harts=2 stale_hits=5 fences=7 remembered=4 coexisting=2 c
             assert_eq!(run.has("CIP_453"), run.cpu.contains("x-cip-453"), "{}", run.name());
             assert_eq!(run.has("LATE"), run.cpu.contains("x-late-pte"), "{}", run.name());
             assert_eq!(run.has("HELD") && models, run.cpu.contains("x-cache-valid"), "{}", run.name());
+            assert_eq!(run.has("GUEST") && models, run.cpu.contains("-guest="), "{}", run.name());
+            assert_eq!(run.has("ONLY_VS"), run.cpu.contains("-guest=vs"), "{}", run.name());
+            assert_eq!(run.has("ONLY_G"), run.cpu.contains("-guest=g"), "{}", run.name());
             assert_eq!(run.has("NAPOT"), run.cpu.contains("svnapot"), "{}", run.name());
             assert_eq!(run.has("ANY"), run.cpu.contains("coexist=any"), "{}", run.name());
             assert_eq!(run.has("VIRTUAL"), run.extra.contains(&"-icount") && !run.has("ANY"), "{}", run.name());
@@ -1250,7 +1285,7 @@ x-cache-invalid: total harts=2 stale_hits=5 fences=7 remembered=4 coexisting=2 c
             ["VALID", "TRAP_S", "TRAP_U", "SSCRATCH", "SSCRATCH_SET", "SSTATUS", "SEPC", "STVEC", "SATP", "SRET"]
         );
         let narrow: Vec<&Run> = runs.iter().filter(|run| run.width().elf == RV32.elf).collect();
-        assert_eq!(narrow.len(), 18);
+        assert_eq!(narrow.len(), 21);
         assert!(narrow.iter().all(|run| !run.has("RANDOM") && !run.has("NAPOT") && !run.has("CIP_453")));
         assert_eq!(runs[10].name(), format!("{FULL_CPU} -smp 4"));
         assert_eq!(

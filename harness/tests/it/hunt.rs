@@ -565,6 +565,21 @@ fn a_translation_that_outlives_its_pte_is_one_story() {
 }
 
 #[test]
+fn a_translation_of_a_guest_is_a_story_like_others() {
+    let stage = |prefix: &str, name: &str| {
+        format!(
+            "riscv_{prefix}_cache_stale_stage hart=2 {name}=1 time=1000000 pc=0x10074 stage=g vmid=3 addr=0x80000000\n"
+        )
+    };
+    let uses = stale_use(1, "unmapped", 0, Some(2_000_000), "fence");
+    let with_stage = uses.replacen('\n', &format!("\n{}", stage("valid", "use")), 1);
+    assert_eq!(trace::read(&with_stage).unwrap().uses, trace::read(&uses).unwrap().uses);
+    let hit = "riscv_invalid_cache_stale_hit hart=2 hit=1 time=1000000 mode=1 access=load addr=0xffffffc000001000 \
+               pc=0x10074 ra=0x0 asid=0 fences=1\n";
+    assert_eq!(trace::read(&(hit.to_owned() + &stage("invalid", "hit"))).unwrap().hits.len(), 1);
+}
+
+#[test]
 fn a_stale_use_is_a_finding_if_no_fence_is_on_its_way() {
     let found = |text: &str| verdict::exposure(&trace::read(text).unwrap().uses).map(|(at, _)| at);
     let second = 1_000_000_000;
