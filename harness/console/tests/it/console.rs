@@ -52,7 +52,16 @@ fn a_run_to_the_end() {
     assert_eq!(reading.forbidden, []);
     assert_eq!(reading.headline, None);
     assert!(reading.ready);
-    assert!(reading.tail.last().unwrap().ends_with("reboot: Power down"));
+}
+
+#[test]
+fn the_last_lines_are_those_with_text() {
+    let log = log("finished") + "\n\n  \n";
+    let tail = end::tail(log.lines());
+    assert_eq!(tail.len(), 12);
+    assert!(tail[11].ends_with("reboot: Power down"), "{tail:?}");
+    assert_eq!(end::tail("a\n\nb \n".lines()), ["a", "b"]);
+    assert_eq!(end::tail("".lines()), [""; 0]);
 }
 
 #[test]
@@ -129,7 +138,6 @@ fn a_panic_that_is_no_stack_overflow() {
     let reading = read(&log("panic"), &EXITED);
     assert_eq!(reading.end, End::Panic { headline });
     assert!(!reading.ready);
-    assert!(reading.tail.iter().any(|l| l.contains("do_exit")), "{:?}", reading.tail);
 }
 
 #[test]
@@ -172,7 +180,6 @@ fn a_firmware_that_starts_nothing() {
     let reading = read(&log("never-booted"), &SILENT);
     assert_eq!(reading.end, End::NeverBooted);
     assert!(!reading.ready);
-    assert!(!reading.tail.is_empty());
 }
 
 #[test]
