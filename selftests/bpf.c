@@ -73,15 +73,19 @@ static void pass_tracepoint(unsigned int cpu)
 	uint64_t *result = &words[cpu * WORDS + RESULT];
 	struct __kernel_timespec little = { 0, 200000 };
 
-	if (where->system_call)
-		syscall(where->system_call);
-	/* A sleep that ends too early does not switch to another task. */
-	for (int i = 0; !where->system_call && i < SLEEPS; i++) {
+	/*
+	 * A sleep that ends too early does not switch to another task, and a program is
+	 * skipped where another task of the CPU has not left it yet.
+	 */
+	for (int i = 0; i < SLEEPS; i++) {
 		uint64_t found;
 
-		syscall(__NR_clock_nanosleep, 1 /* CLOCK_MONOTONIC */, 0, &little, NULL);
+		if (!where->system_call || i)
+			syscall(__NR_clock_nanosleep, 1 /* CLOCK_MONOTONIC */, 0, &little, NULL);
+		if (where->system_call)
+			syscall(where->system_call);
 		found = __atomic_load_n(result, __ATOMIC_RELAXED);
-		if (found && found != last)
+		if (found && (where->system_call || found != last))
 			break;
 		/* It was started before its input changed. */
 		if (found)

@@ -256,6 +256,13 @@ require_clean_kernel()
 	done
 }
 
+# spurious_in LOG: the sum of the spurious faults that cases have counted; nothing if none counts
+spurious_in()
+{
+	echo "$1" | awk '/^# spurious faults: [0-9]/ { sum += $4; some = 1 }
+			 END { if (some) print sum }'
+}
+
 # count_spurious NUMBER: add to the spurious faults of all tests since the machine was
 # booted, if there is a place to note them, and print them. Whether it is 0 or not is
 # what tells whether the other results mean anything on this machine.
@@ -317,8 +324,7 @@ run_module()
 		   grep -m 1 -E '^(Unknown symbol|disagrees about version|version magic)')"
 	skipped="$(skipped_in "$log")"
 	[ -z "$skipped" ] || ktap_print_msg "$test: $skipped"
-	spurious="$(echo "$log" | awk '/^# spurious faults: [0-9]/ { sum += $4; some = 1 }
-				       END { if (some) print sum }')"
+	spurious="$(spurious_in "$log")"
 	detail=
 	if [ -n "$spurious" ]; then
 		count_spurious "$spurious"

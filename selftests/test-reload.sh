@@ -31,8 +31,13 @@ load_all()
 			return 1
 		}
 		# Reading the log takes longer than some modules run.
-		[ "$loads" -ge "$#" ] || touches=$((touches + $(log_of "$module" |
-			awk '/^# touches: / { sum += $3 } END { print sum + 0 }')))
+		if [ "$loads" -lt "$#" ]; then
+			log=$(log_of "$module")
+			touches=$((touches + $(echo "$log" |
+				awk '/^# touches: / { sum += $3 } END { print sum + 0 }')))
+			met=$(spurious_in "$log")
+			spurious=$((spurious + ${met:-0}))
+		fi
 		rmmod "$module" || return 1
 		loads=$((loads + 1))
 	done
@@ -71,6 +76,7 @@ names=$(modules)
 temporary=$(mktemp -d) || skip_test "no folder for temporary files"
 trap 'end_load; rm -rf "$temporary"' EXIT
 touches=0
+spurious=0
 loads=0
 ktap_set_plan 4
 
@@ -89,6 +95,8 @@ run_rounds "$times" $names
 status=$?
 ktap_print_msg "times: $round, loads: $loads"
 ktap_print_msg "touches: $touches"
+ktap_print_msg "spurious faults: $spurious"
+count_spurious $spurious
 if [ "$status" -eq 0 ] && [ "$touches" -gt 0 ]; then
 	ktap_test_pass loaded_and_unloaded
 else

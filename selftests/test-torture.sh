@@ -104,7 +104,12 @@ stop()
 	wait
 	# Leave no CPU offline, whatever went wrong.
 	for cpu in "$cpus"/cpu[0-9]*/online; do
-		[ ! -e "$cpu" ] || echo 1 2> /dev/null > "$cpu"
+		[ -e "$cpu" ] || continue
+		tries=0
+		until echo 1 2> /dev/null > "$cpu" || [ $tries -ge 100 ]; do
+			sleep 0.1
+			tries=$((tries + 1))
+		done
 	done
 }
 

@@ -768,10 +768,12 @@ static int trapped_on_new_stack(unsigned int waiter)
 		if (result == -EIO || result == -ENOMEM)
 			break;
 		/* Less: the CPU has gone offline */
-		if (result > 0)
+		if (result > 0) {
 			traps++;
-		else if (result < 0)
+		} else if (result < 0) {
 			pauses++;
+			usleep_range(1000, 2000);
+		}
 		atomic_inc(&progress);
 	}
 	atomic_set(&touches, traps);

@@ -168,8 +168,17 @@ toggle_cpus() {
 			echo 0 2>/dev/null >"$cpu" || { usleep 1000; continue; }
 			# Long enough for new mappings to be made in the meantime.
 			usleep 20000
-			echo 1 >"$cpu" || say "# hotplug: $cpu does not come back"
-			[ "$(cat "$cpu")" = 1 ] && count=$((count + 1))
+			# Nor let one come back; or its hart is still stopping.
+			tries=0
+			until echo 1 2>/dev/null >"$cpu" || [ $tries -ge 5000 ]; do
+				usleep 2000
+				tries=$((tries + 1))
+			done
+			if [ "$(cat "$cpu")" = 1 ]; then
+				count=$((count + 1))
+			else
+				say "# hotplug: $cpu does not come back"
+			fi
 			usleep 20000
 		done
 	done
