@@ -83,7 +83,7 @@ mod tests {
             |need| {
                 let number = need.clamp(&1, &cpus);
                 most.fetch_max(now.fetch_add(*number, Ordering::SeqCst) + number, Ordering::SeqCst);
-                thread::sleep(Duration::from_millis(30));
+                thread::sleep(Duration::from_millis(300));
                 now.fetch_sub(*number, Ordering::SeqCst);
                 *need
             },

@@ -426,7 +426,7 @@ fn a_talkative_guest_is_ended_as_well() {
 
 #[test]
 fn a_machine_that_stays_on_after_a_panic_is_ended_and_counts() {
-    let limits = Limits { panic: Duration::from_millis(500), ..PATIENT };
+    let limits = Limits { panic: Duration::from_secs(5), ..PATIENT };
     let script = format!(
         "trap 'echo \"{COUNTERS}\" >&2; echo last words; exit 0' TERM\n{BOOT}\
          echo '[    2.000000] Kernel panic - not syncing: Kernel stack overflow'\n\

@@ -207,12 +207,12 @@ fn a_source_of_the_user_s() {
 fn a_second_run_waits_for_the_first() {
     let lab = Lab::new();
     lab.link("sleep");
-    let slow = lab.script("slow", &format!("sleep 1.5; {WITH}"));
+    let slow = lab.script("slow", &format!("sleep 5; {WITH}"));
     let fast = lab.script("fast", WITH);
     let start = Instant::now();
     let mut first = lab.tool().env("LAZYMAP_QEMU", slow).arg("qemu").stdout(Stdio::null()).spawn().unwrap();
     while !std::fs::read_to_string(lab.out().join("lock")).is_ok_and(|t| t.trim() == first.id().to_string()) {
-        assert!(start.elapsed() < Duration::from_secs(5), "the first run never took the lock");
+        assert!(start.elapsed() < Duration::from_secs(30), "the first run never took the lock");
         sleep(Duration::from_millis(10));
     }
     let second = said(lab.tool().env("LAZYMAP_QEMU", fast).arg("qemu"));
@@ -237,7 +237,7 @@ fn nobody_reads_what_it_prints() {
     assert_eq!(first.wait().unwrap().code(), Some(2));
     // The same, interrupted while it prints nothing.
     let started = lab.dir.path().join("started");
-    let slow = lab.script("slow", &format!("echo $$ > {}; exec sleep 60", started.display()));
+    let slow = lab.script("slow", &format!("echo $$ > {}; exec sleep 600", started.display()));
     let mut tool = lab.tool();
     let mut child = tool.env("LAZYMAP_QEMU", slow).arg("qemu").stderr(Stdio::piped()).spawn().unwrap();
     drop(child.stderr.take());
@@ -247,21 +247,24 @@ fn nobody_reads_what_it_prints() {
         if text.ends_with('\n') {
             break text;
         }
-        assert!(start.elapsed() < Duration::from_secs(5), "it never started");
+        assert!(start.elapsed() < Duration::from_secs(30), "it never started");
         sleep(Duration::from_millis(10));
     };
     let kill = std::process::Command::new("sh").args(["-c", &format!("kill -TERM {}", child.id())]).status();
     assert!(kill.unwrap().success());
     while child.try_wait().unwrap().is_none() {
-        if start.elapsed() > Duration::from_secs(10) {
+        if start.elapsed() > Duration::from_secs(90) {
             child.kill().unwrap();
             panic!("it hangs");
         }
         sleep(Duration::from_millis(20));
     }
     assert_eq!(child.wait().unwrap().code(), Some(143));
-    sleep(Duration::from_millis(100));
-    assert!(!runs(pid.trim()), "a QEMU is left behind");
+    let start = Instant::now();
+    while runs(pid.trim()) {
+        assert!(start.elapsed() < Duration::from_secs(30), "a QEMU is left behind");
+        sleep(Duration::from_millis(20));
+    }
 }
 
 #[test]
@@ -298,7 +301,7 @@ fn an_interrupted_build_leaves_nothing_running() {
         }
         let start = Instant::now();
         while running.split_whitespace().any(runs) {
-            assert!(start.elapsed() < Duration::from_secs(5), "{signal}: {running} still runs");
+            assert!(start.elapsed() < Duration::from_secs(30), "{signal}: {running} still runs");
             sleep(Duration::from_millis(20));
         }
         assert!(ended.exists(), "{signal}: make had no time to clean up");

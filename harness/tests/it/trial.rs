@@ -106,7 +106,7 @@ fn a_test_that_fails_is_reported_with_its_case_and_its_own_lines() {
     assert!(row.why.iter().any(|w| w.ends_with(why)), "{:?}", row.why);
     let report = done.report.unwrap();
     assert!(report.contains("the lines before the failure of test-stack.sh in "), "{report}");
-    let last = report.lines().filter(|line| line.contains(" | ")).next_back().unwrap();
+    let last = report.lines().rfind(|line| line.contains(" | ")).unwrap();
     assert!(last.ends_with("not ok 1 new_stack_page_used_by_trap"), "{report}");
 }
 
