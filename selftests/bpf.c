@@ -33,6 +33,9 @@
 /* Times that a CPU sleeps until the scheduler has executed a program */
 #define SLEEPS		1000
 
+/* System calls that a CPU makes until one has executed the program */
+#define CALLS		20
+
 /* Where the arena is; its pages have the same offsets within 4 GiB as the kernel's */
 #define ARENA		0x100000000UL
 #define ARENA_PAGES	512UL
@@ -59,12 +62,35 @@ static int cpu_count;
 /* By number of the CPU: it was offline when it should have passed the tracepoint */
 static bool is_away[MAX_CPUS];
 
+/* Those of the other CPUs */
+static struct thread threads[MAX_CPUS];
+static int thread_count;
+
 /* Whether the calling thread is still confined to one CPU: not if that went offline. */
 static bool is_confined(void)
 {
 	unsigned int where[MAX_CPUS];
 
 	return usable_cpus(where) == 1;
+}
+
+/* Ends the threads, which exit() of nolibc leaves alone. */
+static void stop_threads(void)
+{
+	end = true;
+	wake(&new_round, new_round + 1);
+	while (thread_count)
+		end_of_thread(&threads[--thread_count]);
+}
+
+/* Ends the program, as ksft_exit_fail_perror() does. */
+static void __attribute__((noreturn)) fail(const char *what)
+{
+	int error = errno;
+
+	stop_threads();
+	errno = error;
+	ksft_exit_fail_perror(what);
 }
 
 /* Makes the current CPU pass the tracepoint. */
@@ -77,7 +103,7 @@ static void pass_tracepoint(unsigned int cpu)
 	 * A sleep that ends too early does not switch to another task, and a program is
 	 * skipped where another task of the CPU has not left it yet.
 	 */
-	for (int i = 0; i < SLEEPS; i++) {
+	for (int i = 0; i < (where->system_call ? CALLS : SLEEPS); i++) {
 		uint64_t found;
 
 		if (!where->system_call || i)
@@ -201,10 +227,10 @@ static int page_per_cpu(void)
 
 	map = new_map(BPF_MAP_TYPE_ARRAY, sizeof(uint64_t), count, 0);
 	if (map < 0)
-		ksft_exit_fail_perror("BPF_MAP_CREATE");
+		fail("BPF_MAP_CREATE");
 	words = map_memory(NULL, count * sizeof(uint64_t), map);
 	if (!words)
-		ksft_exit_fail_perror("mmap");
+		fail("mmap");
 	return map;
 }
 
@@ -258,10 +284,10 @@ static bool run_programs(const struct place *place, unsigned long rounds)
 		last = 0;
 		program = load_program(place, map, -1, number);
 		if (program < 0)
-			ksft_exit_fail_perror("BPF_PROG_LOAD");
+			fail("BPF_PROG_LOAD");
 		link = attach(place->tracepoint, program);
 		if (link < 0)
-			ksft_exit_fail_perror("BPF_RAW_TRACEPOINT_OPEN");
+			fail("BPF_RAW_TRACEPOINT_OPEN");
 		pass_on_all_cpus(place);
 		close(link);
 		close(program);
@@ -301,18 +327,18 @@ static void read_arena(const char *name, const struct place *place, unsigned lon
 		return;
 	}
 	if (arena < 0)
-		ksft_exit_fail_perror("BPF_MAP_CREATE of an arena");
+		fail("BPF_MAP_CREATE of an arena");
 	memory = map_memory((void *)ARENA, ARENA_PAGES * PAGE_SIZE, arena);
 	if (!memory)
-		ksft_exit_fail_perror("mmap of an arena");
+		fail("mmap of an arena");
 	map = page_per_cpu();
 	program = load_program(place, map, arena, number);
 	if (program < 0)
-		ksft_exit_fail_perror("BPF_PROG_LOAD with an arena");
+		fail("BPF_PROG_LOAD with an arena");
 
 	link = attach(place->tracepoint, program);
 	if (link < 0)
-		ksft_exit_fail_perror("BPF_RAW_TRACEPOINT_OPEN");
+		fail("BPF_RAW_TRACEPOINT_OPEN");
 	for (page = 0; page < pages; page++) {
 		last = page ? number + pattern(page - 1) : 0;
 		set_on_all_cpus(INPUT, 0);
@@ -336,7 +362,6 @@ static void read_arena(const char *name, const struct place *place, unsigned lon
 
 int main(int argc, char **argv)
 {
-	static struct thread threads[MAX_CPUS];
 	unsigned long rounds = DEFAULT_ROUNDS, pages = DEFAULT_PAGES;
 	const char *what;
 
@@ -355,8 +380,9 @@ int main(int argc, char **argv)
 	if (cpu_count < 0)
 		ksft_exit_fail_perror("sched_getaffinity");
 	for (int i = 1; i < cpu_count; i++) {
-		if (start_thread(&threads[i], work, &cpus[i]))
-			ksft_exit_fail_perror("clone");
+		if (start_thread(&threads[thread_count], work, &cpus[i]))
+			fail("clone");
+		thread_count++;
 	}
 	wait_for_others();
 	ksft_set_plan(planned(4));
@@ -365,9 +391,6 @@ int main(int argc, char **argv)
 	read_arena("new_arena_page_read_by_system_calls", &system_calls, pages);
 	read_arena("new_arena_page_read_by_scheduler", &scheduler, pages);
 
-	end = true;
-	wake(&new_round, new_round + 1);
-	for (int i = 1; i < cpu_count; i++)
-		end_of_thread(&threads[i]);
+	stop_threads();
 	ksft_finished();
 }
