@@ -51,7 +51,6 @@ static const struct place scheduler = { "sched_switch", 0 };
 
 /* Shared by the threads on the CPUs; they wait for new_round. */
 static unsigned int new_round, done;
-static bool end;
 static const struct place *where;
 /* The memory of the map that the program stores to */
 static uint64_t *words;
@@ -62,35 +61,12 @@ static int cpu_count;
 /* By number of the CPU: it was offline when it should have passed the tracepoint */
 static bool is_away[MAX_CPUS];
 
-/* Those of the other CPUs */
-static struct thread threads[MAX_CPUS];
-static int thread_count;
-
 /* Whether the calling thread is still confined to one CPU: not if that went offline. */
 static bool is_confined(void)
 {
 	unsigned int where[MAX_CPUS];
 
 	return usable_cpus(where) == 1;
-}
-
-/* Ends the threads, which exit() of nolibc leaves alone. */
-static void stop_threads(void)
-{
-	end = true;
-	wake(&new_round, new_round + 1);
-	while (thread_count)
-		end_of_thread(&threads[--thread_count]);
-}
-
-/* Ends the program, as ksft_exit_fail_perror() does. */
-static void __attribute__((noreturn)) fail(const char *what)
-{
-	int error = errno;
-
-	stop_threads();
-	errno = error;
-	ksft_exit_fail_perror(what);
 }
 
 /* Makes the current CPU pass the tracepoint. */
@@ -138,8 +114,6 @@ static void work(void *argument)
 	wake(&done, __atomic_add_fetch(&done, 1, __ATOMIC_RELAXED));
 	for (;;) {
 		round = wait_until_not(&new_round, round);
-		if (end)
-			return;
 		pass(*cpu);
 		__atomic_fetch_add(&done, 1, __ATOMIC_RELEASE);
 		syscall(__NR_futex, &done, FUTEX_WAKE, 1, NULL, NULL, 0);
@@ -227,10 +201,10 @@ static int page_per_cpu(void)
 
 	map = new_map(BPF_MAP_TYPE_ARRAY, sizeof(uint64_t), count, 0);
 	if (map < 0)
-		fail("BPF_MAP_CREATE");
+		ksft_exit_fail_perror("BPF_MAP_CREATE");
 	words = map_memory(NULL, count * sizeof(uint64_t), map);
 	if (!words)
-		fail("mmap");
+		ksft_exit_fail_perror("mmap");
 	return map;
 }
 
@@ -284,10 +258,10 @@ static bool run_programs(const struct place *place, unsigned long rounds)
 		last = 0;
 		program = load_program(place, map, -1, number);
 		if (program < 0)
-			fail("BPF_PROG_LOAD");
+			ksft_exit_fail_perror("BPF_PROG_LOAD");
 		link = attach(place->tracepoint, program);
 		if (link < 0)
-			fail("BPF_RAW_TRACEPOINT_OPEN");
+			ksft_exit_fail_perror("BPF_RAW_TRACEPOINT_OPEN");
 		pass_on_all_cpus(place);
 		close(link);
 		close(program);
@@ -327,18 +301,18 @@ static void read_arena(const char *name, const struct place *place, unsigned lon
 		return;
 	}
 	if (arena < 0)
-		fail("BPF_MAP_CREATE of an arena");
+		ksft_exit_fail_perror("BPF_MAP_CREATE of an arena");
 	memory = map_memory((void *)ARENA, ARENA_PAGES * PAGE_SIZE, arena);
 	if (!memory)
-		fail("mmap of an arena");
+		ksft_exit_fail_perror("mmap of an arena");
 	map = page_per_cpu();
 	program = load_program(place, map, arena, number);
 	if (program < 0)
-		fail("BPF_PROG_LOAD with an arena");
+		ksft_exit_fail_perror("BPF_PROG_LOAD with an arena");
 
 	link = attach(place->tracepoint, program);
 	if (link < 0)
-		fail("BPF_RAW_TRACEPOINT_OPEN");
+		ksft_exit_fail_perror("BPF_RAW_TRACEPOINT_OPEN");
 	for (page = 0; page < pages; page++) {
 		last = page ? number + pattern(page - 1) : 0;
 		set_on_all_cpus(INPUT, 0);
@@ -362,6 +336,7 @@ static void read_arena(const char *name, const struct place *place, unsigned lon
 
 int main(int argc, char **argv)
 {
+	static struct thread threads[MAX_CPUS];
 	unsigned long rounds = DEFAULT_ROUNDS, pages = DEFAULT_PAGES;
 	const char *what;
 
@@ -380,9 +355,8 @@ int main(int argc, char **argv)
 	if (cpu_count < 0)
 		ksft_exit_fail_perror("sched_getaffinity");
 	for (int i = 1; i < cpu_count; i++) {
-		if (start_thread(&threads[thread_count], work, &cpus[i]))
-			fail("clone");
-		thread_count++;
+		if (start_thread(&threads[i], work, &cpus[i]))
+			ksft_exit_fail_perror("clone");
 	}
 	wait_for_others();
 	ksft_set_plan(planned(4));
@@ -391,6 +365,5 @@ int main(int argc, char **argv)
 	read_arena("new_arena_page_read_by_system_calls", &system_calls, pages);
 	read_arena("new_arena_page_read_by_scheduler", &scheduler, pages);
 
-	stop_threads();
 	ksft_finished();
 }

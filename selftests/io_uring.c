@@ -65,7 +65,7 @@ static char *private_memory(size_t size)
 			    -1, 0);
 
 	if (memory == MAP_FAILED)
-		fail("mmap");
+		ksft_exit_fail_perror("mmap");
 	return memory;
 }
 
@@ -206,9 +206,9 @@ static void run(const char *test, unsigned long rounds, bool with_buffers)
 		attempts = 0;
 		begin_mapping();
 		if (!make_ring())
-			fail("io_uring_setup");
+			ksft_exit_fail_perror("io_uring_setup");
 		if (with_buffers && !add_buffers(cpu_count))
-			fail("IORING_REGISTER_PBUF_RING");
+			ksft_exit_fail_perror("IORING_REGISTER_PBUF_RING");
 		end_mapping();
 		add_requests(cpu_count, with_buffers);
 		write_word(&values->all.round, ++round);
@@ -275,15 +275,12 @@ int main(int argc, char **argv)
 	if (!buffer_memory)
 		ksft_exit_fail_perror("mmap");
 	start_workers(submit_once);
-	if (cpu_count > ENTRIES) {
-		stop_workers();
+	if (cpu_count > ENTRIES)
 		ksft_exit_skip("more than %d CPUs\n", ENTRIES);
-	}
 	ksft_set_plan(planned(2));
 	for (unsigned int i = 0; i < 2; i++) {
 		if (begins(tests[i]))
 			run(tests[i], rounds, i);
 	}
-	stop_workers();
 	ksft_finished();
 }

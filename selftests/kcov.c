@@ -106,14 +106,14 @@ static void run(const char *test, unsigned long rounds, bool travel)
 		for (int i = 0; i < cpu_count; i++) {
 			buffers[i] = open_kcov();
 			if (buffers[i] < 0)
-				fail("/sys/kernel/debug/kcov");
+				ksft_exit_fail_perror("/sys/kernel/debug/kcov");
 			begin_mapping();
 			if (ioctl(buffers[i], KCOV_INIT_TRACE, SIZE))
-				fail("KCOV_INIT_TRACE");
+				ksft_exit_fail_perror("KCOV_INIT_TRACE");
 			end_mapping();
 			memory[i] = map_memory(NULL, SIZE * sizeof(uint64_t), buffers[i]);
 			if (!memory[i])
-				fail("mmap of coverage");
+				ksft_exit_fail_perror("mmap of coverage");
 		}
 		write_word(&values->all.round, ++round);
 		/* The others first: this CPU knows the buffers. */
@@ -161,6 +161,5 @@ int main(int argc, char **argv)
 		if (begins(tests[i]))
 			run(tests[i], rounds, i);
 	}
-	stop_workers();
 	ksft_finished();
 }

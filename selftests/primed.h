@@ -78,7 +78,6 @@ static int cpu_count;
 static struct worker workers[MAX_CPUS];
 static int worker_count;
 static unsigned int running;
-static bool end;
 
 /* What the threads do all the time, for the test to set before it starts them */
 static struct {
@@ -143,31 +142,12 @@ static inline void work(void *argument)
 
 	stay_on(worker->cpu);
 	__atomic_fetch_add(&running, 1, __ATOMIC_RELEASE);
-	while (!__atomic_load_n(&end, __ATOMIC_RELAXED)) {
+	for (;;) {
 		read_in_vain(worker);
 		worker->is_away = !stay_on(worker->cpu);
 		if (!worker->is_away)
 			part.run(worker);
 	}
-}
-
-/* Ends the threads, which exit() of nolibc leaves alone. */
-static inline void stop_workers(void)
-{
-	__atomic_store_n(&end, true, __ATOMIC_RELAXED);
-	for (int i = 0; i < worker_count; i++)
-		end_of_thread(&workers[i].thread);
-	worker_count = 0;
-}
-
-/* Ends the program, as ksft_exit_fail_perror() does. */
-static inline void __attribute__((noreturn)) fail(const char *what)
-{
-	int error = errno;
-
-	stop_workers();
-	errno = error;
-	ksft_exit_fail_perror(what);
 }
 
 /* From now on areas of the calling thread are read in vain before they are mapped. */
@@ -299,9 +279,7 @@ static inline void start_workers(void (*what)(struct worker *worker))
 			ksft_exit_fail_perror("mmap");
 		/* EINVAL is what a kernel says that lacks what they need. */
 		peek = load_peek();
-		if (peek < 0 && errno != EINVAL)
-			ksft_exit_fail_perror("BPF_PROG_LOAD");
-		announce = load_announce();
+		announce = peek < 0 ? peek : load_announce();
 		if (announce < 0 && errno != EINVAL)
 			ksft_exit_fail_perror("BPF_PROG_LOAD");
 		if (peek < 0 || attach("sys_enter", peek) < 0)
@@ -318,7 +296,7 @@ static inline void start_workers(void (*what)(struct worker *worker))
 		worker->cpu = cpus[i];
 		worker->number = i;
 		if (start_thread(&worker->thread, work, worker))
-			fail("clone");
+			ksft_exit_fail_perror("clone");
 		worker_count++;
 	}
 	while (__atomic_load_n(&running, __ATOMIC_ACQUIRE) < (unsigned int)worker_count)

@@ -97,7 +97,7 @@ static const char *find_btf(void)
 		return "no CONFIG_DEBUG_INFO_BTF";
 	data = mmap(NULL, most, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 	if (data == MAP_FAILED)
-		fail("mmap");
+		ksft_exit_fail_perror("mmap");
 	while ((more = read(fd, data + size, most - size)) > 0)
 		size += more;
 	close(fd);
@@ -227,7 +227,7 @@ static void load_writer(const struct context *context, unsigned int attach_type,
 	leave(&code);
 	program = load_code(&code, context->type, attach_type, id);
 	if (program < 0)
-		fail("BPF_PROG_LOAD");
+		ksft_exit_fail_perror("BPF_PROG_LOAD");
 }
 
 /* Raw tracepoints */
@@ -323,7 +323,7 @@ static const char *attach_to_events(const struct context *context, struct perf_e
 		return no_perf;
 	for (int i = 0; i < cpu_count; i++) {
 		if (events[i] >= 0 && ioctl(events[i], PERF_EVENT_IOC_SET_BPF, program))
-			fail("PERF_EVENT_IOC_SET_BPF");
+			ksft_exit_fail_perror("PERF_EVENT_IOC_SET_BPF");
 	}
 	return NULL;
 }
@@ -401,7 +401,7 @@ static const char *attach_to_uprobe(const struct context *context)
 	if (fd < 0)
 		return "no CONFIG_UPROBE_EVENTS";
 	if (read(fd, number, sizeof(number) - 1) <= 0)
-		fail("/sys/bus/event_source/devices/uprobe/type");
+		ksft_exit_fail_perror("/sys/bus/event_source/devices/uprobe/type");
 	close(fd);
 	if (offset < 0)
 		return "no /proc/self/maps";
@@ -411,9 +411,9 @@ static const char *attach_to_uprobe(const struct context *context)
 	/* One for all: the program is called before the event looks at the CPU. */
 	attachment = open_event(&attr, cpus[0]);
 	if (attachment < 0)
-		fail("perf_event_open of a uprobe");
+		ksft_exit_fail_perror("perf_event_open of a uprobe");
 	if (ioctl(attachment, PERF_EVENT_IOC_SET_BPF, program))
-		fail("PERF_EVENT_IOC_SET_BPF");
+		ksft_exit_fail_perror("PERF_EVENT_IOC_SET_BPF");
 	return NULL;
 }
 
@@ -435,7 +435,7 @@ static const char *attach_to_function(const struct context *context)
 	if (attachment < 0 && (errno == KERNEL_ENOTSUPP || errno == EOPNOTSUPP))
 		return "no CONFIG_DYNAMIC_FTRACE_WITH_DIRECT_CALLS";
 	if (attachment < 0)
-		fail("BPF_RAW_TRACEPOINT_OPEN of a function");
+		ksft_exit_fail_perror("BPF_RAW_TRACEPOINT_OPEN of a function");
 	return NULL;
 }
 
@@ -480,7 +480,7 @@ static const char *attach_to_scheduler(const struct context *context)
 	value = mmap(NULL, value_type->size, PROT_READ | PROT_WRITE,
 		     MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 	if (value == MAP_FAILED)
-		fail("mmap");
+		ksft_exit_fail_perror("mmap");
 	*(unsigned long *)(value + data + offset_of(member)) = program;
 	memcpy(value + data + name, "lazy_map", sizeof("lazy_map"));
 
@@ -492,13 +492,13 @@ static const char *attach_to_scheduler(const struct context *context)
 	attr.btf_vmlinux_value_type_id = value_id;
 	attachment = bpf(BPF_MAP_CREATE, &attr);
 	if (attachment < 0)
-		fail("BPF_MAP_CREATE of a scheduler");
+		ksft_exit_fail_perror("BPF_MAP_CREATE of a scheduler");
 	memset(&attr, 0, sizeof(attr));
 	attr.map_fd = attachment;
 	attr.key = (uintptr_t)&key;
 	attr.value = (uintptr_t)value;
 	if (bpf(BPF_MAP_UPDATE_ELEM, &attr))
-		fail("BPF_MAP_UPDATE_ELEM of a scheduler");
+		ksft_exit_fail_perror("BPF_MAP_UPDATE_ELEM of a scheduler");
 	munmap(value, value_type->size);
 	return NULL;
 }
@@ -512,7 +512,7 @@ static void detach_scheduler(void)
 	attr.map_fd = attachment;
 	attr.key = (uintptr_t)&key;
 	if (bpf(BPF_MAP_DELETE_ELEM, &attr))
-		fail("BPF_MAP_DELETE_ELEM of a scheduler");
+		ksft_exit_fail_perror("BPF_MAP_DELETE_ELEM of a scheduler");
 	detach();
 }
 
@@ -615,7 +615,7 @@ static int new_ring(void)
 	attr.max_entries = ring_size();
 	ring = bpf(BPF_MAP_CREATE, &attr);
 	if (ring < 0)
-		fail("BPF_MAP_CREATE of a ring buffer");
+		ksft_exit_fail_perror("BPF_MAP_CREATE of a ring buffer");
 	return ring;
 }
 
@@ -632,7 +632,7 @@ static int new_ring_map(void)
 	attr.inner_map_fd = example;
 	map = bpf(BPF_MAP_CREATE, &attr);
 	if (map < 0)
-		fail("BPF_MAP_CREATE of a map of maps");
+		ksft_exit_fail_perror("BPF_MAP_CREATE of a map of maps");
 	close(example);
 	return map;
 }
@@ -648,7 +648,8 @@ static void publish(int ring)
 	attr.key = (uintptr_t)&key;
 	attr.value = ring < 0 ? 0 : (uintptr_t)&value;
 	if (bpf(ring < 0 ? BPF_MAP_DELETE_ELEM : BPF_MAP_UPDATE_ELEM, &attr))
-		fail(ring < 0 ? "BPF_MAP_DELETE_ELEM" : "BPF_MAP_UPDATE_ELEM");
+		ksft_exit_fail_perror(ring < 0 ? "BPF_MAP_DELETE_ELEM" :
+				      "BPF_MAP_UPDATE_ELEM");
 }
 
 /* Waits until each CPU has written; says which has not, but for those that are offline. */
@@ -686,7 +687,7 @@ static bool is_right(int ring, uint64_t round, unsigned long *touches)
 
 	memory = mmap(NULL, size, PROT_READ, MAP_SHARED, ring, 0);
 	if (memory == MAP_FAILED)
-		fail("mmap of a ring buffer");
+		ksft_exit_fail_perror("mmap of a ring buffer");
 	memset(found, 0, sizeof(found));
 	/* A page for each position, the second one for that of the writers */
 	produced = read_word((uint64_t *)(memory + PAGE_SIZE));
@@ -799,6 +800,5 @@ int main(int argc, char **argv)
 		if (begins(contexts[i].test))
 			run(&contexts[i], rounds);
 	}
-	stop_workers();
 	ksft_finished();
 }
