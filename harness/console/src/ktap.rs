@@ -202,6 +202,11 @@ fn running_at(cases: &[Case], number: usize) -> Option<String> {
 }
 
 impl Case {
+    /// Whether it has a result, and failed.
+    pub fn has_failed(&self) -> bool {
+        self.progress == Progress::Ended && self.status >= Status::Xpass
+    }
+
     /// The first test inside, or this one, that failed or has no result, with the suites around it.
     fn culprit(&self) -> Option<String> {
         if self.status < Status::Xpass {

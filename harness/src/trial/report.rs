@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use anstyle::Style;
 use lazymap_console::end::{self, End};
-use lazymap_console::ktap::{self, Progress, Status};
+use lazymap_console::ktap;
 use serde::Serialize;
 
 use super::record::{BootRecord, CaseRow, Provenance};
@@ -349,8 +349,7 @@ fn last_of_failed<'a>(rows: &'a [Row], booted: &Booted) -> Option<(&'a str, usiz
     rows.iter().filter(|row| row.verdict == Verdict::Fail).find_map(|row| {
         let case = booted.report.find(&row.test).ok()??;
         let inside = ktap::innermost(&case.cases).into_iter();
-        let failed = |case: &&ktap::Case| case.progress == Progress::Ended && case.status >= Status::Xpass;
-        let line = inside.map(|(_, case)| case).chain([case]).find(failed)?.line;
+        let line = inside.map(|(_, case)| case).chain([case]).find(|case| case.has_failed())?.line;
         Some((row.test.as_str(), line))
     })
 }

@@ -197,8 +197,7 @@ fn ended_inside(of: &ktap::Case) -> Vec<(String, Status)> {
 fn failed_inside(of: &ktap::Case) -> Vec<String> {
     const NOTES: usize = 3;
     let inside = ktap::innermost(&of.cases).into_iter();
-    let failed = inside.filter(|(_, case)| case.progress == Progress::Ended && case.status >= Status::Xpass);
-    let told = failed.map(|(name, case)| {
+    let told = inside.filter(|(_, case)| case.has_failed()).map(|(name, case)| {
         let said = case.notes.iter().skip(case.notes.len().saturating_sub(NOTES)).map(String::as_str);
         let said: Vec<&str> = said.chain(case.reason.as_deref()).collect();
         let said = if said.is_empty() { String::new() } else { format!(": {}", said.join("; ")) };
