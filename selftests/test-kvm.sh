@@ -1,8 +1,9 @@
 #!/bin/sh
 # SPDX-License-Identifier: GPL-2.0
 #
-# Load KVM, and run guests on all CPUs, while the kernel maps stacks. KVM as a module
-# is what makes a difference: its code is mapped anew each time.
+# Load KVM, and run guests on all CPUs, while the kernel maps stacks and the guests'
+# pages are replaced. KVM as a module is what makes a difference for stacks: its code is
+# mapped anew each time.
 
 . "$(dirname "$0")/functions.sh"
 

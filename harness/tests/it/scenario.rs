@@ -86,6 +86,7 @@ fn the_scenarios_of_the_project() {
             "kexec",
             "kfence",
             "kvm",
+            "kvm-guest",
             "late",
             "late-store",
             "line",
