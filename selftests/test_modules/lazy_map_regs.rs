@@ -64,6 +64,7 @@ use kernel::{
 mod touch;
 
 use touch::{
+    has_extension,
     made_again,
     prime_here,
     Met,
@@ -121,15 +122,24 @@ const SHADOW: usize = if cfg!(CONFIG_SHADOW_CALL_STACK) {
 ///
 /// An `absorbed` access must not trap, except for what the kernel absorbs. A `handled` one
 /// may be emulated by the kernel. A `reported` one is skipped if it cannot be made.
+///
+/// The assembler may compress what is around the instruction only if the kernel is built for CPUs
+/// with C. The instruction itself is `compressed`, or has 32 bits.
 macro_rules! access {
     ($name:ident, absorbed, base $base:literal, $instruction:literal) => {
-        access!($name, base $base, TP, TP, "0", $instruction);
+        access!($name, base $base, TP, TP, "0", "norvc", $instruction);
+    };
+    ($name:ident, absorbed, compressed, base $base:literal, $instruction:literal) => {
+        access!($name, base $base, TP, TP, "0", "rvc", $instruction);
     };
     ($name:ident, handled, base $base:literal, $instruction:literal) => {
-        access!($name, base $base, SP, SHADOW, "0", $instruction);
+        access!($name, base $base, SP, SHADOW, "0", "norvc", $instruction);
     };
     ($name:ident, reported, base $base:literal, $instruction:literal) => {
-        access!($name, base $base, SP, SHADOW, "1", $instruction);
+        access!($name, base $base, SP, SHADOW, "1", "norvc", $instruction);
+    };
+    ($name:ident, reported, compressed, base $base:literal, $instruction:literal) => {
+        access!($name, base $base, SP, SHADOW, "1", "rvc", $instruction);
     };
     (
         $name:ident,
@@ -137,6 +147,7 @@ macro_rules! access {
         $keep:expr,
         $shadow:expr,
         $fixup:literal,
+        $width:literal,
         $instruction:literal
     ) => {
         /// # Safety
@@ -150,7 +161,7 @@ macro_rules! access {
             unsafe {
                 asm!(
                     ".option push",
-                    ".option arch, +d, +c",
+                    ".option arch, +d",
                     // Keep what belongs to the kernel.
                     ".irp reg, 1, 2, 3, 8, 9, 18, 19, 20, 21, 22, 23, 24, 25, 26, 27",
                     "sd x\\reg, -1536 + 8 * \\reg(a0)",
@@ -181,9 +192,12 @@ macro_rules! access {
                     concat!("ld x\\reg, -2048 + 8 * \\reg(x", $base, ")"),
                     ".endif",
                     ".endr",
+                    ".option push",
+                    concat!(".option ", $width),
                     "8:",
                     $instruction,
                     "9:",
+                    ".option pop",
                     concat!(".if ", $fixup),
                     extable!("8b", "9b"),
                     ".endif",
@@ -220,18 +234,18 @@ access!(load_byte, absorbed, base "10", "lbu t6, 0(a5)");
 access!(store, absorbed, base "10", "sd t1, 0(a5)");
 access!(amo, absorbed, base "10", "amoadd.d t3, t4, (a5)");
 access!(load_reserved, absorbed, base "10", "lr.d s11, (a5)");
-access!(compressed_load, absorbed, base "10", "c.ld a2, 0(a5)");
-access!(compressed_store, absorbed, base "10", "c.sd a3, 0(a5)");
-access!(stack_load, absorbed, base "2", "c.ldsp a0, 0(sp)");
-access!(stack_store, absorbed, base "2", "c.sdsp a1, 0(sp)");
+access!(compressed_load, absorbed, compressed, base "10", "c.ld a2, 0(a5)");
+access!(compressed_store, absorbed, compressed, base "10", "c.sd a3, 0(a5)");
+access!(stack_load, absorbed, compressed, base "2", "c.ldsp a0, 0(sp)");
+access!(stack_store, absorbed, compressed, base "2", "c.sdsp a1, 0(sp)");
 #[cfg(CONFIG_FPU)]
 access!(fp_load, absorbed, base "10", "fld fs0, 0(a5)");
 #[cfg(CONFIG_FPU)]
 access!(fp_store, absorbed, base "10", "fsd fs0, 0(a5)");
 #[cfg(CONFIG_FPU)]
-access!(compressed_fp_load, absorbed, base "10", "c.fld fs0, 0(a5)");
+access!(compressed_fp_load, absorbed, compressed, base "10", "c.fld fs0, 0(a5)");
 #[cfg(CONFIG_FPU)]
-access!(compressed_fp_store, absorbed, base "10", "c.fsd fs0, 0(a5)");
+access!(compressed_fp_store, absorbed, compressed, base "10", "c.fsd fs0, 0(a5)");
 access!(misaligned_load, handled, base "10", "ld t0, 0(a5)");
 access!(misaligned_store, handled, base "10", "sd t1, 0(a5)");
 access!(fetch, absorbed, base "10", "jalr t0, 0(a5)");
@@ -242,8 +256,8 @@ access!(reported_load_a0, reported, base "9", "ld a0, 0(a5)");
 access!(reported_store, reported, base "9", "sd a0, 0(a5)");
 access!(reported_amo, reported, base "9", "amoadd.d a0, t4, (a5)");
 access!(reported_load_reserved, reported, base "9", "lr.d s11, (a5)");
-access!(reported_compressed_load, reported, base "9", "c.ld a2, 0(a5)");
-access!(reported_compressed_store, reported, base "9", "c.sd a3, 0(a5)");
+access!(reported_compressed_load, reported, compressed, base "9", "c.ld a2, 0(a5)");
+access!(reported_compressed_store, reported, compressed, base "9", "c.sd a3, 0(a5)");
 #[cfg(CONFIG_FPU)]
 access!(reported_fp_load, reported, base "9", "fld fs0, 0(a5)");
 #[cfg(CONFIG_FPU)]
@@ -327,14 +341,6 @@ impl Kind {
         self.offset = PAGE_SIZE - 2;
         self.second = second;
         self
-    }
-}
-
-/// Whether all CPUs have a single-letter extension.
-fn has_extension(letter: u8) -> bool {
-    // SAFETY: Without a bitmap, what is tested is the one of all CPUs.
-    unsafe {
-        bindings::__riscv_isa_extension_available(core::ptr::null(), u32::from(letter - b'a'))
     }
 }
 

@@ -66,6 +66,14 @@ macro_rules! extable {
 /// sstatus.SPIE
 const SPIE: usize = 1 << 5;
 
+/// Whether all CPUs have a single-letter extension.
+pub(crate) fn has_extension(letter: u8) -> bool {
+    // SAFETY: Without a bitmap, what is tested is the one of all CPUs.
+    unsafe {
+        bindings::__riscv_isa_extension_available(core::ptr::null(), u32::from(letter - b'a'))
+    }
+}
+
 /// Where a touch is made.
 #[derive(Clone, Copy)]
 pub(crate) enum Place {
