@@ -4,8 +4,12 @@
 # End the loading of a module in the middle of a long test, in each way in which that
 # happens: by a signal for insmod, by SIGKILL, by the timeout of kselftest, which ends the
 # script alone. insmod must return soon, the module must be gone with all that it had,
-# and the next test must run. The argument is times=NUMBER. The signal is SIGTERM: what a
-# shell starts in the background ignores that of Ctrl-C, which is no different otherwise.
+# and the next test must run. Most of it is done to the test that does a bit of
+# everything. Others end in their own ways and are ended once each: new code is being
+# executed, probes are attached, a module in C looks after its threads by itself.
+#
+# The argument is times=NUMBER. The signal is SIGTERM: what a shell starts in the
+# background ignores that of Ctrl-C, which is no different otherwise.
 
 . "$(dirname "$0")/functions.sh"
 
@@ -14,6 +18,8 @@ module=lazy_map_torture
 seconds=30
 # And has so many tenths of a second to end.
 patience=150
+# Seconds into the middle of it
+middle=1
 
 require_allow_crash
 times=$(argument times $(arguments_for lazy_map_killed "$@"))
@@ -29,7 +35,7 @@ temporary=$(mktemp -d) || skip_test "no folder for temporary files"
 trap 'end_test; rm -rf "$temporary"' EXIT
 
 # The more, the more pages are in flight.
-tolerance_kib=$((512 + times * 16))
+tolerance_kib=$((512 + (times + 3) * 16))
 arguments="seconds=$seconds threads=4 memory=16 seed=1"
 
 # start COMMAND...: in the background; its PID and its exit status go to files.
@@ -64,7 +70,7 @@ has_ended()
 # is_busy: whether the test in the module has started, and insmod has not returned
 is_busy()
 {
-	has_ended || log_of $module | grep -q '^# torture: starts'
+	has_ended || log_of $module | grep -q '^# [a-z_]*: start'
 }
 
 is_not_loading()
@@ -72,11 +78,17 @@ is_not_loading()
 	! grep -q "^$module .* Loading " /proc/modules
 }
 
+# is_killed: kill what has been started, unless it has ended; whether the module has, too
+is_killed()
+{
+	has_ended || [ ! -s "$temporary/pid" ] ||
+		kill -KILL "$(cat "$temporary/pid")" 2> /dev/null
+	is_not_loading
+}
+
 end_test()
 {
-	[ -s "$temporary/status" ] || [ ! -s "$temporary/pid" ] ||
-		kill -KILL "$(cat "$temporary/pid")" 2> /dev/null
-	within $((seconds * 20)) is_not_loading
+	within $((seconds * 20)) is_killed
 	! grep -q "^$module .* Live " /proc/modules || rmmod $module
 }
 
@@ -94,8 +106,7 @@ ends()
 		sed 's/^/# | /' "$temporary/said"
 		good=
 	else
-		# Into the middle of it
-		sleep 1
+		sleep $middle
 		kill "-$signal" "$(cat "$temporary/pid")"
 		if ! within $patience has_ended; then
 			ktap_print_msg "$1 has not returned $((patience / 10)) s after SIG$signal"
@@ -140,12 +151,16 @@ report()
 }
 
 spurious=0
-ktap_set_plan 6
+ktap_set_plan 7
 # For tools that read the kernel's log as well
 ktap_print_msg "$module: torture fails, as it must"
 # The first time, caches grow, and kprobes keep a page for what they execute.
 load_module lazy_map_trace case=touched_from_kprobes $(quick_parameters lazy_map_trace) &&
 	rmmod lazy_map_trace
+for other in lazy_map_text lazy_map_basic; do
+	[ -e "$DIR/test_modules/$other.ko" ] || continue
+	load_module $other $(quick_parameters $other) && rmmod $other
+done
 # BPF keeps the memory that it has once had for programs.
 [ ! -x "$DIR/bpf" ] || "$DIR/bpf" rounds=1 pages=1 > /dev/null 2>&1
 ends_insmod KILL > /dev/null
@@ -166,6 +181,37 @@ report killed_insmod_returns $bad
 
 ends TERM "$DIR/test-torture.sh" $arguments
 report timeout_ends_the_module_too $?
+
+# has_several_cpus: whether lazy_map_basic has something to do that takes long
+has_several_cpus()
+{
+	case "$(cat /sys/devices/system/cpu/online)" in
+	*[,-]*) return 0 ;;
+	esac
+	return 1
+}
+
+# end_other MODULE CASE PARAMETER...: as ends_insmod(), for a case that would take long
+end_other()
+{
+	module="$1"
+	if [ ! -e "$DIR/test_modules/$1.ko" ]; then
+		ktap_print_msg "$1.ko is missing"
+		return
+	fi
+	ktap_print_msg "$1: $2 fails, as it must"
+	shift
+	arguments="case=$*"
+	ends_insmod TERM || bad=1
+}
+
+bad=0
+# The machine may be fast.
+middle=0.2
+end_other lazy_map_text executed_by_running_threads rounds=1000000
+end_other lazy_map_trace new_mapping_touched_from_tracepoint rounds=1000000
+! has_several_cpus || end_other lazy_map_basic polled_while_mapped rounds=10000
+report other_insmods_return $bad
 
 ktap_print_msg "spurious faults: $spurious"
 count_spurious $spurious
