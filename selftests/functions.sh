@@ -135,7 +135,7 @@ quick_parameters()
 }
 
 # run_program NAME [ARGUMENT...]: end the script with a test program, which does
-# its own reporting
+# its own reporting, header included
 run_program()
 {
 	local program="$1"
@@ -147,6 +147,9 @@ run_program()
 	elif [ ! -x "$DIR/$program" ]; then
 		ktap_print_header
 		skip_test "$program is missing: build with a compiler for riscv64"
+	elif [ -n "$(kept_module)" ]; then
+		ktap_print_header
+		require_clean_kernel
 	fi
 	exec "$DIR/$program" "$@"
 }
@@ -246,14 +249,20 @@ log_of()
 	whole_log | sed -n "s/^\(\[[^]]*\] *\)*$1: //p"
 }
 
+# kept_module: a module that can never be unloaded, because a thread has died in its test
+kept_module()
+{
+	sed -n '/^lazy_map_[a-z_]* [0-9]* [1-9]/{s/ .*//p;q;}' /proc/modules 2> /dev/null
+}
+
 # require_clean_kernel: skip if an earlier test has left something behind that cannot be
-# undone, because a thread has died in it
+# undone. Not before the header is printed.
 require_clean_kernel()
 {
-	for state in $(modules); do
-		state=$(sed -n "s/^\($state\) [0-9]* \([1-9][0-9]*\) .*/\1/p" /proc/modules)
-		[ -z "$state" ] || skip_test "$state has failed before and stays loaded: reboot"
-	done
+	local kept
+
+	kept=$(kept_module)
+	[ -z "$kept" ] || skip_test "$kept has failed before and stays loaded: reboot"
 }
 
 # spurious_in LOG: the sum of the spurious faults that cases have counted; nothing if none counts

@@ -153,6 +153,7 @@ count()
 
 ktap_print_header
 [ "$(id -u)" -eq 0 ] || skip_test "must be run as root"
+require_clean_kernel
 for tracing in /sys/kernel/tracing /sys/kernel/debug/tracing none; do
 	[ -w "$tracing/kprobe_events" ] && break
 done

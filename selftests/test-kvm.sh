@@ -18,6 +18,7 @@ load_kvm()
 require_allow_crash
 ktap_print_header
 [ "$(id -u)" -eq 0 ] || skip_test "must be run as root"
+require_clean_kernel
 [ -x "$DIR/kvm" ] || skip_test "kvm is missing: build with a compiler for riscv64"
 if [ ! -c /dev/kvm ]; then
 	load_kvm
