@@ -106,7 +106,8 @@ __MODULE_PARM_TYPE(patience, "uint");
 MODULE_PARM_DESC(patience, "Seconds without progress after which a case hangs (1 to 3600, default 20)");
 module_param_cb(case, &only_ops, NULL, 0);
 __MODULE_PARM_TYPE(case, "charp");
-MODULE_PARM_DESC(case, "Name of the only case to run");
+/* No pattern: glob_match() is not in each kernel */
+MODULE_PARM_DESC(case, "Name of the only case to run (default all)");
 
 /* What a case did, and what went wrong */
 static atomic_t progress, touches, spurious, raced, missed, wrong;
@@ -117,12 +118,21 @@ static unsigned int all_spurious, all_called;
 static bool stop;
 /* A thread hangs: this module can never be unloaded */
 static bool stuck;
+/* Why the case cannot run here */
+static const char *reason;
 
 /* A failed case goes on, but only the first few reasons are printed */
 #define fail(fmt, ...) do {					\
 	if (atomic_inc_return(&failures) <= 8)			\
 		pr_info("# " fmt "\n", ##__VA_ARGS__);		\
 } while (0)
+
+/* What a case returns that cannot run here */
+static int skip(const char *why)
+{
+	reason = why;
+	return -EOPNOTSUPP;
+}
 
 /**
  * load() - read a word where a fault may be reported
@@ -442,10 +452,8 @@ static int polled_while_mapped(unsigned int here)
 		threads[pollers++] = thread;
 		wake_up_process(thread);
 	}
-	if (!pollers && !result) {
-		pr_info("# it takes two CPUs\n");
-		result = -EOPNOTSUPP;
-	}
+	if (!pollers && !result)
+		result = skip("it takes two CPUs");
 	while (!result && primed < rounds && row->used < ATTEMPTS(rounds) && !READ_ONCE(stop)) {
 		int done = poll_round(row, pollers);
 
@@ -614,10 +622,8 @@ static int touched_from_tracepoint(unsigned int here)
 	struct row *row;
 	int error;
 
-	if (!call || num_online_cpus() < 2) {
-		pr_info("# it takes two CPUs and the tracepoint csd_function_entry\n");
-		return -EOPNOTSUPP;
-	}
+	if (!call || num_online_cpus() < 2)
+		return skip("it takes two CPUs and the tracepoint csd_function_entry");
 	row = row_new(READ_PAGES, ATTEMPTS(rounds));
 	if (!row)
 		return -ENOMEM;
@@ -650,8 +656,7 @@ free:
 #else
 static int touched_from_tracepoint(unsigned int here)
 {
-	pr_info("# a kernel without CONFIG_TRACEPOINTS\n");
-	return -EOPNOTSUPP;
+	return skip("a kernel without CONFIG_TRACEPOINTS");
 }
 #endif
 
@@ -739,10 +744,8 @@ static int trapped_on_new_stack(unsigned int waiter)
 	struct row *row;
 	int result = 0;
 
-	if (num_online_cpus() < 2) {
-		pr_info("# a thread has to move, and there is one CPU\n");
-		return -EOPNOTSUPP;
-	}
+	if (num_online_cpus() < 2)
+		return skip("a thread has to move, and there is one CPU");
 	row = row_new(STACK_PAGES, ATTEMPTS(rounds));
 	if (!row)
 		return -ENOMEM;
@@ -981,7 +984,7 @@ static int run_cases(unsigned int waiter)
 			continue;
 		number++;
 		if (stuck) {
-			pr_info("# %s: a CPU or a thread hangs\n", name);
+			pr_info("# %s: skipped: a CPU or a thread hangs\n", name);
 			pr_info("ok %u %s # SKIP\n", number, name);
 			skipped++;
 			continue;
@@ -993,6 +996,7 @@ static int run_cases(unsigned int waiter)
 		atomic_set(&missed, 0);
 		atomic_set(&wrong, 0);
 		atomic_set(&failures, 0);
+		reason = NULL;
 		/* If this is the last line, the case has killed the machine */
 		pr_info("# %s: started\n", name);
 		error = cases[i].run(waiter);
@@ -1008,6 +1012,7 @@ static int run_cases(unsigned int waiter)
 			pr_info("not ok %u %s\n", number, name);
 			failed++;
 		} else if (error) {
+			pr_info("# %s: skipped: %s\n", name, reason ?: "not supported");
 			pr_info("ok %u %s # SKIP\n", number, name);
 			skipped++;
 		} else {
