@@ -222,6 +222,8 @@ int main(int argc, char **argv)
 	if (argc == 3 && !strcmp(argv[1], CHILD_ARGUMENT))
 		return atoi(argv[2]);
 	ksft_print_header();
+	say_uncounted();
+	say_untried();
 	for (int i = 1; i < argc; i++) {
 		if (!parse_number(argv[i], "seconds", 1, 100000, &seconds) &&
 		    !parse_number(argv[i], "workers", 1, MAX_WORKERS, &workers))

@@ -302,6 +302,8 @@ int main(int argc, char **argv)
 	int kvm, count;
 	pid_t mapper;
 
+	say_uncounted();
+	say_untried();
 	for (int i = 1; i < argc; i++) {
 		if (!parse_number(argv[i], "rounds", 1, 1000000, &rounds))
 			ksft_exit_fail_msg("%s: the argument is rounds=NUMBER\n", argv[i]);

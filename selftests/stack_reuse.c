@@ -321,6 +321,8 @@ int main(int argc, char **argv)
 	int count;
 
 	ksft_print_header();
+	say_uncounted();
+	say_untried();
 	parse_rounds_and_case(argc, argv, &rounds);
 	count = usable_cpus(cpus);
 	if (count < 0)

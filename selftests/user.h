@@ -291,6 +291,18 @@ static inline void skip_case(const char *test, const char *reason)
 	ksft_test_result_skip("%s\n", test);
 }
 
+/* For programs that have the kernel map something: it makes the touches, and says nothing. */
+static inline void say_uncounted(void)
+{
+	ksft_print_msg("spurious faults are not counted: the kernel itself makes the touches\n");
+}
+
+/* Says that no CPU has tried in vain what is mapped. */
+static inline void say_untried(void)
+{
+	ksft_print_msg("harts that remember only failed accesses are not tested here\n");
+}
+
 /* Whether a case is to run */
 static inline bool is_wanted(const char *name)
 {
