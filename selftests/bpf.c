@@ -8,16 +8,18 @@
  * scheduler while it holds its lock. Its text is not: programs share mappings of
  * 2 MiB, for which every CPU was flushed when they were made executable. Each
  * program adds its own number to what it finds for its CPU, and stores the sum. It
- * does so once: the first read is what counts.
+ * does so once: the first read is what counts. Until then each CPU spins, and has
+ * tried in vain what was mapped: see primed.h.
  *
  * An arena is memory that programs share with a process. It is mapped into the
  * kernel page by page, when the process first touches a page. If a program's
  * access faults, the kernel continues behind it as if it had read 0, by means of
  * the exception table: a kernel that takes a spurious fault for a real one would
- * not even notice, but the program reads a wrong number.
+ * not even notice, but the program reads a wrong number. The kernel has the pages of
+ * an arena in an area that it reserves for it, so where each will be is known.
  */
 
-#include "bpf.h"
+#include "primed.h"
 
 #define DEFAULT_ROUNDS	8
 #define DEFAULT_PAGES	24
@@ -40,6 +42,9 @@
 #define ARENA		0x100000000UL
 #define ARENA_PAGES	512UL
 
+/* Where the first of them is in the kernel's area, of which 4 GiB are for pages: behind a guard */
+#define ARENA_GUARD	0x8000UL
+
 struct place {
 	const char *tracepoint;
 	/* What the tracepoint passes for it, or 0 if programs always run their test */
@@ -49,15 +54,13 @@ struct place {
 static const struct place system_calls = { "sys_enter", SYSTEM_CALL };
 static const struct place scheduler = { "sched_switch", 0 };
 
-/* Shared by the threads on the CPUs; they wait for new_round. */
-static unsigned int new_round, done;
+/* Threads that are passing the tracepoint, and that have passed it in this round */
+static unsigned int busy, passed;
 static const struct place *where;
 /* The memory of the map that the program stores to */
 static uint64_t *words;
 /* What it stored for its last input, 0 without one */
 static uint64_t last;
-static unsigned int cpus[MAX_CPUS];
-static int cpu_count;
 /* By number of the CPU: it was offline when it should have passed the tracepoint */
 static bool is_away[MAX_CPUS];
 
@@ -107,37 +110,47 @@ static void pass(unsigned int cpu)
 	} while (!is_confined());
 }
 
-static void work(void *argument)
+/* What all CPUs but the first one do all the time */
+static void pass_once(struct worker *worker)
 {
-	unsigned int *cpu = argument, round = 0;
+	uint64_t round = read_word(&values->all.round);
 
-	wake(&done, __atomic_add_fetch(&done, 1, __ATOMIC_RELAXED));
-	for (;;) {
-		round = wait_until_not(&new_round, round);
-		pass(*cpu);
-		__atomic_fetch_add(&done, 1, __ATOMIC_RELEASE);
-		syscall(__NR_futex, &done, FUTEX_WAKE, 1, NULL, NULL, 0);
+	if (!round || round == worker->round)
+		return;
+	__atomic_fetch_add(&busy, 1, __ATOMIC_SEQ_CST);
+	/* It does not wait for a CPU that was offline, and may be over by now. */
+	if (__atomic_load_n(&values->all.round, __ATOMIC_SEQ_CST) == round) {
+		worker->round = round;
+		pass(worker->cpu);
+		__atomic_fetch_add(&passed, 1, __ATOMIC_RELEASE);
 	}
+	__atomic_fetch_sub(&busy, 1, __ATOMIC_RELEASE);
 }
 
-/* Waits for the threads on the other CPUs. */
-static void wait_for_others(void)
+/* Makes all CPUs pass a tracepoint, the others before this one; returns whether they have. */
+static bool pass_on_all_cpus(const struct place *place)
 {
-	unsigned int now;
+	static uint64_t round;
+	bool right;
 
-	while ((now = __atomic_load_n(&done, __ATOMIC_ACQUIRE)) < (unsigned int)cpu_count - 1)
-		wait_until_not(&done, now);
-}
-
-/* Makes all CPUs pass a tracepoint, the others before this one. */
-static void pass_on_all_cpus(const struct place *place)
-{
 	where = place;
 	memset(is_away, 0, sizeof(is_away));
-	__atomic_store_n(&done, 0, __ATOMIC_RELAXED);
-	wake(&new_round, new_round + 1);
-	wait_for_others();
+	__atomic_store_n(&passed, 0, __ATOMIC_RELAXED);
+	write_word(&values->all.round, ++round);
+	right = all_have_come(&passed);
+	if (!right)
+		ksft_print_msg("threads: %d, passed: %u\n", worker_count,
+			       __atomic_load_n(&passed, __ATOMIC_RELAXED));
+	write_word(&values->all.round, 0);
+	/* Only then nobody uses the memory of this round any more. */
+	while (__atomic_load_n(&busy, __ATOMIC_SEQ_CST))
+		syscall(__NR_sched_yield);
+	for (int i = 0; i < worker_count; i++) {
+		if (workers[i].round != round)
+			is_away[workers[i].cpu] = true;
+	}
 	pass(cpus[0]);
+	return right;
 }
 
 /**
@@ -246,13 +259,17 @@ static bool compare(uint64_t number, bool own_input, unsigned long *touches)
 
 static bool run_programs(const struct place *place, unsigned long rounds)
 {
+	const uint64_t areas = read_word(&values->all.areas), in_vain = tried_in_vain();
 	unsigned long touches = 0, round;
 
 	for (round = 0; round < rounds; round++) {
 		uint64_t number = pattern(round << 32);
-		int map = page_per_cpu(), program, link;
+		int map, program, link;
 		bool right;
 
+		stay_on(cpus[0]);
+		begin_mapping();
+		map = page_per_cpu();
 		for (int i = 0; i < cpu_count; i++)
 			words[cpus[i] * WORDS + INPUT] = pattern(cpus[i]);
 		last = 0;
@@ -262,36 +279,55 @@ static bool run_programs(const struct place *place, unsigned long rounds)
 		link = attach(place->tracepoint, program);
 		if (link < 0)
 			ksft_exit_fail_perror("BPF_RAW_TRACEPOINT_OPEN");
-		pass_on_all_cpus(place);
+		end_mapping();
+		right = pass_on_all_cpus(place);
 		close(link);
 		close(program);
-		right = compare(number, true, &touches);
+		right = compare(number, true, &touches) && right;
 		give_back(map);
 		if (!right)
 			break;
 	}
 	ksft_print_msg("programs: %lu\n", round);
 	ksft_print_msg("touches: %lu\n", touches);
+	report_mappings(areas, in_vain);
 	return round == rounds;
 }
 
 static void test_programs(const char *name, const struct place *place, unsigned long rounds)
 {
-	if (is_wanted(name))
+	if (begins(name))
 		ksft_test_result(run_programs(place, rounds), "%s\n", name);
+}
+
+/* Makes an arena; @kernel is where the kernel has its first page, or 0 if nobody knows. */
+static int new_arena(uint64_t *kernel)
+{
+	int arena;
+
+	write_word(&values->all.size, 0);
+	begin_mapping();
+	arena = new_map(BPF_MAP_TYPE_ARENA, 0, ARENA_PAGES, ARENA);
+	end_mapping();
+	*kernel = 0;
+	if (read_word(&values->all.size) >> 32)
+		*kernel = read_word(&values->all.address) + ARENA_GUARD;
+	return arena;
 }
 
 /* Each page of an arena is mapped here, and read by a program on all CPUs. */
 static void read_arena(const char *name, const struct place *place, unsigned long pages)
 {
+	const uint64_t areas = read_word(&values->all.areas), in_vain = tried_in_vain();
 	const uint64_t number = pattern(1UL << 48);
-	unsigned long touches = 0, page;
-	uint64_t *memory;
+	unsigned long touches = 0, found = 0, page;
 	int arena, map, program, link;
+	uint64_t *memory, kernel;
 
-	if (!is_wanted(name))
+	if (!begins(name))
 		return;
-	arena = new_map(BPF_MAP_TYPE_ARENA, 0, ARENA_PAGES, ARENA);
+	stay_on(cpus[0]);
+	arena = new_arena(&kernel);
 	if (arena < 0 && errno == EOPNOTSUPP) {
 		skip_case(name, "no arenas in this kernel, or on this CPU: they need Zacas");
 		return;
@@ -314,13 +350,21 @@ static void read_arena(const char *name, const struct place *place, unsigned lon
 	if (link < 0)
 		ksft_exit_fail_perror("BPF_RAW_TRACEPOINT_OPEN");
 	for (page = 0; page < pages; page++) {
+		const uint64_t address = kernel + page * PAGE_SIZE;
+		bool right;
+
 		last = page ? number + pattern(page - 1) : 0;
 		set_on_all_cpus(INPUT, 0);
 		set_on_all_cpus(RESULT, 0);
+		stay_on(cpus[0]);
+		if (kernel)
+			try_in_vain(address, PAGE_SIZE);
 		memory[page * WORDS] = pattern(page);
 		set_on_all_cpus(INPUT, ARENA + page * PAGE_SIZE);
-		pass_on_all_cpus(place);
-		if (!compare(number + pattern(page), false, &touches)) {
+		right = pass_on_all_cpus(place);
+		/* Now it does not matter any more whether this CPU sees it. */
+		found += kernel && peek(cpus[0], address);
+		if (!compare(number + pattern(page), false, &touches) || !right) {
 			ksft_print_msg("at page %lu of the arena\n", page);
 			break;
 		}
@@ -331,12 +375,13 @@ static void read_arena(const char *name, const struct place *place, unsigned lon
 	munmap(memory, ARENA_PAGES * PAGE_SIZE);
 	close(arena);
 	ksft_print_msg("touches: %lu\n", touches);
+	ksft_print_msg("pages where they were expected: %lu of %lu\n", found, page);
+	report_mappings(areas, in_vain);
 	ksft_test_result(page == pages, "%s\n", name);
 }
 
 int main(int argc, char **argv)
 {
-	static struct thread threads[MAX_CPUS];
 	unsigned long rounds = DEFAULT_ROUNDS, pages = DEFAULT_PAGES;
 	const char *what;
 
@@ -351,14 +396,7 @@ int main(int argc, char **argv)
 	what = missing_for_bpf();
 	if (what)
 		ksft_exit_skip("%s\n", what);
-	cpu_count = usable_cpus(cpus);
-	if (cpu_count < 0)
-		ksft_exit_fail_perror("sched_getaffinity");
-	for (int i = 1; i < cpu_count; i++) {
-		if (start_thread(&threads[i], work, &cpus[i]))
-			ksft_exit_fail_perror("clone");
-	}
-	wait_for_others();
+	start_workers(pass_once);
 	ksft_set_plan(planned(4));
 	test_programs("new_program_run_by_system_calls", &system_calls, rounds);
 	test_programs("new_program_run_by_scheduler", &scheduler, rounds);

@@ -114,11 +114,21 @@ static inline bool stay_on(unsigned int cpu)
 	return now == cpu || !run_on_cpu(cpu);
 }
 
+/* Reads an address on the CPU of this thread; returns whether something is mapped there. */
+static inline bool peek(unsigned int cpu, uint64_t address)
+{
+	struct for_cpu *own = value_of(cpu);
+
+	write_word(&own->address, address);
+	write_word(&own->error, 0);
+	syscall(PEEK);
+	return !read_word(&own->error);
+}
+
 /* Reads the area that is about to be mapped, if the thread has not done so yet. */
 static inline void read_in_vain(struct worker *worker)
 {
 	struct for_all *all = &values->all;
-	struct for_cpu *own = value_of(worker->cpu);
 	uint64_t areas = read_word(&all->areas), address, size;
 
 	if (areas == worker->known)
@@ -126,10 +136,7 @@ static inline void read_in_vain(struct worker *worker)
 	address = read_word(&all->address);
 	size = read_word(&all->size);
 	for (unsigned int page = 0; page < PEEKED_PAGES && page * PAGE_SIZE < size; page++) {
-		write_word(&own->address, address + page * PAGE_SIZE);
-		write_word(&own->error, 0);
-		syscall(PEEK);
-		if (!page && read_word(&own->error))
+		if (!peek(worker->cpu, address + page * PAGE_SIZE) && !page)
 			worker->in_vain++;
 	}
 	__atomic_fetch_add(&all->answers, areas - worker->known, __ATOMIC_RELEASE);
@@ -161,6 +168,28 @@ static inline void begin_mapping(void)
 static inline void end_mapping(void)
 {
 	write_word(&values->all.creator, 0);
+}
+
+/**
+ * try_in_vain() - have all CPUs read where nothing is mapped yet
+ * @address: what the caller knows to be mapped next
+ * @size: bytes; of more than PEEKED_PAGES pages, only the first ones are read
+ *
+ * For what is mapped without a new area.
+ */
+static inline void try_in_vain(uint64_t address, uint64_t size)
+{
+	const long deadline = monotonic_seconds() + PATIENCE;
+	struct for_all *all = &values->all;
+	uint64_t areas;
+
+	write_word(&all->address, address);
+	write_word(&all->size, size);
+	areas = __atomic_add_fetch(&all->areas, 1, __ATOMIC_SEQ_CST);
+	for (unsigned int page = 0; page < PEEKED_PAGES && page * PAGE_SIZE < size; page++)
+		peek(cpus[0], address + page * PAGE_SIZE);
+	while (read_word(&all->answers) < areas * worker_count && monotonic_seconds() < deadline)
+		;
 }
 
 /* The program that reads an address for PEEK */
@@ -264,6 +293,7 @@ static inline void start_workers(void (*what)(struct worker *worker))
 	const char *missing = missing_for_bpf();
 	int peek = -1, announce = -1;
 
+	say_uncounted();
 	part.run = what;
 	cpu_count = usable_cpus(cpus);
 	if (cpu_count < 0)
@@ -344,7 +374,7 @@ static inline void report_mappings(uint64_t areas, uint64_t in_vain)
 	ksft_print_msg("tried in vain before: %llu of %llu areas and CPUs\n",
 		       (unsigned long long)in_vain, (unsigned long long)areas * worker_count);
 	if (!in_vain)
-		ksft_print_msg("harts that remember only failed accesses are not tested here\n");
+		say_untried();
 }
 
 /* Whether a test case is to run; names it in the output. */
