@@ -525,8 +525,8 @@ pub fn run(
 /// Runs the test cases of a module that is being loaded; called by
 /// [`kselftest_module!`](crate::kselftest_module!).
 ///
-/// Afterwards the module can be unloaded, or must be, unless [`Ok`] is returned for one in which a
-/// thread has died: that is kept for ever.
+/// If it returns an error, the module must not be loaded. If it returns [`Ok`], the module stays
+/// until it is unloaded; one in which a thread has died never can be.
 #[doc(hidden)]
 pub fn run_module(
     module: &'static ThisModule,
