@@ -67,6 +67,15 @@ fn what_each_part_leaves_is_kept() {
     }
 }
 
+#[test]
+fn the_action_brings_what_the_tool_needs_to_look_at_a_tree() {
+    // docs/ci.md names an image that has neither.
+    let action = pipeline("action.yml");
+    let install = action.find("apt-get install -y --no-install-recommends make git").expect("installs nothing");
+    let tool = action.find("harness/lazymap\"").expect("does not run the tool");
+    assert!(install < tool, "{action}");
+}
+
 /// What `.ci/summary` makes of a command whose output `.ci/logged` kept; and the exit code of the latter.
 fn summary(script: &str) -> (String, Option<i32>) {
     let dir = tempfile::tempdir().expect("a folder");
