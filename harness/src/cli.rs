@@ -17,7 +17,7 @@ use crate::boot::models;
 use crate::build::workbench::{self, Lab};
 use crate::ground::error::{Error, Exit, Result};
 use crate::ground::shard::Shard;
-use crate::ground::{cmd, lock, progress};
+use crate::ground::{cmd, lock, progress, table};
 use crate::options::Options;
 use crate::options::asked::{self, Asked, Outputs, Select};
 use crate::options::base::Base;
@@ -44,7 +44,7 @@ const EXIT_CODES: &str = "Exit codes: 0 all as expected; 1 a test failed; 2 some
 applied, built or booted, or the verdict is not certain; 4 everything was skipped; 64 wrong usage; 130 interrupted";
 
 #[derive(Parser, Debug)]
-#[command(name = "lazymap", version, about, after_help = EXIT_CODES)]
+#[command(name = "lazymap", version, about, after_help = EXIT_CODES, max_term_width = 80)]
 struct Cli {
     #[command(flatten, next_help_heading = "Options of every verb")]
     global: Global,
@@ -564,7 +564,7 @@ fn prepared(options: &Options, verb: Verb, named: Named) -> Result<Work<'_>> {
             });
             // Also if a later kernel is not available.
             if !all.topics.is_empty() && !options.asked.quiet {
-                println!("\n{}", series::topics::table(&all.topics));
+                println!("\n{}", series::topics::table(&all.topics, table::width()));
             }
             ended?;
             let of = |verdict| all.results.iter().filter(|r| r.verdict == verdict).count();

@@ -178,12 +178,12 @@ struct Table {
 const HEADS: [&str; 7] = ["suite", "kernel", "machine", "result", "hits", "uses", "exit"];
 
 impl Table {
-    /// For a terminal.
-    fn text(&self) -> String {
+    /// For a terminal of this width.
+    fn text(&self, width: usize) -> String {
         let mut rows: Vec<Vec<Cell>> = vec![HEADS.into_iter().map(Cell::from).collect()];
         rows.extend(self.rows.iter().map(|row| row.cells().into_iter().map(Cell::from).collect()));
         let (left, right) = (Align::Left, Align::Right);
-        table::text(&[left, left, left, left, right, right, right], &rows, false)
+        table::fitted(&[left, left, left, left, right, right, right], rows, &[1, 3], width)
     }
 
     /// For a page.
@@ -232,7 +232,7 @@ pub fn run(options: &Options, plan: &Plan) -> Result<Exit> {
     if plan.args.write {
         files::write_whole(&options.root.join(PAGE), page(&options.root, &table.markdown())?)?;
     }
-    print!("\n{}", table.text());
+    print!("\n{}", table.text(table::width()));
     println!("\ntable: {}", shown(&options.root, &json));
     Ok(together(table.rows.iter().map(|row| row.exit)))
 }
@@ -430,7 +430,7 @@ mod tests {
              | buzz |  | stale | a\\|b c | - | - | 2 |\n\
              \nSince 2026-12-01, with lazymap 1, QEMU 10: `harness/lazymap hunt --debian`\n"
         );
-        let text = table.text();
+        let text = table.text(80);
         assert!(text.lines().next().is_some_and(|heads| heads.starts_with("suite  kernel")), "{text}");
         assert!(serde_json::to_string(&table).unwrap().contains("\"hits\":null"));
     }

@@ -48,6 +48,7 @@ use crate::ground::error::{Error, Exit, Result};
 use crate::ground::files;
 use crate::ground::pace;
 use crate::ground::progress::Step;
+use crate::ground::table;
 use crate::options::Options;
 use crate::source::host;
 use crate::trial::control;
@@ -448,7 +449,7 @@ pub enum Workload {
 /// When something cannot be built or booted, or the report cannot be written.
 pub fn run(options: &Options, plan: &Plan) -> Result<Exit> {
     let (report, json, html) = hunted(options, plan)?;
-    print!("\n{}", report.text());
+    print!("\n{}", report.fitted(table::width()));
     println!("\nreport: {}", shown(&options.root, &html));
     println!("        {}", shown(&options.root, &json));
     Ok(exit(&report))

@@ -106,6 +106,13 @@ fn callers_say_for_whom_a_page_was_mapped() {
     ] {
         assert!(text.contains(part), "{part}: {text}");
     }
+    let narrow = report.fitted(80);
+    let (_, table) = narrow.split_once("not tried again\n").unwrap();
+    assert!(table.lines().all(|line| line.chars().count() <= 80), "{narrow}");
+    assert!(
+        !table.is_empty() && text.lines().any(|line| line.starts_with("   ") && line.chars().count() > 80),
+        "{text}"
+    );
     // A caller that is on the stack as well is told once.
     let saved = frames(&fixture("shadow.trace"), 54, "hit", "0xffffffff80347df4");
     assert_eq!(told(&saved).hits[9].touch.calls, ["kasan_poison"]);
