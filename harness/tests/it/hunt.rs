@@ -410,15 +410,19 @@ fn symbols_are_functions() {
     assert!(error.message.contains("not an ELF file"), "{error}");
 }
 
-/// The symbols of a small ELF file.
-fn symbols_of(name: &str) -> Symbols {
+/// A small ELF file with symbols.
+pub fn elf(name: &str) -> Vec<u8> {
     let text = fixture(name);
     let digits: String = text.lines().filter(|line| !line.starts_with('#')).collect();
     let byte = |at: usize| u8::from_str_radix(&digits[at..at + 2], 16).unwrap();
-    let elf: Vec<u8> = (0..digits.len()).step_by(2).map(byte).collect();
+    (0..digits.len()).step_by(2).map(byte).collect()
+}
+
+/// Its symbols.
+fn symbols_of(name: &str) -> Symbols {
     let dir = TempDir::new().unwrap();
     let file = dir.path().join("vmlinux");
-    fs::write(&file, elf).unwrap();
+    fs::write(&file, elf(name)).unwrap();
     Symbols::load(&file).unwrap()
 }
 
