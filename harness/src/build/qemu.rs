@@ -138,11 +138,13 @@ struct Unpacked {
 ///
 /// # Errors
 /// When the source cannot be downloaded, a patch does not apply, the build fails, or the result does
-/// not have the property.
+/// not have the property; with exit code 64 when the one that is named does not run or lacks it.
 pub fn build(options: &Options) -> Result<Qemu> {
     let base = &options.base;
     if let Some(asked) = env::var_os("LAZYMAP_QEMU").filter(|v| !v.is_empty()) {
-        return look_at(Path::new(&asked), base, "LAZYMAP_QEMU names it; unset it to have one built");
+        // No other try helps, and no other commit.
+        return look_at(Path::new(&asked), base, "LAZYMAP_QEMU names it; unset it to have one built")
+            .map_err(|error| Error::usage(error.message));
     }
     let _building = BUILDING.lock().unwrap_or_else(PoisonError::into_inner);
     let dir = options.machine_place();

@@ -24,9 +24,9 @@ fn the_property_is_looked_for() {
     good.passes();
     assert!(good.out.contains("QEMU emulator version 10.0.13"), "{good:?}");
     run(&WITH.replace("x-cache-invalid=", "x-cache-invalid-not="))
-        .fails(2, &["no CPU property x-cache-invalid", "10.0.13"]);
-    run("exit 3").fails(2, &["does not run", "LAZYMAP_QEMU"]);
-    said(lab.tool().env("LAZYMAP_QEMU", "/nowhere/qemu").arg("qemu")).fails(2, &["/nowhere/qemu does not run"]);
+        .fails(64, &["no CPU property x-cache-invalid", "10.0.13"]);
+    run("exit 3").fails(64, &["does not run", "LAZYMAP_QEMU"]);
+    said(lab.tool().env("LAZYMAP_QEMU", "/nowhere/qemu").arg("qemu")).fails(64, &["/nowhere/qemu does not run"]);
 }
 
 /// Bytes that look like an `Image`.
