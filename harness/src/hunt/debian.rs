@@ -222,7 +222,9 @@ pub fn run(options: &Options, plan: &Plan) -> Result<Exit> {
                 Ok(kernel) => hunt(options, plan, kernel, model),
                 Err(error) => Row::failed(None, suite, model, error),
             };
-            println!("{}", row.cells().join("  "));
+            if !options.asked.quiet || row.exit != Exit::Pass as u8 {
+                println!("{}", row.cells().join("  "));
+            }
             table.rows.push(row);
             let text = serde_json::to_string_pretty(&table).map_err(|e| Error::could_not(e.to_string()))?;
             files::write_whole(&json, text + "\n")?;
@@ -232,8 +234,10 @@ pub fn run(options: &Options, plan: &Plan) -> Result<Exit> {
     if plan.args.write {
         files::write_whole(&options.root.join(PAGE), page(&options.root, &table.markdown())?)?;
     }
-    print!("\n{}", table.text(table::width()));
-    println!("\ntable: {}", shown(&options.root, &json));
+    if !options.asked.quiet {
+        println!("\n{}", table.text(table::width()));
+    }
+    println!("table: {}", shown(&options.root, &json));
     Ok(together(table.rows.iter().map(|row| row.exit)))
 }
 

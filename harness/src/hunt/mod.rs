@@ -449,10 +449,13 @@ pub enum Workload {
 /// When something cannot be built or booted, or the report cannot be written.
 pub fn run(options: &Options, plan: &Plan) -> Result<Exit> {
     let (report, json, html) = hunted(options, plan)?;
-    print!("\n{}", report.fitted(table::width()));
-    println!("\nreport: {}", shown(&options.root, &html));
+    let exit = exit(&report);
+    if !options.asked.quiet || exit != Exit::Pass {
+        println!("\n{}", report.fitted(table::width()));
+    }
+    println!("report: {}", shown(&options.root, &html));
     println!("        {}", shown(&options.root, &json));
-    Ok(exit(&report))
+    Ok(exit)
 }
 
 /// Hunts; returns the report, and the files with it as JSON and HTML.

@@ -451,7 +451,18 @@ fn a_bisection_finds_the_commit_on_which_a_bare_kernel_dies_of_a_stale_hit() {
         .replace(": >$o/modules.order", "echo x.o >$o/modules.order; : >$o/x.ko");
     assert!(made.contains("/elf $o/vmlinux") && made.contains("$o/x.ko"));
     rows.0.script("make", &made);
+    let quiet = || {
+        let mut tool = rows.0.tool();
+        tool.env("KSRC", rows.0.linux()).env("LAZYMAP_QEMU", rows.0.bin().join("tracing"));
+        said(tool.args(["hunt", "--tree", "base", "-q"]))
+    };
+    let survived = quiet();
+    survived.passes();
+    assert!(survived.out.starts_with("report: ") && survived.out.lines().count() == 2, "{survived:?}");
     let (good, culprit) = history(&rows);
+    let killed = quiet();
+    assert_eq!(killed.code, Some(1), "{killed:?}");
+    assert!(killed.out.contains("a stale hit killed the kernel") && killed.out.contains("\nreport: "), "{killed:?}");
     let (done, first) = bisect(&rows, &good, "tracing", "hunt --tree base --bisect");
     assert_eq!((done.code, &first), (Some(0), &culprit), "{done:?}");
 }
