@@ -92,6 +92,9 @@ struct Global {
 enum Verb {
     /// Sets up what is missing, builds, boots both kernels on both machines, and prints the table
     Demo {
+        /// Prints what would be done, with QEMU's command lines
+        #[arg(long)]
+        dry_run: bool,
         #[command(flatten)]
         select: Select,
         #[command(flatten)]
@@ -397,9 +400,9 @@ fn parse() -> Result<Option<(Options, Verb, Named)>> {
     let slow =
         slow.map(|text| asked::slow(&text).map_err(|why| Error::usage(format!("--slow {text}: {why}")))).transpose()?;
     let (select, outputs) = match &cli.verb {
-        Verb::Demo { select, outputs } | Verb::Run { select, outputs, .. } | Verb::Controls { select, outputs, .. } => {
-            (select.clone(), outputs.clone())
-        }
+        Verb::Demo { select, outputs, .. }
+        | Verb::Run { select, outputs, .. }
+        | Verb::Controls { select, outputs, .. } => (select.clone(), outputs.clone()),
         Verb::Check { outputs, .. } | Verb::Torture(torture::Args { outputs, .. }) => {
             (Select::default(), outputs.clone())
         }
@@ -422,6 +425,7 @@ fn dispatch(options: &Options, verb: Verb, named: Named) -> Result<u8> {
     // Verbs that only look need neither the lock nor anything in the folder. A wrong name is
     // reported before anything is downloaded.
     match verb {
+        Verb::Demo { dry_run: true, .. } => return demo::dry_run(options).map(|()| Exit::Pass as u8),
         Verb::Run { list: true, .. } => return run::list(&options.root).map(|()| Exit::Pass as u8),
         Verb::Run { scenario, dry_run: true, .. } => {
             return run::dry_run(options, &Which::Named(scenario)).map(|()| Exit::Pass as u8);

@@ -155,6 +155,21 @@ fn help_and_version_are_no_errors() {
 }
 
 #[test]
+fn a_dry_run_of_the_demo_shows_the_boots_and_makes_nothing() {
+    let lab = Lab::new();
+    let run = |args: &[&str]| said(lab.tool().args(["demo", "--dry-run"]).args(args));
+    let all = run(&[]);
+    all.passes();
+    let stale = "preventive-stale: test-ipi.sh: pass, test-trace.sh: stack overflow\n  boot ";
+    let boots = all.out.lines().filter(|line| line.starts_with("  boot ")).count();
+    assert!(all.out.contains(stale) && boots == 5, "{all:?}");
+    for word in ["kernel/control-preventive/Image", "kernel/series/Image", "rv64,x-cache-invalid=on"] {
+        assert!(all.out.contains(word), "{word}: {all:?}");
+    }
+    assert!(!lab.out().exists(), "not even the folder");
+}
+
+#[test]
 fn help_fits_into_80_columns() {
     let lab = Lab::new();
     let help = |verb: &[&str]| said(lab.tool().args(verb).arg("--help")).out;
