@@ -54,7 +54,7 @@ const SECCOMP: (&str, &str, &str) = ("libseccomp", "--enable-seccomp", "--disabl
 /// What QEMU may not do in its sandbox, as libvirt has it: other programs, other users' rights, other priorities.
 pub const SANDBOX: &str = "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny";
 /// What `-bios default` looks for below the folder of the program.
-const DEFAULT_BIOS: &str = "share/qemu/opensbi-riscv64-generic-fw_dynamic.bin";
+pub const DEFAULT_BIOS: &str = "share/qemu/opensbi-riscv64-generic-fw_dynamic.bin";
 
 /// A build under way: threads build one after the other.
 static BUILDING: Mutex<()> = Mutex::new(());
@@ -113,6 +113,11 @@ pub fn planned(options: &Options) -> Qemu {
     let asked = env::var_os("LAZYMAP_QEMU").filter(|v| !v.is_empty());
     let binary = asked.map_or_else(|| options.machine_place().join("bin").join(BINARY), PathBuf::from);
     Qemu { binary, version: String::new() }
+}
+
+/// Whether QEMU gets `-netdev user` on this host.
+pub fn has_slirp() -> bool {
+    host::has_library(SLIRP.0)
 }
 
 /// Whether the QEMU is built here, and not the one that `LAZYMAP_QEMU` names.
