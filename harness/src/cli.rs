@@ -17,7 +17,7 @@ use crate::boot::models;
 use crate::build::workbench::{self, Lab};
 use crate::ground::error::{Error, Exit, Result};
 use crate::ground::shard::Shard;
-use crate::ground::{cmd, lock, progress};
+use crate::ground::{cmd, lock, progress, table};
 use crate::options::Options;
 use crate::options::asked::{self, Asked, Outputs, Select};
 use crate::options::base::Base;
@@ -44,7 +44,7 @@ const EXIT_CODES: &str = "Exit codes: 0 all as expected; 1 a test failed; 2 some
 applied, built or booted, or the verdict is not certain; 4 everything was skipped; 64 wrong usage; 130 interrupted";
 
 #[derive(Parser, Debug)]
-#[command(name = "lazymap", version, about, after_help = EXIT_CODES)]
+#[command(name = "lazymap", version, about, after_help = EXIT_CODES, max_term_width = 80)]
 struct Cli {
     #[command(flatten, next_help_heading = "Options of every verb")]
     global: Global,
@@ -92,6 +92,9 @@ struct Global {
 enum Verb {
     /// Sets up what is missing, builds, boots both kernels on both machines, and prints the table
     Demo {
+        /// Prints what would be done, with QEMU's command lines
+        #[arg(long)]
+        dry_run: bool,
         #[command(flatten)]
         select: Select,
         #[command(flatten)]
@@ -397,9 +400,9 @@ fn parse() -> Result<Option<(Options, Verb, Named)>> {
     let slow =
         slow.map(|text| asked::slow(&text).map_err(|why| Error::usage(format!("--slow {text}: {why}")))).transpose()?;
     let (select, outputs) = match &cli.verb {
-        Verb::Demo { select, outputs } | Verb::Run { select, outputs, .. } | Verb::Controls { select, outputs, .. } => {
-            (select.clone(), outputs.clone())
-        }
+        Verb::Demo { select, outputs, .. }
+        | Verb::Run { select, outputs, .. }
+        | Verb::Controls { select, outputs, .. } => (select.clone(), outputs.clone()),
         Verb::Check { outputs, .. } | Verb::Torture(torture::Args { outputs, .. }) => {
             (Select::default(), outputs.clone())
         }
@@ -422,6 +425,7 @@ fn dispatch(options: &Options, verb: Verb, named: Named) -> Result<u8> {
     // Verbs that only look need neither the lock nor anything in the folder. A wrong name is
     // reported before anything is downloaded.
     match verb {
+        Verb::Demo { dry_run: true, .. } => return demo::dry_run(options).map(|()| Exit::Pass as u8),
         Verb::Run { list: true, .. } => return run::list(&options.root).map(|()| Exit::Pass as u8),
         Verb::Run { scenario, dry_run: true, .. } => {
             return run::dry_run(options, &Which::Named(scenario)).map(|()| Exit::Pass as u8);
@@ -564,7 +568,7 @@ fn prepared(options: &Options, verb: Verb, named: Named) -> Result<Work<'_>> {
             });
             // Also if a later kernel is not available.
             if !all.topics.is_empty() && !options.asked.quiet {
-                println!("\n{}", series::topics::table(&all.topics));
+                println!("\n{}", series::topics::table(&all.topics, table::width()));
             }
             ended?;
             let of = |verdict| all.results.iter().filter(|r| r.verdict == verdict).count();

@@ -54,7 +54,7 @@ const SECCOMP: (&str, &str, &str) = ("libseccomp", "--enable-seccomp", "--disabl
 /// What QEMU may not do in its sandbox, as libvirt has it: other programs, other users' rights, other priorities.
 pub const SANDBOX: &str = "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny";
 /// What `-bios default` looks for below the folder of the program.
-const DEFAULT_BIOS: &str = "share/qemu/opensbi-riscv64-generic-fw_dynamic.bin";
+pub const DEFAULT_BIOS: &str = "share/qemu/opensbi-riscv64-generic-fw_dynamic.bin";
 
 /// A build under way: threads build one after the other.
 static BUILDING: Mutex<()> = Mutex::new(());
@@ -115,6 +115,11 @@ pub fn planned(options: &Options) -> Qemu {
     Qemu { binary, version: String::new() }
 }
 
+/// Whether QEMU gets `-netdev user` on this host.
+pub fn has_slirp() -> bool {
+    host::has_library(SLIRP.0)
+}
+
 /// Whether the QEMU is built here, and not the one that `LAZYMAP_QEMU` names.
 pub fn is_ours() -> bool {
     env::var_os("LAZYMAP_QEMU").is_none_or(|v| v.is_empty())
@@ -138,11 +143,13 @@ struct Unpacked {
 ///
 /// # Errors
 /// When the source cannot be downloaded, a patch does not apply, the build fails, or the result does
-/// not have the property.
+/// not have the property; with exit code 64 when the one that is named does not run or lacks it.
 pub fn build(options: &Options) -> Result<Qemu> {
     let base = &options.base;
     if let Some(asked) = env::var_os("LAZYMAP_QEMU").filter(|v| !v.is_empty()) {
-        return look_at(Path::new(&asked), base, "LAZYMAP_QEMU names it; unset it to have one built");
+        // No other try helps, and no other commit.
+        return look_at(Path::new(&asked), base, "LAZYMAP_QEMU names it; unset it to have one built")
+            .map_err(|error| Error::usage(error.message));
     }
     let _building = BUILDING.lock().unwrap_or_else(PoisonError::into_inner);
     let dir = options.machine_place();

@@ -59,6 +59,49 @@ pub fn text(columns: &[Align], rows: &[Vec<Cell>], color: bool) -> String {
     out
 }
 
+/// The narrowest that a text is cut to, in characters.
+pub const SHORT: usize = 14;
+
+/// At most `length` characters of `text`.
+pub fn clip(text: &str, length: usize) -> String {
+    if text.chars().count() <= length {
+        return text.to_owned();
+    }
+    text.chars().take(length.saturating_sub(1)).chain(['…']).collect()
+}
+
+/// The table as [`text`] prints it, made to fit into `width` characters if need be: columns of `texts` that say the same
+/// in every row go, and a line above says it instead; then texts are cut, the longest first, none below [`SHORT`].
+///
+/// The first row is the heading; each row has all columns.
+pub fn fitted(columns: &[Align], mut rows: Vec<Vec<Cell>>, texts: &[usize], width: usize) -> String {
+    let breadth =
+        |rows: &[Vec<Cell>], at: usize| rows.iter().map(|row| row[at].text.chars().count()).max().unwrap_or(0);
+    let total = |rows: &[Vec<Cell>], kept: &[usize]| {
+        kept.iter().map(|&at| breadth(rows, at) + 2).sum::<usize>().saturating_sub(2)
+    };
+    let mut kept: Vec<usize> = (0..columns.len()).collect();
+    let mut above = Vec::new();
+    for &at in texts {
+        let Some((heading, body)) = rows.split_first() else { break };
+        let same = body.len() > 1 && body.iter().all(|row| row[at].text == body[0][at].text);
+        if same && total(&rows, &kept) > width {
+            above.push(format!("{} {}", heading[at].text, body[0][at].text));
+            kept.retain(|&other| other != at);
+        }
+    }
+    while total(&rows, &kept) > width {
+        let longest = texts.iter().copied().filter(|at| kept.contains(at)).max_by_key(|&at| breadth(&rows, at));
+        let Some(at) = longest.filter(|&at| breadth(&rows, at) > SHORT) else { break };
+        let length = breadth(&rows, at) - 1;
+        rows.iter_mut().for_each(|row| row[at].text = clip(&row[at].text, length));
+    }
+    let aligns: Vec<Align> = kept.iter().map(|&at| columns[at]).collect();
+    let rows: Vec<Vec<Cell>> = rows.iter().map(|row| kept.iter().map(|&at| row[at].clone()).collect()).collect();
+    let above = if above.is_empty() { String::new() } else { format!("in every row: {}\n", above.join(", ")) };
+    above + &text(&aligns, &rows, false)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -68,5 +111,21 @@ mod tests {
         let rows = [vec!["a".into(), "number".into(), "x".into()], vec!["long".into(), "1".into(), "".into()]];
         let text = text(&[Align::Left, Align::Right, Align::Left], &rows, false);
         assert_eq!(text, "a     number  x\nlong       1\n");
+    }
+
+    #[test]
+    fn a_table_is_made_to_fit() {
+        let row = |cells: [&str; 3]| cells.map(Cell::from).to_vec();
+        let rows =
+            vec![row(["n", "who", "what"]), row(["1", "all of them", "x"]), row(["2", "all of them", "a longer text"])];
+        let aligns = [Align::Right, Align::Left, Align::Left];
+        let fit = |width| fitted(&aligns, rows.clone(), &[1, 2], width);
+        assert_eq!(fit(29), text(&aligns, &rows, false), "it fits");
+        assert_eq!(fit(28), "in every row: who all of them\nn  what\n1  x\n2  a longer text\n");
+        // No text is cut to less than its least.
+        assert_eq!(fit(5), fit(28));
+        let rows = vec![row(["n", "who", "what"]), row(["1", "a", "twenty characters ..."]), row(["2", "b", "x"])];
+        let cut = fitted(&aligns, rows, &[1, 2], 22);
+        assert_eq!(cut, "n  who  what\n1  a    twenty charac…\n2  b    x\n");
     }
 }

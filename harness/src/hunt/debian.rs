@@ -178,12 +178,12 @@ struct Table {
 const HEADS: [&str; 7] = ["suite", "kernel", "machine", "result", "hits", "uses", "exit"];
 
 impl Table {
-    /// For a terminal.
-    fn text(&self) -> String {
+    /// For a terminal of this width.
+    fn text(&self, width: usize) -> String {
         let mut rows: Vec<Vec<Cell>> = vec![HEADS.into_iter().map(Cell::from).collect()];
         rows.extend(self.rows.iter().map(|row| row.cells().into_iter().map(Cell::from).collect()));
         let (left, right) = (Align::Left, Align::Right);
-        table::text(&[left, left, left, left, right, right, right], &rows, false)
+        table::fitted(&[left, left, left, left, right, right, right], rows, &[1, 3], width)
     }
 
     /// For a page.
@@ -222,7 +222,9 @@ pub fn run(options: &Options, plan: &Plan) -> Result<Exit> {
                 Ok(kernel) => hunt(options, plan, kernel, model),
                 Err(error) => Row::failed(None, suite, model, error),
             };
-            println!("{}", row.cells().join("  "));
+            if !options.asked.quiet || row.exit != Exit::Pass as u8 {
+                println!("{}", row.cells().join("  "));
+            }
             table.rows.push(row);
             let text = serde_json::to_string_pretty(&table).map_err(|e| Error::could_not(e.to_string()))?;
             files::write_whole(&json, text + "\n")?;
@@ -232,8 +234,10 @@ pub fn run(options: &Options, plan: &Plan) -> Result<Exit> {
     if plan.args.write {
         files::write_whole(&options.root.join(PAGE), page(&options.root, &table.markdown())?)?;
     }
-    print!("\n{}", table.text());
-    println!("\ntable: {}", shown(&options.root, &json));
+    if !options.asked.quiet {
+        println!("\n{}", table.text(table::width()));
+    }
+    println!("table: {}", shown(&options.root, &json));
     Ok(together(table.rows.iter().map(|row| row.exit)))
 }
 
@@ -430,7 +434,7 @@ mod tests {
              | buzz |  | stale | a\\|b c | - | - | 2 |\n\
              \nSince 2026-12-01, with lazymap 1, QEMU 10: `harness/lazymap hunt --debian`\n"
         );
-        let text = table.text();
+        let text = table.text(80);
         assert!(text.lines().next().is_some_and(|heads| heads.starts_with("suite  kernel")), "{text}");
         assert!(serde_json::to_string(&table).unwrap().contains("\"hits\":null"));
     }

@@ -48,6 +48,7 @@ use crate::ground::error::{Error, Exit, Result};
 use crate::ground::files;
 use crate::ground::pace;
 use crate::ground::progress::Step;
+use crate::ground::table;
 use crate::options::Options;
 use crate::source::host;
 use crate::trial::control;
@@ -448,10 +449,13 @@ pub enum Workload {
 /// When something cannot be built or booted, or the report cannot be written.
 pub fn run(options: &Options, plan: &Plan) -> Result<Exit> {
     let (report, json, html) = hunted(options, plan)?;
-    print!("\n{}", report.text());
-    println!("\nreport: {}", shown(&options.root, &html));
+    let exit = exit(&report);
+    if !options.asked.quiet || exit != Exit::Pass {
+        println!("\n{}", report.fitted(table::width()));
+    }
+    println!("report: {}", shown(&options.root, &html));
     println!("        {}", shown(&options.root, &json));
-    Ok(exit(&report))
+    Ok(exit)
 }
 
 /// Hunts; returns the report, and the files with it as JSON and HTML.

@@ -660,8 +660,13 @@ impl Report {
         self.hits.iter().find(|hit| hit.fate == Fate::Killed)
     }
 
-    /// The report as text.
+    /// The report as text, with whole names.
     pub fn text(&self) -> String {
+        self.fitted(usize::MAX)
+    }
+
+    /// The same, with tables that fit into `width` characters.
+    pub fn fitted(&self, width: usize) -> String {
         let mut out = String::new();
         let subject = &self.subject;
         let result = match &self.result {
@@ -715,11 +720,11 @@ impl Report {
             say(format!("{} ended only because the hart looked again after some time: without a fence", c.expired));
         }
         if !self.groups.is_empty() {
-            say(groups_table(&self.groups));
+            say(groups_table(&self.groups, width).trim_end().to_owned());
         }
         if c.uses > 0 {
             say(format!("\n{} translations were used after the page tables had changed", c.uses));
-            say(uses_table(&self.use_groups));
+            say(uses_table(&self.use_groups, width).trim_end().to_owned());
         }
         match subject.poison {
             None => {}
@@ -892,7 +897,15 @@ fn ago(nanoseconds: i64) -> String {
     }
 }
 
-fn groups_table(groups: &[Group]) -> String {
+/// The line below a table that does not have all groups.
+fn more(groups: usize, left: u64) -> String {
+    match groups.saturating_sub(ROWS) {
+        0 => String::new(),
+        more => format!("{left:>4}  in {more} more groups, see the JSON"),
+    }
+}
+
+fn groups_table(groups: &[Group], width: usize) -> String {
     use Align::{Left, Right};
     let mut rows: Vec<Vec<Cell>> = vec![["hits", "fate", "mapped by", "region", "touched by"].map(Cell::from).into()];
     for group in groups.iter().take(ROWS) {
@@ -902,17 +915,11 @@ fn groups_table(groups: &[Group]) -> String {
         let texts = [&hits, group.fate.name(), &mapped, region, touched_by];
         rows.push(texts.into_iter().map(Cell::from).collect());
     }
-    if groups.len() > ROWS {
-        let left: u64 = groups[ROWS..].iter().map(|g| g.hits).sum();
-        rows.push(vec![
-            left.to_string().into(),
-            format!("in {} more groups, see the JSON", groups.len() - ROWS).into(),
-        ]);
-    }
-    table::text(&[Right, Left, Left, Left, Left], &rows, false).trim_end().to_owned()
+    let left: u64 = groups.iter().skip(ROWS).map(|g| g.hits).sum();
+    table::fitted(&[Right, Left, Left, Left, Left], rows, &[2, 3, 4], width) + &more(groups.len(), left)
 }
 
-fn uses_table(groups: &[UseGroup]) -> String {
+fn uses_table(groups: &[UseGroup], width: usize) -> String {
     use Align::{Left, Right};
     let names = ["uses", "what", "changed by", "region", "used by", "ended by", "after"];
     let mut rows: Vec<Vec<Cell>> = vec![names.map(Cell::from).into()];
@@ -924,12 +931,6 @@ fn uses_table(groups: &[UseGroup]) -> String {
         let texts = [&uses, group.what.name(), &changed, region, used_by, ended_by, &longest];
         rows.push(texts.into_iter().map(Cell::from).collect());
     }
-    if groups.len() > ROWS {
-        let left: u64 = groups[ROWS..].iter().map(|g| g.uses).sum();
-        rows.push(vec![
-            left.to_string().into(),
-            format!("in {} more groups, see the JSON", groups.len() - ROWS).into(),
-        ]);
-    }
-    table::text(&[Right, Left, Left, Left, Left, Left, Right], &rows, false).trim_end().to_owned()
+    let left: u64 = groups.iter().skip(ROWS).map(|g| g.uses).sum();
+    table::fitted(&[Right, Left, Left, Left, Left, Left, Right], rows, &[2, 3, 4, 5], width) + &more(groups.len(), left)
 }

@@ -99,7 +99,8 @@ pub fn check(options: &Options, build: bool) -> Result<Checked> {
     step.finish("done");
     result("b4 and patchwork can thread the mails".to_owned(), rules::threaded(&folder.join(COVER), &mails)?);
     result("each Fixes: has digits and subject".to_owned(), rules::fixes_are_whole(&mails)?);
-    result("nothing that the linux-riscv bot refuses".to_owned(), rules::bot_takes(&mails)?);
+    let name = "functions in headers are inline, and no driver gets parameters";
+    result(name.to_owned(), rules::headers_and_parameters(&mails)?);
     let mut own_files = None;
     let (mut rows, tips) = in_topics(&tree, applied.as_deref().ok(), &folder, &mails, options, &mut result)?;
     if let Ok(tip) = &applied {

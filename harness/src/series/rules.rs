@@ -88,29 +88,38 @@ pub fn threaded(cover: &Path, mails: &[PathBuf]) -> Result<Result<String, String
     Ok(Ok(format!("{} mails", ids.len())))
 }
 
-/// What the linux-riscv bot refuses in added lines, beyond checkpatch: a function of a header that is not
-/// inline, and a parameter of a C module. Test modules may have parameters.
-pub fn bot_takes(mails: &[PathBuf]) -> Result<Result<String, String>> {
+/// Two rules that the linux-riscv bot has for added lines, beyond checkpatch: a function of a header is inline, and a
+/// C module gets no new parameters. The latter is stricter there: the bot looks for the text `module_param` in each
+/// patch, so it names those with parameters of test modules or in Rust, too. The note lists them.
+pub fn headers_and_parameters(mails: &[PathBuf]) -> Result<Result<String, String>> {
+    let mut named = Vec::new();
     for mail in mails {
         let text = fs::read(mail).map_err(|e| Error::io("read", mail, e))?;
+        let name = mail.file_name().unwrap_or_default().to_string_lossy();
         let mut file = "";
         let text = String::from_utf8_lossy(&text);
+        if text.lines().any(|line| line.starts_with('+') && line.contains("module_param")) {
+            named.push(name.split('-').next().unwrap_or_default().to_owned());
+        }
         for line in text.lines() {
             if let Some(path) = line.strip_prefix("+++ b/") {
                 file = path;
             }
             let Some(added) = line.strip_prefix('+').filter(|_| !line.starts_with("+++ ")) else { continue };
-            if let Some(why) = refused_by_bot(file, added) {
-                let name = mail.file_name().unwrap_or_default().to_string_lossy();
+            if let Some(why) = broken_rule(file, added) {
                 return Ok(Err(format!("{name}: {file}: \"{}\": {why}", added.trim())));
             }
         }
     }
-    Ok(Ok(format!("{} patches", mails.len())))
+    let patches = format!("{} patches", mails.len());
+    Ok(Ok(match named.is_empty() {
+        true => patches,
+        false => format!("{patches}; the linux-riscv bot will name {} for test modules' parameters", named.join(", ")),
+    }))
 }
 
-/// Why the bot refuses the line `added` to `file`, if it does.
-fn refused_by_bot(file: &str, added: &str) -> Option<&'static str> {
+/// Which of these rules the line `added` to `file` breaks, if it does.
+fn broken_rule(file: &str, added: &str) -> Option<&'static str> {
     let function = added.starts_with("static ") && added.contains('(') && !added.contains('=');
     if file.ends_with(".h") && function && !added.contains("inline") {
         return Some("a function in a header must be inline");
@@ -247,12 +256,12 @@ mod tests {
     }
 
     #[test]
-    fn the_bot_refuses_what_it_refuses() {
+    fn headers_are_inline_and_drivers_get_no_parameters() {
         let dir = tempfile::tempdir().unwrap();
         let mail = dir.path().join("0001-x.patch");
         let ask = |file: &str, line: &str| {
             fs::write(&mail, format!("Subject: x\n\n---\n--- a/{file}\n+++ b/{file}\n@@ -1 +1 @@\n{line}\n")).unwrap();
-            bot_takes(std::slice::from_ref(&mail)).unwrap()
+            headers_and_parameters(std::slice::from_ref(&mail)).unwrap()
         };
         assert!(ask("a.h", "+static int f(void)").unwrap_err().contains("0001-x.patch: a.h: \"static int f(void)\""));
         assert!(ask("a.c", "+module_param(x, int, 0);").unwrap_err().contains("parameters"));
@@ -267,6 +276,9 @@ mod tests {
         ] {
             assert!(ask(file, line).is_ok(), "{file}: {line}");
         }
+        assert_eq!(ask("a.c", "+int x;").unwrap(), "1 patches");
+        let said = ask("rust/a.rs", "+    module_parameters::rounds.value()").unwrap();
+        assert_eq!(said, "1 patches; the linux-riscv bot will name 0001 for test modules' parameters");
     }
 
     #[test]

@@ -170,8 +170,8 @@ pub fn numbers(patches: &Range<usize>) -> String {
     format!("{}-{}", patches.start + 1, patches.end)
 }
 
-/// The table of all topics on all bases.
-pub fn table(rows: &[Row]) -> String {
+/// The table of all topics on all bases, made to fit into `width` characters.
+pub fn table(rows: &[Row], width: usize) -> String {
     let heading = ["base", "topic", "patches", "on", "applies", "builds", "boots", "tests"];
     let word = |outcome: Option<bool>| match outcome {
         Some(true) => "yes",
@@ -185,7 +185,7 @@ pub fn table(rows: &[Row]) -> String {
         let outcomes = [row.applies, builds, boots, tests].map(|outcome| Cell::from(word(outcome)));
         lines.push(names.into_iter().chain(outcomes).collect());
     }
-    table::text(&[Align::Left; 8], &lines, false)
+    table::fitted(&[Align::Left; 8], lines, &[3], width)
 }
 
 #[cfg(test)]

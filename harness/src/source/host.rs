@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: GPL-2.0-only
 //! What the host must have: disk space, packages, and a toolchain that builds the kernel with Rust.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::env;
 use std::ffi::OsString;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 use crate::ground::cmd::{self, Ended};
 use crate::ground::error::{Error, Result};
@@ -49,10 +49,27 @@ const KERNEL_PACKAGES: [&str; 11] = [
     "rsync",
 ];
 
-/// What a host without Debian's packages must have to build QEMU: program, and what it belongs to.
-const MACHINE_PROGRAMS: [&str; 5] = ["cc", "git", "ninja", "pkg-config", "python3"];
-/// The libraries that go with them, as pkg-config calls them.
-const MACHINE_LIBRARIES: [&str; 1] = ["glib-2.0"];
+/// What a host without Debian's packages must have.
+struct Needs {
+    programs: &'static [&'static str],
+    /// As pkg-config calls them.
+    libraries: &'static [&'static str],
+    /// Of libraries that pkg-config may not know.
+    headers: &'static [&'static str],
+}
+
+/// To build QEMU.
+const FOR_MACHINE: Needs = Needs {
+    programs: &["cc", "git", "make", "ninja", "pkg-config", "python3"],
+    libraries: &["glib-2.0"],
+    headers: &["libfdt.h"],
+};
+/// To build kernels and their tests, besides the toolchain.
+const FOR_KERNELS: Needs = Needs {
+    programs: &["bc", "bison", "cpio", "flex", "git", "make", "perl", "pkg-config", "python3", "rsync"],
+    libraries: &["libcrypto", "libelf"],
+    headers: &[],
+};
 
 /// LLVM with everything that kbuild and bindgen use of it: bookworm's newest, then any Debian's own.
 const LLVM_PACKAGES: [&str; 2] = ["clang-22 lld-22 llvm-22 libclang-22-dev", "clang lld llvm libclang-dev"];
@@ -225,21 +242,44 @@ pub fn for_series(options: &Options) -> Result<PathBuf> {
 /// As [`prepare`].
 pub fn for_machine(options: &Options) -> Result<()> {
     disk(options, Purpose::Machine)?;
-    packages(options, Purpose::Machine, true)?;
-    let missing: Vec<&str> = MACHINE_PROGRAMS.into_iter().filter(|name| in_path(name).is_none()).collect();
-    if !missing.is_empty() {
-        return Err(Error::could_not(format!(
-            "QEMU is built with {}, which cannot be found; install them, or name a finished QEMU in LAZYMAP_QEMU",
-            missing.join(", ")
-        )));
+    packages(options, Purpose::Machine, true)
+}
+
+impl Needs {
+    /// Their names, as far as they are not there.
+    fn missing(&self) -> BTreeSet<&'static str> {
+        let programs = self.programs.iter().copied().filter(|name| in_path(name).is_none());
+        let libraries = self.libraries.iter().copied().filter(|name| !has_library(name));
+        let headers = self.headers.iter().copied().filter(|name| !has_header(name));
+        programs.chain(libraries).chain(headers).collect()
     }
-    match MACHINE_LIBRARIES.into_iter().find(|name| !has_library(name)) {
-        Some(name) => Err(Error::could_not(format!(
-            "QEMU is built with {name}, which pkg-config does not find; install its development files, or name a \
-             finished QEMU in LAZYMAP_QEMU"
-        ))),
-        None => Ok(()),
+}
+
+/// Whether the host's compiler finds the header `name`.
+fn has_header(name: &str) -> bool {
+    let mut cc = Command::new("cc");
+    cc.args(["-fsyntax-only", "-include", name, "-x", "c", "/dev/null"]).stdout(Stdio::null()).stderr(Stdio::null());
+    cc.status().is_ok_and(|status| status.success())
+}
+
+/// Names what is missing on a host without dpkg: all of it at once, but QEMU's part alone is left to who builds QEMU.
+fn without_packages(purpose: Purpose) -> Result<()> {
+    let builds_qemu = env::var_os("LAZYMAP_QEMU").is_none_or(|v| v.is_empty());
+    let machine = if builds_qemu { FOR_MACHINE.missing() } else { BTreeSet::new() };
+    let kernels = if purpose == Purpose::Kernels { FOR_KERNELS.missing() } else { BTreeSet::new() };
+    let (needed, otherwise) = match purpose {
+        Purpose::Kernels => (&kernels, ""),
+        Purpose::Machine => (&machine, ", or name a finished QEMU in LAZYMAP_QEMU"),
+    };
+    if needed.is_empty() {
+        return Ok(());
     }
+    let all: Vec<&str> = kernels.union(&machine).copied().collect();
+    Err(Error::could_not(format!(
+        "{} cannot be found; install them, libraries with their development files (docs/ci.md has the packages of some \
+         distributions){otherwise}",
+        all.join(", ")
+    )))
 }
 
 /// Whether pkg-config knows the library `name`.
@@ -288,12 +328,11 @@ fn disk(options: &Options, purpose: Purpose) -> Result<()> {
     Ok(())
 }
 
-/// Installs the packages that are missing.
+/// Installs the packages that are missing; without dpkg, names what is.
 fn packages(options: &Options, purpose: Purpose, install: bool) -> Result<()> {
     let base = &options.base;
     let Some(installed) = installed()? else {
-        // Without dpkg, only the tools can be checked, not the libraries.
-        return Ok(());
+        return without_packages(purpose);
     };
     let kernels: &[&str] = if purpose == Purpose::Kernels { &KERNEL_PACKAGES } else { &[] };
     let all = MACHINE_PACKAGES.iter().chain(kernels).copied();
@@ -785,5 +824,40 @@ mod tests {
         assert_eq!(number("\"22.1.8\""), None);
         assert_eq!(number("clang"), None);
         assert_eq!(number("17"), None);
+    }
+
+    #[test]
+    fn commands_name_the_toolchain() {
+        let at = |name: &str| PathBuf::from("/rust/bin").join(name);
+        let mut host = Host {
+            llvm: "-22".to_owned(),
+            clang: "clang-22".to_owned(),
+            rustc: at("rustc"),
+            rustdoc: at("rustdoc"),
+            rustfmt: None,
+            rust_lib_src: "/rust/library".into(),
+            bindgen: at("bindgen"),
+            libclang: Some("/llvm/lib".into()),
+            ccache: false,
+            versions: BTreeMap::new(),
+        };
+        let with = "make ARCH=riscv LLVM=-22 RUSTC=/rust/bin/rustc RUSTDOC=/rust/bin/rustdoc HOSTRUSTC=/rust/bin/rustc \
+                    BINDGEN=/rust/bin/bindgen RUST_LIB_SRC=/rust/library O=$BUILD";
+        // kselftest does not pass RUSTC= on.
+        let tests = "PATH=/rust/bin:$PATH make ARCH=riscv LLVM=-22 O=$BUILD TARGETS=riscv/lazy_map \
+                     INSTALL_PATH=$PWD/tests kselftest-install";
+        let lines = [
+            format!("LIBCLANG_PATH=/llvm/lib {with} defconfig kselftest-merge\n"),
+            format!("LIBCLANG_PATH=/llvm/lib {with} -j$(nproc)\n"),
+            format!("{tests}\n"),
+        ];
+        assert_eq!(host.commands(), lines.concat());
+        // The first rustc in PATH needs no help, and bindgen finds its own libclang.
+        if let Some(rustc) = in_path("rustc") {
+            host.rustc = rustc;
+            host.libclang = None;
+            let text = host.commands();
+            assert!(!text.contains("PATH=/") && text.lines().all(|line| line.starts_with("make ")), "{text}");
+        }
     }
 }

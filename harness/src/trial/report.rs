@@ -240,8 +240,8 @@ pub fn rows_table(rows: &[Row], color: bool, width: usize) -> String {
     if over > 0
         && let Some(column) = columns.iter_mut().find(|column| column.name == "observed")
     {
-        let keep = column.width().saturating_sub(over).max(SHORT);
-        column.cells.iter_mut().for_each(|cell| cell.text = clip(&cell.text, keep));
+        let keep = column.width().saturating_sub(over).max(table::SHORT);
+        column.cells.iter_mut().for_each(|cell| cell.text = table::clip(&cell.text, keep));
     }
     let bold = |text: &str| Cell { text: text.to_owned(), style: Style::new().bold() };
     let mut lines = vec![columns.iter().map(|column| bold(column.name)).collect::<Vec<_>>()];
@@ -250,9 +250,6 @@ pub fn rows_table(rows: &[Row], color: bool, width: usize) -> String {
     let above = if above.is_empty() { String::new() } else { format!("in every row: {}\n", above.join(", ")) };
     above + &table::text(&aligns, &lines, color)
 }
-
-/// The narrowest that a text is cut to, in characters.
-const SHORT: usize = 14;
 
 /// A column of the table, without its heading.
 struct Column {
@@ -284,8 +281,8 @@ fn columns(rows: &[Row]) -> Vec<Column> {
         all.push(column("run", Right, &|row| or_dash(row.repeat.map(|run| run.to_string())).into()));
     }
     all.push(column("test", Left, &|row| row.test.as_str().into()));
-    all.push(column("expected", Left, &|row| clip(&row.expected, COLUMN).into()));
-    all.push(column("observed", Left, &|row| clip(&row.observed, COLUMN).into()));
+    all.push(column("expected", Left, &|row| table::clip(&row.expected, COLUMN).into()));
+    all.push(column("observed", Left, &|row| table::clip(&row.observed, COLUMN).into()));
     let verdict = |row: &Row| Cell { text: row.verdict.name().to_owned(), style: row.verdict.style() };
     all.push(column("verdict", Left, &verdict));
     all.push(column("seconds", Right, &|row| format!("{:.1}", row.seconds).into()));
@@ -295,14 +292,6 @@ fn columns(rows: &[Row]) -> Vec<Column> {
 
 fn table_width(columns: &[Column]) -> usize {
     columns.iter().map(|column| column.width() + 2).sum::<usize>().saturating_sub(2)
-}
-
-/// At most `length` characters of `text`.
-fn clip(text: &str, length: usize) -> String {
-    if text.chars().count() <= length {
-        return text.to_owned();
-    }
-    text.chars().take(length - 1).chain(['…']).collect()
 }
 
 /// What helps to find out why a boot was not as expected.

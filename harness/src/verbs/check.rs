@@ -553,6 +553,8 @@ fn harness_tests(options: &Options, tally: &mut Tally) {
     command.arg("--target-dir").arg(options.out.join("harness"));
     // The tool's own profile, because its dependencies are already compiled.
     command.args(["--workspace", "--locked", "--no-fail-fast", "--release"]);
+    // Some look at kernel trees there.
+    command.env("LAZYMAP_OUT", &options.out);
     // Many of the tests wait for a limit to pass.
     if env::var_os("RUST_TEST_THREADS").is_none() {
         command.env("RUST_TEST_THREADS", (3 * options.jobs).to_string());

@@ -4,9 +4,10 @@
 
 use crate::boot::machine::{Irq, Machine};
 use crate::boot::models;
-use crate::build::kernel::{Config, Kernel, PREVENTIVE, SERIES};
+use crate::build::kernel::{self, Config, Kernel, PREVENTIVE, SERIES};
 use crate::build::workbench::{Lab, Workbench};
 use crate::ground::error::{Error, Result};
+use crate::options::Options;
 use crate::trial::control;
 use crate::trial::expect::Expect;
 use crate::trial::plan::Trial;
@@ -86,30 +87,50 @@ impl Kernels {
     }
 }
 
+/// The selected part of the matrix, and whether that is all of it.
+fn chosen(options: &Options) -> Result<(Vec<Trial>, bool)> {
+    let selection = Selection::new(&options.root, &options.asked.select)?;
+    let chosen: Vec<Trial> = matrix()?.iter().filter_map(|trial| selection.narrow(trial)).collect();
+    if chosen.is_empty() { Err(selection.nothing()) } else { Ok((chosen, selection.is_all())) }
+}
+
+/// Prints what [`run`] would do; builds and boots nothing.
+///
+/// # Errors
+/// When no test of the demo is selected (exit code 64).
+pub fn dry_run(options: &Options) -> Result<()> {
+    let (bench, config) = (Workbench::planned(options), Config::default());
+    println!("build in {}", shown(&options.root, &kernel::o_folder(options, &config)));
+    for trial in chosen(options)?.0 {
+        let name = if trial.kernel == SERIES { SERIES.to_owned() } else { control::kernel_name(&trial.kernel) };
+        let tests: Vec<String> =
+            trial.tests.iter().map(|(test, expect)| format!("{test}: {}", expect.name())).collect();
+        println!("{}: {}", trial.name, tests.join(", "));
+        let kernel = kernel::planned(options, &name, &config);
+        println!("  boot {}", run::command(&bench, &trial, &kernel, &options.place("demo"))?);
+    }
+    Ok(())
+}
+
 /// Boots the matrix, prints the table, and writes `out/demo/results.json`.
 ///
 /// # Errors
 /// When the results cannot be written. Problems with a boot become a row of the table.
 pub fn run(bench: &Workbench, kernels: &Kernels) -> Result<Ran> {
     let folder = bench.options.place("demo");
-    let selection = Selection::new(&bench.options.root, &bench.options.asked.select)?;
-    let all = matrix()?;
-    let chosen: Vec<Trial> = all.iter().filter_map(|trial| selection.narrow(trial)).collect();
-    if chosen.is_empty() {
-        return Err(selection.nothing());
-    }
+    let (chosen, all) = chosen(&bench.options)?;
     report::start(&folder)?;
-    let mut all = Vec::new();
+    let mut done = Vec::new();
     let mut headline = None;
     for trial in run::repeated(bench, &chosen.iter().collect::<Vec<_>>()) {
-        let done = run::run(bench, &trial, kernels.named(&trial.kernel), &folder);
+        let booted = run::run(bench, &trial, kernels.named(&trial.kernel), &folder);
         if trial.tests.iter().any(|(_, expect)| matches!(expect, Expect::StackOverflow)) {
-            headline = headline.or(done.headline.clone());
+            headline = headline.or(booted.headline.clone());
         }
-        all.push(done);
+        done.push(booted);
     }
-    let ran = report::finish(bench, "demo", &folder, all)?;
-    if selection.is_all() && !bench.options.asked.quiet {
+    let ran = report::finish(bench, "demo", &folder, done)?;
+    if all && !bench.options.asked.quiet {
         println!("{}", summary(&ran.rows, headline.as_deref()));
     }
     println!("Consoles and results: {}", shown(&bench.options.root, &folder));

@@ -21,6 +21,7 @@ use object::{Object, ObjectSymbol};
 use rustix::process::Signal;
 
 use crate::boot::machine;
+use crate::build::qemu;
 use crate::build::workbench::Workbench;
 use crate::ground::cmd::{self, Dialogue, Said};
 use crate::ground::error::{Error, Result};
@@ -262,6 +263,9 @@ pub fn run(bench: &Workbench, clang: &str, log: &Path) -> Result<Vec<Check>> {
     checks.push(rig.check("SIGINT", &step, |rig| rig.ends_with_counters(Signal::INT)));
     for (cpu, accelerator, message) in REFUSALS {
         checks.push(rig.check(&format!("{cpu} {accelerator}"), &step, |rig| rig.refuses(cpu, accelerator, message)));
+    }
+    if qemu::is_ours() {
+        checks.push(rig.check("what vng needs", &step, Rig::serves_vng));
     }
     files::write_whole(log, as_ktap(&checks))?;
     step.finish(if checks.iter().all(|c| c.problems.is_empty()) { "done" } else { "failed" });
@@ -741,6 +745,27 @@ impl Rig {
         let words = ["-M", "virt", "-cpu", cpu, "-accel", accelerator, "-display", "none", "-bios", "none"];
         let mut command = self.qemu(&words.map(str::to_owned));
         refused(&cmd::within(&mut command, SOON).map_err(because)?, message)
+    }
+
+    /// virtme-ng takes it in place of the system's QEMU: folders of the host over 9p, a network that needs no rights on
+    /// the host, and the firmware that comes with QEMU.
+    fn serves_vng(&self) -> Verdict {
+        let ask = |words: &[&str]| cmd::output(cmd::plain(&self.qemu).args(words)).map_err(because);
+        let mut problems = Vec::new();
+        if !ask(&["-M", "none", "-device", "help"])?.contains("\"virtio-9p-pci\"") {
+            problems.push("it has no virtio-9p-pci".to_owned());
+        }
+        let slirp = qemu::has_slirp();
+        if slirp && !ask(&["-netdev", "help"])?.lines().any(|line| line.trim() == "user") {
+            problems.push("it has no -netdev user although the host has slirp".to_owned());
+        }
+        let firmware = Path::new(qemu::DEFAULT_BIOS).file_name().unwrap_or_default();
+        let folders = ask(&["-L", "help"])?;
+        if !folders.lines().any(|folder| Path::new(folder).join(firmware).is_file()) {
+            let folders: Vec<&str> = folders.lines().collect();
+            problems.push(format!("-bios default finds no {} in {}", firmware.display(), folders.join(", ")));
+        }
+        none_of(problems, if slirp { "" } else { "no network: the host has no slirp" })
     }
 }
 

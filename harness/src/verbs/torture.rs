@@ -26,7 +26,7 @@ use crate::trial::scenario::{self, Scenario, Which};
 use crate::trial::verdict::Verdict;
 
 /// The scenarios whose kernels and machines take turns if none is named.
-const SHARDS: [&str; 14] = [
+const SCENARIOS: [&str; 14] = [
     "torture",
     "window-1",
     "window-2",
@@ -83,7 +83,7 @@ pub struct Args {
 /// What [`run`] does.
 #[derive(Clone, Debug)]
 pub struct Plan {
-    shards: Vec<Scenario>,
+    scenarios: Vec<Scenario>,
     minutes: u32,
     seed: Option<u32>,
     resume: bool,
@@ -96,32 +96,32 @@ impl Plan {
     /// When one of them is wrong, unknown, boots nothing or has no modules in Rust (exit code 64).
     pub fn new(root: &Path, args: &Args) -> Result<Self> {
         let names = match args.scenario.as_slice() {
-            [] => SHARDS.map(str::to_owned).to_vec(),
+            [] => SCENARIOS.map(str::to_owned).to_vec(),
             names => names.to_vec(),
         };
-        let shards = scenario::choose(root, &Which::Named(names))?;
-        for shard in &shards {
-            if !shard.boots() {
-                return Err(Error::usage(format!("the scenario `{}` boots nothing; name another", shard.name)));
+        let scenarios = scenario::choose(root, &Which::Named(names))?;
+        for scenario in &scenarios {
+            if !scenario.boots() {
+                return Err(Error::usage(format!("the scenario `{}` boots nothing; name another", scenario.name)));
             }
-            if shard.config.compiler == Compiler::Gcc {
+            if scenario.config.compiler == Compiler::Gcc {
                 return Err(Error::usage(format!(
                     "the kernel of the scenario `{}` has no Rust, in which {TEST} is written; name another",
-                    shard.name
+                    scenario.name
                 )));
             }
         }
-        Ok(Self { shards, minutes: args.minutes, seed: args.seed, resume: args.resume })
+        Ok(Self { scenarios, minutes: args.minutes, seed: args.seed, resume: args.resume })
     }
 
     /// Seconds of each boot: the time is for all, at least once if it is long enough.
     fn seconds(&self) -> u32 {
-        let shards = u32::try_from(self.shards.len()).unwrap_or(u32::MAX).max(1);
-        (self.minutes * 60 / shards).clamp(SECONDS.0, SECONDS.1)
+        let scenarios = u32::try_from(self.scenarios.len()).unwrap_or(u32::MAX).max(1);
+        (self.minutes * 60 / scenarios).clamp(SECONDS.0, SECONDS.1)
     }
 
     fn names(&self) -> Vec<String> {
-        self.shards.iter().map(|shard| shard.name.clone()).collect()
+        self.scenarios.iter().map(|scenario| scenario.name.clone()).collect()
     }
 
     /// What an earlier run has done, or nothing with a new seed.
@@ -130,16 +130,16 @@ impl Plan {
         if !self.resume {
             files::remove(&path)?;
             let seed = self.seed.unwrap_or_else(|| RandomState::new().hash_one(0) as u32);
-            return Ok(Progress { seed, shards: self.names(), boots: Vec::new() });
+            return Ok(Progress { seed, scenarios: self.names(), boots: Vec::new() });
         }
         let text = fs::read(&path)
             .map_err(|e| Error::usage(format!("nothing to resume: cannot read {}: {e}", path.display())))?;
         let progress: Progress = serde_json::from_slice(&text)
             .map_err(|e| Error::could_not(format!("{}: {e}; leave --resume out", path.display())))?;
-        if progress.shards != self.names() {
+        if progress.scenarios != self.names() {
             return Err(Error::usage(format!(
                 "the run to resume was of {}; name the same or leave --resume out",
-                progress.shards.join(" ")
+                progress.scenarios.join(" ")
             )));
         }
         if let Some(failed) = progress.boots.iter().find(|boot| !boot.passed) {
@@ -165,7 +165,7 @@ struct Progress {
     /// That of the first boot.
     seed: u32,
     /// Names of the scenarios.
-    shards: Vec<String>,
+    scenarios: Vec<String>,
     boots: Vec<Booted>,
 }
 
@@ -227,22 +227,22 @@ impl Progress {
 /// When the machine cannot be built, there is nothing to resume, or the results cannot be written. If a kernel fails to
 /// build or boot, that is a row of the table.
 pub fn run(lab: &mut Lab, plan: &Plan) -> Result<Ran> {
-    scenarios::takes(&lab.bench, &plan.shards)?;
+    scenarios::takes(&lab.bench, &plan.scenarios)?;
     let folder = lab.options.place("torture");
     let mut progress = plan.progress(&folder)?;
     report::start(&folder)?;
     let mut kernels: BTreeMap<&str, Result<Kernel>> = BTreeMap::new();
-    for shard in &plan.shards {
-        kernels.entry(&shard.config.name).or_insert_with(|| lab.kernel(&shard.config));
+    for scenario in &plan.scenarios {
+        kernels.entry(&scenario.config.name).or_insert_with(|| lab.kernel(&scenario.config));
     }
     let mut all: Vec<Done> = Vec::new();
     let mut failed = false;
     while !failed && progress.seconds() < plan.budget() {
-        let shard = &plan.shards[progress.boots.len() % plan.shards.len()];
-        let Some(of) = shard.trial() else { break };
+        let scenario = &plan.scenarios[progress.boots.len() % plan.scenarios.len()];
+        let Some(of) = scenario.trial() else { break };
         let seed = progress.next_seed();
         let trial = trial(of, seed, plan.seconds())?;
-        let kernel = match kernels.get(shard.config.name.as_str()) {
+        let kernel = match kernels.get(scenario.config.name.as_str()) {
             Some(Ok(kernel)) => Ok(kernel),
             Some(Err(error)) => Err(Error::could_not(error.message.clone())),
             None => break,
@@ -251,7 +251,7 @@ pub fn run(lab: &mut Lab, plan: &Plan) -> Result<Ran> {
         failed = done.rows.iter().any(|row| row.verdict != Verdict::Pass);
         let booted = Booted {
             name: trial.name.clone(),
-            scenario: shard.name.clone(),
+            scenario: scenario.name.clone(),
             seed,
             seconds: done.boot.as_ref().map_or(0.0, |boot| boot.seconds),
             passed: !failed,
@@ -320,8 +320,8 @@ mod tests {
     #[test]
     fn the_time_is_shared() {
         let all = plan(&[], 60, None, false).unwrap();
-        assert_eq!((all.shards.len(), all.seconds()), (SHARDS.len(), 3600 / SHARDS.len() as u32));
-        assert!(all.shards.iter().any(|s| s.trial().is_some_and(|t| t.machine.harts >= 64 && t.machine.icount)));
+        assert_eq!((all.scenarios.len(), all.seconds()), (SCENARIOS.len(), 3600 / SCENARIOS.len() as u32));
+        assert!(all.scenarios.iter().any(|s| s.trial().is_some_and(|t| t.machine.harts >= 64 && t.machine.icount)));
         assert_eq!(plan(&["torture"], 60, None, false).unwrap().seconds(), SECONDS.1);
         assert_eq!(plan(&[], 1, None, false).unwrap().seconds(), SECONDS.0);
     }
@@ -336,7 +336,7 @@ mod tests {
     #[test]
     fn a_boot_has_the_test_alone_and_its_own_seed() {
         let chosen = plan(&["torture", "many"], 20, None, false).unwrap();
-        let of = |name: &str| chosen.shards.iter().find(|s| s.name == name).unwrap().trial().unwrap();
+        let of = |name: &str| chosen.scenarios.iter().find(|s| s.name == name).unwrap().trial().unwrap();
         let one = trial(of("torture"), 4711, 300).unwrap();
         assert_eq!(one.append, "lazy_map_torture.seconds=300 lazy_map_torture.seed=4711 lazy_map_torture.interval=20");
         assert_eq!((one.name.as_str(), one.tests.len(), one.machine.seed), ("torture-4711", 1, None));
@@ -374,7 +374,7 @@ mod tests {
 
     #[test]
     fn the_end_says_how_to_repeat_a_failure() {
-        let mut progress = Progress { seed: 5, shards: vec!["many".to_owned()], boots: vec![booted(5, 61.0, true)] };
+        let mut progress = Progress { seed: 5, scenarios: vec!["many".to_owned()], boots: vec![booted(5, 61.0, true)] };
         assert_eq!(progress.summary(61), "End of torture: SUCCESS: 1 boots in 61 s, 7 stale hits; seeds 5 to 5");
         progress.boots.push(booted(6, 9.0, false));
         let text = progress.summary(61);

@@ -5,7 +5,7 @@
 use std::fs;
 use std::net::TcpListener;
 
-use crate::common::mirror::{DEB, Mirror, lab};
+use crate::common::mirror::{DEB, Mirror, lab, lab_on};
 use crate::common::{Lab, Said, edit, git, said, write};
 
 fn check(lab: &Lab, mirror: &Mirror) -> Said {
@@ -46,6 +46,16 @@ fn a_whole_download_is_used_and_not_repeated() {
     write(&lab.out().join("dl").join(DEB.rsplit('/').next().unwrap()), "damaged");
     check(&lab, &mirror).passes();
     assert!(*mirror.requests.lock().unwrap() > requests);
+}
+
+#[test]
+fn hosts_of_other_architectures_ask_for_their_own_packages() {
+    for arch in ["arm64", "riscv64"] {
+        let (lab, mirror) = lab_on(arch);
+        // The mirror has no packages of another one.
+        check(&lab, &mirror).passes();
+        assert!(lab.out().join(format!("apt/trixie-backports-{arch}")).is_dir(), "{arch}");
+    }
 }
 
 #[test]

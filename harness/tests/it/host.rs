@@ -47,6 +47,27 @@ fn packages_are_installed_and_a_failure_says_why() {
 }
 
 #[test]
+fn without_dpkg_all_that_is_missing_is_named_at_once() {
+    let lab = Lab::new();
+    fs::remove_file(lab.bin().join("dpkg-query")).unwrap();
+    let all = "bc, bison, cc, cpio, flex, glib-2.0, libcrypto, libelf, libfdt.h, make, ninja, pkg-config, python3, rsync \
+               cannot be found";
+    host(&lab).fails(2, &[all, "development files", "docs/ci.md"]);
+    for name in ["bc", "bison", "cpio", "flex", "make", "pkg-config", "python3"] {
+        lab.script(name, "exit 0");
+    }
+    // What only QEMU needs is not named to who brings one.
+    let with_qemu = || said(lab.tool().env("LAZYMAP_QEMU", "/qemu").args(["host", "--no-install"]));
+    with_qemu().fails(2, &["lazymap: rsync cannot be found"]);
+    lab.script("pkg-config", "[ $2 != libelf ]");
+    with_qemu().fails(2, &["lazymap: libelf, rsync cannot be found"]);
+    lab.script("pkg-config", "exit 0");
+    lab.script("rsync", "exit 0");
+    // Building a kernel takes no QEMU.
+    host(&lab).passes();
+}
+
+#[test]
 fn clang() {
     let lab = Lab::new();
     lab.script("apt-cache", "exit 0");

@@ -106,6 +106,13 @@ fn callers_say_for_whom_a_page_was_mapped() {
     ] {
         assert!(text.contains(part), "{part}: {text}");
     }
+    let narrow = report.fitted(80);
+    let (_, table) = narrow.split_once("not tried again\n").unwrap();
+    assert!(table.lines().all(|line| line.chars().count() <= 80), "{narrow}");
+    assert!(
+        !table.is_empty() && text.lines().any(|line| line.starts_with("   ") && line.chars().count() > 80),
+        "{text}"
+    );
     // A caller that is on the stack as well is told once.
     let saved = frames(&fixture("shadow.trace"), 54, "hit", "0xffffffff80347df4");
     assert_eq!(told(&saved).hits[9].touch.calls, ["kasan_poison"]);
@@ -403,15 +410,19 @@ fn symbols_are_functions() {
     assert!(error.message.contains("not an ELF file"), "{error}");
 }
 
-/// The symbols of a small ELF file.
-fn symbols_of(name: &str) -> Symbols {
+/// A small ELF file with symbols.
+pub fn elf(name: &str) -> Vec<u8> {
     let text = fixture(name);
     let digits: String = text.lines().filter(|line| !line.starts_with('#')).collect();
     let byte = |at: usize| u8::from_str_radix(&digits[at..at + 2], 16).unwrap();
-    let elf: Vec<u8> = (0..digits.len()).step_by(2).map(byte).collect();
+    (0..digits.len()).step_by(2).map(byte).collect()
+}
+
+/// Its symbols.
+fn symbols_of(name: &str) -> Symbols {
     let dir = TempDir::new().unwrap();
     let file = dir.path().join("vmlinux");
-    fs::write(&file, elf).unwrap();
+    fs::write(&file, elf(name)).unwrap();
     Symbols::load(&file).unwrap()
 }
 

@@ -5,7 +5,6 @@
 //! not possible, a line on stderr says so, which `lazymap check` counts as skipped.
 
 use std::fs;
-use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::OnceLock;
@@ -21,6 +20,7 @@ use lazymap::trial::run;
 use lazymap::trial::verdict::Verdict;
 use serde_json::Value;
 
+use crate::common::{generated, skipped};
 use crate::trial::{Bench, COUNTERS, finished, stale};
 
 /// Boots of every kind: one that passes, one that fails, one that dies as it should, one that dies in its
@@ -246,11 +246,6 @@ fn old_outputs_do_not_survive_and_others_files_do() {
     assert_eq!(there.map(|path| path.exists()), [false, true, false, false, true]);
 }
 
-/// Says that something was not tested, past the test runner, which would swallow it.
-fn skipped(name: &str, why: &str) {
-    let _ = writeln!(std::io::stderr(), "SKIPPED {name}: {}", why.split_whitespace().collect::<Vec<_>>().join(" "));
-}
-
 /// The readers, and the versions that these tests were written with.
 const READERS: [&str; 3] = ["junitparser==5.0.3", "kcidb-io==141", "tap.py[yaml]==3.2.1"];
 
@@ -379,8 +374,7 @@ fn kunit() -> Option<PathBuf> {
     if let Some(named) = std::env::var_os("KUNIT_PY") {
         return Some(PathBuf::from(named));
     }
-    let out = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().join("out");
-    let mut trees: Vec<PathBuf> = fs::read_dir(out).into_iter().flatten().flatten().map(|e| e.path()).collect();
+    let mut trees: Vec<PathBuf> = fs::read_dir(generated()).into_iter().flatten().flatten().map(|e| e.path()).collect();
     trees.sort();
     trees.into_iter().map(|tree| tree.join("tools/testing/kunit/kunit.py")).find(|path| path.is_file())
 }
@@ -390,7 +384,10 @@ fn kunit_py_reads_the_tap() {
     let all = All::new();
     let folder = all.written();
     let Some(script) = kunit() else {
-        return skipped("harness, kunit.py as reader of tap", "there is no kernel tree in out/; `make demo` makes one");
+        return skipped(
+            "harness, kunit.py as reader of tap",
+            "there is no kernel tree in the out folder; `make demo` makes one",
+        );
     };
     let parse = |name: &str| {
         let input = fs::File::open(folder.join("tap").join(name)).unwrap();

@@ -67,6 +67,36 @@ fn what_each_part_leaves_is_kept() {
     }
 }
 
+#[test]
+fn both_pipelines_do_the_same() {
+    for file in PIPELINES {
+        let text = pipeline(file);
+        for part in [
+            "debian:13",
+            "make demo",
+            "hunt --debian || [ $? -eq 1 ]",
+            "-f Containerfile .",
+            "ARGS=\"--junit junit.xml\"",
+        ] {
+            assert!(text.contains(part), "{file} has no {part}");
+        }
+        assert!(text.lines().any(|line| line.trim().trim_start_matches("- ") == "junit.xml"), "{file}");
+    }
+    // A cache that nobody writes helps nobody: other branches begin with that of the default branch.
+    let gitlab = pipeline(".gitlab-ci.yml");
+    assert!(gitlab.contains("    key: out-$CI_COMMIT_REF_SLUG\n    fallback_keys: [out-$CI_DEFAULT_BRANCH]\n"));
+    assert!(gitlab.contains("      junit: junit.xml\n"));
+}
+
+#[test]
+fn the_action_brings_what_the_tool_needs_to_look_at_a_tree() {
+    // docs/ci.md names an image that has neither.
+    let action = pipeline("action.yml");
+    let install = action.find("apt-get install -y --no-install-recommends make git").expect("installs nothing");
+    let tool = action.find("harness/lazymap\"").expect("does not run the tool");
+    assert!(install < tool, "{action}");
+}
+
 /// What `.ci/summary` makes of a command whose output `.ci/logged` kept; and the exit code of the latter.
 fn summary(script: &str) -> (String, Option<i32>) {
     let dir = tempfile::tempdir().expect("a folder");

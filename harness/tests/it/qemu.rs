@@ -24,9 +24,9 @@ fn the_property_is_looked_for() {
     good.passes();
     assert!(good.out.contains("QEMU emulator version 10.0.13"), "{good:?}");
     run(&WITH.replace("x-cache-invalid=", "x-cache-invalid-not="))
-        .fails(2, &["no CPU property x-cache-invalid", "10.0.13"]);
-    run("exit 3").fails(2, &["does not run", "LAZYMAP_QEMU"]);
-    said(lab.tool().env("LAZYMAP_QEMU", "/nowhere/qemu").arg("qemu")).fails(2, &["/nowhere/qemu does not run"]);
+        .fails(64, &["no CPU property x-cache-invalid", "10.0.13"]);
+    run("exit 3").fails(64, &["does not run", "LAZYMAP_QEMU"]);
+    said(lab.tool().env("LAZYMAP_QEMU", "/nowhere/qemu").arg("qemu")).fails(64, &["/nowhere/qemu does not run"]);
 }
 
 /// Bytes that look like an `Image`.
@@ -149,12 +149,16 @@ fn without_apt_a_qemu_to_build_needs_programs() {
     without_apt(&lab);
     write(&lab.repo().join("patches/qemu-10.0/README"), "");
     let run = || said(lab.tool().env_remove("LAZYMAP_MIRROR").arg("qemu"));
-    run().fails(2, &["QEMU is built with cc, ninja, pkg-config, python3, which", "LAZYMAP_QEMU"]);
-    for name in ["cc", "ninja", "python3"] {
+    let all = "cc, glib-2.0, libfdt.h, make, ninja, pkg-config, python3 cannot be found";
+    run().fails(2, &[all, "development files", "docs/ci.md", "LAZYMAP_QEMU"]);
+    for name in ["cc", "make", "ninja", "python3"] {
         lab.script(name, "exit 0");
     }
     lab.script("pkg-config", "exit 1");
-    run().fails(2, &["glib-2.0", "pkg-config does not find", "LAZYMAP_QEMU"]);
+    run().fails(2, &["lazymap: glib-2.0 cannot be found", "LAZYMAP_QEMU"]);
+    lab.script("cc", "exit 1");
+    run().fails(2, &["lazymap: glib-2.0, libfdt.h cannot be found"]);
+    lab.script("cc", "exit 0");
     lab.script("pkg-config", "exit 0");
     run().fails(2, &["there is no apt-get here", "QSRC"]);
 }

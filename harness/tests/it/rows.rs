@@ -7,6 +7,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 
 use crate::common::{Lab, Said, edit, git, said, write};
+use crate::hunt::elf;
 use serde_json::Value;
 
 /// Makes an `Image` of the entry code and the configuration, and selftests of nothing.
@@ -361,10 +362,8 @@ fn results_are_written_also_if_nothing_could_be_booted() {
     rows.run(&["run", "default", "--slow", "0"]).fails(64, &["--slow 0", "0.1 to 100"]);
 }
 
-/// Six commits: the fifth brings a culprit, the third cannot be tested.
-#[test]
-fn a_bisection_finds_the_culprit_past_what_cannot_be_tested() {
-    let rows = Rows::new();
+/// Six commits: the fifth brings a culprit, the third cannot be tested. Gives the one before them, and the culprit.
+fn history(rows: &Rows) -> (String, String) {
     let linux = rows.0.linux();
     let entry = linux.join("arch/riscv/kernel/entry.S");
     let commit = |subject: &str| {
@@ -382,28 +381,88 @@ fn a_bisection_finds_the_culprit_past_what_cannot_be_tested() {
     edit(&entry, "line 55\n", "broken\n");
     let culprit = commit("c5");
     commit("c6");
+    (good, culprit)
+}
+
+/// `git bisect run` of the tool with these words, on this machine; and the commit that is blamed.
+fn bisect(rows: &Rows, good: &str, machine: &str, words: &str) -> (Said, String) {
+    let linux = rows.0.linux();
+    git(&linux, &["bisect", "start", "HEAD", good]);
     let tool = env!("CARGO_BIN_EXE_lazymap");
-    let bisect = |options: &str| {
-        git(&linux, &["bisect", "start", "HEAD", &good]);
-        let line = format!("exec {tool} --root {} run default {options} >/dev/null 2>&1", rows.0.repo().display());
-        let command = rows.0.tool();
-        let environment: Vec<_> = command.get_envs().map(|(k, v)| (k.to_owned(), v.unwrap().to_owned())).collect();
-        let mut git_bisect = std::process::Command::new("git");
-        git_bisect.args(["-c", "safe.directory=*", "bisect", "run", "/bin/sh", "-c", &line]);
-        git_bisect.env_clear().envs(environment).env("KSRC", &linux).env("LAZYMAP_QEMU", rows.0.bin().join("qemu"));
-        git_bisect.env("GIT_CONFIG_GLOBAL", "/dev/null").env("GIT_CONFIG_NOSYSTEM", "1").current_dir(&linux);
-        git_bisect.env("PATH", format!("{}:/usr/bin:/bin", rows.0.bin().display()));
-        let done = said(&mut git_bisect);
-        let first = git(&linux, &["rev-parse", "refs/bisect/bad"]);
-        git(&linux, &["bisect", "reset"]);
-        (done, first)
-    };
-    let (done, first) = bisect("--bisect");
+    let line = format!("exec {tool} --root {} {words} >/dev/null 2>&1", rows.0.repo().display());
+    let command = rows.0.tool();
+    let environment: Vec<_> = command.get_envs().map(|(k, v)| (k.to_owned(), v.unwrap().to_owned())).collect();
+    let mut git_bisect = std::process::Command::new("git");
+    git_bisect.args(["-c", "safe.directory=*", "bisect", "run", "/bin/sh", "-c", &line]);
+    git_bisect.env_clear().envs(environment).env("KSRC", &linux).env("LAZYMAP_QEMU", rows.0.bin().join(machine));
+    git_bisect.env("GIT_CONFIG_GLOBAL", "/dev/null").env("GIT_CONFIG_NOSYSTEM", "1").current_dir(&linux);
+    git_bisect.env("PATH", format!("{}:/usr/bin:/bin", rows.0.bin().display()));
+    let done = said(&mut git_bisect);
+    let first = git(&linux, &["rev-parse", "refs/bisect/bad"]);
+    git(&linux, &["bisect", "reset"]);
+    (done, first)
+}
+
+#[test]
+fn a_bisection_finds_the_culprit_past_what_cannot_be_tested() {
+    let rows = Rows::new();
+    let (good, culprit) = history(&rows);
+    let (done, first) = bisect(&rows, &good, "qemu", "run default --bisect");
     assert_eq!((done.code, &first), (Some(0), &culprit), "{done:?}");
     // A wrong command line ends it, and blames nobody.
-    let (done, _) = bisect("--bisect --frobnicate");
+    let (done, _) = bisect(&rows, &good, "qemu", "run default --bisect --frobnicate");
     assert_ne!(done.code, Some(0), "{done:?}");
     // Without the option, the commit that cannot be tested is blamed: the option is what helps.
-    let (_, first) = bisect("");
+    let (_, first) = bisect(&rows, &good, "qemu", "run default");
     assert_ne!(first, culprit);
+}
+
+/// A machine whose trace tells of what killed a kernel with broken entry code.
+const TRACING: &str = r#"
+case "$*" in
+--version | *help* | *stdio*-S* | *-S*stdio*) exec "${0%/*}/qemu" "$@" ;;
+esac
+for word; do
+	case $word in */Image) image=$word ;; esac
+	[ "$last" = -D ] && trace=$word
+	last=$word
+done
+if grep -q broken $image; then
+	cat $tests/hunt/shadow.trace >$trace
+	echo 'x-cache-invalid: total harts=4 stale_hits=10 fences=50' >&2
+	cat $tests/hunt/shadow.log
+else
+	echo 'x-cache-invalid: total harts=4 stale_hits=0 fences=50' >&2
+	cat $logs/finished.log
+fi
+"#;
+
+#[test]
+fn a_bisection_finds_the_commit_on_which_a_bare_kernel_dies_of_a_stale_hit() {
+    let rows = Rows::new();
+    let here = env!("CARGO_MANIFEST_DIR");
+    let (tests, logs) = (format!("{here}/tests/fixtures"), format!("{here}/console/tests/fixtures/console"));
+    rows.0.script("tracing", &format!("tests={tests}\nlogs={logs}\n{TRACING}"));
+    // A kernel that has symbols, and a module for the workload.
+    let vmlinux = rows.0.dir.path().join("elf");
+    fs::write(&vmlinux, elf("places.elf.hex")).unwrap();
+    let made = MAKE
+        .replace("cp $o/arch/riscv/boot/Image $o/vmlinux", &format!("cp {} $o/vmlinux", vmlinux.display()))
+        .replace(": >$o/modules.order", "echo x.o >$o/modules.order; : >$o/x.ko");
+    assert!(made.contains("/elf $o/vmlinux") && made.contains("$o/x.ko"));
+    rows.0.script("make", &made);
+    let quiet = || {
+        let mut tool = rows.0.tool();
+        tool.env("KSRC", rows.0.linux()).env("LAZYMAP_QEMU", rows.0.bin().join("tracing"));
+        said(tool.args(["hunt", "--tree", "base", "-q"]))
+    };
+    let survived = quiet();
+    survived.passes();
+    assert!(survived.out.starts_with("report: ") && survived.out.lines().count() == 2, "{survived:?}");
+    let (good, culprit) = history(&rows);
+    let killed = quiet();
+    assert_eq!(killed.code, Some(1), "{killed:?}");
+    assert!(killed.out.contains("a stale hit killed the kernel") && killed.out.contains("\nreport: "), "{killed:?}");
+    let (done, first) = bisect(&rows, &good, "tracing", "hunt --tree base --bisect");
+    assert_eq!((done.code, &first), (Some(0), &culprit), "{done:?}");
 }

@@ -155,6 +155,39 @@ fn help_and_version_are_no_errors() {
 }
 
 #[test]
+fn a_dry_run_of_the_demo_shows_the_boots_and_makes_nothing() {
+    let lab = Lab::new();
+    let run = |args: &[&str]| said(lab.tool().args(["demo", "--dry-run"]).args(args));
+    let all = run(&[]);
+    all.passes();
+    let stale = "preventive-stale: test-ipi.sh: pass, test-trace.sh: stack overflow\n  boot ";
+    let boots = all.out.lines().filter(|line| line.starts_with("  boot ")).count();
+    assert!(all.out.contains(stale) && boots == 5, "{all:?}");
+    for word in ["kernel/control-preventive/Image", "kernel/series/Image", "rv64,x-cache-invalid=on"] {
+        assert!(all.out.contains(word), "{word}: {all:?}");
+    }
+    assert!(!lab.out().exists(), "not even the folder");
+}
+
+#[test]
+fn help_fits_into_80_columns() {
+    let lab = Lab::new();
+    let help = |verb: &[&str]| said(lab.tool().args(verb).arg("--help")).out;
+    let top = help(&[]);
+    let (_, verbs) = top.split_once("Commands:\n").unwrap();
+    let verbs = verbs.lines().take_while(|line| !line.is_empty()).filter_map(|line| line.strip_prefix("  "));
+    let verbs: Vec<&str> = verbs.filter(|line| !line.starts_with(' ')).filter_map(|l| l.split(' ').next()).collect();
+    assert!(verbs.len() > 20 && verbs.contains(&"hunt"), "{verbs:?}");
+    for verb in verbs.into_iter().filter(|verb| *verb != "help") {
+        let text = help(&[verb]);
+        assert!(text.contains("Usage: "), "{verb}: {text}");
+        let wide = text.lines().find(|line| line.chars().count() > 80);
+        assert_eq!(wide, None, "{verb}");
+    }
+    assert_eq!(top.lines().find(|line| line.chars().count() > 80), None);
+}
+
+#[test]
 fn a_broken_base_file_names_the_line() {
     let lab = Lab::new();
     edit(&lab.repo().join("base.toml"), "version = \"10.0\"\n", "version = \"10.0\"\nnonsense = 1\n");

@@ -185,18 +185,23 @@ pub fn run(lab: &mut Lab, kernels: &Kernels, plan: &Plan) -> Result<Vec<Check>> 
         same: same(&lab.bench, &tests, &plugin)?,
         resume: plan.resume,
     };
+    let quiet = lab.options.asked.quiet;
     let mut places = Vec::new();
     for (harts, irq) in plan.places() {
         let place = rig.place(&built, harts, irq, plan.runs)?;
-        println!("\n{}", table::text(&place));
+        if !quiet {
+            println!("\n{}", table::text(&place));
+        }
         places.push(place);
     }
     let checks = judge::judge(&budget, &places);
     write(&lab.bench, &folder, plan, budget, &places, &checks)?;
-    for check in &checks {
+    for check in checks.iter().filter(|check| !quiet || check.verdict != Verdict::Pass) {
         println!("{}: {}: {}", check.verdict.name(), check.name, check.why);
     }
-    println!("Figures and page: {}", shown(&lab.options.root, &folder));
+    if !quiet {
+        println!("Figures and page: {}", shown(&lab.options.root, &folder));
+    }
     Ok(checks)
 }
 

@@ -138,7 +138,8 @@ fn libraries(program: &Path) -> Result<BTreeMap<String, PathBuf>> {
     Ok(found)
 }
 
-/// Reads `NAME => PATH (ADDRESS)`, and `PATH (ADDRESS)` of the loader.
+/// Reads `NAME => PATH (ADDRESS)`, and `PATH (ADDRESS)` of the loader, or `PATH => PATH (ADDRESS)` where the program names
+/// it by a link.
 fn parse_ldd(list: &str) -> Result<BTreeMap<String, PathBuf>, String> {
     let mut found = BTreeMap::new();
     for line in list.lines().map(str::trim).filter(|l| !l.is_empty()) {
@@ -146,6 +147,7 @@ fn parse_ldd(list: &str) -> Result<BTreeMap<String, PathBuf>, String> {
             Some((name, "not found")) => return Err(format!("the library {name} is missing")),
             Some((name, rest)) => {
                 let path = rest.split(" (").next().unwrap_or(rest);
+                let name = if name.starts_with('/') { "loader" } else { name };
                 found.insert(name.to_owned(), PathBuf::from(path));
             }
             None if line.starts_with('/') => {
@@ -184,6 +186,19 @@ mod tests {
         assert_eq!(found.len(), 2);
         assert_eq!(found["libz.so.1"], Path::new("/lib/x86_64-linux-gnu/libz.so.1"));
         assert_eq!(found["loader"], Path::new("/lib64/ld-linux-x86-64.so.2"));
+        // On arm64 and riscv64, and where /lib64 is a link.
+        for (line, loader) in [
+            ("/lib/ld-linux-aarch64.so.1 (0x0000ffff)", "/lib/ld-linux-aarch64.so.1"),
+            ("/lib/ld-linux-riscv64-lp64d.so.1 (0x00003fff)", "/lib/ld-linux-riscv64-lp64d.so.1"),
+            (
+                "/lib64/ld-linux-x86-64.so.2 => /usr/lib64/ld-linux-x86-64.so.2 (0x00007f)",
+                "/usr/lib64/ld-linux-x86-64.so.2",
+            ),
+        ] {
+            let list = format!("\tlinux-vdso.so.1 (0x00007fff)\n\tlibc.so.6 => /lib/libc.so.6 (0x00007f)\n\t{line}\n");
+            let found = parse_ldd(&list).unwrap();
+            assert_eq!((found.len(), found["loader"].as_path()), (2, Path::new(loader)), "{line}");
+        }
         assert!(parse_ldd("\tlibslirp.so.0 => not found\n").unwrap_err().contains("libslirp.so.0 is missing"));
     }
 }

@@ -19,6 +19,8 @@ pub const DEB: &str = "pool/linux-source-7.3_7.3.4-1_all.deb";
 /// A mirror of one package, which serves over HTTP and can misbehave.
 pub struct Mirror {
     pub dir: PathBuf,
+    /// The one architecture that it has, as Debian calls it.
+    pub arch: String,
     pub address: String,
     /// A file of which only the first half is sent before the connection ends.
     pub cut: Arc<Mutex<Option<String>>>,
@@ -27,7 +29,7 @@ pub struct Mirror {
 }
 
 impl Mirror {
-    pub fn new(lab: &Lab) -> Self {
+    pub fn new(lab: &Lab, arch: &str) -> Self {
         let dir = lab.dir.path().join("mirror");
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = format!("http://127.0.0.1:{}/debian/", listener.local_addr().unwrap().port());
@@ -57,7 +59,7 @@ impl Mirror {
                 };
             }
         });
-        let mirror = Self { dir, address, cut, requests };
+        let mirror = Self { dir, arch: arch.to_owned(), address, cut, requests };
         mirror.make_package(lab);
         mirror.index();
         mirror
@@ -87,7 +89,7 @@ impl Mirror {
         let deb = self.dir.join(DEB);
         let (size, sha256) = (fs::metadata(&deb).unwrap().len(), sha256_file(&deb).unwrap());
         let suite = self.dir.join("dists/trixie-backports");
-        let packages = suite.join("main/binary-amd64/Packages");
+        let packages = suite.join(format!("main/binary-{}/Packages", self.arch));
         write(
             &packages,
             &format!(
@@ -103,7 +105,8 @@ impl Mirror {
         write(
             &suite.join("Release"),
             &format!(
-                "Origin: Debian\nLabel: Debian\nSuite: trixie-backports\nCodename: trixie-backports\nDate: Mon, 02 Feb 2026 00:00:00 UTC\nArchitectures: all amd64\nComponents: main\nSHA256:\n {sha256} {size} main/binary-amd64/Packages\n"
+                "Origin: Debian\nLabel: Debian\nSuite: trixie-backports\nCodename: trixie-backports\nDate: Mon, 02 Feb 2026 00:00:00 UTC\nArchitectures: all {arch}\nComponents: main\nSHA256:\n {sha256} {size} main/binary-{arch}/Packages\n",
+                arch = self.arch
             ),
         );
     }
@@ -116,14 +119,19 @@ fn run(command: &mut Command) {
 
 /// A lab that downloads from a mirror of its own, on a machine that calls itself amd64.
 pub fn lab() -> (Lab, Mirror) {
+    lab_on("amd64")
+}
+
+/// The same on a machine of another architecture, which is all that the mirror has.
+pub fn lab_on(arch: &str) -> (Lab, Mirror) {
     let lab = Lab::new();
-    let mirror = Mirror::new(&lab);
+    let mirror = Mirror::new(&lab, arch);
     let deb = mirror.dir.join(DEB);
     let base = lab.repo().join("base.toml");
     edit(&base, "7.3.4-1~bpo13+1", "7.3.4-1");
     edit(&base, "703e369ddd4cce971452f5a593ee55df3a5c10c83caf0fa0df039633ed181ee3", &sha256_file(&deb).unwrap());
     let dpkg = which("dpkg");
-    lab.script("dpkg", &format!("[ \"$1\" = --print-architecture ] && echo amd64 || exec {dpkg} \"$@\""));
+    lab.script("dpkg", &format!("[ \"$1\" = --print-architecture ] && echo {arch} || exec {dpkg} \"$@\""));
     (lab, mirror)
 }
 

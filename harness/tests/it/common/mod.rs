@@ -4,6 +4,7 @@
 //! Every test gets its own folder, and a PATH in which nothing can install anything.
 
 use std::fs;
+use std::io::Write;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -337,6 +338,17 @@ pub fn snapshot(dir: &Path) -> Vec<String> {
     }
     list.sort();
     list
+}
+
+/// Where the tool keeps the project's kernel trees: `lazymap check` says so, and it is `out` without it.
+pub fn generated() -> PathBuf {
+    let asked = std::env::var_os("LAZYMAP_OUT").filter(|v| !v.is_empty()).map(PathBuf::from);
+    asked.unwrap_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().join("out"))
+}
+
+/// Says that something was not tested, past the test runner, which would swallow it.
+pub fn skipped(name: &str, why: &str) {
+    let _ = writeln!(std::io::stderr(), "SKIPPED {name}: {}", why.split_whitespace().collect::<Vec<_>>().join(" "));
 }
 
 /// The options of a run in the project's own repository, with everything generated in `out`.
