@@ -543,6 +543,10 @@ fn prepared(options: &Options, verb: Verb, named: Named) -> Result<Work<'_>> {
             let plan = hunt::debian::Plan::new(options, &args)?;
             Box::new(move || hunt::debian::run(options, &plan))
         }
+        Verb::Hunt(args) if args.is_about_several() => {
+            let plan = hunt::several::Plan::new(options, &args)?;
+            Box::new(move || hunt::several::run(options, &plan))
+        }
         Verb::Hunt(args) => {
             let plan = hunt::Plan::new(options, &args)?;
             Box::new(move || hunt::run(options, &plan))

@@ -3,32 +3,24 @@
 //! of it.
 //!
 //! In each suite, `linux-image-riscv64` depends on the current kernel. What a package has that is needed is kept in
-//! `out/debian`: the kernel, and its vmlinux, for which the package with the debug symbols is downloaded once.
+//! `out/debian`: the kernel, some of its modules, and its vmlinux, for which the package with the debug symbols is
+//! downloaded once.
 
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use chrono::Utc;
-use serde::Serialize;
-
-use super::report::{Place, Report};
-use super::verdict::Outcome;
-use super::{Args, exit, hunted};
+use super::Args;
+use super::several::{self, About, Row, Table};
 use crate::boot::kernel_file::{self, Kind};
-use crate::build::workbench;
 use crate::ground::error::{Error, Exit, Result};
 use crate::ground::files;
-use crate::ground::table::{self, Align, Cell};
 use crate::options::Options;
 use crate::options::base::Package;
 use crate::source::apt;
-use crate::trial::record::{self, Tool};
-use crate::trial::report::shown;
-use crate::trial::scenario::MachineFile;
 
 /// The suites, if none is named.
-const SUITES: [&str; 3] = ["trixie", "trixie-backports", "sid"];
+const SUITES: [&str; 4] = ["trixie", "trixie-backports", "forky", "sid"];
 /// The machines, if none is named: translations that come too late, that stay too long, and the windows of the exception
 /// entry.
 const MODELS: [&str; 6] = ["stale", "valid", "window-1", "window-2", "window-3", "window-4"];
@@ -37,19 +29,20 @@ const MODELS: [&str; 6] = ["stale", "valid", "window-1", "window-2", "window-3",
 const IMAGE: &str = "linux-image-";
 /// How names of packages begin on which newer ones depend for the kernel itself.
 const BINARY: &str = "linux-binary-";
+/// The same for its modules.
+const MODULES: &str = "linux-modules-";
 /// How names of packages with debug symbols end.
 const DEBUG: &str = "-dbg";
 /// Kernels in packages: `/boot/vmlinux-RELEASE`, `/usr/lib/modules/RELEASE/vmlinuz` and
 /// `/usr/lib/debug/…/vmlinux`.
-const PATTERN: &str = "./*vmlinu*";
+const KERNELS: &str = "./*vmlinu*";
+/// The modules that are taken from them: some dozens that need neither a device nor another module, and print nothing.
+const SOME_MODULES: &str = "./*/kernel/fs/nls/*";
 
 /// The page with the table, and the lines between which it is.
 const PAGE: &str = "docs/findings/debian-kernels.md";
 const BEGIN: &str = "<!-- The table is made by `lazymap hunt --debian --write`; do not edit it. -->\n";
 const END: &str = "<!-- End of the table. -->\n";
-
-/// Version of the table's schema: bump it when a field changes its meaning or is removed.
-const SCHEMA: u32 = 1;
 
 /// What [`run`] does, checked as far as possible without the network.
 #[derive(Clone, Debug)]
@@ -75,14 +68,7 @@ impl Plan {
         if let Some(suite) = suites.iter().find(|suite| suite.is_empty() || !suite.chars().all(plain)) {
             return Err(Error::usage(format!("--debian {suite}: not the name of a suite; give one such as sid")));
         }
-        for model in &models {
-            let machine = MachineFile::named(model).machine().map_err(Error::usage)?;
-            if !machine.model.stale {
-                return Err(Error::usage(format!(
-                    "harts of the model `{model}` remember nothing: no hit is possible; name another in --models"
-                )));
-            }
-        }
+        several::are_models(&models)?;
         if args.write {
             page(&options.root, "")?;
         }
@@ -93,110 +79,12 @@ impl Plan {
 /// A kernel of Debian's.
 #[derive(Clone, Debug)]
 struct Kernel {
-    suite: String,
-    /// What `uname -r` prints, such as `6.12.117+deb13-riscv64`.
-    release: String,
-    /// The version of its package.
-    version: String,
+    about: About,
     image: PathBuf,
     /// None if the archive has no package with its debug symbols.
     vmlinux: Option<PathBuf>,
-}
-
-/// A hunt's line in the table.
-#[derive(Clone, Debug, Serialize)]
-struct Row {
-    suite: String,
-    /// Its release; empty if no kernel could be downloaded.
-    kernel: String,
-    /// The version of its package.
-    version: String,
-    machine: String,
-    /// In a few words; with the place where it died, if it did.
-    result: String,
-    /// Page faults that the page tables did not justify; none if nothing was booted.
-    hits: Option<usize>,
-    /// Translations that were used after the page tables had changed.
-    uses: Option<usize>,
-    /// The exit code of `lazymap hunt`.
-    exit: u8,
-    /// The page with the whole report.
-    report: Option<String>,
-}
-
-impl Row {
-    fn of(kernel: &Kernel, model: &str, report: &Report, html: String) -> Self {
-        Self {
-            result: said(report),
-            hits: Some(report.counts.hits),
-            uses: Some(report.counts.uses),
-            exit: exit(report) as u8,
-            report: Some(html),
-            ..Self::failed(Some(kernel), &kernel.suite, model, &Error::could_not(""))
-        }
-    }
-
-    /// The line of a hunt that did not take place.
-    fn failed(kernel: Option<&Kernel>, suite: &str, model: &str, error: &Error) -> Self {
-        let (release, version) = kernel.map(|of| (of.release.clone(), of.version.clone())).unwrap_or_default();
-        Self {
-            suite: suite.to_owned(),
-            kernel: release,
-            version,
-            machine: model.to_owned(),
-            result: error.message.clone(),
-            hits: None,
-            uses: None,
-            exit: error.exit as u8,
-            report: None,
-        }
-    }
-
-    fn cells(&self) -> [String; 7] {
-        let number = |number: Option<usize>| number.map_or_else(|| "-".to_owned(), |number| number.to_string());
-        let (suite, kernel) = (self.suite.clone(), format!("{} {}", self.kernel, self.version).trim().to_owned());
-        let (hits, uses) = (number(self.hits), number(self.uses));
-        [suite, kernel, self.machine.clone(), self.result.clone(), hits, uses, self.exit.to_string()]
-    }
-}
-
-/// The whole table.
-#[derive(Clone, Debug, Serialize)]
-struct Table {
-    /// Version of this schema.
-    schema: u32,
-    /// When the first hunt began, as RFC 3339 has it.
-    started: String,
-    tool: String,
-    qemu: String,
-    /// The command that makes it anew.
-    command: String,
-    rows: Vec<Row>,
-}
-
-/// The heads of its columns.
-const HEADS: [&str; 7] = ["suite", "kernel", "machine", "result", "hits", "uses", "exit"];
-
-impl Table {
-    /// For a terminal of this width.
-    fn text(&self, width: usize) -> String {
-        let mut rows: Vec<Vec<Cell>> = vec![HEADS.into_iter().map(Cell::from).collect()];
-        rows.extend(self.rows.iter().map(|row| row.cells().into_iter().map(Cell::from).collect()));
-        let (left, right) = (Align::Left, Align::Right);
-        table::fitted(&[left, left, left, left, right, right, right], rows, &[1, 3], width)
-    }
-
-    /// For a page.
-    fn markdown(&self) -> String {
-        let mut text = format!("| {} |\n|{}\n", HEADS.join(" | "), "---|".repeat(HEADS.len()));
-        for row in &self.rows {
-            let cells = row.cells().map(|cell| cell.replace('|', "\\|").replace('\n', " "));
-            text.push_str(&format!("| {} |\n", cells.join(" | ")));
-        }
-        let day = self.started.split('T').next().unwrap_or_default();
-        text.push_str(&format!("\nSince {day}, with {}, {}: `{}`\n", self.tool, self.qemu, self.command));
-        text
-    }
+    /// A folder with some of its modules; none if there are none.
+    modules: Option<PathBuf>,
 }
 
 /// Hunts in each kernel on each machine, prints the table, and writes it to `out/hunt/debian.json` (or where `--json`
@@ -205,92 +93,47 @@ impl Table {
 /// # Errors
 /// When the machine cannot be built, or the table cannot be written.
 pub fn run(options: &Options, plan: &Plan) -> Result<Exit> {
-    let folder = options.place("hunt");
-    let json = plan.args.json.clone().unwrap_or_else(|| folder.join("debian.json"));
-    let mut table = Table {
-        schema: SCHEMA,
-        started: record::rfc3339(Utc::now()),
-        tool: Tool::of(&options.root).to_string(),
-        qemu: workbench::without_kernels(options)?.qemu.version,
-        command: super::again(&options.asked.command),
-        rows: Vec::new(),
-    };
+    let mut table = Table::new(options, "debian", plan.args.json.as_deref())?;
     for suite in &plan.suites {
         let kernel = kernel(options, suite);
         for model in &plan.models {
             let row = match &kernel {
-                Ok(kernel) => hunt(options, plan, kernel, model),
-                Err(error) => Row::failed(None, suite, model, error),
+                Ok(kernel) => row(options, plan, kernel, model, &table.rows),
+                Err(error) => Row::failed(&About { suite: suite.clone(), ..About::default() }, model, error),
             };
-            if !options.asked.quiet || row.exit != Exit::Pass as u8 {
-                println!("{}", row.cells().join("  "));
-            }
-            table.rows.push(row);
-            let text = serde_json::to_string_pretty(&table).map_err(|e| Error::could_not(e.to_string()))?;
-            files::write_whole(&json, text + "\n")?;
-            files::write_whole(&folder.join("debian.md"), table.markdown())?;
+            table.add(options, row)?;
         }
     }
     if plan.args.write {
         files::write_whole(&options.root.join(PAGE), page(&options.root, &table.markdown())?)?;
     }
-    if !options.asked.quiet {
-        println!("\n{}", table.text(table::width()));
-    }
-    println!("table: {}", shown(&options.root, &json));
-    Ok(together(table.rows.iter().map(|row| row.exit)))
+    Ok(table.end(options))
 }
 
-/// The exit code of all hunts: a kernel that dies counts only if nothing is uncertain.
-fn together(exits: impl Iterator<Item = u8>) -> Exit {
-    let all: BTreeSet<u8> = exits.collect();
-    match all.last() {
-        Some(0) => Exit::Pass,
-        Some(1) => Exit::Failed,
-        _ => Exit::CouldNot,
+/// Hunts in a kernel, or repeats what a hunt in the same kernel of another suite has found.
+fn row(options: &Options, plan: &Plan, kernel: &Kernel, model: &str, before: &[Row]) -> Row {
+    let Kernel { about, image, vmlinux, modules } = kernel;
+    if let Some(same) = same(about, model, before) {
+        return same;
     }
-}
-
-/// One hunt.
-fn hunt(options: &Options, plan: &Plan, kernel: &Kernel, model: &str) -> Row {
     let args = Args {
-        kernel: Some(kernel.image.clone()),
-        vmlinux: kernel.vmlinux.clone(),
-        model: model.to_owned(),
-        debian: None,
-        models: Vec::new(),
-        write: false,
-        json: None,
+        kernel: Some(image.clone()),
+        vmlinux: vmlinux.clone(),
+        // A workload of the user's has its own.
+        modules: modules.clone().filter(|_| plan.args.workload.is_none()),
         ..plan.args.clone()
     };
-    match super::Plan::new(options, &args).and_then(|plan| hunted(options, &plan)) {
-        Ok((report, _, html)) => Row::of(kernel, model, &report, shown(&options.root, &html)),
-        Err(error) => Row::failed(Some(kernel), &kernel.suite, model, &error),
-    }
+    several::hunt(options, &args, model, about)
 }
 
-/// The result of a hunt in a few words.
-fn said(report: &Report) -> String {
-    let at = |place: &Place| match &place.line {
-        Some(line) => format!("{} ({line})", place.at),
-        None => place.at.clone(),
+/// The line of a hunt in the same kernel on the same machine, as one of this suite.
+fn same(about: &About, model: &str, before: &[Row]) -> Option<Row> {
+    let is_same = |row: &&Row| {
+        row.report.is_some()
+            && row.machine == model
+            && (&row.about.kernel, &row.about.version) == (&about.kernel, &about.version)
     };
-    match &report.result {
-        Outcome::Survived => "survived".to_owned(),
-        Outcome::Killed { .. } => match report.killer() {
-            Some(hit) => format!("**killed** at {}", at(&hit.touch)),
-            None => "**killed**".to_owned(),
-        },
-        Outcome::Exposed { of, .. } => {
-            let found = report.uses.iter().find(|found| found.index == *of);
-            let store = found.and_then(|found| found.store.as_ref());
-            let by = store.map(|store| format!(", changed by {}", at(store))).unwrap_or_default();
-            format!("**stale translation used**{by}")
-        }
-        Outcome::Lost { how } => format!("**page tables used that are gone**: {how}"),
-        Outcome::Incomplete { why } => format!("survived, but the workload is incomplete: {why}"),
-        Outcome::Uncertain { why } => format!("not certain: {why}"),
-    }
+    before.iter().find(is_same).map(|row| Row { about: about.clone(), ..row.clone() })
 }
 
 /// The page with this table.
@@ -315,23 +158,40 @@ fn kernel(options: &Options, suite: &str) -> Result<Kernel> {
     let version = listed.version;
     let folder = options.out.join("debian").join(format!("{release}_{version}"));
     let image = folder.join(format!("linux-{release}"));
-    if !image.exists() {
-        let holder = listed.depends.iter().find(|name| name.starts_with(BINARY)).unwrap_or(&package);
-        let deb = fetch(options, holder, suite, &version)?;
-        if !take(&deb, &folder, |kind| kind != Kind::Elf, &image)? {
-            return Err(Error::could_not(format!("{} has no kernel in it; report this", deb.display())));
+    let modules = folder.join("modules");
+    if !image.exists() || !modules.exists() {
+        let (packed, some) = (folder.join("packed"), folder.join("some-modules"));
+        [&packed, &some, &modules].into_iter().try_for_each(|path| files::remove(path))?;
+        fs::create_dir_all(&some).map_err(|e| Error::io("create", &some, e))?;
+        let holder = |start: &str| listed.depends.iter().find(|name| name.starts_with(start)).unwrap_or(&package);
+        // In older suites one package has both.
+        for name in BTreeSet::from([holder(BINARY), holder(MODULES)]) {
+            let deb = fetch(options, name, suite, &version)?;
+            take(&deb, &folder, &[KERNELS, SOME_MODULES], |kind| kind != Kind::Elf, &packed, Some(&some))?;
         }
+        if !packed.exists() {
+            return Err(Error::could_not(format!("the packages of {package} have no kernel in them; report this")));
+        }
+        // Once, and not for each hunt.
+        if kernel_file::image(&packed, &image)? == packed {
+            fs::rename(&packed, &image).map_err(|e| Error::io("write", &image, e))?;
+        }
+        files::remove(&packed)?;
+        // The last step: without it, all is done again.
+        fs::rename(&some, &modules).map_err(|e| Error::io("write", &modules, e))?;
     }
     let vmlinux = folder.join("vmlinux");
     let debug = format!("{package}{DEBUG}");
     if !vmlinux.exists() && newest(&debug)?.is_some_and(|listed| listed.version == version) {
         let deb = fetch(options, &debug, suite, &version)?;
-        take(&deb, &folder, |kind| kind == Kind::Elf, &vmlinux)?;
+        take(&deb, &folder, &[KERNELS], |kind| kind == Kind::Elf, &vmlinux, None)?;
         // A gigabyte, of which nothing else is needed.
         files::remove(&deb)?;
     }
     let vmlinux = Some(vmlinux).filter(|file| file.exists());
-    Ok(Kernel { suite: suite.to_owned(), release, version, image, vmlinux })
+    let any = fs::read_dir(&modules).map_err(|e| Error::io("read", &modules, e))?.next().is_some();
+    let about = About { suite: suite.to_owned(), kernel: release, version };
+    Ok(Kernel { about, image, vmlinux, modules: any.then_some(modules) })
 }
 
 /// The package with the kernel, among those that the one for the current kernel depends on.
@@ -346,17 +206,25 @@ fn fetch(options: &Options, name: &str, suite: &str, version: &str) -> Result<Pa
     Ok(options.out.join("dl").join(&fetched.main().name))
 }
 
-/// Takes the kernel of this kind out of a package; false if there is none in it.
-fn take(deb: &Path, folder: &Path, of_kind: fn(Kind) -> bool, to: &Path) -> Result<bool> {
+/// Takes the kernel of this kind out of a package, if there is one in it, and modules, if there is a folder for them.
+fn take(
+    deb: &Path,
+    folder: &Path,
+    patterns: &[&str],
+    of_kind: fn(Kind) -> bool,
+    to: &Path,
+    modules: Option<&Path>,
+) -> Result<()> {
     let unpacked = folder.join("unpacked");
     files::remove(&unpacked)?;
-    apt::unpack_some(deb, PATTERN, &unpacked)?;
-    let found = find(&unpacked, of_kind)?;
-    if let Some(file) = &found {
-        fs::rename(file, to).map_err(|e| Error::io("write", to, e))?;
+    apt::unpack_some(deb, patterns, &unpacked)?;
+    if let Some(file) = find(&unpacked, of_kind)? {
+        fs::rename(&file, to).map_err(|e| Error::io("write", to, e))?;
     }
-    files::remove(&unpacked)?;
-    Ok(found.is_some())
+    if let Some(modules) = modules {
+        super::copy_modules(&unpacked, modules)?;
+    }
+    files::remove(&unpacked)
 }
 
 /// The first kernel of this kind in a folder and those below it.
@@ -383,16 +251,6 @@ fn find(folder: &Path, of_kind: fn(Kind) -> bool) -> Result<Option<PathBuf>> {
 mod tests {
     use super::*;
 
-    fn a_kernel() -> Kernel {
-        Kernel {
-            suite: "sid".to_owned(),
-            release: "7.2.13+deb14-riscv64".to_owned(),
-            version: "7.2.13-1".to_owned(),
-            image: PathBuf::new(),
-            vmlinux: None,
-        }
-    }
-
     #[test]
     fn the_current_kernel_is_what_the_meta_package_depends_on() {
         let depends = ["linux-base-riscv64", "linux-image-7.2.13+deb14-riscv64", "linux-image-7.2.13+deb14-rt"];
@@ -403,40 +261,23 @@ mod tests {
     }
 
     #[test]
-    fn the_worst_exit_code_counts() {
-        let of = |exits: &[u8]| together(exits.iter().copied());
-        assert_eq!(of(&[0, 0]), Exit::Pass);
-        assert_eq!(of(&[0, 1, 0]), Exit::Failed);
-        assert_eq!(of(&[0, 1, 2]), Exit::CouldNot);
-        assert_eq!(of(&[0, 64]), Exit::CouldNot);
-        assert_eq!(of(&[]), Exit::CouldNot);
-    }
-
-    #[test]
-    fn the_table_as_text_and_as_a_page() {
-        let error = Error::could_not("a|b\nc");
-        let mut killed = Row::failed(Some(&a_kernel()), "sid", "window-1", &error);
-        (killed.result, killed.hits, killed.uses, killed.exit) = ("**killed**".to_owned(), Some(7), Some(0), 1);
-        let rows = vec![killed, Row::failed(None, "buzz", "stale", &error)];
-        let table = Table {
-            schema: SCHEMA,
-            started: "2026-12-01T10:00:00Z".to_owned(),
-            tool: "lazymap 1".to_owned(),
-            qemu: "QEMU 10".to_owned(),
-            command: "harness/lazymap hunt --debian".to_owned(),
-            rows,
+    fn a_kernel_of_two_suites_is_hunted_in_once() {
+        let about = |suite: &str, version: &str| About {
+            suite: suite.to_owned(),
+            kernel: "7.2.13+deb14-riscv64".to_owned(),
+            version: version.to_owned(),
         };
+        let failed = Row::failed(&about("forky", "7.2.13-1"), "stale", &Error::could_not("no network"));
+        let hunted = Row { report: Some("x.html".to_owned()), ..failed.clone() };
+        let (sid, found) = (about("sid", "7.2.13-1"), std::slice::from_ref(&hunted));
         assert_eq!(
-            table.markdown(),
-            "| suite | kernel | machine | result | hits | uses | exit |\n\
-             |---|---|---|---|---|---|---|\n\
-             | sid | 7.2.13+deb14-riscv64 7.2.13-1 | window-1 | **killed** | 7 | 0 | 1 |\n\
-             | buzz |  | stale | a\\|b c | - | - | 2 |\n\
-             \nSince 2026-12-01, with lazymap 1, QEMU 10: `harness/lazymap hunt --debian`\n"
+            same(&sid, "stale", found).map(|row| (row.about, row.report)),
+            Some((sid.clone(), hunted.report.clone()))
         );
-        let text = table.text(80);
-        assert!(text.lines().next().is_some_and(|heads| heads.starts_with("suite  kernel")), "{text}");
-        assert!(serde_json::to_string(&table).unwrap().contains("\"hits\":null"));
+        assert!(same(&sid, "valid", found).is_none());
+        assert!(same(&about("sid", "7.2.13-2"), "stale", found).is_none());
+        // What was not possible is tried again.
+        assert!(same(&sid, "stale", &[failed]).is_none());
     }
 
     #[test]

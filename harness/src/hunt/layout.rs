@@ -11,6 +11,8 @@ use lazymap_console::log::Log;
 const GIB: u64 = 1 << 30;
 /// `MODULES_LOWEST_VADDR`, where the KASAN shadow ends.
 const MODULES_LOWEST: u64 = 0xffff_ffff_0000_0000;
+/// The highest address of the lower half.
+const USER_MOST: u64 = u64::MAX >> 1;
 /// `KERNEL_LINK_ADDR`.
 const IMAGE: u64 = 0xffff_ffff_8000_0000;
 /// `CONFIG_KASAN_SHADOW_OFFSET`: a byte of shadow for 8 bytes, the last one at `KASAN_SHADOW_END`.
@@ -70,20 +72,21 @@ impl Mode {
     }
 
     /// The mode that has this kernel address; if it is in the same region of two modes, the one with fewer
-    /// bits.
-    fn of(addr: u64) -> Self {
-        match addr {
+    /// bits. None if it has that address in all of them, or if it is a user's.
+    fn of(addr: u64) -> Option<Self> {
+        Some(match addr {
+            0..=USER_MOST | MODULES_LOWEST.. => return None,
             0xffff_ffc0_0000_0000.. => Self::Sv39,
             0xffff_8000_0000_0000.. => Self::Sv48,
             _ => Self::Sv57,
-        }
+        })
     }
 }
 
 /// A kernel's layout.
 #[derive(Clone, Debug)]
 pub struct Layout {
-    mode: Mode,
+    mode: Option<Mode>,
     /// First address, last address, name.
     regions: Vec<(u64, u64, &'static str)>,
     /// The pool of KFENCE.
@@ -102,9 +105,10 @@ impl Layout {
             "sv57" => Some(Mode::Sv57),
             _ => None,
         });
-        // A kernel uses addresses everywhere, so the lowest one shows how many bits there are.
-        let mode = said.unwrap_or_else(|| Mode::of(addresses.filter(|a| a >> 63 == 1).min().unwrap_or(u64::MAX)));
         let printed = printed(console);
+        // A kernel uses addresses everywhere, so the lowest one shows how many bits there are.
+        let used = addresses.chain(printed.iter().map(|(from, ..)| *from));
+        let mode = said.or_else(|| Mode::of(used.filter(|a| *a > USER_MOST).min()?));
         let kfence = console.lines.iter().find_map(|line| {
             let (_, range) = line.text.strip_prefix("kfence: initialized")?.rsplit_once(" at ")?;
             let (from, to) = range.trim().split_once('-')?;
@@ -115,8 +119,8 @@ impl Layout {
         Self { mode, regions, kfence, source }
     }
 
-    /// The address translation in use.
-    pub fn mode(&self) -> Mode {
+    /// The address translation in use; `None` if neither the console nor an address tells.
+    pub fn mode(&self) -> Option<Mode> {
         self.mode
     }
 
@@ -159,20 +163,22 @@ fn shadowed(shadow: u64) -> u64 {
     shadow.wrapping_sub(SHADOW_OFFSET) << SHADOW_SHIFT
 }
 
-fn documented(mode: Mode, image: Option<(u64, u64)>) -> Vec<(u64, u64, &'static str)> {
-    let [fixmap, io, vmemmap, vmalloc, linear, shadow] = mode.starts();
+fn documented(mode: Option<Mode>, image: Option<(u64, u64)>) -> Vec<(u64, u64, &'static str)> {
     let (start, end) = image.unwrap_or((IMAGE, u64::MAX));
     let modules = image.map_or(MODULES_LOWEST, |(_, end)| end.wrapping_sub(2 * GIB).max(MODULES_LOWEST));
-    vec![
+    // These are in the same place in all modes.
+    let highest = [(modules, start - 1, "modules and BPF"), (start, end, "kernel image")];
+    let Some(mode) = mode else { return highest.into() };
+    let [fixmap, io, vmemmap, vmalloc, linear, shadow] = mode.starts();
+    let lower = [
         (fixmap, io - 1, "fixmap"),
         (io, vmemmap - 1, "PCI I/O"),
         (vmemmap, vmalloc - 1, "vmemmap"),
         (vmalloc, linear - 1, "vmalloc"),
         (linear, shadow - 1, "linear map"),
         (shadow, MODULES_LOWEST - 1, SHADOW),
-        (modules, start - 1, "modules and BPF"),
-        (start, end, "kernel image"),
-    ]
+    ];
+    lower.into_iter().chain(highest).collect()
 }
 
 /// What print_vm_layout() (arch/riscv/mm/init.c) printed.

@@ -4,7 +4,8 @@
 //! Boots any kernel on harts that remember invalid translations. QEMU traces each page fault that the
 //! page tables do not justify (a *stale hit*), and what led to it. [`trace`] reads that, [`symbols`] and
 //! [`layout`] name addresses, [`verdict`] tells the hits that the kernel survived from the one that
-//! killed it, and [`report`] and [`html`] show it. [`debian`] hunts in all kernels of a distribution.
+//! killed it, and [`report`] and [`html`] show it. [`several`] hunts on several machines, and [`debian`] in all kernels
+//! of a distribution.
 
 pub mod debian;
 pub mod html;
@@ -12,6 +13,7 @@ pub mod image;
 pub mod layout;
 pub mod poison;
 pub mod report;
+pub mod several;
 pub mod symbols;
 pub mod trace;
 pub mod verdict;
@@ -24,7 +26,7 @@ use std::path::{Path, PathBuf};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
-use chrono::Utc;
+use chrono::{DateTime, Utc};
 use lazymap_console::end::{self, End, Reading};
 use lazymap_console::ktap;
 use lazymap_console::log::Log;
@@ -69,6 +71,7 @@ const WORKLOAD: &[(&str, &str)] = &[
     ("percpu.sh", include_str!("../boot/guest/hunt/percpu.sh")),
     ("tlb.sh", include_str!("../boot/guest/hunt/tlb.sh")),
     ("memory.sh", include_str!("../boot/guest/hunt/memory.sh")),
+    ("together.sh", include_str!("../boot/guest/hunt/together.sh")),
 ];
 /// Programs of the workload in C. Without a compiler for them, the scripts that need them are skipped.
 const PROGRAMS: &[(&str, &str)] = &[
@@ -138,12 +141,12 @@ pub struct Args {
     #[arg(long, value_name = "NAME")]
     tree: Option<String>,
     /// The kernels that Debian ships in these suites, downloaded with their symbols (1.2 GB each), on several
-    /// machines; prints one table [default suites: trixie, trixie-backports and sid]
+    /// machines; prints one table [default suites: trixie, trixie-backports, forky and sid]
     #[arg(long, value_name = "SUITE", num_args = 0..,
           conflicts_with_all = ["kernel", "tree", "model", "evict_in", "replay", "html"])]
     debian: Option<Vec<String>>,
-    /// The machines of --debian [default: stale, valid and window-1 to window-4]
-    #[arg(long, value_name = "NAME,...", value_delimiter = ',', requires = "debian")]
+    /// Several machines, and one table of them [default for --debian: stale, valid and window-1 to window-4]
+    #[arg(long, value_name = "NAME,...", value_delimiter = ',', conflicts_with_all = ["model", "html"])]
     models: Vec<String>,
     /// Put the table of --debian into docs/findings/debian-kernels.md
     #[arg(long, requires = "debian")]
@@ -199,6 +202,11 @@ impl Args {
     pub fn is_about_debian(&self) -> bool {
         self.debian.is_some()
     }
+
+    /// Whether they are for [`several::run`], if not for Debian.
+    pub fn is_about_several(&self) -> bool {
+        !self.models.is_empty()
+    }
 }
 
 /// Where the kernel comes from.
@@ -251,6 +259,13 @@ impl Plan {
         file.cpu = args.cpu.clone();
         file.icount = args.replay.is_some();
         let machine = Machine { seed: args.replay, ..file.machine().map_err(Error::usage)? };
+        let qemu = &options.base.qemu;
+        if args.replay.is_some() && !qemu.replays {
+            let version = &qemu.version;
+            return Err(usage(format!(
+                "--replay: QEMU {version} does not repeat a run of several harts; leave out --qemu"
+            )));
+        }
         if !machine.model.stale {
             return Err(usage(format!("harts of the model `{}` remember nothing: no hit is possible", args.model)));
         }
@@ -626,11 +641,18 @@ fn starved(report: &Report, run: &Run) -> bool {
     uncertain && late && run.slowed >= BUSY && retry::only_slow(reading)
 }
 
-/// The kernel parameter that keeps harts which wait for the host's CPUs from being reported as stalled.
-fn stall_timeout(host: pace::Host) -> String {
+/// The kernel parameter that keeps harts which wait for the host's CPUs from being reported as stalled, and the seconds
+/// that a part of the workload may take.
+///
+/// With `icount` the guest's time is virtual: the host does not matter, and must not, as the guest sees both.
+fn allowed(machine: &Machine, limits: Limits, host: pace::Host) -> (String, u64) {
+    let host = if machine.icount { pace::Host::IDLE } else { host };
     // The kernel's own limit, and the most that it takes: Documentation/RCU/stallwarn.rst.
-    let seconds = (21.0 * host.slow.max(host.busy)).ceil().min(300.0);
-    if seconds > 21.0 { format!(" rcupdate.rcu_cpu_stall_timeout={seconds}") } else { String::new() }
+    let stall = (21.0 * host.slow.max(host.busy)).ceil().min(300.0);
+    let stall = if stall > 21.0 { format!(" rcupdate.rcu_cpu_stall_timeout={stall}") } else { String::new() };
+    // The guest's clock goes on while others have the host's CPUs.
+    let silence = limits.times(host.slow).silence.mul_f64(host.busy);
+    (stall, silence.as_secs().saturating_sub(GUEST_GRACE).max(1))
 }
 
 /// Boots once.
@@ -644,16 +666,14 @@ fn once(
     let name = &target.name;
     let console = folder.join(format!("{name}.log"));
     let limits = target.limits.times(host.slow);
-    let mut append = format!("{ALWAYS}{} {}", stall_timeout(host), target.append).trim_end().to_owned();
+    let (stall, test_seconds) = allowed(&target.machine, target.limits, host);
+    let mut append = format!("{ALWAYS}{stall} {}", target.append).trim_end().to_owned();
     let (initrd, guest) = match &target.guest {
         Workload::Initrd(file) => (Some(file.clone()), Guest::Foreign),
         Workload::Disk => (None, Guest::Foreign),
         Workload::Scripts(from, names) => {
             let file = bench.options.out.join("guest").join(format!("hunt-{name}.cpio.gz"));
             initramfs::build(&bench.busybox, from, &file)?;
-            // The guest's clock goes on while others have the host's CPUs.
-            let silence = limits.silence.mul_f64(host.busy);
-            let test_seconds = silence.as_secs().saturating_sub(GUEST_GRACE).max(1);
             append = plan::command_line(&append, names.iter().map(String::as_str), test_seconds);
             (Some(file), Guest::Own)
         }
@@ -691,14 +711,11 @@ fn once(
         harts: target.machine.harts,
         append,
         command,
-        started: record::rfc3339(started),
-        tool: record::Tool::of(&bench.options.root).to_string(),
-        qemu: bench.qemu.version.clone(),
-        again: again(&bench.options.asked.command),
         seconds: record::tenths(run.log.seconds),
         end: run.reading.end.to_string(),
         workload,
         poison: Poison::of(&run.log),
+        ..made(&bench.options, started, &bench.qemu.version)
     };
     Ok((told(subject, &run, &story, symbols, guest), run))
 }
@@ -744,16 +761,30 @@ fn told_of(
         outcome = Outcome::Lost { how };
     }
     let used = story.hits.iter().flat_map(|hit| [hit.addr, hit.pc, hit.read.as_ref().map_or(hit.addr, |r| r.addr)]);
+    let used = used.chain(story.uses.iter().map(|of| of.addr));
     let layout = Layout::new(log, used, symbols.image());
     Report { note, ..report::report(subject, story, (outcome, fates), death, symbols, &layout) }
 }
 
-/// The report on a console and a trace from elsewhere; what QEMU counted is optional.
+/// The part of a subject that says when, with what and how a report was made; `qemu` is what QEMU says about its
+/// version.
+pub fn made(options: &Options, started: DateTime<Utc>, qemu: &str) -> Subject {
+    Subject {
+        started: record::rfc3339(started),
+        tool: record::Tool::of(&options.root).to_string(),
+        qemu: qemu.to_owned(),
+        again: again(&options.asked.command),
+        ..Subject::default()
+    }
+}
+
+/// The report on a console and a trace from elsewhere, about which `subject` says what they do not; what QEMU counted is
+/// optional.
 ///
 /// # Errors
 /// When the trace makes no sense (exit code 2).
 pub fn of_files(
-    name: &str,
+    subject: Subject,
     log: &Log,
     reading: &Reading,
     counters: Option<Counters>,
@@ -771,13 +802,12 @@ pub fn of_files(
         (None, 0) => Err(NO_HIT),
     };
     let subject = Subject {
-        kernel: name.to_owned(),
         version: version(log),
         machine: "elsewhere".to_owned(),
         end: reading.end.to_string(),
         workload: ktap::parse(log).cases.iter().map(result).collect(),
         poison: Poison::of(log),
-        ..Subject::default()
+        ..subject
     };
     Ok(told_of(subject, log, reading, counters, &story, symbols, guest))
 }
@@ -895,4 +925,25 @@ fn read_pipe(source: File, copy: File, raw: &Path) -> Result<Result<Story, Strin
     }
     copy.flush().map_err(|e| Error::io("write", raw, e))?;
     Ok(trace.finish())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::boot::models;
+
+    #[test]
+    fn a_replay_does_not_show_how_busy_the_host_is() {
+        let usual = Machine::new(models::find("stale").unwrap());
+        let replay = Machine { icount: true, seed: Some(1), ..usual.clone() };
+        let limits = Limits { silence: Duration::from_secs(120), ..Limits::default() };
+        let idle = (String::new(), 120 - GUEST_GRACE);
+        for (slow, busy) in [(1.0, 1.0), (1.0, 1.01), (2.0, 1.0), (1.3, 8.0)] {
+            let host = pace::Host { slow, busy };
+            assert_eq!(allowed(&replay, limits, host), idle, "{host:?}");
+            assert_eq!(allowed(&usual, limits, host) == idle, slow * busy == 1.0, "{host:?}");
+        }
+        let (stall, seconds) = allowed(&usual, limits, pace::Host { slow: 2.0, busy: 1.5 });
+        assert_eq!((stall.as_str(), seconds), (" rcupdate.rcu_cpu_stall_timeout=42", 360 - GUEST_GRACE));
+    }
 }

@@ -6,7 +6,7 @@ use std::fmt::Write;
 
 use serde::{Serialize, Serializer};
 
-use super::layout::Layout;
+use super::layout::{Layout, Mode};
 use super::poison::{Met, Poison};
 use super::symbols::{Frame, Symbols};
 use super::trace::{Access, Data, Fence, Hit, Store, Story, Use, What};
@@ -79,6 +79,8 @@ const CHANGERS: &[&str] = &[
 ];
 /// Most groups in the text.
 const ROWS: usize = 24;
+/// The address translation if nothing tells which one it is.
+const UNKNOWN: &str = "unknown";
 
 /// What was hunted, and on what.
 #[derive(Clone, Debug, Default, Serialize)]
@@ -103,13 +105,13 @@ pub struct Subject {
     pub end: String,
     /// The workload's parts and their results.
     pub workload: Vec<(String, String)>,
-    /// When it began, as RFC 3339 has it.
+    /// When it began, as RFC 3339 has it; if it was a run from elsewhere, when it was judged.
     pub started: String,
     /// The tool's version and commit.
     pub tool: String,
     /// What QEMU says about its version.
     pub qemu: String,
-    /// The tool's command line that hunts once more.
+    /// The tool's command line that makes the report once more.
     pub again: String,
     /// What the kernel fills freed memory with, if it was asked to.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -293,6 +295,9 @@ pub struct UseReport {
     pub new_owner: Option<Place>,
     /// The one that has mapped the page that was used, anywhere, since the hart read the PTE.
     pub page_owner: Option<Place>,
+    /// Whether the PTE that was held is in another page table than the one that is there now: that of another program
+    /// which has, or had, the same ASID, if it is a user's. None if the owner of either is not known.
+    pub other_table: Option<bool>,
     /// The access for which the hart read the PTE.
     pub read: Option<Place>,
     /// Fences of the hart from then to the use, none of them for this page.
@@ -354,7 +359,7 @@ pub struct Report {
     pub note: Option<String>,
     /// The kernel's own report, if it died.
     pub death: Option<Death>,
-    /// `sv39`, `sv48` or `sv57`.
+    /// `sv39`, `sv48`, `sv57` or `unknown`.
     pub translation: &'static str,
     /// Where the names of regions come from.
     pub layout: &'static str,
@@ -406,7 +411,7 @@ pub fn report(
         result,
         note: None,
         death,
-        translation: layout.mode().name(),
+        translation: layout.mode().map_or(UNKNOWN, Mode::name),
         layout: layout.source(),
         counts,
         groups: groups(&story.hits, &fates, symbols, layout),
@@ -542,6 +547,7 @@ fn tell_use(index: usize, of: &Use, poison: Option<Poison>, symbols: &Symbols, l
         owner: known(&of.owners.old),
         new_owner: known(&of.owners.new),
         page_owner: known(&of.owners.page),
+        other_table: of.owners.old.as_ref().zip(of.owners.new.as_ref()).map(|(old, new)| old.pte != new.pte),
         read: of.read.map(|(time, pc)| own(time, pc)),
         fences_between: of.fences,
         store: known(&of.store),
@@ -669,22 +675,13 @@ impl Report {
     pub fn fitted(&self, width: usize) -> String {
         let mut out = String::new();
         let subject = &self.subject;
-        let result = match &self.result {
-            Outcome::Survived => "no stale hit killed the kernel".to_owned(),
-            Outcome::Killed { how, .. } => format!("a stale hit killed the kernel: {how}"),
-            Outcome::Exposed { how, .. } => format!("a hart used a stale translation: {how}"),
-            Outcome::Lost { how } => format!("harts walk page tables that are gone: {how}"),
-            Outcome::Incomplete { why } => format!("survived, but the workload is incomplete: {why}"),
-            Outcome::Uncertain { why } => format!("not certain: {why}"),
-        };
         let mut say = |text: String| {
             // Writing to a String does not fail.
             let _ = writeln!(out, "{text}");
         };
-        say(format!(
-            "{} on {}, {} harts, {}: {result}",
-            subject.kernel, subject.machine, subject.harts, self.translation
-        ));
+        let harts = if subject.harts == 0 { String::new() } else { format!(", {} harts", subject.harts) };
+        let translation = if self.translation == UNKNOWN { "unknown translation" } else { self.translation };
+        say(format!("{} on {}{harts}, {translation}: {}", subject.kernel, subject.machine, self.result));
         if !subject.version.is_empty() {
             say(format!("  {}", subject.version));
         }
@@ -740,6 +737,11 @@ impl Report {
         for (name, what) in subject.workload.iter().filter(|(_, what)| what != "pass") {
             say(format!("workload {name}: {what}"));
         }
+        let Subject { started, tool, qemu, again, .. } = subject;
+        let made = [("\nbegan", started), ("tool ", tool), ("qemu ", qemu), ("again", again)];
+        for (name, text) in made.into_iter().filter(|(_, text)| !text.is_empty()) {
+            say(format!("{name}  {text}"));
+        }
         out
     }
 }
@@ -747,7 +749,6 @@ impl Report {
 /// Explains a hit that killed the kernel.
 fn killer(hit: &HitReport) -> Vec<String> {
     let before = |then: i64| ago(hit.touch.time - then);
-    let line = |place: &Place| place.line.as_ref().map(|l| format!(" ({l})")).unwrap_or_default();
     let mut lines = vec![
         format!("  victim      {}{}", at(&hit.touch), line(&hit.touch)),
         format!(
@@ -760,17 +761,10 @@ fn killer(hit: &HitReport) -> Vec<String> {
         ),
     ];
     lines.extend(below(&hit.touch));
-    lines.push(match &hit.store {
-        Some(store) => format!(
-            "  mapped      by {}{}, on hart {}, {} before",
-            at(store),
-            line(store),
-            store.hart.unwrap_or_default(),
-            before(store.time)
-        ),
-        None => "  mapped      it is not known by whom".to_owned(),
-    });
-    lines.extend(hit.store.iter().flat_map(below));
+    match &hit.store {
+        Some(store) => lines.extend(stored_by("mapped     ", store, None, hit.touch.time)),
+        None => lines.push("  mapped      it is not known by whom".to_owned()),
+    }
     if let Some(read) = &hit.read {
         lines.push(format!(
             "  remembered  as invalid since {} before, when {} used {}; {} fences since, none for this page",
@@ -780,22 +774,37 @@ fn killer(hit: &HitReport) -> Vec<String> {
             hit.fences_between.unwrap_or_default()
         ));
     }
-    match &hit.fence {
-        Some(fence) => lines.push(format!(
-            "  last fence  {} before, by {}, for {}",
-            before(fence.time),
-            fence.at,
-            hit.fence_for.as_deref().unwrap_or("?")
-        )),
-        None => lines.push("  last fence  none".to_owned()),
-    }
+    lines.push(last_fence(hit.fence.as_ref(), hit.fence_for.as_deref(), hit.touch.time));
     lines
+}
+
+/// The line of a store that changed a PTE, for whom, and what is known about its place; the access was at `now`.
+fn stored_by(what: &str, place: &Place, whom: Option<&String>, now: i64) -> Vec<String> {
+    let whom = whom.map(|whom| format!(" for {whom}")).unwrap_or_default();
+    let (hart, before) = (place.hart.unwrap_or_default(), ago(now - place.time));
+    let mut lines = vec![format!("  {what} by {}{whom}{}, on hart {hart}, {before} before", at(place), line(place))];
+    lines.extend(below(place));
+    lines
+}
+
+/// The line of the last fence before an access at `now`.
+fn last_fence(fence: Option<&Place>, for_what: Option<&str>, now: i64) -> String {
+    fence.map_or_else(
+        || "  last fence  none".to_owned(),
+        |fence| {
+            let (before, for_what) = (ago(now - fence.time), for_what.unwrap_or("?"));
+            format!("  last fence  {before} before, by {}, for {for_what}", fence.at)
+        },
+    )
+}
+
+/// File and line of a place, if they are known.
+fn line(place: &Place) -> String {
+    place.line.as_ref().map(|line| format!(" ({line})")).unwrap_or_default()
 }
 
 /// Explains the use of a stale translation.
 fn exposed(of: &UseReport) -> Vec<String> {
-    let before = |then: i64| ago(of.touch.time - then);
-    let line = |place: &Place| place.line.as_ref().map(|l| format!(" ({l})")).unwrap_or_default();
     let who = if of.user { "a program".to_owned() } else { of.touch.at.clone() };
     let mut lines = vec![
         format!("  used        by {who}, on hart {}{}", of.touch.hart.unwrap_or_default(), line(&of.touch)),
@@ -808,10 +817,11 @@ fn exposed(of: &UseReport) -> Vec<String> {
             of.size.map(|size| format!(", {size} bytes")).unwrap_or_default()
         ),
         format!(
-            "  held        {}, in memory {}: {}",
+            "  held        {}, in memory {}: {}{}",
             of.held.as_deref().unwrap_or("?"),
             of.memory.as_deref().unwrap_or("?"),
-            of.what.name()
+            of.what.name(),
+            if of.other_table == Some(true) { ", in another page table" } else { "" }
         ),
     ];
     lines.extend(below(&of.touch));
@@ -826,41 +836,25 @@ fn exposed(of: &UseReport) -> Vec<String> {
     if let Some(stored) = &of.stored {
         lines.push(format!("  stored      {stored}"));
     }
-    let mut told = |what: &str, place: &Option<Place>, whom: Option<&String>| {
-        let Some(place) = place else { return };
-        let whom = whom.map(|whom| format!(" for {whom}")).unwrap_or_default();
-        let hart = place.hart.unwrap_or_default();
-        lines.push(format!(
-            "  {what} by {}{whom}{}, on hart {hart}, {} before",
-            at(place),
-            line(place),
-            before(place.time)
-        ));
-        lines.extend(below(place));
-    };
-    told("mapped     ", &of.owner, None);
-    told("changed    ", &of.store, of.changed_for.as_ref());
-    told("now mapped ", &of.new_owner, None);
-    told("page reused", &of.page_owner, None);
+    for (what, place, whom) in [
+        ("mapped     ", &of.owner, None),
+        ("changed    ", &of.store, of.changed_for.as_ref()),
+        ("now mapped ", &of.new_owner, None),
+        ("page reused", &of.page_owner, None),
+    ] {
+        lines.extend(place.iter().flat_map(|place| stored_by(what, place, whom, of.touch.time)));
+    }
     if of.store.is_none() {
         lines.push("  changed     it is not known by whom".to_owned());
     }
     if let Some(read) = &of.read {
         lines.push(format!(
             "  read        {} before; {} fences since, none for this page",
-            before(read.time),
+            ago(of.touch.time - read.time),
             of.fences_between.unwrap_or_default()
         ));
     }
-    match &of.fence {
-        Some(fence) => lines.push(format!(
-            "  last fence  {} before, by {}, for {}",
-            before(fence.time),
-            fence.at,
-            of.fence_for.as_deref().unwrap_or("?")
-        )),
-        None => lines.push("  last fence  none".to_owned()),
-    }
+    lines.push(last_fence(of.fence.as_ref(), of.fence_for.as_deref(), of.touch.time));
     lines.push(match (&of.end, of.reason.as_deref()) {
         (Some(end), Some("fence")) => {
             format!("  ended       {} after, by the fence at {}", ago(end.time - of.touch.time), end.at)
@@ -897,40 +891,50 @@ fn ago(nanoseconds: i64) -> String {
     }
 }
 
-/// The line below a table that does not have all groups.
-fn more(groups: usize, left: u64) -> String {
-    match groups.saturating_sub(ROWS) {
-        0 => String::new(),
-        more => format!("{left:>4}  in {more} more groups, see the JSON"),
-    }
+/// A function, and for whom it did that.
+fn with_whom(name: &str, whom: Option<&String>) -> String {
+    whom.map_or_else(|| name.to_owned(), |whom| format!("{name} for {whom}"))
 }
 
 fn groups_table(groups: &[Group], width: usize) -> String {
     use Align::{Left, Right};
-    let mut rows: Vec<Vec<Cell>> = vec![["hits", "fate", "mapped by", "region", "touched by"].map(Cell::from).into()];
-    for group in groups.iter().take(ROWS) {
-        let Group { mapped_by, mapped_for, region, touched_by, .. } = group;
-        let for_whom = mapped_for.as_ref().map(|name| format!(" for {name}")).unwrap_or_default();
-        let (hits, mapped) = (group.hits.to_string(), format!("{mapped_by}{for_whom}"));
-        let texts = [&hits, group.fate.name(), &mapped, region, touched_by];
-        rows.push(texts.into_iter().map(Cell::from).collect());
-    }
-    let left: u64 = groups.iter().skip(ROWS).map(|g| g.hits).sum();
-    table::fitted(&[Right, Left, Left, Left, Left], rows, &[2, 3, 4], width) + &more(groups.len(), left)
+    let row = |group: &Group| {
+        let mapped = with_whom(&group.mapped_by, group.mapped_for.as_ref());
+        [group.hits.to_string(), group.fate.name().to_owned(), mapped, group.region.clone(), group.touched_by.clone()]
+    };
+    let heads = ["hits", "fate", "mapped by", "region", "touched by"];
+    let texts = [2, 3, 4];
+    grouped(heads, (&[Right, Left, Left, Left, Left], &texts, width), groups, row, |group| group.hits)
 }
 
 fn uses_table(groups: &[UseGroup], width: usize) -> String {
     use Align::{Left, Right};
-    let names = ["uses", "what", "changed by", "region", "used by", "ended by", "after"];
-    let mut rows: Vec<Vec<Cell>> = vec![names.map(Cell::from).into()];
-    for group in groups.iter().take(ROWS) {
-        let UseGroup { changed_by, changed_for, region, used_by, ended_by, .. } = group;
-        let for_whom = changed_for.as_ref().map(|name| format!(" for {name}")).unwrap_or_default();
-        let (uses, longest) = (group.uses.to_string(), ago(group.longest));
-        let changed = format!("{changed_by}{for_whom}");
-        let texts = [&uses, group.what.name(), &changed, region, used_by, ended_by, &longest];
-        rows.push(texts.into_iter().map(Cell::from).collect());
+    let row = |group: &UseGroup| {
+        let UseGroup { what, region, used_by, ended_by, .. } = group;
+        let changed = with_whom(&group.changed_by, group.changed_for.as_ref());
+        let (uses, after, what) = (group.uses.to_string(), ago(group.longest), what.name().to_owned());
+        [uses, what, changed, region.clone(), used_by.clone(), ended_by.clone(), after]
+    };
+    let heads = ["uses", "what", "changed by", "region", "used by", "ended by", "after"];
+    let texts = [2, 3, 4, 5];
+    grouped(heads, (&[Right, Left, Left, Left, Left, Left, Right], &texts, width), groups, row, |group| group.uses)
+}
+
+/// The first groups as a table with these columns, of which some are texts that may be cut to fit into a width, and how
+/// many more groups there are.
+fn grouped<G, const N: usize>(
+    heads: [&str; N],
+    (columns, texts, width): (&[Align; N], &[usize], usize),
+    groups: &[G],
+    row: impl Fn(&G) -> [String; N],
+    count: impl Fn(&G) -> u64,
+) -> String {
+    let mut rows: Vec<Vec<Cell>> = vec![heads.map(Cell::from).into()];
+    rows.extend(groups.iter().take(ROWS).map(|group| Vec::from(row(group).map(Cell::from))));
+    let mut text = table::fitted(columns, rows, texts, width);
+    if groups.len() > ROWS {
+        let left: u64 = groups[ROWS..].iter().map(count).sum();
+        text.push_str(&format!("{left:>4}  in {} more groups, see the JSON", groups.len() - ROWS));
     }
-    let left: u64 = groups.iter().skip(ROWS).map(|g| g.uses).sum();
-    table::fitted(&[Right, Left, Left, Left, Left, Left, Right], rows, &[2, 3, 4, 5], width) + &more(groups.len(), left)
+    text
 }

@@ -6,6 +6,7 @@
 //! clean run nor a finding.
 
 use std::collections::BTreeMap;
+use std::fmt;
 
 use lazymap_console::end::{End, Reading};
 use lazymap_console::log::Log;
@@ -64,6 +65,9 @@ pub struct Death {
     pub epc: Option<u64>,
     /// What could not be accessed.
     pub badaddr: Option<u64>,
+    /// When, by the kernel's clock, in nanoseconds. That starts later than the machine's, so it was not before this time.
+    #[serde(skip)]
+    pub time: Option<i64>,
     /// The hart that reported it, if the console tells.
     pub hart: Option<u32>,
     /// The functions on the stack, innermost first, as the kernel names them.
@@ -110,6 +114,19 @@ pub enum Outcome {
     },
 }
 
+impl fmt::Display for Outcome {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Survived => f.write_str("no stale hit killed the kernel"),
+            Self::Killed { how, .. } => write!(f, "a stale hit killed the kernel: {how}"),
+            Self::Exposed { how, .. } => write!(f, "a hart used a stale translation: {how}"),
+            Self::Lost { how } => write!(f, "harts walk page tables that are gone: {how}"),
+            Self::Incomplete { why } => write!(f, "survived, but the workload is incomplete: {why}"),
+            Self::Uncertain { why } => write!(f, "not certain: {why}"),
+        }
+    }
+}
+
 /// A page that was unmapped, or that does not permit an access any more, must be fenced for within this time, in
 /// virtual nanoseconds. In between a hart may use it: the fence of another hart is on its way.
 const LATE: i64 = 1_000_000_000;
@@ -146,8 +163,10 @@ pub fn death(log: &Log, reading: &Reading) -> Option<Death> {
         Some(format!("{}+{rest}", symbols::demangled(name)))
     };
     let calls = lines.iter().filter_map(call);
+    let stamp = log.lines.iter().find(|line| line.number == headline.line).and_then(|line| line.stamp);
     Some(Death {
         headline: headline.text.clone(),
+        time: stamp.map(|seconds| (seconds * 1e9) as i64),
         // Kernels before 5.11 print `epc: `, those before 5.5 `sepc: ` and `sbadaddr: `.
         epc: find(r"^\s*s?epc ?: ([0-9a-f]{16}) ra :"),
         badaddr: find(r"\bs?badaddr: ([0-9a-f]{16})\b"),
@@ -231,9 +250,10 @@ fn started_init(log: &Log) -> bool {
 }
 
 /// Which hits may have killed the kernel: the last one of its hart, if it did not end long before, and
-/// those that did not end. With `hart`, only those of this hart.
-fn suspects(hits: &[Hit], hart: Option<u32>) -> Vec<bool> {
-    let now = hits.iter().map(|hit| hit.end.as_ref().map_or(hit.last, |end| end.time)).max().unwrap_or_default();
+/// those that did not end. With `hart`, only those of this hart; with `reported`, the kernel died at that time or later.
+fn suspects(hits: &[Hit], hart: Option<u32>, reported: Option<i64>) -> Vec<bool> {
+    let events = hits.iter().map(|hit| hit.end.as_ref().map_or(hit.last, |end| end.time));
+    let now = events.chain(reported).max().unwrap_or_default();
     let suspect = |(at, hit): (usize, &Hit)| {
         let latest = !hits[at + 1..].iter().any(|later| later.hart == hit.hart);
         let just_now = hit.end.as_ref().is_none_or(|end| now - end.time < JUST_NOW);
@@ -245,7 +265,7 @@ fn suspects(hits: &[Hit], hart: Option<u32>) -> Vec<bool> {
 /// The hit that a report is about, and how we know. A hit that was absorbed long before does not
 /// count, even if it was at the same instruction: memset() has hits in every run.
 fn culprit(hits: &[Hit], death: &Death) -> Option<(usize, String)> {
-    reported(hits, death, &suspects(hits, death.hart))
+    reported(hits, death, &suspects(hits, death.hart, death.time))
 }
 
 /// The last of the suspects that a report can be about, and how we know.
@@ -277,7 +297,7 @@ fn reported(hits: &[Hit], death: &Death, suspects: &[bool]) -> Option<(usize, St
     if let Some(hit) = last(&|h| h.repeats >= ENDLESS) {
         return Some((hit, format!("the access faulted {} times in a row", hits[hit].repeats)));
     }
-    looping(hits)
+    looping(hits, suspects)
 }
 
 /// The last hit that never ended.
@@ -300,15 +320,15 @@ fn livelock(hits: &[Hit]) -> Option<(usize, String)> {
 }
 
 /// The first of several hits on one page at the end of a hart's story, each during the handling of the
-/// one before.
-fn looping(hits: &[Hit]) -> Option<(usize, String)> {
+/// one before. Only a hart whose last hit is one of `suspects` counts.
+fn looping(hits: &[Hit], suspects: &[bool]) -> Option<(usize, String)> {
     let mut harts: Vec<u32> = hits.iter().map(|hit| hit.hart).collect();
     harts.sort_unstable();
     harts.dedup();
     let mut found: Option<(usize, usize)> = None;
     for hart in harts {
         let recent: Vec<usize> = (0..hits.len()).rev().filter(|&at| hits[at].hart == hart).take(RECENT).collect();
-        let Some(&newest) = recent.first() else { continue };
+        let Some(&newest) = recent.first().filter(|&&at| suspects[at]) else { continue };
         let same: Vec<usize> = recent.into_iter().filter(|&at| hits[at].page() == hits[newest].page()).collect();
         let open = same.iter().filter(|&&at| hits[at].end.is_none()).count();
         if let Some(&oldest) = same.last()
@@ -420,6 +440,17 @@ mod tests {
     }
 
     #[test]
+    fn a_report_tells_its_time() {
+        let of = |text: &str| {
+            let log = Log::of(text);
+            super::death(&log, &end::read(&log, &Ending::Exited(0), "")).and_then(|death| death.time)
+        };
+        let first = "[    0.000000] Linux version 7\n";
+        assert_eq!(of(&format!("{first}[    5.250000] Oops [#1]\n[    9.000000] x\n")), Some(5_250_000_000));
+        assert_eq!(of("Linux version 7\nOops [#1]\n"), None);
+    }
+
+    #[test]
     fn a_program_runs_if_the_kernel_says_so_in_one_line() {
         let of = |text: &str| started_init(&Log::of(text));
         assert!(of("Linux version 7\nRun /init as init process\n"));
@@ -428,7 +459,7 @@ mod tests {
 
     #[test]
     fn a_hart_dies_of_its_last_hit_or_one_that_never_ended() {
-        let suspect = |hits: &[Hit]| suspects(hits, None);
+        let suspect = |hits: &[Hit]| suspects(hits, None, None);
         assert_eq!(suspect(&[absorbed(1), absorbed(1)]), [false, true]);
         assert_eq!(suspect(&[hit(1), absorbed(1)]), [true, true]);
         let other = Hit { hart: 2, ..absorbed(1) };
@@ -437,7 +468,11 @@ mod tests {
         assert_eq!(suspect(&[absorbed(1), Hit { hart: 2, ..absorbed(3) }]), [false, true]);
         assert_eq!(suspect(&[absorbed(2), Hit { hart: 2, ..absorbed(3) }]), [true, true]);
         assert_eq!(suspect(&[hit(1), Hit { hart: 2, ..hit(9) }]), [true, true]);
-        assert_eq!(suspects(&[hit(1), other], Some(2)), [false, true]);
+        assert_eq!(suspects(&[hit(1), other], Some(2), None), [false, true]);
+        // Nor of one that ended two seconds before the report.
+        let at = |nanoseconds: i64| suspects(&[absorbed(1)], None, Some(nanoseconds));
+        assert_eq!((at(2_999_999_999), at(3_000_000_000)), (vec![true], vec![false]));
+        assert_eq!(suspects(&[hit(1)], None, Some(9_000_000_000)), [true]);
     }
 
     #[test]
@@ -516,6 +551,9 @@ mod tests {
 
     #[test]
     fn eight_open_hits_on_the_last_page_are_a_loop() {
+        fn looping(hits: &[Hit]) -> Option<(usize, String)> {
+            super::looping(hits, &vec![true; hits.len()])
+        }
         let other = || Hit { addr: ADDR + 0x1000, ..hit(1) };
         let some = |count: usize| vec![hit(1); count];
         assert_eq!(looping(&some(7)), None);
@@ -538,6 +576,9 @@ mod tests {
         assert_eq!(looping(&equal).map(|(hit, _)| hit), Some(0));
         // As far back as is looked.
         assert_eq!(looping(&some(RECENT + 5)).map(|(hit, _)| hit), Some(5));
+        // Of the hart that died, if that is known.
+        let died = |hart: u32| killer(&some(8), &Death { hart: Some(hart), ..death(None, None) });
+        assert_eq!((died(1), died(2)), (Some(0), None));
     }
 
     #[test]

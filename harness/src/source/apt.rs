@@ -712,12 +712,12 @@ pub fn unpack(deb: &Path, dir: &Path) -> Result<()> {
     cmd::output(Command::new("dpkg").arg("-x").arg(deb).arg(dir)).map(drop)
 }
 
-/// Unpacks only those files of a `.deb` into `dir` whose names match `pattern`, in which `*` stands for slashes as well;
-/// there need not be any. A package with debug symbols has gigabytes of others.
+/// Unpacks only those files of a `.deb` into `dir` whose names match one of `patterns`, in which `*` stands for slashes as
+/// well; there need not be any. A package with debug symbols has gigabytes of others.
 ///
 /// # Errors
 /// When it is damaged or the disk is full.
-pub fn unpack_some(deb: &Path, pattern: &str, dir: &Path) -> Result<()> {
+pub fn unpack_some(deb: &Path, patterns: &[&str], dir: &Path) -> Result<()> {
     fs::create_dir_all(dir).map_err(|e| Error::io("create", dir, e))?;
     let cannot = |why: &dyn std::fmt::Display| Error::could_not(format!("cannot unpack {}: {why}", deb.display()));
     let mut reader = Command::new("dpkg-deb");
@@ -725,7 +725,7 @@ pub fn unpack_some(deb: &Path, pattern: &str, dir: &Path) -> Result<()> {
     let mut reader = cmd::dies_with_us(&mut reader).spawn().map_err(|e| cannot(&e))?;
     let archive = reader.stdout.take().map_or_else(Stdio::null, Stdio::from);
     let mut tar = Command::new("tar");
-    tar.args(["-x", "--no-same-owner", "--wildcards", "--wildcards-match-slash", "-C"]).arg(dir).arg(pattern);
+    tar.args(["-x", "--no-same-owner", "--wildcards", "--wildcards-match-slash", "-C"]).arg(dir).args(patterns);
     tar.env("LC_ALL", "C").stdin(archive);
     let unpacked = cmd::dies_with_us(&mut tar).output();
     // With it goes this end of the pipe: if tar has failed, nobody reads on.
@@ -760,13 +760,13 @@ mod tests {
         files::write_whole(&tree.join("usr/lib/debug/lib/modules/7/vmlinux"), "symbols").unwrap();
         files::write_whole(&tree.join("usr/lib/debug/other.ko"), "others").unwrap();
         cmd::output(Command::new("dpkg-deb").args(["--root-owner-group", "-b"]).arg(&tree).arg(&deb)).unwrap();
-        unpack_some(&deb, "./boot/*", &to).unwrap();
+        unpack_some(&deb, &["./boot/*"], &to).unwrap();
         assert_eq!(fs::read_dir(&to).unwrap().count(), 0);
-        unpack_some(&deb, "./*vmlinu*", &to).unwrap();
+        unpack_some(&deb, &["./*vmlinu*", "./none/*"], &to).unwrap();
         assert_eq!(fs::read_to_string(to.join("usr/lib/debug/lib/modules/7/vmlinux")).unwrap(), "symbols");
         assert!(!to.join("usr/lib/debug/other.ko").exists());
         fs::write(&deb, "not a package").unwrap();
-        assert!(unpack_some(&deb, "./*", &to).unwrap_err().message.contains("x.deb"));
+        assert!(unpack_some(&deb, &["./*"], &to).unwrap_err().message.contains("x.deb"));
     }
 
     #[test]

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
+use crate::build::qemu;
 use crate::build::workbench::{self, Lab, Workbench};
 use crate::ground::batch;
 use crate::ground::cargo::cargo;
@@ -461,6 +462,9 @@ fn machine(bench: &Workbench, clang: &str, name: &str, tally: &mut Tally) {
             }
         }),
         Err(error) => tally.error(name, &error.message),
+    }
+    if !qemu::is_ours() {
+        tally.skip(&format!("{name}: stale-translations"), "LAZYMAP_QEMU names a QEMU without its source");
     }
     let qemu = &bench.options.base.qemu;
     if !qemu.replays {

@@ -9,7 +9,8 @@ use crate::boot::models;
 use crate::build::kernel::{Config, Kernel, SERIES};
 use crate::build::workbench::Lab;
 use crate::ground::error::{Error, Result};
-use crate::hunt::report::Report;
+use crate::hunt::report::{Report, UseReport};
+use crate::hunt::trace::What;
 use crate::hunt::verdict::Outcome;
 use crate::hunt::{self, Target, Workload};
 use crate::trial::control;
@@ -234,16 +235,22 @@ fn of_valid(name: &str, machine: &Machine, culprit: &[String], report: Result<Re
     let lost = matches!(report.result, Outcome::Lost { .. });
     let by = exposed.and_then(|found| found.store.as_ref()).map(|store| store.by.as_str());
     let by = by.or(lost.then_some(control::TABLES));
-    let any = exposed.is_some() && culprit.iter().any(|name| name == control::ANYBODY);
-    let found = any || by.is_some_and(|by| culprit.iter().any(|name| name == by));
+    let is = |by: &str| culprit.iter().any(|name| name == by);
+    let found = by.is_some_and(is) || (is(control::PROGRAM) && exposed.is_some_and(anothers));
     vec![
         (named("a stale translation is used"), certain(&report, exposed.is_some() || lost), said.clone()),
         (
-            named(&format!("the PTE was changed by {}", culprit.join(" or "))),
+            named(&format!("the culprit is {}", culprit.join(" or "))),
             certain(&report, found),
             format!("{said}; changed by {}", by.unwrap_or("nobody that is known")),
         ),
     ]
+}
+
+/// Whether a program has used a page of another one, as far as that is known: what it held is in another page table, or
+/// at least nobody has changed the PTE.
+fn anothers(used: &UseReport) -> bool {
+    used.user && used.what == What::Remapped && used.other_table.unwrap_or(used.store.is_none())
 }
 
 /// The verdict on what a hunt must have found. One that is uncertain says nothing by not finding it.
@@ -267,15 +274,52 @@ fn first_line(report: &Report) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::hunt::report::Subject;
     use crate::hunt::symbols::Symbols;
     use lazymap_console::end::{self, Ending};
     use lazymap_console::log::Log;
 
+    /// A report on one use of a stale translation, with more events of its story.
+    fn exposed(mode: u32, what: &str, more: &str) -> Report {
+        let trace = format!(
+            "riscv_valid_cache_stale_use hart=2 use=1 time=9 mode={mode} access=load addr=0x10000000 pc=0x10074 ra=0x0 \
+             asid=2 what={what}\n\
+             riscv_valid_cache_stale_read hart=2 use=1 time=5 pc=0x10060 level=0 global=0 held=0xcf memory=0x4cf fences=7\n\
+             {more}"
+        );
+        let log = Log::of("[    0.000000] Linux version 7\n");
+        let reading = end::read(&log, &Ending::Unknown, "");
+        hunt::of_files(Subject::default(), &log, &reading, None, &trace, &Symbols::default()).unwrap()
+    }
+
+    #[test]
+    fn a_page_of_another_program_is_in_another_page_table() {
+        let store = |event: &str, pte: u64, of: &str| {
+            format!("riscv_valid_cache_stale_{event} hart=2 use=1 time=7 by=1 pc=0x1 ra=0x0 pte={pte:#x}{of}\n")
+        };
+        let owners = |old: u64, new: u64| store("owner", old, " of=old") + &store("owner", new, " of=new");
+        let changed = store("store", 0x8000_0000, "");
+        let machine = Machine::new(models::find("valid").unwrap());
+        let verdict = |mode: u32, what: &str, more: &str| {
+            let checked = of_valid("x", &machine, &[control::PROGRAM.to_owned()], Ok(exposed(mode, what, more)));
+            assert_eq!((checked.len(), checked[0].1), (2, Verdict::Pass), "{checked:?}");
+            checked[1].1
+        };
+        assert_eq!(verdict(0, "remapped", ""), Verdict::Pass);
+        assert_eq!(verdict(0, "remapped", &(changed.clone() + &owners(0x8000_0000, 0x8000_1000))), Verdict::Pass);
+        // What another hart has replaced, without a fence.
+        assert_eq!(verdict(0, "remapped", &changed), Verdict::Fail);
+        assert_eq!(verdict(0, "remapped", &(changed + &owners(0x8000_0000, 0x8000_0000))), Verdict::Fail);
+        assert_eq!(verdict(1, "remapped", ""), Verdict::Fail);
+    }
+
     #[test]
     fn an_uncertain_hunt_fails_nothing() {
         let log = Log::of("[    0.000000] Linux version 7\n");
-        let report =
-            || hunt::of_files("k", &log, &end::read(&log, &Ending::Unknown, ""), None, "", &Symbols::default());
+        let report = || {
+            let subject = Subject { kernel: "k".to_owned(), ..Subject::default() };
+            hunt::of_files(subject, &log, &end::read(&log, &Ending::Unknown, ""), None, "", &Symbols::default())
+        };
         assert!(matches!(report().unwrap().result, Outcome::Uncertain { .. }));
         let machine = Machine::new(models::find("valid").unwrap());
         let valid = |culprit: &[String]| of_valid("x", &machine, culprit, report());

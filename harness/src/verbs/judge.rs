@@ -19,6 +19,7 @@ use crate::boot::models;
 use crate::ground::error::{Error, Exit, Result};
 use crate::hunt;
 use crate::hunt::image;
+use crate::hunt::report::Subject;
 use crate::hunt::symbols::Symbols;
 use crate::hunt::trace;
 use crate::hunt::verdict::Outcome;
@@ -164,7 +165,10 @@ pub fn run(options: &Options, args: &Args) -> Result<Exit> {
                 let why = "no line begins with an event of QEMU's trace; give what `-trace` wrote";
                 return Err(Error::could_not(format!("{}: {why}", path.display())));
             }
-            Some(hunt::of_files(&name, &log, &reading, counters, &trace, &symbols)?)
+            // The run has left neither its date nor the version of its QEMU.
+            let made = hunt::made(options, options.asked.started, "not known");
+            let subject = Subject { kernel: name.into_owned(), ..made };
+            Some(hunt::of_files(subject, &log, &reading, counters, &trace, &symbols)?)
         }
         None => None,
     };
@@ -185,11 +189,8 @@ pub fn run(options: &Options, args: &Args) -> Result<Exit> {
         match outcome {
             Outcome::Survived if !death => tally.ok("trace"),
             Outcome::Killed { .. } if death => tally.ok("trace"),
-            Outcome::Survived => tally.not_ok("trace", "no stale hit killed the kernel"),
-            Outcome::Killed { how, .. } => tally.not_ok("trace", &format!("a stale hit killed the kernel: {how}")),
-            Outcome::Exposed { how, .. } => tally.not_ok("trace", &format!("a hart used a stale translation: {how}")),
-            Outcome::Lost { how } => tally.not_ok("trace", &format!("harts walk page tables that are gone: {how}")),
             Outcome::Incomplete { why } | Outcome::Uncertain { why } => tally.error("trace", why),
+            found => tally.not_ok("trace", &found.to_string()),
         }
         if *outcome == Outcome::Survived && reading.went_on {
             // The report on the console was about a hit that the kernel survived.

@@ -197,6 +197,13 @@ const REFUSALS: [(&str, &str, &str); 34] = [
     ("rv64,x-cip-453=on", "qtest", "'x-cip-453' requires TCG acceleration"),
 ];
 
+/// Where the patches add a test to QEMU's own, its program, and the Makefile that says on which CPUs it must see what.
+const OWN_FOLDER: &str = "src/tests/tcg/riscv64";
+const OWN_TEST: &str = "stale-translations";
+const OWN_MAKEFILE: &str = "Makefile.softmmu-target";
+/// The program's exit code if it has seen something else, without what that was.
+const OWN_OTHER: u64 = 16;
+
 /// A check and its result.
 #[derive(Clone, Debug)]
 pub struct Check {
@@ -261,6 +268,9 @@ pub fn run(bench: &Workbench, clang: &str, log: &Path) -> Result<Vec<Check>> {
     checks.push(rig.check("monitor", &step, Rig::monitor));
     checks.push(rig.check("SIGTERM", &step, |rig| rig.ends_with_counters(Signal::TERM)));
     checks.push(rig.check("SIGINT", &step, |rig| rig.ends_with_counters(Signal::INT)));
+    if qemu::is_ours() {
+        checks.extend(rig.own_test(&bench.options.machine_place().join(OWN_FOLDER), clang, &step));
+    }
     for (cpu, accelerator, message) in REFUSALS {
         checks.push(rig.check(&format!("{cpu} {accelerator}"), &step, |rig| rig.refuses(cpu, accelerator, message)));
     }
@@ -740,6 +750,52 @@ impl Rig {
         counted_at_the_end(&talk.end(SOON).map_err(because)?)
     }
 
+    /// QEMU's own test of the patches, on the CPUs of its Makefile.
+    fn own_test(&self, folder: &Path, clang: &str, step: &Step) -> Vec<Check> {
+        let runs = match self.build_own_test(folder, clang) {
+            Ok(runs) => runs,
+            Err(problems) => return vec![Check::new(OWN_TEST, Err(problems))],
+        };
+        let named = |cpu: &str| format!("{OWN_TEST} on {cpu}");
+        let mut checks: Vec<Check> =
+            runs.iter().map(|(cpu, seen)| self.check(&named(cpu), step, |rig| rig.own_run(cpu, *seen, 0))).collect();
+        // It must be able to fail.
+        let (cpu, seen) = runs.iter().find(|(_, seen)| *seen > 0).unwrap_or(&runs[0]);
+        let notices = |rig: &Self| rig.own_run(cpu, 0, OWN_OTHER + seen);
+        checks.push(self.check(&format!("{} fails if nothing is expected", named(cpu)), step, notices));
+        checks
+    }
+
+    /// Builds it, and says on which CPUs it must see what.
+    fn build_own_test(&self, folder: &Path, clang: &str) -> Tried<Vec<(String, u64)>> {
+        let makefile = folder.join(OWN_MAKEFILE);
+        let text = fs::read_to_string(&makefile).map_err(|e| because(Error::io("read", &makefile, e)))?;
+        let runs = own_runs(&text).filter(|runs| !runs.is_empty());
+        let runs = runs.ok_or_else(|| vec![format!("{} has no CPUs for the test", makefile.display())])?;
+        let mut compile = cmd::plain(clang);
+        compile
+            .args(RV64.flags)
+            .args(["-mno-relax", "-nostdlib", "-fuse-ld=lld", "-T"])
+            .arg(folder.join("semihost.ld"));
+        compile.arg(folder.join(format!("{OWN_TEST}.S"))).arg("-o").arg(self.folder.join(OWN_TEST));
+        cmd::output(&mut compile).map_err(because)?;
+        Ok(runs)
+    }
+
+    /// Runs it where it must see `expected`, and end with this exit code.
+    fn own_run(&self, cpu: &str, expected: u64, code: u64) -> Verdict {
+        let data = format!("loader,addr=0x80800000,data-len=8,data={expected}");
+        let program = format!("loader,file={OWN_TEST}");
+        let words = ["-M", "virt", "-cpu", cpu, "-bios", "none", "-semihosting", "-device", &data, "-device", &program];
+        let quiet = ["-display", "none", "-serial", "none", "-monitor", "none"];
+        let words: Vec<String> = words.iter().chain(&quiet).map(|word| (*word).to_owned()).collect();
+        let said = cmd::within(&mut self.qemu(&words), MINUTE).map_err(because)?;
+        match said.status.and_then(|status| status.code()) {
+            Some(found) if u64::try_from(found) == Ok(code) => Ok(String::new()),
+            found => Err(vec![format!("exit code {found:?}, and not {code}"), end_of(&said)]),
+        }
+    }
+
     /// QEMU refuses impossible machines with a message.
     fn refuses(&self, cpu: &str, accelerator: &str, message: &str) -> Verdict {
         let words = ["-M", "virt", "-cpu", cpu, "-accel", accelerator, "-display", "none", "-bios", "none"];
@@ -767,6 +823,21 @@ impl Rig {
         }
         none_of(problems, if slirp { "" } else { "no network: the host has no slirp" })
     }
+}
+
+/// The CPUs that the Makefile of QEMU's own test names, and what it must see there; `None` if it does not say that.
+fn own_runs(makefile: &str) -> Option<Vec<(String, u64)>> {
+    // `run-NAME: STALE_CPU = VALUE`
+    fn values<'a>(makefile: &'a str, variable: &str) -> BTreeMap<&'a str, &'a str> {
+        let value = |line: &'a str| {
+            let (target, rest) = line.split_once(": ")?;
+            Some((target, rest.strip_prefix(variable)?.strip_prefix(" = ")?.trim()))
+        };
+        makefile.lines().filter_map(value).collect()
+    }
+    let seen = values(makefile, "STALE_SEEN");
+    let run = |(target, cpu): (&str, &str)| Some((cpu.to_owned(), seen.get(target)?.parse::<u64>().ok()?));
+    values(makefile, "STALE_CPU").into_iter().map(run).collect()
 }
 
 /// The end of all output.
@@ -1242,6 +1313,16 @@ x-cache-invalid: total harts=2 stale_hits=5 fences=7 remembered=4 coexisting=2 c
 
     fn modelled() -> Run {
         Run::new(FULL_CPU, FULL)
+    }
+
+    #[test]
+    fn cpus_of_qemu_s_own_test() {
+        let text = "X = run-stale-b\nrun-stale-b: STALE_CPU = rv64,x=on\nrun-stale-b: STALE_SEEN = 3\n\
+                    run-stale-a: STALE_CPU = rv64\nrun-stale-a: STALE_SEEN = 0\n$(X): program\n";
+        assert_eq!(own_runs(text), Some(vec![("rv64".to_owned(), 0), ("rv64,x=on".to_owned(), 3)]));
+        assert_eq!(own_runs(&text.replace("a: STALE_SEEN = 0", "")), None);
+        assert_eq!(own_runs(&text.replace("SEEN = 3", "SEEN = all")), None);
+        assert_eq!(own_runs(""), Some(Vec::new()));
     }
 
     #[test]

@@ -367,9 +367,14 @@ fn regions_are_those_of_the_documentation() {
     }
     // Where nobody says it, the addresses do.
     let of = |addr: u64| Layout::new(&Log::default(), [u64::MAX, addr, 0x1000].into_iter(), image).mode();
-    assert_eq!(of(0xff20_0000_0000_0000), Mode::Sv57);
-    assert_eq!(of(0xffff_8f80_0000_0000), Mode::Sv48);
-    assert_eq!(of(0xffff_ffc6_0000_0000), Mode::Sv39);
+    assert_eq!(of(0xff20_0000_0000_0000), Some(Mode::Sv57));
+    assert_eq!(of(0xffff_8f80_0000_0000), Some(Mode::Sv48));
+    assert_eq!(of(0xffff_ffc6_0000_0000), Some(Mode::Sv39));
+    // Each mode has these.
+    assert_eq!([of(0x1000), of(0xffff_ffff_8000_0000), of(0xffff_ffff_0000_0000)], [None; 3]);
+    let unknown = Layout::new(&Log::default(), std::iter::empty(), image);
+    assert_eq!(unknown.region(0xff20_0000_0000_0000), "unknown");
+    assert_eq!(unknown.region(0xffff_ffff_8000_0000), "kernel image");
 }
 
 #[test]
@@ -383,6 +388,7 @@ fn what_the_kernel_prints_comes_first() {
 ";
     let layout = Layout::new(&Log::of(log), std::iter::empty(), None);
     assert!(layout.source().contains("log"), "{}", layout.source());
+    assert_eq!(layout.mode(), Some(Mode::Sv57));
     assert_eq!(layout.region(0xff20_0000_0000_1000), "vmalloc");
     assert_eq!(layout.region(0xff20_0000_0040_0000), "linear map");
     assert_eq!(layout.region(0xff60_0000_3fc0_0000), "KFENCE pool (linear map)");
@@ -701,6 +707,16 @@ fn a_report_names_the_old_and_the_new_owner_and_what_was_read() {
     assert_eq!((told["found"].as_str(), told["poison"].as_str()), (Some("0xaaaaaaaa"), Some("page")));
     assert_eq!((told["owner"]["hart"].as_u64(), told["page_owner"]["hart"].as_u64()), (Some(3), Some(0)));
     assert_eq!(json["use_groups"][0]["poisoned"], 1);
+
+    // Both owners have stored to the same PTE; another program's is in another page table.
+    assert_eq!(told["other_table"], false);
+    assert!(!text.contains("another page table"), "{text}");
+    let elsewhere = OWNERS.replace("pte=0x82610018 of=new", "pte=0x82630018 of=new");
+    let story = trace::read(&stale_use_with(0, &elsewhere)).unwrap();
+    let judged = (Outcome::Exposed { of: 0, how: "x".to_owned() }, Vec::new());
+    let report = report::report(Subject::default(), &story, judged, None, &symbols(), &layout);
+    assert_eq!(report.uses[0].other_table, Some(true));
+    assert!(report.text().contains(": remapped, in another page table\n"), "{}", report.text());
 
     // What was stored, where, and what does not fit.
     let stored = OWNERS.replace("stored=none", "stored=0x2a").replace("now=0x82a00678", "now=0x0");

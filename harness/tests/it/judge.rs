@@ -168,6 +168,11 @@ fn a_trace_says_whether_a_hit_killed() {
     let went_on = court.judge("hunt/went-on.log", &["--trace", &trace("went-on")]);
     ends(&went_on, 0, &["ok 1 trace\n", "reported a stale hit on the console, and went on", "1 absorbed, 0 killed"]);
     ends(&court.judge("hunt/went-on.log", &[]), 1, &["not ok 1 console # oops"]);
+    // When, with what and how it was judged; the run itself does not say.
+    for what in ["| began  20", "| tool   lazymap ", "| qemu   not known", "| again  harness/lazymap "] {
+        assert!(went_on.out.contains(what), "{what}: {}", went_on.out);
+    }
+    assert!(went_on.out.contains("went-on.log on elsewhere, "), "{}", went_on.out);
     let killed = court.judge("hunt/old-epc.log", &["--trace", &trace("old-epc")]);
     ends(&killed, 1, &["not ok 1 trace # a stale hit killed the kernel"]);
     let expected = ["--trace", &trace("old-epc"), "--expect", "oops", "--text", "copy_process"];

@@ -84,7 +84,13 @@ fn what_a_hunt_cannot_be_about_is_64() {
     run(&["--debian", "../x"]).fails(64, &["--debian ../x", "sid"]);
     run(&["--debian", "sid", "--models", "stale,plain"]).fails(64, &["`plain`", "--models"]);
     run(&["--debian", "--models", "meaner"]).fails(64, &["`meaner`"]);
-    run(&["--models", "stale"]).fails(64, &["--debian"]);
+    run(&["--models", "stale"]).fails(64, &["no kernel given", "--debian"]);
+    run(&["--tree", "base", "--models", "stale,meaner"]).fails(64, &["`meaner`"]);
+    run(&["--tree", "base", "--models", "stale,plain"]).fails(64, &["`plain`", "--models"]);
+    run(&["--tree", "elsewhere", "--models", "stale"]).fails(64, &["`elsewhere`"]);
+    run(&["--tree", "base", "--models", "stale", "--model", "valid"]).fails(64, &["--models", "--model"]);
+    run(&["--tree", "base", "--models", "stale", "--html", "x.html"]).fails(64, &["--models", "--html"]);
+    run(&["--tree", "base", "--qemu", "10.2", "--replay", "1"]).fails(64, &["--replay", "QEMU 10.2 does not repeat"]);
     run(&["--debian", "--tree", "base"]).fails(64, &["--debian", "--tree"]);
 }
 

@@ -3,10 +3,14 @@
 //!
 //! One hart boots from the firmware to the panic for lack of an init, under callgrind, in a QEMU without the patches and
 //! in the one with them. Instructions drive the guest's clock, and the host's stands still: without that, two runs of
-//! the same QEMU differ by 10 %. The QEMU without patches runs twice, which shows how much is noise.
+//! the same QEMU differ by 10 %. The QEMU without patches runs twice, which shows how much is noise. Another boot,
+//! without callgrind, tells how much memory QEMU needs.
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
@@ -19,6 +23,7 @@ use crate::ground::error::{Error, Exit, Result};
 use crate::ground::progress::Step;
 use crate::ground::table::{self, Align, Cell};
 use crate::ground::{cmd, files};
+use crate::hunt;
 use crate::options::Options;
 use crate::source::host;
 use crate::trial::report::shown;
@@ -27,12 +32,32 @@ use crate::trial::report::shown;
 const MOST: f64 = 0.5;
 /// Most that two runs of one QEMU may differ, in percent.
 const NOISE: f64 = 0.1;
-/// Machines that are counted as well if `full` is asked for: one for each mode.
-const MODES: [&str; 8] = ["stale", "absent", "line", "late", "late-store", "random", "valid", "valid-all"];
+/// Machines that are counted as well if `full` is asked for: one for each mode, with more CPU properties.
+const MODES: [(&str, &str); 11] = [
+    ("stale", ""),
+    ("absent", ""),
+    ("line", ""),
+    ("late", ""),
+    ("late-store", ""),
+    ("stale", "x-late-store=own"),
+    ("random", ""),
+    ("valid", ""),
+    ("valid-all", ""),
+    ("guest", ""),
+    ("mean", ""),
+];
+/// The function in which harts of one more mode lose their valid translations.
+const WINDOW: &str = "handle_exception";
 /// The clock that stands still.
 const CLOCK: &str = include_str!("still_clock.c");
 /// How each boot must end.
 const END: &str = "Kernel panic - not syncing";
+/// How no boot may end, which panics as well.
+const DEATH: &str = "Oops";
+/// How long a boot may take without callgrind; with it, about fifty times as long.
+const PATIENCE: Duration = Duration::from_secs(600);
+/// How often to look whether it has ended.
+const TICK: Duration = Duration::from_millis(100);
 
 /// A boot and its instructions.
 #[derive(Clone, Debug, Serialize)]
@@ -41,6 +66,8 @@ struct Counted {
     instructions: u64,
     /// Beyond the first run without the patches, in percent.
     added: f64,
+    /// The most memory that QEMU had, with what it used of the guest's, in KiB.
+    memory_kib: u64,
 }
 
 /// What is the same in all boots.
@@ -73,20 +100,28 @@ pub fn run(options: &Options, full: bool) -> Result<Exit> {
     let firmware = lab.bench.firmware.clone();
     let counter = Counter { valgrind, clock, firmware, image: kernel.image, folder };
 
-    let plain = machine("plain")?;
+    let plain = machine("plain", "")?;
     let without = [counter.count("without", &bare, &plain)?, counter.count("without-again", &bare, &plain)?];
     let off = counter.count("off", &patched, &plain)?;
-    let counted = |name: &str, instructions| {
+    let counted = |name: &str, instructions, memory_kib| {
         let added = percent(instructions, without[0]);
-        Counted { name: name.to_owned(), instructions, added }
+        Counted { name: name.to_owned(), instructions, added, memory_kib }
     };
     let mut all = vec![
-        counted("without the patches", without[0]),
-        counted("the same again", without[1]),
-        counted("all properties off", off),
+        counted("without the patches", without[0], counter.memory("without", &bare, &plain)?),
+        counted("the same again", without[1], counter.memory("without-again", &bare, &plain)?),
+        counted("all properties off", off, counter.memory("off", &patched, &plain)?),
     ];
-    for mode in MODES.iter().filter(|_| full) {
-        all.push(counted(mode, counter.count(mode, &patched, &machine(mode)?)?));
+    if full {
+        let mut modes = Vec::new();
+        for (model, more) in MODES {
+            modes.push(machine(model, more)?);
+        }
+        modes.push(hunt::evicting(&machine("stale", "")?, &kernel.vmlinux, WINDOW)?);
+        for mode in modes {
+            let name = mode.name();
+            all.push(counted(&name, counter.count(&name, &patched, &mode)?, counter.memory(&name, &patched, &mode)?));
+        }
     }
     let json = serde_json::to_string_pretty(&all).map_err(|e| Error::could_not(e.to_string()))?;
     files::write_whole(&counter.folder.join("results.json"), json + "\n")?;
@@ -96,9 +131,14 @@ pub fn run(options: &Options, full: bool) -> Result<Exit> {
     Ok(exit)
 }
 
-/// One hart of this model, on which each run executes the same instructions.
-fn machine(model: &str) -> Result<Machine> {
-    Ok(Machine { harts: 1, icount: true, seed: Some(1), ..Machine::new(models::find(model)?) })
+/// One hart of this model with more CPU properties, on which each run executes the same instructions.
+fn machine(model: &str, more: &str) -> Result<Machine> {
+    let mut model = models::find(model)?;
+    if !more.is_empty() {
+        model.name = format!("{}-{}", model.name, more.replace('=', "-")).into();
+        model.cpu = format!("{},{more}", model.cpu).into();
+    }
+    Ok(Machine { harts: 1, icount: true, seed: Some(1), ..Machine::new(model) })
 }
 
 /// How much more `count` is than `of`, in percent.
@@ -122,12 +162,13 @@ fn judged(without: [u64; 2], off: u64) -> (Exit, String) {
 }
 
 fn text(all: &[Counted]) -> String {
-    let mut rows: Vec<Vec<Cell>> = vec![["machine", "instructions", "added %"].map(Cell::from).into()];
+    let mut rows: Vec<Vec<Cell>> = vec![["machine", "instructions", "added %", "MiB"].map(Cell::from).into()];
     rows.extend(all.iter().map(|counted| {
-        let numbers = [counted.instructions.to_string(), format!("{:.2}", counted.added)];
+        let mib = (counted.memory_kib as f64 / 1024.0).round();
+        let numbers = [counted.instructions.to_string(), format!("{:.2}", counted.added), mib.to_string()];
         std::iter::once(Cell::from(counted.name.as_str())).chain(numbers.map(Cell::from)).collect()
     }));
-    table::text(&[Align::Left, Align::Right, Align::Right], &rows, false)
+    table::text(&[Align::Left, Align::Right, Align::Right, Align::Right], &rows, false)
 }
 
 /// Compiles the clock.
@@ -141,27 +182,97 @@ fn still_clock(folder: &Path) -> Result<PathBuf> {
 impl Counter {
     /// Boots, and returns how many instructions of the host that took.
     fn count(&self, name: &str, qemu: &Path, machine: &Machine) -> Result<u64> {
-        let (console, log) =
-            (self.folder.join(format!("{name}.log")), self.folder.join(format!("{name}.valgrind.log")));
+        let (console, log) = (self.file(name, "log"), self.file(name, "valgrind.log"));
         let step = Step::start(format!("count {name}"));
-        files::remove(&console)?;
         let mut command = cmd::plain(&self.valgrind);
-        command.args(["--tool=callgrind", "--callgrind-out-file=/dev/null"]).arg(qemu).args(machine.arguments());
-        command.arg("-bios").arg(&self.firmware).arg("-kernel").arg(&self.image).args(["-append", APPEND]);
-        command.args(["-display", "none", "-monitor", "none", "-no-reboot", "-serial"]);
-        command.arg(format!("file:{}", console.display())).env("LD_PRELOAD", &self.clock);
+        command.args(["--tool=callgrind", "--callgrind-out-file=/dev/null"]).arg(qemu).env("LD_PRELOAD", &self.clock);
+        self.boots(&mut command, machine, &console)?;
         cmd::logged(&mut command, &log, &step)?;
-        let wrong =
-            |what: &str, of: &Path| Error::could_not(format!("{} has no `{what}`: the count is void", of.display()));
-        let printed = fs::read(&console).map_err(|e| Error::io("read", &console, e))?;
-        if !String::from_utf8_lossy(&printed).contains(END) {
-            return Err(wrong(END, &console));
-        }
+        ended(&console)?;
         let said = fs::read(&log).map_err(|e| Error::io("read", &log, e))?;
-        let count = collected(&String::from_utf8_lossy(&said)).ok_or_else(|| wrong(COLLECTED, &log))?;
+        let count = collected(&String::from_utf8_lossy(&said)).ok_or_else(|| void(COLLECTED, &log))?;
         step.finish(&count.to_string());
         Ok(count)
     }
+
+    /// Boots without callgrind, and returns the most memory that QEMU had, in KiB. It stays when the guest has ended, so
+    /// that nothing of its memory is missed.
+    fn memory(&self, name: &str, qemu: &Path, machine: &Machine) -> Result<u64> {
+        let console = self.file(name, "memory.log");
+        let step = Step::start(format!("memory {name}"));
+        let mut command = cmd::plain(qemu);
+        self.boots(&mut command, machine, &console)?;
+        command.arg("-no-shutdown").stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        let child = cmd::dies_with_us(&mut command).spawn();
+        let mut child = Ends(child.map_err(|e| Error::could_not(format!("cannot run {}: {e}", qemu.display())))?);
+        let until = Instant::now() + PATIENCE;
+        let status = format!("/proc/{}/status", child.0.id());
+        while !String::from_utf8_lossy(&fs::read(&console).unwrap_or_default()).contains(END) {
+            let gone = child.0.try_wait().map_err(|e| Error::could_not(format!("waiting for QEMU: {e}")))?;
+            if gone.is_some() || Instant::now() >= until {
+                return Err(void(END, &console));
+            }
+            thread::sleep(TICK);
+        }
+        // The guest still prints some lines, and QEMU stops.
+        thread::sleep(10 * TICK);
+        ended(&console)?;
+        let told = fs::read_to_string(&status).map_err(|e| Error::io("read", Path::new(&status), e))?;
+        let memory = peak(&told).ok_or_else(|| void(PEAK, Path::new(&status)))?;
+        step.finish(&format!("{memory} KiB"));
+        Ok(memory)
+    }
+
+    fn file(&self, name: &str, ending: &str) -> PathBuf {
+        self.folder.join(format!("{name}.{ending}"))
+    }
+
+    /// Adds the arguments of QEMU for a boot with this console.
+    fn boots(&self, command: &mut Command, machine: &Machine, console: &Path) -> Result<()> {
+        files::remove(console)?;
+        command.args(machine.arguments());
+        command.arg("-bios").arg(&self.firmware).arg("-kernel").arg(&self.image).args(["-append", APPEND]);
+        command.args(["-display", "none", "-monitor", "none", "-no-reboot", "-serial"]);
+        command.arg(format!("file:{}", console.display()));
+        Ok(())
+    }
+}
+
+/// A process that ends with this value.
+struct Ends(Child);
+
+impl Drop for Ends {
+    fn drop(&mut self) {
+        // It may have ended by itself.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// Checks that a kernel has got as far as it must, and did not die before.
+fn ended(console: &Path) -> Result<()> {
+    let printed = fs::read(console).map_err(|e| Error::io("read", console, e))?;
+    let printed = String::from_utf8_lossy(&printed);
+    if !printed.contains(END) {
+        return Err(void(END, console));
+    }
+    if printed.contains(DEATH) {
+        return Err(Error::could_not(format!("{} has `{DEATH}`: the count is void", console.display())));
+    }
+    Ok(())
+}
+
+fn void(what: &str, of: &Path) -> Error {
+    Error::could_not(format!("{} has no `{what}`: the count is void", of.display()))
+}
+
+/// How the line in `/proc/PID/status` begins that has the most memory of a process at one time (proc_pid_status(5)).
+const PEAK: &str = "VmHWM:";
+
+/// That, in KiB.
+fn peak(status: &str) -> Option<u64> {
+    let line = status.lines().find_map(|line| line.strip_prefix(PEAK))?;
+    line.trim().strip_suffix(" kB")?.parse().ok()
 }
 
 /// What callgrind prints before its count.
@@ -197,15 +308,28 @@ mod tests {
 
     #[test]
     fn the_modes_are_models() {
-        for mode in MODES {
-            let machine = machine(mode).unwrap();
+        let mut names = Vec::new();
+        for (mode, more) in MODES {
+            let machine = machine(mode, more).unwrap();
             assert!(machine.model.stale && machine.harts == 1 && machine.icount, "{mode}");
+            assert!(machine.cpu().ends_with(more), "{mode} {more}");
+            names.push(machine.name());
         }
+        names.sort();
+        names.dedup();
+        assert_eq!(names.len(), MODES.len(), "each has files of its own");
+    }
+
+    #[test]
+    fn the_most_memory_of_a_process() {
+        assert_eq!(peak("Name:\tqemu\nVmPeak:\t 9999 kB\nVmHWM:\t  219136 kB\nVmRSS:\t 7 kB\n"), Some(219_136));
+        assert_eq!(peak("VmRSS:\t 7 kB\n"), None);
+        assert!(peak(&fs::read_to_string("/proc/self/status").unwrap()).is_some_and(|kib| kib > 100));
     }
 
     #[test]
     fn a_table() {
-        let all = [Counted { name: "off".to_owned(), instructions: 7, added: 0.25 }];
-        assert_eq!(text(&all), "machine  instructions  added %\noff                 7     0.25\n");
+        let all = [Counted { name: "off".to_owned(), instructions: 7, added: 0.25, memory_kib: 2000 }];
+        assert_eq!(text(&all), "machine  instructions  added %  MiB\noff                 7     0.25    2\n");
     }
 }

@@ -32,20 +32,24 @@ static void say_number(u64 number)
 	say(digits + at);
 }
 
-static void pin(int cpu)
-{
-	u64 mask = 1ul << cpu;
-
-	if (sys(NR_SCHED_SETAFFINITY, 0, sizeof(mask), (long)&mask, 0, 0) < 0)
-		leave(2);
-}
-
 /* long enough for the hart to run somebody else */
 static void nap(long nanoseconds)
 {
 	long time[2] = { 0, nanoseconds };
 
 	sys(NR_NANOSLEEP, (long)time, 0, 0, 0, 0);
+}
+
+static void pin(int cpu)
+{
+	u64 mask = 1ul << cpu;
+
+	/* harts may go offline for a moment */
+	for (int tries = 0; sys(NR_SCHED_SETAFFINITY, 0, sizeof(mask), (long)&mask, 0, 0) < 0; tries++) {
+		if (tries == 1000)
+			leave(2);
+		nap(1000000);
+	}
 }
 
 static void map_pages(volatile u64 *at, u64 pages)
