@@ -10,7 +10,7 @@ use super::layout::Layout;
 use super::poison::{Met, Poison};
 use super::symbols::{Frame, Symbols};
 use super::trace::{Access, Data, Fence, Hit, Store, Story, Use, What};
-use super::verdict::{Death, Fate, Outcome};
+use super::verdict::{self, Death, Fate, Outcome};
 use crate::ground::table::{self, Align, Cell};
 
 /// Version of the schema: bump it when a field changes its meaning or is removed.
@@ -310,7 +310,7 @@ pub struct UseReport {
     pub end: Option<Place>,
     /// `fence`, `evicted` or `walked`.
     pub reason: Option<String>,
-    /// How many of its uses were traced.
+    /// How many of its uses were traced, or how many walks began at the page table.
     pub repeats: u64,
 }
 
@@ -394,6 +394,7 @@ pub fn report(
     };
     let culprit = match result {
         Outcome::Exposed { of, .. } => Some(of),
+        Outcome::Lost { .. } => verdict::most_walked(&story.uses),
         _ => None,
     };
     let uses = story.uses.iter().enumerate().filter(|(at, _)| *at < MOST || Some(*at) == culprit);
@@ -660,6 +661,18 @@ impl Report {
         self.hits.iter().find(|hit| hit.fate == Fate::Killed)
     }
 
+    /// The stale translation that the result is about, or the page table that is gone and has the most walks.
+    pub fn culprit(&self) -> Option<&UseReport> {
+        match self.result {
+            Outcome::Exposed { of, .. } => self.uses.iter().find(|found| found.index == of),
+            Outcome::Lost { .. } => {
+                let gone = self.uses.iter().rev().filter(|found| found.what == What::Detached);
+                gone.max_by_key(|found| found.repeats)
+            }
+            _ => None,
+        }
+    }
+
     /// The report as text.
     pub fn text(&self) -> String {
         let mut out = String::new();
@@ -697,9 +710,7 @@ impl Report {
                 say(format!("  calls       {}", calls.join(" < ")));
             }
         }
-        if let Outcome::Exposed { of, .. } = self.result
-            && let Some(of) = self.uses.iter().find(|u| u.index == of)
-        {
+        if let Some(of) = self.culprit() {
             say(String::new());
             exposed(of).into_iter().for_each(&mut say);
         }
@@ -809,6 +820,9 @@ fn exposed(of: &UseReport) -> Vec<String> {
             of.what.name()
         ),
     ];
+    if of.what == What::Detached {
+        lines.push(format!("  walked      {} times from the page table that is gone, or more often", of.repeats));
+    }
     lines.extend(below(&of.touch));
     if let Some(was) = &of.was {
         lines.push(format!("  physical    {was}; in the page tables {}", of.now.as_deref().unwrap_or("none")));
@@ -834,11 +848,12 @@ fn exposed(of: &UseReport) -> Vec<String> {
         lines.extend(below(place));
     };
     told("mapped     ", &of.owner, None);
-    told("changed    ", &of.store, of.changed_for.as_ref());
+    let changed = if of.what == What::Detached { "removed    " } else { "changed    " };
+    told(changed, &of.store, of.changed_for.as_ref());
     told("now mapped ", &of.new_owner, None);
     told("page reused", &of.page_owner, None);
     if of.store.is_none() {
-        lines.push("  changed     it is not known by whom".to_owned());
+        lines.push(format!("  {changed} it is not known by whom"));
     }
     if let Some(read) = &of.read {
         lines.push(format!(

@@ -223,21 +223,17 @@ fn of_valid(name: &str, machine: &Machine, culprit: &[String], report: Result<Re
         Err(error) => return vec![(named("hunt"), Verdict::Error, error.message)],
     };
     let said = first_line(&report);
-    let exposed = match report.result {
-        Outcome::Exposed { of, .. } => report.uses.iter().find(|found| found.index == of),
-        _ => None,
-    };
     if culprit.is_empty() {
         let survived = certain(&report, report.result == Outcome::Survived);
         return vec![(named("no stale translation is used"), survived, said)];
     }
-    let lost = matches!(report.result, Outcome::Lost { .. });
-    let by = exposed.and_then(|found| found.store.as_ref()).map(|store| store.by.as_str());
-    let by = by.or(lost.then_some(control::TABLES));
-    let any = exposed.is_some() && culprit.iter().any(|name| name == control::ANYBODY);
+    let stale = matches!(report.result, Outcome::Exposed { .. } | Outcome::Lost { .. });
+    let by = report.culprit().and_then(|found| found.store.as_ref()).map(|store| store.by.as_str());
+    let exposed = matches!(report.result, Outcome::Exposed { .. });
+    let any = exposed && culprit.iter().any(|name| name == control::ANYBODY);
     let found = any || by.is_some_and(|by| culprit.iter().any(|name| name == by));
     vec![
-        (named("a stale translation is used"), certain(&report, exposed.is_some() || lost), said.clone()),
+        (named("a stale translation is used"), certain(&report, stale), said.clone()),
         (
             named(&format!("the PTE was changed by {}", culprit.join(" or "))),
             certain(&report, found),
