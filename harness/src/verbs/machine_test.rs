@@ -26,7 +26,7 @@ use crate::ground::cmd::{self, Dialogue, Said};
 use crate::ground::error::{Error, Result};
 use crate::ground::files;
 use crate::ground::progress::Step;
-use crate::hunt::trace;
+use crate::hunt::trace::{self, What};
 use crate::trial::tally::Tally;
 
 /// How the guest is compiled. It runs in M-mode, at the address where QEMU puts a kernel without firmware.
@@ -257,6 +257,7 @@ pub fn run(bench: &Workbench, clang: &str, log: &Path) -> Result<Vec<Check>> {
     }
     checks.push(rig.check("trace", &step, |rig| rig.trace(&RV64)));
     checks.push(rig.check("trace rv32", &step, |rig| rig.trace(&RV32)));
+    checks.push(rig.check("trace of page tables", &step, Rig::gone_tables));
     checks.push(rig.check("monitor", &step, Rig::monitor));
     checks.push(rig.check("SIGTERM", &step, |rig| rig.ends_with_counters(Signal::TERM)));
     checks.push(rig.check("SIGINT", &step, |rig| rig.ends_with_counters(Signal::INT)));
@@ -701,6 +702,15 @@ impl Rig {
         story_of_first_hit(width, &self.file(LOG)?, &symbols, &said.stderr).map_err(|why| vec![why])?
     }
 
+    /// The page tables that are gone, and that the hart goes on walking.
+    fn gone_tables(&self) -> Verdict {
+        const LOG: &str = "tables.log";
+        files::remove(&self.folder.join(LOG)).map_err(because)?;
+        let run = Run::holding(",x-cache-valid-scope=all", &["HELD_ALL"]);
+        let said = self.finished(&run, &["-D", LOG, "-trace", trace::EVENTS])?;
+        removed_tables(&said.stderr, &self.file(LOG)?)
+    }
+
     /// The monitor sees what is in memory, and does not disturb the counters.
     fn monitor(&self) -> Verdict {
         const LOG: &str = "spin.log";
@@ -1031,6 +1041,31 @@ fn maker(parts: &Parts<'_>) -> Told<i128> {
     Ok(by)
 }
 
+/// Checks that the trace tells of all walks of page tables that are gone, and who removed each of them. The guest walks
+/// one of them three times.
+fn removed_tables(stderr: &str, log: &str) -> Verdict {
+    let story = trace::read(log).map_err(|why| vec![why])?;
+    let gone: Vec<_> = story.uses.iter().filter(|of| of.what == What::Detached).collect();
+    let mut problems = Vec::new();
+    for of in &gone {
+        let removed = of.store.as_ref().filter(|store| store.by == Some(of.hart) && store.time < of.time);
+        let above = of.held.is_some_and(|(level, ..)| level > 0);
+        if removed.is_none() || !above || of.end.is_none() {
+            problems.push(format!("not told in full: {of:?}"));
+        }
+    }
+    let walks: u64 = gone.iter().map(|of| of.repeats).sum();
+    if !lines_of(stderr, &format!("{HELD}: "))
+        .any(|line| line.starts_with("total ") && line.split(' ').any(|word| word == format!("tables={walks}")))
+    {
+        problems.push(format!("{walks} walks in the trace:\n{stderr}"));
+    }
+    if !gone.iter().any(|of| of.repeats == 3) {
+        problems.push("no page table was walked three times".to_owned());
+    }
+    none_of(problems, format!("{walks} walks of {} page tables", gone.len()))
+}
+
 /// The first hit of the guest's tests of `x-late-pte` in full, with the pc of each access: the stubs are
 /// where the linker put them.
 fn story_of_first_hit(width: &Width, log: &str, symbols: &Symbols, stderr: &str) -> Told<Verdict> {
@@ -1302,6 +1337,36 @@ x-cache-invalid: total harts=2 stale_hits=5 fences=7 remembered=4 coexisting=2 c
         assert!(judge(&modelled(), &said(0, GUEST, &format!("qemu: warning\n{COUNTERS}"))).is_ok());
         let plain = Run::new("rv64", &["SVVPTC"]);
         assert_eq!(judge(&plain, &said(0, GUEST, "")).unwrap(), "4 checks");
+    }
+
+    #[test]
+    fn walks_of_page_tables_that_are_gone() {
+        let one = |number: u64, walks: u64| {
+            format!(
+                "riscv_valid_cache_stale_use hart=0 use={number} time=50 mode=1 access=load addr=0x1000 pc=0x1 ra=0x0 \
+                 asid=1 what=detached\n\
+                 riscv_valid_cache_stale_read hart=0 use={number} time=10 pc=0x1 level=1 global=0 held=0x1 memory=0x0 \
+                 fences=7\n\
+                 riscv_valid_cache_stale_store hart=0 use={number} time=20 by=0 pc=0x2 ra=0x0 pte=0x8\n\
+                 riscv_valid_cache_stale_end hart=0 use={number} time=90 pc=0x1 uses={walks} reason=fence\n"
+            )
+        };
+        let counted = |tables: u64| format!("x-cache-valid: total harts=2 fences=7 tables={tables} held=9\n");
+        let log = one(1, 3) + &one(4, 2);
+        assert_eq!(removed_tables(&counted(5), &log).unwrap(), "5 walks of 2 page tables");
+        for (count, log, problem) in [
+            (6, log.clone(), "5 walks in the trace"),
+            (55, log.clone(), "5 walks in the trace"),
+            (5, log.replace("by=0", "by=-1"), "not told in full"),
+            (5, log.replace("time=20", "time=60"), "not told in full"),
+            (5, log.replace("level=1", "level=0"), "not told in full"),
+            (4, one(1, 2) + &one(3, 2), "no page table was walked three times"),
+            (0, String::new(), "no page table was walked three times"),
+            (5, log.replace("what=detached", "what=gone"), "what=gone"),
+        ] {
+            let problems = removed_tables(&counted(count), &log).unwrap_err();
+            assert!(problems.iter().any(|p| p.contains(problem)), "{problem}: {problems:?}");
+        }
     }
 
     #[test]
