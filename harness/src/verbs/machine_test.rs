@@ -21,6 +21,7 @@ use object::{Object, ObjectSymbol};
 use rustix::process::Signal;
 
 use crate::boot::machine;
+use crate::build::qemu;
 use crate::build::workbench::Workbench;
 use crate::ground::cmd::{self, Dialogue, Said};
 use crate::ground::error::{Error, Result};
@@ -59,6 +60,10 @@ const RV32: Width = Width {
     pte_size: 4,
 };
 
+/// Where the program reads what it must see that is among QEMU's own tests.
+const OWN_EXPECTED: u64 = 0x8080_0000;
+/// It exits with the sum of this and what it has seen, if that is something else.
+const OWN_SEEN: i32 = 64;
 /// The prefix of the lines with QEMU's counters.
 const PROPERTY: &str = "x-cache-invalid";
 /// The same for what harts hold of valid translations.
@@ -258,6 +263,10 @@ pub fn run(bench: &Workbench, clang: &str, log: &Path) -> Result<Vec<Check>> {
     checks.push(rig.check("trace", &step, |rig| rig.trace(&RV64)));
     checks.push(rig.check("trace rv32", &step, |rig| rig.trace(&RV32)));
     checks.push(rig.check("trace of page tables", &step, Rig::gone_tables));
+    // The source of another QEMU is not here.
+    if qemu::is_ours() {
+        checks.push(rig.check("test of QEMU", &step, |rig| rig.own_test(bench, clang, &step)));
+    }
     checks.push(rig.check("monitor", &step, Rig::monitor));
     checks.push(rig.check("SIGTERM", &step, |rig| rig.ends_with_counters(Signal::TERM)));
     checks.push(rig.check("SIGINT", &step, |rig| rig.ends_with_counters(Signal::INT)));
@@ -711,6 +720,40 @@ impl Rig {
         removed_tables(&said.stderr, &self.file(LOG)?)
     }
 
+    /// The program that the patches add to QEMU's tests, on each of its machines: it ends well if it sees what it is
+    /// told to, and otherwise says what it has seen.
+    fn own_test(&self, bench: &Workbench, clang: &str, step: &Step) -> Verdict {
+        const ELF: &str = "stale.elf";
+        let source = bench.options.machine_place().join("src/tests/tcg/riscv64");
+        let mut compile = cmd::plain(clang);
+        compile
+            .args(RV64.flags)
+            .args(["-nostdlib", "-mno-relax", "-fuse-ld=lld", "-T"])
+            .arg(source.join("semihost.ld"));
+        compile.arg(source.join("stale-translations.S")).arg("-o").arg(self.folder.join(ELF));
+        cmd::logged(&mut compile, &bench.options.out.join("log/machine-own.log"), step).map_err(because)?;
+        let path = source.join("Makefile.softmmu-target");
+        let makefile = fs::read_to_string(&path).map_err(|e| because(Error::io("read", &path, e)))?;
+        let rows = own_rows(&makefile).map_err(|why| vec![why])?;
+        let mut problems = Vec::new();
+        for (cpu, seen) in &rows {
+            for (told, wanted) in [(*seen, 0), (seen ^ 1, OWN_SEEN + seen)] {
+                let mut command = self.qemu(&["-M", "virt", "-cpu", cpu.as_str()].map(str::to_owned));
+                command.args(["-display", "none", "-monitor", "none", "-serial", "none"]);
+                command.args(["-bios", "none", "-semihosting"]);
+                command.args(["-device", &format!("loader,addr={OWN_EXPECTED:#x},data-len=8,data={told}")]);
+                command.args(["-device", &format!("loader,file={ELF}")]);
+                let said = cmd::within(&mut command, PATIENCE).map_err(because)?;
+                let code = said.status.and_then(|status| status.code());
+                if code != Some(wanted) {
+                    problems.push(format!("{cpu}, told {told}: exit code {code:?} instead of {wanted}"));
+                    problems.push(end_of(&said));
+                }
+            }
+        }
+        none_of(problems, format!("{} machines", rows.len()))
+    }
+
     /// The monitor sees what is in memory, and does not disturb the counters.
     fn monitor(&self) -> Verdict {
         const LOG: &str = "spin.log";
@@ -1041,6 +1084,21 @@ fn maker(parts: &Parts<'_>) -> Told<i128> {
     Ok(by)
 }
 
+/// The machines of QEMU's own test, and what it sees on each, from its Makefile.
+fn own_rows(makefile: &str) -> Told<Vec<(String, i32)>> {
+    let makefile = makefile.replace("\\\n", " ");
+    let value = |name: &str| {
+        let value = makefile.lines().find_map(|line| line.strip_prefix(name)?.trim_start().strip_prefix('='));
+        value.map(str::trim).ok_or_else(|| format!("the Makefile has no `{name}`"))
+    };
+    let row = |run: &str| -> Told<(String, i32)> {
+        let seen = value(&format!("{run}: STALE_SEEN"))?;
+        let seen = seen.parse().map_err(|_| format!("the Makefile has {seen} as what {run} sees"))?;
+        Ok((value(&format!("{run}: STALE_CPU"))?.to_owned(), seen))
+    };
+    value("STALE_RUNS")?.split_whitespace().map(row).collect()
+}
+
 /// Checks that the trace tells of all walks of page tables that are gone, and who removed each of them. The guest walks
 /// one of them three times.
 fn removed_tables(stderr: &str, log: &str) -> Verdict {
@@ -1062,6 +1120,9 @@ fn removed_tables(stderr: &str, log: &str) -> Verdict {
     }
     if !gone.iter().any(|of| of.repeats == 3) {
         problems.push("no page table was walked three times".to_owned());
+    }
+    if !log.contains(" walks=2\n") {
+        problems.push("only the first walk was told of at once".to_owned());
     }
     none_of(problems, format!("{walks} walks of {} page tables", gone.len()))
 }
@@ -1340,6 +1401,23 @@ x-cache-invalid: total harts=2 stale_hits=5 fences=7 remembered=4 coexisting=2 c
     }
 
     #[test]
+    fn rows_of_the_own_test_of_qemu() {
+        let makefile = "STALE_RUNS = run-stale-none \\\n\trun-stale-line\nEXTRA_RUNS += $(STALE_RUNS)\n\
+                        run-stale-none: STALE_CPU = rv64\nrun-stale-none: STALE_SEEN = 0\n\
+                        run-stale-line: STALE_CPU = \\\n\trv64,x=on\nrun-stale-line: STALE_SEEN = 3\n";
+        assert_eq!(own_rows(makefile).unwrap(), [("rv64".to_owned(), 0), ("rv64,x=on".to_owned(), 3)]);
+        for (from, to, problem) in [
+            ("STALE_RUNS =", "RUNS =", "no `STALE_RUNS`"),
+            ("run-stale-none: STALE_CPU", "x", "no `run-stale-none: STALE_CPU`"),
+            ("run-stale-line: STALE_SEEN", "x", "no `run-stale-line: STALE_SEEN`"),
+            ("SEEN = 3", "SEEN = all", "all as what run-stale-line sees"),
+        ] {
+            let why = own_rows(&makefile.replace(from, to)).unwrap_err();
+            assert!(why.contains(problem), "{why}");
+        }
+    }
+
+    #[test]
     fn walks_of_page_tables_that_are_gone() {
         let one = |number: u64, walks: u64| {
             format!(
@@ -1348,6 +1426,7 @@ x-cache-invalid: total harts=2 stale_hits=5 fences=7 remembered=4 coexisting=2 c
                  riscv_valid_cache_stale_read hart=0 use={number} time=10 pc=0x1 level=1 global=0 held=0x1 memory=0x0 \
                  fences=7\n\
                  riscv_valid_cache_stale_store hart=0 use={number} time=20 by=0 pc=0x2 ra=0x0 pte=0x8\n\
+                 riscv_valid_cache_stale_walks hart=0 use={number} time=60 pc=0x1 walks=2\n\
                  riscv_valid_cache_stale_end hart=0 use={number} time=90 pc=0x1 uses={walks} reason=fence\n"
             )
         };
@@ -1362,6 +1441,7 @@ x-cache-invalid: total harts=2 stale_hits=5 fences=7 remembered=4 coexisting=2 c
             (5, log.replace("level=1", "level=0"), "not told in full"),
             (4, one(1, 2) + &one(3, 2), "no page table was walked three times"),
             (0, String::new(), "no page table was walked three times"),
+            (5, log.replace("walks=2", "walks=4"), "only the first walk was told of at once"),
             (5, log.replace("what=detached", "what=gone"), "what=gone"),
         ] {
             let problems = removed_tables(&counted(count), &log).unwrap_err();
