@@ -27,7 +27,7 @@ use crate::ground::cmd::{self, Dialogue, Said};
 use crate::ground::error::{Error, Result};
 use crate::ground::files;
 use crate::ground::progress::Step;
-use crate::hunt::trace::{self, What};
+use crate::hunt::trace::{self, Store, What};
 use crate::trial::tally::Tally;
 
 /// How the guest is compiled. It runs in M-mode, at the address where QEMU puts a kernel without firmware.
@@ -1106,9 +1106,10 @@ fn removed_tables(stderr: &str, log: &str) -> Verdict {
     let gone: Vec<_> = story.uses.iter().filter(|of| of.what == What::Detached).collect();
     let mut problems = Vec::new();
     for of in &gone {
-        let removed = of.store.as_ref().filter(|store| store.by == Some(of.hart) && store.time < of.time);
+        let read = of.read.map_or(0, |(time, _)| time);
+        let removes = |store: &Store| store.by == Some(of.hart) && (read..of.time).contains(&store.time);
         let above = of.held.is_some_and(|(level, ..)| level > 0);
-        if removed.is_none() || !above || of.end.is_none() {
+        if read == 0 || !of.store.as_ref().is_some_and(removes) || !above || of.end.is_none() {
             problems.push(format!("not told in full: {of:?}"));
         }
     }
@@ -1438,6 +1439,7 @@ x-cache-invalid: total harts=2 stale_hits=5 fences=7 remembered=4 coexisting=2 c
             (55, log.clone(), "5 walks in the trace"),
             (5, log.replace("by=0", "by=-1"), "not told in full"),
             (5, log.replace("time=20", "time=60"), "not told in full"),
+            (5, log.replace("time=10", "time=0"), "not told in full"),
             (5, log.replace("level=1", "level=0"), "not told in full"),
             (4, one(1, 2) + &one(3, 2), "no page table was walked three times"),
             (0, String::new(), "no page table was walked three times"),
