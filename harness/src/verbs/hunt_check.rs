@@ -263,9 +263,35 @@ fn first_line(report: &Report) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::boot::machine::Counters;
     use crate::hunt::symbols::Symbols;
     use lazymap_console::end::{self, Ending};
     use lazymap_console::log::Log;
+
+    #[test]
+    fn who_removed_a_page_table_must_be_the_culprit() {
+        let log = Log::of("[    0.000000] Linux version 7\n");
+        let counters = Counters { harts: 4, stale_hits: 0, fences: 9, gone_tables: 200_000 };
+        let trace = "riscv_valid_cache_stale_use hart=2 use=1 time=50 mode=0 access=load addr=0x40000010 pc=0x10074 ra=0x0 \
+                     asid=5 what=detached\n\
+                     riscv_valid_cache_stale_store hart=2 use=1 time=20 by=1 pc=0xffffffff80001000 ra=0x0 pte=0x80008000\n";
+        let report = |trace: &str| {
+            let reading = end::read(&log, &Ending::Unknown, "");
+            hunt::of_files("k", &log, &reading, Some(counters), trace, &Symbols::default())
+        };
+        let machine = Machine::new(models::find("valid-all").unwrap());
+        let verdicts = |culprit: &str, trace: &str| {
+            let all = of_valid("x", &machine, &[culprit.to_owned()], report(trace));
+            all.into_iter().map(|(_, verdict, _)| verdict).collect::<Vec<_>>()
+        };
+        let told = report(trace).unwrap();
+        assert!(matches!(told.result, Outcome::Lost { .. }));
+        let by = &told.culprit().unwrap().store.as_ref().unwrap().by;
+        assert_eq!(verdicts(by, trace), [Verdict::Pass, Verdict::Pass]);
+        assert_eq!(verdicts("another", trace), [Verdict::Pass, Verdict::Fail]);
+        assert_eq!(verdicts(by, ""), [Verdict::Pass, Verdict::Fail]);
+        assert_eq!(verdicts(control::ANYBODY, trace), [Verdict::Pass, Verdict::Fail]);
+    }
 
     #[test]
     fn an_uncertain_hunt_fails_nothing() {
