@@ -10,7 +10,7 @@ use super::layout::{Layout, Mode};
 use super::poison::{Met, Poison};
 use super::symbols::{Frame, Symbols};
 use super::trace::{Access, Data, Fence, Hit, Store, Story, Use, What};
-use super::verdict::{Death, Fate, Outcome};
+use super::verdict::{self, Death, Fate, Outcome};
 use crate::ground::table::{self, Align, Cell};
 
 /// Version of the schema: bump it when a field changes its meaning or is removed.
@@ -315,7 +315,7 @@ pub struct UseReport {
     pub end: Option<Place>,
     /// `fence`, `evicted` or `walked`.
     pub reason: Option<String>,
-    /// How many of its uses were traced.
+    /// How many of its uses were traced, or how many walks began at the page table.
     pub repeats: u64,
 }
 
@@ -399,6 +399,7 @@ pub fn report(
     };
     let culprit = match result {
         Outcome::Exposed { of, .. } => Some(of),
+        Outcome::Lost { .. } => verdict::most_walked(&story.uses),
         _ => None,
     };
     let uses = story.uses.iter().enumerate().filter(|(at, _)| *at < MOST || Some(*at) == culprit);
@@ -666,6 +667,18 @@ impl Report {
         self.hits.iter().find(|hit| hit.fate == Fate::Killed)
     }
 
+    /// The stale translation that the result is about, or the page table that is gone and has the most walks.
+    pub fn culprit(&self) -> Option<&UseReport> {
+        match self.result {
+            Outcome::Exposed { of, .. } => self.uses.iter().find(|found| found.index == of),
+            Outcome::Lost { .. } => {
+                let gone = self.uses.iter().rev().filter(|found| found.what == What::Detached);
+                gone.max_by_key(|found| found.repeats)
+            }
+            _ => None,
+        }
+    }
+
     /// The report as text, with whole names.
     pub fn text(&self) -> String {
         self.fitted(usize::MAX)
@@ -699,9 +712,7 @@ impl Report {
                 say(format!("  calls       {}", calls.join(" < ")));
             }
         }
-        if let Outcome::Exposed { of, .. } = self.result
-            && let Some(of) = self.uses.iter().find(|u| u.index == of)
-        {
+        if let Some(of) = self.culprit() {
             say(String::new());
             exposed(of).into_iter().for_each(&mut say);
         }
@@ -824,6 +835,9 @@ fn exposed(of: &UseReport) -> Vec<String> {
             if of.other_table == Some(true) { ", in another page table" } else { "" }
         ),
     ];
+    if of.what == What::Detached {
+        lines.push(format!("  walked      {} times from the page table that is gone, or more often", of.repeats));
+    }
     lines.extend(below(&of.touch));
     if let Some(was) = &of.was {
         lines.push(format!("  physical    {was}; in the page tables {}", of.now.as_deref().unwrap_or("none")));
@@ -836,16 +850,17 @@ fn exposed(of: &UseReport) -> Vec<String> {
     if let Some(stored) = &of.stored {
         lines.push(format!("  stored      {stored}"));
     }
+    let changed = if of.what == What::Detached { "removed    " } else { "changed    " };
     for (what, place, whom) in [
         ("mapped     ", &of.owner, None),
-        ("changed    ", &of.store, of.changed_for.as_ref()),
+        (changed, &of.store, of.changed_for.as_ref()),
         ("now mapped ", &of.new_owner, None),
         ("page reused", &of.page_owner, None),
     ] {
         lines.extend(place.iter().flat_map(|place| stored_by(what, place, whom, of.touch.time)));
     }
     if of.store.is_none() {
-        lines.push("  changed     it is not known by whom".to_owned());
+        lines.push(format!("  {changed} it is not known by whom"));
     }
     if let Some(read) = &of.read {
         lines.push(format!(

@@ -116,6 +116,8 @@ pub enum What {
     Restricted,
     /// They permit it, but what was held did not: the access faulted.
     Upgraded,
+    /// They no longer have the page table that was held: a walk began there.
+    Detached,
 }
 
 impl What {
@@ -126,6 +128,7 @@ impl What {
             Self::Unmapped => "unmapped",
             Self::Restricted => "restricted",
             Self::Upgraded => "upgraded",
+            Self::Detached => "detached",
         }
     }
 }
@@ -137,7 +140,7 @@ pub struct Gone {
     pub time: i64,
     /// The fence, if that was it, or the access for which the hart walked.
     pub pc: u64,
-    /// How often the translation was used while it was stale.
+    /// How often the translation was used while it was stale, or how many walks began at the page table.
     pub uses: u64,
     /// `fence`, `evicted` or `walked`.
     pub reason: String,
@@ -249,7 +252,7 @@ pub struct Use {
     pub fences: Option<u64>,
     /// What ended it, if anything.
     pub end: Option<Gone>,
-    /// How many uses were traced.
+    /// How many uses were traced; of a [`What::Detached`] one, how many walks QEMU has told of: half of them or more.
     pub repeats: u64,
     /// The last of them.
     pub last: i64,
@@ -477,11 +480,16 @@ impl Trace {
                     self.told.remove(&(hart, number));
                 }
             }
+            "walks" => (of.repeats, of.last) = (fields.number("walks")?, time),
             "end" => {
                 let (uses, reason) = (fields.number("uses")?, fields.text("reason")?.to_owned());
                 of.end = Some(Gone { time, pc, uses, reason });
                 let page = (hart, of.addr >> PAGE_BITS);
-                self.held.remove(&page);
+                if of.what == What::Detached {
+                    of.repeats = uses;
+                } else {
+                    self.held.remove(&page);
+                }
                 self.told.remove(&(hart, number));
             }
             _ => return None,
@@ -495,6 +503,7 @@ impl Trace {
             "remapped" => What::Remapped,
             "restricted" => What::Restricted,
             "upgraded" => What::Upgraded,
+            "detached" => What::Detached,
             _ => return None,
         };
         let addr = fields.hex("addr")?;
@@ -502,7 +511,9 @@ impl Trace {
             (fields.number("mode")?, fields.hex("ra")?, fields.number("asid")?, access(fields)?);
         self.total_uses += 1;
         let page = (hart, addr >> PAGE_BITS);
+        // QEMU tells of the walks of a page table once, and of the next page table as another one.
         if let Some(&at) = self.held.get(&page)
+            && what != What::Detached
             && self.uses[at].what == what
             && self.uses[at].asid == asid
         {
@@ -514,7 +525,9 @@ impl Trace {
         if self.uses.len() == MOST {
             return Some(());
         }
-        self.held.insert(page, self.uses.len());
+        if what != What::Detached {
+            self.held.insert(page, self.uses.len());
+        }
         self.told.insert((hart, number), self.uses.len());
         self.uses.push(Use {
             hart,

@@ -349,6 +349,13 @@ pub fn lost(gone_tables: u64) -> Option<String> {
     (gone_tables >= WALKS).then(|| format!("{gone_tables} walks began at one, so no fence ends that"))
 }
 
+/// The page table that is gone from which the most walks were told of.
+pub fn most_walked(uses: &[Use]) -> Option<usize> {
+    let gone = uses.iter().enumerate().filter(|(_, of)| of.what == What::Detached);
+    // The first one of those that are equal.
+    gone.rev().max_by_key(|(_, of)| of.repeats).map(|(at, _)| at)
+}
+
 /// The use of a stale translation that no fence can have been about to end, and how we know.
 pub fn exposure(uses: &[Use]) -> Option<(usize, String)> {
     // Whoever maps another page at an address has to be sure that nobody uses the old one there.
@@ -361,7 +368,8 @@ pub fn exposure(uses: &[Use]) -> Option<(usize, String)> {
     let latest = uses.iter().map(|of| of.end.as_ref().map_or(of.last, |end| end.time)).max()?;
     let late = |of: &Use| {
         let since = of.store.as_ref().filter(|store| store.by.is_some()).map(|store| store.time);
-        of.what != What::Upgraded
+        // Walks have a limit of their own, see [`lost`].
+        !matches!(of.what, What::Upgraded | What::Detached)
             && since.is_some_and(|since| of.end.as_ref().map_or(latest, |end| end.time) - since > LATE)
     };
     let at = uses.iter().position(late)?;

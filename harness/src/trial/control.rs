@@ -120,9 +120,6 @@ fn machine(given: toml::Value) -> Result<Machine, String> {
     file.machine()
 }
 
-/// The culprit if harts walk page tables that are gone: nobody traces who freed them.
-pub const TABLES: &str = "(page tables)";
-
 /// The culprit if no store is to blame: a program uses a page of another one, which had the same ASID.
 pub const PROGRAM: &str = "(another program)";
 
@@ -137,7 +134,7 @@ pub struct Control {
     pub on: String,
     /// The machine on which a hunt must find it, in the full tier.
     pub hunt: Option<Machine>,
-    /// Functions: the report of that hunt must say that one of them changed the PTE; or [`TABLES`] or [`PROGRAM`].
+    /// Functions: the report of that hunt must say that one of them changed the PTE; or [`PROGRAM`].
     pub culprit: Vec<String>,
     /// What `lazymap exhaust` must find in its machine code, in the configuration of the first run.
     pub exhaust: Vec<Hole>,

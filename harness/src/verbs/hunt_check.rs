@@ -224,21 +224,17 @@ fn of_valid(name: &str, machine: &Machine, culprit: &[String], report: Result<Re
         Err(error) => return vec![(named("hunt"), Verdict::Error, error.message)],
     };
     let said = first_line(&report);
-    let exposed = match report.result {
-        Outcome::Exposed { of, .. } => report.uses.iter().find(|found| found.index == of),
-        _ => None,
-    };
     if culprit.is_empty() {
         let survived = certain(&report, report.result == Outcome::Survived);
         return vec![(named("no stale translation is used"), survived, said)];
     }
-    let lost = matches!(report.result, Outcome::Lost { .. });
-    let by = exposed.and_then(|found| found.store.as_ref()).map(|store| store.by.as_str());
-    let by = by.or(lost.then_some(control::TABLES));
+    let stale = matches!(report.result, Outcome::Exposed { .. } | Outcome::Lost { .. });
+    let by = report.culprit().and_then(|found| found.store.as_ref()).map(|store| store.by.as_str());
+    let exposed = matches!(report.result, Outcome::Exposed { .. });
     let is = |by: &str| culprit.iter().any(|name| name == by);
-    let found = by.is_some_and(is) || (is(control::PROGRAM) && exposed.is_some_and(anothers));
+    let found = by.is_some_and(is) || (is(control::PROGRAM) && exposed && report.culprit().is_some_and(anothers));
     vec![
-        (named("a stale translation is used"), certain(&report, exposed.is_some() || lost), said.clone()),
+        (named("a stale translation is used"), certain(&report, stale), said.clone()),
         (
             named(&format!("the culprit is {}", culprit.join(" or "))),
             certain(&report, found),
@@ -274,6 +270,7 @@ fn first_line(report: &Report) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::boot::machine::Counters;
     use crate::hunt::report::Subject;
     use crate::hunt::symbols::Symbols;
     use lazymap_console::end::{self, Ending};
@@ -311,6 +308,31 @@ mod tests {
         assert_eq!(verdict(0, "remapped", &changed), Verdict::Fail);
         assert_eq!(verdict(0, "remapped", &(changed + &owners(0x8000_0000, 0x8000_0000))), Verdict::Fail);
         assert_eq!(verdict(1, "remapped", ""), Verdict::Fail);
+    }
+
+    #[test]
+    fn who_removed_a_page_table_must_be_the_culprit() {
+        let log = Log::of("[    0.000000] Linux version 7\n");
+        let counters = Counters { harts: 4, stale_hits: 0, fences: 9, gone_tables: 200_000 };
+        let trace = "riscv_valid_cache_stale_use hart=2 use=1 time=50 mode=0 access=load addr=0x40000010 pc=0x10074 ra=0x0 \
+                     asid=5 what=detached\n\
+                     riscv_valid_cache_stale_store hart=2 use=1 time=20 by=1 pc=0xffffffff80001000 ra=0x0 pte=0x80008000\n";
+        let report = |trace: &str| {
+            let reading = end::read(&log, &Ending::Unknown, "");
+            hunt::of_files(Subject::default(), &log, &reading, Some(counters), trace, &Symbols::default())
+        };
+        let machine = Machine::new(models::find("valid-all").unwrap());
+        let verdicts = |culprit: &str, trace: &str| {
+            let all = of_valid("x", &machine, &[culprit.to_owned()], report(trace));
+            all.into_iter().map(|(_, verdict, _)| verdict).collect::<Vec<_>>()
+        };
+        let told = report(trace).unwrap();
+        assert!(matches!(told.result, Outcome::Lost { .. }));
+        let by = &told.culprit().unwrap().store.as_ref().unwrap().by;
+        assert_eq!(verdicts(by, trace), [Verdict::Pass, Verdict::Pass]);
+        assert_eq!(verdicts("another", trace), [Verdict::Pass, Verdict::Fail]);
+        assert_eq!(verdicts(by, ""), [Verdict::Pass, Verdict::Fail]);
+        assert_eq!(verdicts(control::PROGRAM, trace), [Verdict::Pass, Verdict::Fail]);
     }
 
     #[test]

@@ -27,7 +27,7 @@ use crate::ground::cmd::{self, Dialogue, Said};
 use crate::ground::error::{Error, Result};
 use crate::ground::files;
 use crate::ground::progress::Step;
-use crate::hunt::trace;
+use crate::hunt::trace::{self, Store, What};
 use crate::trial::tally::Tally;
 
 /// How the guest is compiled. It runs in M-mode, at the address where QEMU puts a kernel without firmware.
@@ -60,6 +60,10 @@ const RV32: Width = Width {
     pte_size: 4,
 };
 
+/// Where the program reads what it must see that is among QEMU's own tests.
+const OWN_EXPECTED: u64 = 0x8080_0000;
+/// It exits with the sum of this and what it has seen, if that is something else.
+const OWN_SEEN: i32 = 64;
 /// The prefix of the lines with QEMU's counters.
 const PROPERTY: &str = "x-cache-invalid";
 /// The same for what harts hold of valid translations.
@@ -197,13 +201,6 @@ const REFUSALS: [(&str, &str, &str); 34] = [
     ("rv64,x-cip-453=on", "qtest", "'x-cip-453' requires TCG acceleration"),
 ];
 
-/// Where the patches add a test to QEMU's own, its program, and the Makefile that says on which CPUs it must see what.
-const OWN_FOLDER: &str = "src/tests/tcg/riscv64";
-const OWN_TEST: &str = "stale-translations";
-const OWN_MAKEFILE: &str = "Makefile.softmmu-target";
-/// The program's exit code if it has seen something else, without what that was.
-const OWN_OTHER: u64 = 16;
-
 /// A check and its result.
 #[derive(Clone, Debug)]
 pub struct Check {
@@ -265,12 +262,14 @@ pub fn run(bench: &Workbench, clang: &str, log: &Path) -> Result<Vec<Check>> {
     }
     checks.push(rig.check("trace", &step, |rig| rig.trace(&RV64)));
     checks.push(rig.check("trace rv32", &step, |rig| rig.trace(&RV32)));
+    checks.push(rig.check("trace of page tables", &step, Rig::gone_tables));
+    // The source of another QEMU is not here.
+    if qemu::is_ours() {
+        checks.push(rig.check("test of QEMU", &step, |rig| rig.own_test(bench, clang, &step)));
+    }
     checks.push(rig.check("monitor", &step, Rig::monitor));
     checks.push(rig.check("SIGTERM", &step, |rig| rig.ends_with_counters(Signal::TERM)));
     checks.push(rig.check("SIGINT", &step, |rig| rig.ends_with_counters(Signal::INT)));
-    if qemu::is_ours() {
-        checks.extend(rig.own_test(&bench.options.machine_place().join(OWN_FOLDER), clang, &step));
-    }
     for (cpu, accelerator, message) in REFUSALS {
         checks.push(rig.check(&format!("{cpu} {accelerator}"), &step, |rig| rig.refuses(cpu, accelerator, message)));
     }
@@ -715,6 +714,49 @@ impl Rig {
         story_of_first_hit(width, &self.file(LOG)?, &symbols, &said.stderr).map_err(|why| vec![why])?
     }
 
+    /// The page tables that are gone, and that the hart goes on walking.
+    fn gone_tables(&self) -> Verdict {
+        const LOG: &str = "tables.log";
+        files::remove(&self.folder.join(LOG)).map_err(because)?;
+        let run = Run::holding(",x-cache-valid-scope=all", &["HELD_ALL"]);
+        let said = self.finished(&run, &["-D", LOG, "-trace", trace::EVENTS])?;
+        removed_tables(&said.stderr, &self.file(LOG)?)
+    }
+
+    /// The program that the patches add to QEMU's tests, on each of its machines: it ends well if it sees what it is
+    /// told to, and otherwise says what it has seen.
+    fn own_test(&self, bench: &Workbench, clang: &str, step: &Step) -> Verdict {
+        const ELF: &str = "stale.elf";
+        let source = bench.options.machine_place().join("src/tests/tcg/riscv64");
+        let mut compile = cmd::plain(clang);
+        compile
+            .args(RV64.flags)
+            .args(["-nostdlib", "-mno-relax", "-fuse-ld=lld", "-T"])
+            .arg(source.join("semihost.ld"));
+        compile.arg(source.join("stale-translations.S")).arg("-o").arg(self.folder.join(ELF));
+        cmd::logged(&mut compile, &bench.options.out.join("log/machine-own.log"), step).map_err(because)?;
+        let path = source.join("Makefile.softmmu-target");
+        let makefile = fs::read_to_string(&path).map_err(|e| because(Error::io("read", &path, e)))?;
+        let rows = own_rows(&makefile).map_err(|why| vec![why])?;
+        let mut problems = Vec::new();
+        for (cpu, seen) in &rows {
+            for (told, wanted) in [(*seen, 0), (seen ^ 1, OWN_SEEN + seen)] {
+                let mut command = self.qemu(&["-M", "virt", "-cpu", cpu.as_str()].map(str::to_owned));
+                command.args(["-display", "none", "-monitor", "none", "-serial", "none"]);
+                command.args(["-bios", "none", "-semihosting"]);
+                command.args(["-device", &format!("loader,addr={OWN_EXPECTED:#x},data-len=8,data={told}")]);
+                command.args(["-device", &format!("loader,file={ELF}")]);
+                let said = cmd::within(&mut command, PATIENCE).map_err(because)?;
+                let code = said.status.and_then(|status| status.code());
+                if code != Some(wanted) {
+                    problems.push(format!("{cpu}, told {told}: exit code {code:?} instead of {wanted}"));
+                    problems.push(end_of(&said));
+                }
+            }
+        }
+        none_of(problems, format!("{} machines", rows.len()))
+    }
+
     /// The monitor sees what is in memory, and does not disturb the counters.
     fn monitor(&self) -> Verdict {
         const LOG: &str = "spin.log";
@@ -750,52 +792,6 @@ impl Rig {
         counted_at_the_end(&talk.end(SOON).map_err(because)?)
     }
 
-    /// QEMU's own test of the patches, on the CPUs of its Makefile.
-    fn own_test(&self, folder: &Path, clang: &str, step: &Step) -> Vec<Check> {
-        let runs = match self.build_own_test(folder, clang) {
-            Ok(runs) => runs,
-            Err(problems) => return vec![Check::new(OWN_TEST, Err(problems))],
-        };
-        let named = |cpu: &str| format!("{OWN_TEST} on {cpu}");
-        let mut checks: Vec<Check> =
-            runs.iter().map(|(cpu, seen)| self.check(&named(cpu), step, |rig| rig.own_run(cpu, *seen, 0))).collect();
-        // It must be able to fail.
-        let (cpu, seen) = runs.iter().find(|(_, seen)| *seen > 0).unwrap_or(&runs[0]);
-        let notices = |rig: &Self| rig.own_run(cpu, 0, OWN_OTHER + seen);
-        checks.push(self.check(&format!("{} fails if nothing is expected", named(cpu)), step, notices));
-        checks
-    }
-
-    /// Builds it, and says on which CPUs it must see what.
-    fn build_own_test(&self, folder: &Path, clang: &str) -> Tried<Vec<(String, u64)>> {
-        let makefile = folder.join(OWN_MAKEFILE);
-        let text = fs::read_to_string(&makefile).map_err(|e| because(Error::io("read", &makefile, e)))?;
-        let runs = own_runs(&text).filter(|runs| !runs.is_empty());
-        let runs = runs.ok_or_else(|| vec![format!("{} has no CPUs for the test", makefile.display())])?;
-        let mut compile = cmd::plain(clang);
-        compile
-            .args(RV64.flags)
-            .args(["-mno-relax", "-nostdlib", "-fuse-ld=lld", "-T"])
-            .arg(folder.join("semihost.ld"));
-        compile.arg(folder.join(format!("{OWN_TEST}.S"))).arg("-o").arg(self.folder.join(OWN_TEST));
-        cmd::output(&mut compile).map_err(because)?;
-        Ok(runs)
-    }
-
-    /// Runs it where it must see `expected`, and end with this exit code.
-    fn own_run(&self, cpu: &str, expected: u64, code: u64) -> Verdict {
-        let data = format!("loader,addr=0x80800000,data-len=8,data={expected}");
-        let program = format!("loader,file={OWN_TEST}");
-        let words = ["-M", "virt", "-cpu", cpu, "-bios", "none", "-semihosting", "-device", &data, "-device", &program];
-        let quiet = ["-display", "none", "-serial", "none", "-monitor", "none"];
-        let words: Vec<String> = words.iter().chain(&quiet).map(|word| (*word).to_owned()).collect();
-        let said = cmd::within(&mut self.qemu(&words), MINUTE).map_err(because)?;
-        match said.status.and_then(|status| status.code()) {
-            Some(found) if u64::try_from(found) == Ok(code) => Ok(String::new()),
-            found => Err(vec![format!("exit code {found:?}, and not {code}"), end_of(&said)]),
-        }
-    }
-
     /// QEMU refuses impossible machines with a message.
     fn refuses(&self, cpu: &str, accelerator: &str, message: &str) -> Verdict {
         let words = ["-M", "virt", "-cpu", cpu, "-accel", accelerator, "-display", "none", "-bios", "none"];
@@ -823,21 +819,6 @@ impl Rig {
         }
         none_of(problems, if slirp { "" } else { "no network: the host has no slirp" })
     }
-}
-
-/// The CPUs that the Makefile of QEMU's own test names, and what it must see there; `None` if it does not say that.
-fn own_runs(makefile: &str) -> Option<Vec<(String, u64)>> {
-    // `run-NAME: STALE_CPU = VALUE`
-    fn values<'a>(makefile: &'a str, variable: &str) -> BTreeMap<&'a str, &'a str> {
-        let value = |line: &'a str| {
-            let (target, rest) = line.split_once(": ")?;
-            Some((target, rest.strip_prefix(variable)?.strip_prefix(" = ")?.trim()))
-        };
-        makefile.lines().filter_map(value).collect()
-    }
-    let seen = values(makefile, "STALE_SEEN");
-    let run = |(target, cpu): (&str, &str)| Some((cpu.to_owned(), seen.get(target)?.parse::<u64>().ok()?));
-    values(makefile, "STALE_CPU").into_iter().map(run).collect()
 }
 
 /// The end of all output.
@@ -1127,6 +1108,50 @@ fn maker(parts: &Parts<'_>) -> Told<i128> {
     Ok(by)
 }
 
+/// The machines of QEMU's own test, and what it sees on each, from its Makefile.
+fn own_rows(makefile: &str) -> Told<Vec<(String, i32)>> {
+    let makefile = makefile.replace("\\\n", " ");
+    let value = |name: &str| {
+        let value = makefile.lines().find_map(|line| line.strip_prefix(name)?.trim_start().strip_prefix('='));
+        value.map(str::trim).ok_or_else(|| format!("the Makefile has no `{name}`"))
+    };
+    let row = |run: &str| -> Told<(String, i32)> {
+        let seen = value(&format!("{run}: STALE_SEEN"))?;
+        let seen = seen.parse().map_err(|_| format!("the Makefile has {seen} as what {run} sees"))?;
+        Ok((value(&format!("{run}: STALE_CPU"))?.to_owned(), seen))
+    };
+    value("STALE_RUNS")?.split_whitespace().map(row).collect()
+}
+
+/// Checks that the trace tells of all walks of page tables that are gone, and who removed each of them. The guest walks
+/// one of them three times.
+fn removed_tables(stderr: &str, log: &str) -> Verdict {
+    let story = trace::read(log).map_err(|why| vec![why])?;
+    let gone: Vec<_> = story.uses.iter().filter(|of| of.what == What::Detached).collect();
+    let mut problems = Vec::new();
+    for of in &gone {
+        let read = of.read.map_or(0, |(time, _)| time);
+        let removes = |store: &Store| store.by == Some(of.hart) && (read..of.time).contains(&store.time);
+        let above = of.held.is_some_and(|(level, ..)| level > 0);
+        if read == 0 || !of.store.as_ref().is_some_and(removes) || !above || of.end.is_none() {
+            problems.push(format!("not told in full: {of:?}"));
+        }
+    }
+    let walks: u64 = gone.iter().map(|of| of.repeats).sum();
+    if !lines_of(stderr, &format!("{HELD}: "))
+        .any(|line| line.starts_with("total ") && line.split(' ').any(|word| word == format!("tables={walks}")))
+    {
+        problems.push(format!("{walks} walks in the trace:\n{stderr}"));
+    }
+    if !gone.iter().any(|of| of.repeats == 3) {
+        problems.push("no page table was walked three times".to_owned());
+    }
+    if !log.contains(" walks=2\n") {
+        problems.push("only the first walk was told of at once".to_owned());
+    }
+    none_of(problems, format!("{walks} walks of {} page tables", gone.len()))
+}
+
 /// The first hit of the guest's tests of `x-late-pte` in full, with the pc of each access: the stubs are
 /// where the linker put them.
 fn story_of_first_hit(width: &Width, log: &str, symbols: &Symbols, stderr: &str) -> Told<Verdict> {
@@ -1316,16 +1341,6 @@ x-cache-invalid: total harts=2 stale_hits=5 fences=7 remembered=4 coexisting=2 c
     }
 
     #[test]
-    fn cpus_of_qemu_s_own_test() {
-        let text = "X = run-stale-b\nrun-stale-b: STALE_CPU = rv64,x=on\nrun-stale-b: STALE_SEEN = 3\n\
-                    run-stale-a: STALE_CPU = rv64\nrun-stale-a: STALE_SEEN = 0\n$(X): program\n";
-        assert_eq!(own_runs(text), Some(vec![("rv64".to_owned(), 0), ("rv64,x=on".to_owned(), 3)]));
-        assert_eq!(own_runs(&text.replace("a: STALE_SEEN = 0", "")), None);
-        assert_eq!(own_runs(&text.replace("SEEN = 3", "SEEN = all")), None);
-        assert_eq!(own_runs(""), Some(Vec::new()));
-    }
-
-    #[test]
     fn bits_are_those_of_the_guest() {
         let params = Params::read(Path::new(SOURCE)).unwrap();
         let word = |run: &Run| params.device(run).unwrap();
@@ -1408,6 +1423,56 @@ x-cache-invalid: total harts=2 stale_hits=5 fences=7 remembered=4 coexisting=2 c
         assert!(judge(&modelled(), &said(0, GUEST, &format!("qemu: warning\n{COUNTERS}"))).is_ok());
         let plain = Run::new("rv64", &["SVVPTC"]);
         assert_eq!(judge(&plain, &said(0, GUEST, "")).unwrap(), "4 checks");
+    }
+
+    #[test]
+    fn rows_of_the_own_test_of_qemu() {
+        let makefile = "STALE_RUNS = run-stale-none \\\n\trun-stale-line\nEXTRA_RUNS += $(STALE_RUNS)\n\
+                        run-stale-none: STALE_CPU = rv64\nrun-stale-none: STALE_SEEN = 0\n\
+                        run-stale-line: STALE_CPU = \\\n\trv64,x=on\nrun-stale-line: STALE_SEEN = 3\n";
+        assert_eq!(own_rows(makefile).unwrap(), [("rv64".to_owned(), 0), ("rv64,x=on".to_owned(), 3)]);
+        for (from, to, problem) in [
+            ("STALE_RUNS =", "RUNS =", "no `STALE_RUNS`"),
+            ("run-stale-none: STALE_CPU", "x", "no `run-stale-none: STALE_CPU`"),
+            ("run-stale-line: STALE_SEEN", "x", "no `run-stale-line: STALE_SEEN`"),
+            ("SEEN = 3", "SEEN = all", "all as what run-stale-line sees"),
+        ] {
+            let why = own_rows(&makefile.replace(from, to)).unwrap_err();
+            assert!(why.contains(problem), "{why}");
+        }
+    }
+
+    #[test]
+    fn walks_of_page_tables_that_are_gone() {
+        let one = |number: u64, walks: u64| {
+            format!(
+                "riscv_valid_cache_stale_use hart=0 use={number} time=50 mode=1 access=load addr=0x1000 pc=0x1 ra=0x0 \
+                 asid=1 what=detached\n\
+                 riscv_valid_cache_stale_read hart=0 use={number} time=10 pc=0x1 level=1 global=0 held=0x1 memory=0x0 \
+                 fences=7\n\
+                 riscv_valid_cache_stale_store hart=0 use={number} time=20 by=0 pc=0x2 ra=0x0 pte=0x8\n\
+                 riscv_valid_cache_stale_walks hart=0 use={number} time=60 pc=0x1 walks=2\n\
+                 riscv_valid_cache_stale_end hart=0 use={number} time=90 pc=0x1 uses={walks} reason=fence\n"
+            )
+        };
+        let counted = |tables: u64| format!("x-cache-valid: total harts=2 fences=7 tables={tables} held=9\n");
+        let log = one(1, 3) + &one(4, 2);
+        assert_eq!(removed_tables(&counted(5), &log).unwrap(), "5 walks of 2 page tables");
+        for (count, log, problem) in [
+            (6, log.clone(), "5 walks in the trace"),
+            (55, log.clone(), "5 walks in the trace"),
+            (5, log.replace("by=0", "by=-1"), "not told in full"),
+            (5, log.replace("time=20", "time=60"), "not told in full"),
+            (5, log.replace("time=10", "time=0"), "not told in full"),
+            (5, log.replace("level=1", "level=0"), "not told in full"),
+            (4, one(1, 2) + &one(3, 2), "no page table was walked three times"),
+            (0, String::new(), "no page table was walked three times"),
+            (5, log.replace("walks=2", "walks=4"), "only the first walk was told of at once"),
+            (5, log.replace("what=detached", "what=gone"), "what=gone"),
+        ] {
+            let problems = removed_tables(&counted(count), &log).unwrap_err();
+            assert!(problems.iter().any(|p| p.contains(problem)), "{problem}: {problems:?}");
+        }
     }
 
     #[test]

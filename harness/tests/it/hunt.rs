@@ -772,3 +772,93 @@ fn a_function_that_changes_ptes_for_others_is_told_with_whom() {
     assert_eq!(report.uses[0].changed_for.as_deref(), Some("folio_referenced"));
     assert!(report.text().contains("  ptep_clear_flush for folio_referenced  "), "{}", report.text());
 }
+
+/// The first walk of a page table that is gone, with what removed it, and how many there were: told of, and at the end.
+fn detached(number: u64, store: &str, told: u64, end: Option<u64>) -> String {
+    let time = number * 1_000_000;
+    let mut text = format!(
+        "riscv_valid_cache_stale_use hart=2 use={number} time={time} mode=0 access=load addr=0x40000010 pc=0x10074 ra=0x0 \
+         asid=5 what=detached\n\
+         riscv_valid_cache_stale_read hart=2 use={number} time=500 pc=0x10060 level=1 global=0 held=0x20a3c401 memory=0x0 \
+         fences=7\n\
+         riscv_valid_cache_stale_store hart=2 use={number} time=900 {store} pte=0x8261ef28\n\
+         riscv_valid_cache_stale_fence hart=2 use={number} time=950 pc=0xffffffff8057b794 addr=0x40000000 asid=5 flags=3 \
+         fences=9\n"
+    );
+    for walks in (1..).map(|bit| 1 << bit).take_while(|walks| *walks <= told) {
+        text += &format!(
+            "riscv_valid_cache_stale_walks hart=2 use={number} time={} pc=0x10074 walks={walks}\n",
+            time + walks
+        );
+    }
+    if let Some(walks) = end {
+        text += &format!(
+            "riscv_valid_cache_stale_end hart=2 use={number} time={} pc=0x1 uses={walks} reason=fence\n",
+            time + 500_000
+        );
+    }
+    text
+}
+
+const REMOVER: &str = "by=1 pc=0xffffffff8056beb0 ra=0xffffffff80347df4";
+
+#[test]
+fn the_walks_of_a_page_table_that_is_gone_are_one_story() {
+    let story = trace::read(&detached(1, REMOVER, 1 << 17, None)).unwrap();
+    let of = &story.uses[0];
+    assert_eq!((story.uses.len(), of.what, of.repeats, of.last), (1, What::Detached, 131_072, 1_131_072));
+    assert_eq!((of.held, of.fences), (Some((1, false, 0x20a3_c401, 0)), Some(2)));
+    assert_eq!(of.store.as_ref().map(|store| (store.by, store.pte)), Some((Some(1), 0x8261_ef28)));
+    // The end says how many it was exactly. Another page table for the same address is another story.
+    let two = detached(1, REMOVER, 4, Some(7)) + &detached(8, REMOVER, 0, None);
+    let story = trace::read(&two).unwrap();
+    assert_eq!(story.uses.iter().map(|of| of.repeats).collect::<Vec<_>>(), [7, 1]);
+    // A page at the same address has a story of its own, which does not end with that of the page table.
+    let page = stale_use(1, "unmapped", 0, None, "").replace("0x10001000", "0x40000000");
+    let story = trace::read(&(page.clone() + &detached(3, REMOVER, 0, Some(1)) + &page)).unwrap();
+    let all: Vec<_> = story.uses.iter().map(|of| (of.what, of.repeats)).collect();
+    assert_eq!(all, [(What::Unmapped, 4), (What::Detached, 1)]);
+    assert!(trace::read("riscv_valid_cache_stale_walks hart=2 use=1 time=1 pc=0x1\n").is_ok());
+    let wrong = detached(1, REMOVER, 2, None).replace("walks=2", "walks=x");
+    assert!(trace::read(&wrong).unwrap_err().contains("walks=x"));
+}
+
+#[test]
+fn a_report_names_who_removed_the_page_table_that_harts_go_on_walking() {
+    let text = detached(1, "by=3 pc=0x1 ra=0x0", 2, Some(2)) + &detached(4, REMOVER, 1 << 17, None);
+    let lost = |text: &str| {
+        let story = trace::read(text).unwrap();
+        // One is no finding by itself, however late the fence comes.
+        assert_eq!(verdict::exposure(&story.uses), None);
+        let log = Log::of("Linux version 7\n");
+        let layout = Layout::new(&log, story.uses.iter().map(|of| of.addr), symbols().image());
+        let subject = Subject { kernel: "k".to_owned(), machine: "valid-all".to_owned(), ..Subject::default() };
+        let how = verdict::lost(140_000).unwrap();
+        report::report(subject, &story, (Outcome::Lost { how }, Vec::new()), None, &symbols(), &layout)
+    };
+    let report = lost(&text);
+    assert_eq!(hunt::exit(&report) as i32, 1);
+    let found = report.culprit().unwrap();
+    assert_eq!((found.index, found.store.as_ref().unwrap().by.as_str()), (1, "kasan_poison"));
+    let text = report.text();
+    for part in [
+        "harts walk page tables that are gone: 140000 walks began at one",
+        "used        by a program, on hart 2",
+        "touched     load of 0x40000010",
+        "held        0x20a3c401, in memory 0x0: detached",
+        "walked      131072 times from the page table that is gone, or more often",
+        "removed     by __memset+0x3c called by kasan_poison, on hart 1, 3999 us before",
+        "last fence  3999 us before, by handle_exception+0x64, for 0x40000000, ASID 5",
+        "ended       never",
+    ] {
+        assert!(text.contains(part), "no `{part}` in\n{text}");
+    }
+    assert_eq!(serde_json::to_value(&report).unwrap()["use_groups"][0]["changed_by"], "kasan_poison");
+    // The first of two that are equal; and nobody, if nobody was seen.
+    let equal = lost(&(detached(1, REMOVER, 8, None) + &detached(4, REMOVER, 8, None)));
+    assert_eq!(equal.culprit().unwrap().index, 0);
+    let unknown = lost(&detached(1, "by=-1 pc=0x0 ra=0x0", 8, None));
+    assert!(unknown.culprit().unwrap().store.is_none());
+    assert!(unknown.text().contains("removed     it is not known by whom"), "{}", unknown.text());
+    assert!(lost("").culprit().is_none());
+}
