@@ -162,7 +162,7 @@ fn in_topics(
     let Some(tip) = tip else { return Ok((unknown(all), Vec::new())) };
     let commits = tree.commits(tip)?;
     let subjects = tree.subjects(&commits)?;
-    let whole = Applied { name: all.topic.clone(), commit: tip.to_owned(), fixed: true };
+    let whole = Applied { name: all.topic.clone(), commit: tip.to_owned(), fixed: true, alone: false };
     let cut = topics::cut(&options.base.topics, &subjects);
     let names = || options.base.topics.iter().map(|topic| topic.name.as_str()).collect::<Vec<_>>().join(", ");
     result("topics are contiguous and in order".to_owned(), cut.as_ref().map(|_| names()).map_err(Clone::clone));
@@ -211,6 +211,15 @@ fn in_topics(
         }
         rows.push(row(name, topics::numbers(&part.patches), &ground, Some(applied.is_ok())));
         tips.push(applied.ok());
+        if part.topic.alone && !part.needs.is_empty() {
+            let applied = topics::alone(&tree.repo, &tree.base, part, mails);
+            result(
+                format!("topic {name} applies to {} alone", topics::BARE),
+                applied.as_ref().map(|_| String::new()).map_err(|e| e.message.clone()),
+            );
+            rows.push(row(name, topics::numbers(&part.patches), topics::BARE, Some(applied.is_ok())));
+            tips.push(applied.ok());
+        }
     }
     step.finish("done");
     rows.push(all);
