@@ -15,6 +15,7 @@ use super::topics::{self, Applied, Outcome, Row};
 use super::upstream;
 use super::write::{COVER, of_thread, series_files, write_mails};
 use crate::ground::error::{Error, Result};
+use crate::ground::git::Repo;
 use crate::ground::progress::Step;
 use crate::ground::{batch, files};
 use crate::options::Options;
@@ -98,11 +99,17 @@ pub fn check(options: &Options, build: bool) -> Result<Checked> {
     }
     step.finish("done");
     result("b4 and patchwork can thread the mails".to_owned(), rules::threaded(&folder.join(COVER), &mails)?);
-    result("each Fixes: has digits and subject".to_owned(), rules::fixes_are_whole(&mails)?);
+    let clone = match &source {
+        Source::Clone { path, .. } => Some(Repo::at(path)),
+        Source::Package | Source::Folder { .. } => None,
+    };
+    result("each Fixes: has digits and subject".to_owned(), rules::fixes_are_whole(&mails, clone.as_ref())?);
+    result("each message says how to test it".to_owned(), rules::say_how_to_test(&mails)?);
     result("nothing that the linux-riscv bot refuses".to_owned(), rules::bot_takes(&mails)?);
     let mut own_files = None;
     let (mut rows, tips) = in_topics(&tree, applied.as_deref().ok(), &folder, &mails, options, &mut result)?;
     if let Ok(tip) = &applied {
+        result("the base has the blobs that the patches name".to_owned(), upstream::blobs(options, &tree, &mails)?);
         result("rustfmt".to_owned(), formatted(&tree, tip, &rustfmt)?);
         result("kernel-doc".to_owned(), rules::kernel_doc(&tree, tip)?);
         // Needs the network.

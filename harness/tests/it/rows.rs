@@ -6,7 +6,7 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 
-use crate::common::{Lab, Said, edit, git, said, write};
+use crate::common::{Lab, Said, TESTED, edit, git, said, write};
 use serde_json::Value;
 
 /// Makes an `Image` of the entry code and the configuration, and selftests of nothing.
@@ -96,7 +96,7 @@ impl Rows {
             write(&work.join("tools/testing/selftests/riscv/lazy_map").join(name), "#\n");
         }
         git(&work, &["add", "-A", "-f"]);
-        git(&work, &["commit", "-q", "-m", "selftests: third"]);
+        git(&work, &["commit", "-q", "-m", "selftests: third", "-m", TESTED]);
         lab.write_patches(3);
         // The control breaks the entry code of the second patch.
         git(&work, &["checkout", "-q", "-b", "control", "HEAD~1"]);
