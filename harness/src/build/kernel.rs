@@ -31,6 +31,8 @@ pub const BASE: &str = "base";
 
 /// The config fragment on top of tinyconfig, in the repository.
 const FRAGMENT: &str = "harness/kernel.config";
+/// The target that makes the architecture's own configuration.
+const DEFCONFIG: &str = "defconfig";
 /// The tests' folder below `tools/testing/selftests`, as kselftest's `TARGETS=` names it.
 const TARGET: &str = "riscv/lazy_map";
 /// Lines that a full build prints, for the progress bar.
@@ -59,6 +61,8 @@ pub struct Config {
     pub lines: String,
     /// The lines go on top of tinyconfig, without `harness/kernel.config`.
     pub standalone: bool,
+    /// The lines go on top of the architecture's defconfig instead, without its modules.
+    pub defconfig: bool,
     /// What compiles it. With gcc there is no Rust.
     pub compiler: Compiler,
 }
@@ -374,6 +378,9 @@ fn key(tree: &Tree, commit: &str, build: &Build<'_>) -> Result<String> {
     if build.config.compiler == Compiler::Gcc {
         key = key.text("compiler", build.compiler()?);
     }
+    if build.config.defconfig {
+        key = key.text("start", DEFCONFIG);
+    }
     if let Some(version) = &build.pahole {
         key = key.text("pahole", version);
     }
@@ -455,8 +462,8 @@ impl<'a> Build<'a> {
         make
     }
 
-    /// Makes `.config` from tinyconfig, the fragment and the tests' needs, and checks that it has all of
-    /// them. Done once per set of Kconfig files.
+    /// Makes `.config` from tinyconfig and the fragment, or from defconfig, and the tests' needs, and checks that it has
+    /// all of them. Done once per set of Kconfig files.
     fn configure(&self, tree: &Tree, commit: &str, whole: bool, step: &Step) -> Result<PathBuf> {
         step.detail("configure");
         // Each with whether it must come true.
@@ -466,13 +473,19 @@ impl<'a> Build<'a> {
             let tests = self.tree_dir.join("tools/testing/selftests").join(TARGET).join("config");
             // Tests may need options that only the whole series has.
             fragments.extend(tests.exists().then_some((tests, whole)));
-            fragments.push((self.options.root.join(FRAGMENT), true));
+            // It takes away what a defconfig has.
+            if !self.config.defconfig {
+                fragments.push((self.options.root.join(FRAGMENT), true));
+            }
         }
         let mut key = Key::default()
             .text("recipe", RECIPE)
-            .text("kconfig", kconfig_files(tree, commit)?)
+            .text("kconfig", kconfig_files(tree, commit, self.config.defconfig)?)
             .text("compiler", self.compiler()?)
             .text("own", &self.config.lines);
+        if self.config.defconfig {
+            key = key.text("start", DEFCONFIG);
+        }
         if let Some(version) = &self.pahole {
             key = key.text("pahole", version);
         }
@@ -506,7 +519,11 @@ impl<'a> Build<'a> {
         if !kept.exists() {
             fs::create_dir_all(&self.o).map_err(|e| Error::io("create", &self.o, e))?;
             let log = self.log("config");
-            cmd::logged(self.kbuild().arg("tinyconfig"), &log, step)?;
+            // Drivers in modules would take an hour, and each guest would get all of them.
+            let targets: &[&str] = if self.config.defconfig { &[DEFCONFIG, "mod2noconfig"] } else { &["tinyconfig"] };
+            for target in targets {
+                cmd::logged(self.kbuild().arg(target), &log, step)?;
+            }
             let mut merge = cmd::plain(self.tree_dir.join("scripts/kconfig/merge_config.sh"));
             merge.args(["-m", "-O"]).arg(&self.o).arg(&config);
             merge.args(fragments.iter().map(|(path, _)| path)).current_dir(&self.tree_dir);
@@ -575,8 +592,8 @@ impl<'a> Build<'a> {
     }
 }
 
-/// A hash over all Kconfig files and what tinyconfig is made of, at `commit`.
-fn kconfig_files(tree: &Tree, commit: &str) -> Result<String> {
+/// A hash over all Kconfig files and what tinyconfig, or defconfig, is made of, at `commit`.
+fn kconfig_files(tree: &Tree, commit: &str, defconfig: bool) -> Result<String> {
     let list = tree.repo.run(["ls-tree", "-r", commit])?;
     let mut key = Key::default();
     for line in list.lines() {
@@ -585,6 +602,7 @@ fn kconfig_files(tree: &Tree, commit: &str) -> Result<String> {
         if file.starts_with("Kconfig")
             || path.starts_with("kernel/configs/tiny")
             || path.starts_with("scripts/kconfig/")
+            || (defconfig && path.starts_with("arch/riscv/configs/"))
         {
             key = key.text("line", line);
         }

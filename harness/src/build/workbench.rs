@@ -234,7 +234,15 @@ impl Lab {
     /// When it cannot be built, or the series cannot.
     pub fn bare(&mut self, name: &str, commit: &str, config: &Config) -> Result<Kernel> {
         let tests = self.kernel(config)?.selftests;
-        kernel::build_bare(self.builder(), name, commit, config, &tests)
+        self.bare_with(name, commit, config, &tests)
+    }
+
+    /// As [`Lab::bare`], with the scripts and programs in `tests`.
+    ///
+    /// # Errors
+    /// When it cannot be built.
+    pub fn bare_with(&mut self, name: &str, commit: &str, config: &Config, tests: &Path) -> Result<Kernel> {
+        kernel::build_bare(self.builder(), name, commit, config, tests)
     }
 
     /// The kernel at `commit` with `tests` that were built for another one, whose modules must fit it.

@@ -115,6 +115,9 @@ pub struct Topic {
     /// It goes to stable kernels, so each of its patches says what it fixes.
     #[serde(default)]
     pub stable: bool,
+    /// It applies without what it needs, too, and then what of it runs on any kernel runs.
+    #[serde(default)]
+    pub alone: bool,
 }
 
 /// A QEMU that `patches/qemu-*` are for.

@@ -15,6 +15,7 @@ use super::topics::{self, Applied, Outcome, Row};
 use super::upstream;
 use super::write::{COVER, of_thread, series_files, write_mails};
 use crate::ground::error::{Error, Result};
+use crate::ground::git::Repo;
 use crate::ground::progress::Step;
 use crate::ground::{batch, files};
 use crate::options::Options;
@@ -98,12 +99,18 @@ pub fn check(options: &Options, build: bool) -> Result<Checked> {
     }
     step.finish("done");
     result("b4 and patchwork can thread the mails".to_owned(), rules::threaded(&folder.join(COVER), &mails)?);
-    result("each Fixes: has digits and subject".to_owned(), rules::fixes_are_whole(&mails)?);
+    let clone = match &source {
+        Source::Clone { path, .. } => Some(Repo::at(path)),
+        Source::Package | Source::Folder { .. } => None,
+    };
+    result("each Fixes: has digits and subject".to_owned(), rules::fixes_are_whole(&mails, clone.as_ref())?);
+    result("each message says how to test it".to_owned(), rules::say_how_to_test(&mails)?);
     let name = "functions in headers are inline, and no driver gets parameters";
     result(name.to_owned(), rules::headers_and_parameters(&mails)?);
     let mut own_files = None;
     let (mut rows, tips) = in_topics(&tree, applied.as_deref().ok(), &folder, &mails, options, &mut result)?;
     if let Ok(tip) = &applied {
+        result("the base has the blobs that the patches name".to_owned(), upstream::blobs(options, &tree, &mails)?);
         result("rustfmt".to_owned(), formatted(&tree, tip, &rustfmt)?);
         result("kernel-doc".to_owned(), rules::kernel_doc(&tree, tip)?);
         // Needs the network.
@@ -163,7 +170,7 @@ fn in_topics(
     let Some(tip) = tip else { return Ok((unknown(all), Vec::new())) };
     let commits = tree.commits(tip)?;
     let subjects = tree.subjects(&commits)?;
-    let whole = Applied { name: all.topic.clone(), commit: tip.to_owned(), fixed: true };
+    let whole = Applied { name: all.topic.clone(), commit: tip.to_owned(), fixed: true, alone: false };
     let cut = topics::cut(&options.base.topics, &subjects);
     let names = || options.base.topics.iter().map(|topic| topic.name.as_str()).collect::<Vec<_>>().join(", ");
     result("topics are contiguous and in order".to_owned(), cut.as_ref().map(|_| names()).map_err(Clone::clone));
@@ -212,6 +219,15 @@ fn in_topics(
         }
         rows.push(row(name, topics::numbers(&part.patches), &ground, Some(applied.is_ok())));
         tips.push(applied.ok());
+        if part.topic.alone && !part.needs.is_empty() {
+            let applied = topics::alone(&tree.repo, &tree.base, part, mails);
+            result(
+                format!("topic {name} applies to {} alone", topics::BARE),
+                applied.as_ref().map(|_| String::new()).map_err(|e| e.message.clone()),
+            );
+            rows.push(row(name, topics::numbers(&part.patches), topics::BARE, Some(applied.is_ok())));
+            tips.push(applied.ok());
+        }
     }
     step.finish("done");
     rows.push(all);

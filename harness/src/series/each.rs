@@ -6,23 +6,32 @@ use std::ffi::OsStr;
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use serde::Deserialize;
+
 use super::topics::{Applied, Outcome};
 use crate::boot::machine::Machine;
 use crate::boot::models;
+use crate::build::kernel::{self, Config};
 use crate::build::workbench::Lab;
 use crate::ground::error::{Error, Result};
+use crate::ground::toml_file;
 use crate::options::Options;
 use crate::trial::control;
 use crate::trial::expect::Expect;
 use crate::trial::plan::Trial;
 use crate::trial::run;
+use crate::trial::scenario;
 use crate::trial::verdict::Verdict;
 
-/// Tests for a kernel that has none yet, in the repository.
+/// A test for a kernel in the middle of a topic without tests, in the repository: that it boots.
 const FIXTURES: &str = "harness/tests/fixtures/guest";
-
-/// The one of them that passes.
 const FIXTURE: &str = "test-pass.sh";
+
+/// The list of the tests that run on any kernel, in the repository.
+const COMMON: &str = "harness/results.toml";
+
+/// The scenario whose kernel is built here: what it leaves out of the tests needs another one.
+const SCENARIO: &str = "default";
 
 /// Where what a kernel does not contain is, in a kernel tree.
 const OUTSIDE: [&str; 2] = ["tools/testing/selftests/", "Documentation/"];
@@ -30,9 +39,12 @@ const OUTSIDE: [&str; 2] = ["tools/testing/selftests/", "Documentation/"];
 /// The machines that each patch boots on.
 const MODELS: [&str; 2] = ["plain", "stale"];
 
+/// Those on which a kernel with the fixes, and without tests of its own, has to survive as well.
+const WINDOWS: [&str; 4] = ["window-1", "window-2", "window-3", "window-4"];
+
 /// Builds the kernel at every patch, and at the end of each topic that is alone on what it needs, and
 /// boots it on harts that forget and on harts that remember. Gives how far each topic got. A patch that changes
-/// tests only runs those.
+/// tests only runs those; the last one of a topic runs all. A kernel without tests gets those that run on any kernel.
 ///
 /// A topic without the fixes need not survive harts that remember; it has to get as far as its tests.
 pub fn each(
@@ -44,22 +56,47 @@ pub fn each(
 ) -> Result<Vec<Outcome>> {
     let mut lab = Lab::open(options)?;
     let commits = lab.tree.commits(tip)?;
+    let common = Common::build(&mut lab);
+    let names = common.as_ref().map(|common| common.names.join(", ")).map_err(|e| e.message.clone());
+    result("the tests that run on any kernel build".to_owned(), names);
+    let common = common.ok();
+    let usual = usual(&options.root)?;
     let mut known = BTreeMap::new();
     for (mail, commit) in mails.iter().zip(&commits) {
         let name = mail.file_stem().unwrap_or_default().to_string_lossy().into_owned();
         let short = format!("patch-{}", name.split('-').next().unwrap_or_default());
         let changed = changed_files(&fs::read_to_string(mail).map_err(|e| Error::io("read", mail, e))?);
-        known.insert(commit.clone(), kernel(&mut lab, &name, (&short, commit), Some(&changed), true, result)?);
+        let end = topics.iter().find(|topic| topic.commit == *commit);
+        let has_own = !kernel::tests_of(&lab.tree, commit)?.is_empty();
+        let tests = match &common {
+            _ if has_own => Tests::Own { usual: &usual, changed: end.is_none().then_some(changed.as_slice()) },
+            // Each of a short series; of a long one the middle of a topic would be a build of a module each.
+            Some(common) if end.is_some() || !options.base.linux.is_whole() => Tests::Common(common),
+            _ => Tests::Fixture,
+        };
+        // In the middle of the fixes, the others are missing.
+        let fixed = end.map_or(!matches!(tests, Tests::Common(_)), |topic| topic.fixed);
+        let windows = end.is_some() && fixed && matches!(tests, Tests::Common(_));
+        let wanted = Wanted { name: &name, short: &short, commit, tests, fixed, windows };
+        known.insert(commit.clone(), kernel(&mut lab, &wanted, result)?);
     }
     let mut outcomes = Vec::new();
     for topic in topics {
         let outcome = match known.get(&topic.commit) {
             Some(outcome) => *outcome,
             None => {
-                let short = format!("topic-{}", topic.name);
+                let (name, short) = (format!("topic {}", topic.name), format!("topic-{}", topic.name));
                 lab.tree.keep_scratch(&short, &topic.commit)?;
-                let name = format!("topic {}", topic.name);
-                kernel(&mut lab, &name, (&short, &topic.commit), None, topic.fixed, result)?
+                let has_own = !kernel::tests_of(&lab.tree, &topic.commit)?.is_empty();
+                let tests = match &common {
+                    Some(common) if topic.alone && has_own => Tests::Own { usual: &common.names, changed: None },
+                    _ if has_own && !topic.alone => Tests::Own { usual: &usual, changed: None },
+                    Some(common) => Tests::Common(common),
+                    None => Tests::Fixture,
+                };
+                let windows = topic.fixed && matches!(tests, Tests::Common(_));
+                let (commit, fixed) = (&topic.commit, topic.fixed);
+                kernel(&mut lab, &Wanted { name: &name, short: &short, commit, tests, fixed, windows }, result)?
             }
         };
         outcomes.push(outcome);
@@ -67,6 +104,72 @@ pub fn each(
     let tip = lab.tree.tip()?;
     lab.tree.check_out(&tip)?;
     Ok(outcomes)
+}
+
+/// What a kernel without tests of its own runs: programs, and a module in C.
+struct Common {
+    /// Names of the scripts.
+    names: Vec<String>,
+    /// Where they and the programs are.
+    folder: PathBuf,
+}
+
+/// What this module needs of [`COMMON`].
+#[derive(Deserialize)]
+struct Listed {
+    tests: Vec<String>,
+}
+
+impl Common {
+    /// Takes them from the kernel with the series; a series without tests takes those of the first kernel that has all.
+    fn build(lab: &mut Lab) -> Result<Self> {
+        let options = lab.options.clone();
+        let path = options.root.join(COMMON);
+        let text = fs::read_to_string(&path).map_err(|e| Error::io("read", &path, e))?;
+        let listed: Listed =
+            toml_file::parse(&text).map_err(|why| Error::usage(format!("{COMMON}{why}; correct the file")))?;
+        let other = options.base.all.iter().find(|linux| linux.is_whole() && !options.base.linux.is_whole());
+        let kernel = match other {
+            Some(linux) => {
+                let other = Options { base: options.base.with(linux), ksrc: None, ..options.clone() };
+                Lab::for_kernels(&other)?.kernel(&Config::default())?
+            }
+            None => lab.kernel(&Config::default())?,
+        };
+        Ok(Self { names: listed.tests, folder: kernel.selftests })
+    }
+}
+
+/// The tests of the scenario with this kernel.
+fn usual(root: &Path) -> Result<Vec<String>> {
+    let all = scenario::load(root)?;
+    let trial = all.get(SCENARIO).and_then(|scenario| scenario.trial());
+    let trial = trial.ok_or_else(|| Error::could_not(format!("there is no scenario {SCENARIO} that boots")))?;
+    Ok(trial.tests.iter().map(|(test, _)| test.clone()).collect())
+}
+
+/// Which tests a kernel runs.
+enum Tests<'a> {
+    /// Of those that its commit has, the usual ones; after a patch that changes these files, those that it changes.
+    Own { usual: &'a [String], changed: Option<&'a [String]> },
+    /// Those that run on any kernel.
+    Common(&'a Common),
+    /// None.
+    Fixture,
+}
+
+/// A kernel to build and boot.
+struct Wanted<'a> {
+    /// For messages.
+    name: &'a str,
+    /// What its files are called.
+    short: &'a str,
+    commit: &'a str,
+    tests: Tests<'a>,
+    /// It has to survive harts that remember.
+    fixed: bool,
+    /// It boots on [`WINDOWS`] as well.
+    windows: bool,
 }
 
 /// The files that a patch changes.
@@ -99,26 +202,46 @@ fn tests_after(mut tests: Vec<String>, changed: &[String]) -> Vec<String> {
     tests
 }
 
-/// Builds and boots one kernel. What its files are called, and its commit; the files that its patch changes, or
-/// nothing if it has all tests to pass.
+/// Of all tests of a commit those that need no other configuration; after a patch, those that it is about.
+fn chosen(all: Vec<String>, usual: &[String], changed: Option<&[String]>) -> Vec<String> {
+    let of = |tests: &[String]| -> Vec<String> { tests.iter().filter(|test| usual.contains(test)).cloned().collect() };
+    let known = of(&all);
+    match changed.map(|changed| of(&tests_after(all, changed))) {
+        Some(about) if !about.is_empty() => about,
+        // It changes nothing that can be tried here.
+        Some(_) => known.into_iter().take(1).collect(),
+        None => known,
+    }
+}
+
+/// Builds and boots one kernel.
 fn kernel(
     lab: &mut Lab,
-    name: &str,
-    (short, commit): (&str, &str),
-    changed: Option<&[String]>,
-    fixed: bool,
+    wanted: &Wanted<'_>,
     result: &mut dyn FnMut(String, Result<String, String>),
 ) -> Result<Outcome> {
+    let Wanted { name, short, commit, .. } = *wanted;
     let folder = lab.options.place("each");
-    let fixtures = lab.options.root.join(FIXTURES);
-    let built = lab.patch(short, commit, (&fixtures, FIXTURE));
+    let built = match &wanted.tests {
+        Tests::Common(common) => {
+            let kernel = lab.bare_with(short, commit, &Config::default(), &common.folder);
+            kernel.map(|kernel| (kernel, common.names.clone()))
+        }
+        Tests::Own { .. } | Tests::Fixture => {
+            let fixtures = lab.options.root.join(FIXTURES);
+            lab.patch(short, commit, (&fixtures, FIXTURE))
+        }
+    };
     result(format!("{name} builds"), built.as_ref().map(|_| String::new()).map_err(|e| e.message.clone()));
-    let Ok((kernel, tests)) = built else { return Ok(Outcome { builds: Some(false), ..Outcome::default() }) };
-    let tests = changed.map_or(tests.clone(), |changed| tests_after(tests, changed));
+    let Ok((kernel, mut tests)) = built else { return Ok(Outcome { builds: Some(false), ..Outcome::default() }) };
+    if let Tests::Own { usual, changed } = wanted.tests {
+        tests = chosen(tests, usual, changed);
+    }
+    let windows = WINDOWS.iter().filter(|_| wanted.windows);
     let (mut boots, mut passes) = (true, true);
-    for model in MODELS {
+    for model in MODELS.iter().chain(windows) {
         let machine = Machine::new(models::find(model)?);
-        let must_pass = fixed || !machine.model.stale;
+        let must_pass = wanted.fixed || !machine.model.stale;
         let expect = Expect::on(&machine);
         let tests: Vec<_> = tests.iter().map(|test| (test.clone(), expect.clone())).collect();
         let names = tests.iter().map(|(test, _)| test.as_str()).collect::<Vec<_>>().join(", ");
@@ -136,7 +259,9 @@ fn kernel(
         passes &= ended.is_ok();
         result(format!("{name} boots on {model}"), ended);
     }
-    Ok(Outcome { builds: Some(true), boots: Some(boots), tests: Some(passes) })
+    // A fixture tests nothing.
+    let tested = !matches!(wanted.tests, Tests::Fixture);
+    Ok(Outcome { builds: Some(true), boots: Some(boots), tests: tested.then_some(passes) })
 }
 
 #[cfg(test)]
@@ -157,5 +282,20 @@ mod tests {
         assert_eq!(of(&[&format!("{folder}/test-abi.sh"), &format!("{folder}/abi.c")]), ["test-abi.sh"]);
         assert_eq!(of(&[&format!("{folder}/test-abi.sh"), &format!("{folder}/functions.sh")]), tests());
         assert_eq!(of(&["Documentation/arch/riscv/lazy-map.rst"]), ["test-abi.sh"]);
+    }
+
+    #[test]
+    fn tests_for_other_configurations_are_left_out() {
+        let list = |names: &[&str]| names.iter().map(|&name| name.to_owned()).collect::<Vec<_>>();
+        let all = || list(&["test-abi.sh", "test-ipi.sh", "test-kvm.sh"]);
+        let usual = list(&["test-abi.sh", "test-ipi.sh"]);
+        let after = |file: &str| {
+            let changed = list(&[&format!("tools/testing/selftests/riscv/lazy_map/{file}")]);
+            chosen(all(), &usual, Some(&changed))
+        };
+        assert_eq!(chosen(all(), &usual, None), usual);
+        assert_eq!(after("test-ipi.sh"), ["test-ipi.sh"]);
+        assert_eq!(after("functions.sh"), usual);
+        assert_eq!(after("test-kvm.sh"), ["test-abi.sh"]);
     }
 }

@@ -9,6 +9,7 @@ use regex_lite::Regex;
 
 use crate::ground::error::{Error, Result};
 use crate::ground::files;
+use crate::ground::git::Repo;
 use crate::source::tree::Tree;
 
 /// The script that checks kernel-doc comments: up to 7.3, and where it has moved to.
@@ -17,6 +18,9 @@ const KERNEL_DOC: [&str; 2] = ["scripts/kernel-doc", "tools/docs/kernel-doc"];
 /// Headers that the switch commit may touch, because hardly any file includes them. A kernel with the
 /// commit and one without share almost all objects then.
 const RARE_HEADERS: [&str; 2] = ["arch/riscv/include/asm/kfence.h", "arch/riscv/include/asm/lazy_map.h"];
+
+/// How the line begins that says how a patch is tested.
+const TESTED: &str = "How to test: ";
 
 /// What a patch that fixes nothing old says in place of its tag, followed by the reason.
 const NO_FIXES: &str = "No Fixes tag: ";
@@ -41,23 +45,58 @@ pub fn for_stable(message: &str) -> Result<String, String> {
     Ok(String::new())
 }
 
-/// Whether each `Fixes:` of these mails has 12 or more digits of a commit, and its subject.
-pub fn fixes_are_whole(mails: &[PathBuf]) -> Result<Result<String, String>> {
-    let whole = Regex::new(r#"^Fixes: [0-9a-f]{12,40} \(".+"\)$"#).map_err(|e| Error::could_not(e.to_string()))?;
-    let mut tags = 0;
+/// Whether each message says how its patch is tested.
+pub fn say_how_to_test(mails: &[PathBuf]) -> Result<Result<String, String>> {
+    let says = |line: &str| line.strip_prefix(TESTED).is_some_and(|how| !how.trim().is_empty());
+    for mail in mails {
+        if !message(mail)?.lines().any(says) {
+            let name = mail.file_name().unwrap_or_default().to_string_lossy();
+            return Ok(Err(format!("{name} has no line \"{TESTED}\"; add one that a reviewer can follow")));
+        }
+    }
+    Ok(Ok(format!("{} patches", mails.len())))
+}
+
+/// Whether each `Fixes:` of these mails has 12 or more digits of a commit, and its subject; in a clone with history,
+/// whether that commit has that subject.
+pub fn fixes_are_whole(mails: &[PathBuf], clone: Option<&Repo>) -> Result<Result<String, String>> {
+    let whole = Regex::new(r#"^Fixes: ([0-9a-f]{12,40}) \("(.+)"\)$"#).map_err(|e| Error::could_not(e.to_string()))?;
+    let (mut tags, mut found, mut unknown) = (0, 0, None);
     for mail in mails {
         let message = message(mail)?;
+        let name = mail.file_name().unwrap_or_default().to_string_lossy();
         for line in message.lines().filter(|l| l.to_ascii_lowercase().starts_with("fixes:")) {
-            if !whole.is_match(line) {
-                let name = mail.file_name().unwrap_or_default().to_string_lossy();
+            let Some(parts) = whole.captures(line) else {
                 return Ok(Err(format!(
                     "{name}: \"{line}\" is not Fixes: and 12 or more digits of the commit, followed by (\"SUBJECT\")"
                 )));
-            }
+            };
             tags += 1;
+            let Some(clone) = clone else { continue };
+            let done = clone.attempt(["log", "-1", "--format=%s", &parts[1], "--"])?;
+            let subject = String::from_utf8_lossy(&done.stdout);
+            if !done.status.success() {
+                unknown = unknown.or(Some(format!("{name}: there is no commit {} in KSRC=", &parts[1])));
+                continue;
+            }
+            if subject.trim_end() != &parts[2] {
+                return Ok(Err(format!(
+                    "{name}: the subject of {} is \"{}\", not \"{}\"",
+                    &parts[1],
+                    subject.trim_end(),
+                    &parts[2]
+                )));
+            }
+            found += 1;
         }
     }
-    Ok(Ok(format!("{tags} tags")))
+    Ok(match (tags, found, unknown) {
+        (0, ..) => Ok("0 tags".to_owned()),
+        (_, 1.., Some(unknown)) => Err(unknown),
+        (_, 1.., None) => Ok(format!("{tags} tags, compared with KSRC=")),
+        // Of a tarball, or of a clone with the last commit alone.
+        (_, _, _) => Ok(format!("{tags} tags, not compared with commits: KSRC= names no clone with history")),
+    })
 }
 
 /// Whether each mail has what b4 and patchwork need: From, Date, an id of its own, and for patches that of the
@@ -237,6 +276,20 @@ mod tests {
     }
 
     #[test]
+    fn each_message_says_how_to_test() {
+        let dir = tempfile::tempdir().unwrap();
+        let mail = dir.path().join("0001-x.patch");
+        let ask = |line: &str| {
+            fs::write(&mail, format!("Subject: x\n\nText.\n\n{line}\n---\nHow to test: behind the message\n")).unwrap();
+            say_how_to_test(std::slice::from_ref(&mail)).unwrap()
+        };
+        assert_eq!(ask("How to test: boot it").unwrap(), "1 patches");
+        for wrong in ["", "How to test: ", "How to test it: boot it", "It says How to test: boot it"] {
+            assert!(ask(wrong).unwrap_err().contains("0001-x.patch has no line"), "{wrong}");
+        }
+    }
+
+    #[test]
     fn a_thread_hangs_together() {
         let dir = tempfile::tempdir().unwrap();
         let (cover, patch) = (dir.path().join("0000-c.txt"), dir.path().join("0001-x.patch"));
@@ -288,9 +341,10 @@ mod tests {
         let ask = |tag: &str| {
             fs::write(&mail, format!("Subject: x\n\nText.\n\n{tag}\n---\nFixes: what is behind does not count\n"))
                 .unwrap();
-            fixes_are_whole(std::slice::from_ref(&mail)).unwrap()
+            fixes_are_whole(std::slice::from_ref(&mail), None).unwrap()
         };
-        assert_eq!(ask("Fixes: 0123456789ab (\"riscv: a \\\"b\\\"\")").unwrap(), "1 tags");
+        let one = ask("Fixes: 0123456789ab (\"riscv: a \\\"b\\\"\")").unwrap();
+        assert!(one.starts_with("1 tags, not compared"), "{one}");
         assert_eq!(ask("No tag").unwrap(), "0 tags");
         for wrong in [
             "Fixes: 0123456789a (\"x\")",

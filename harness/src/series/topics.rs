@@ -13,6 +13,9 @@ use crate::ground::table::{self, Align, Cell};
 use crate::options::base::Topic;
 use crate::source::mailbox;
 
+/// What a topic that needs nothing stands on.
+pub const BARE: &str = "the bare base";
+
 /// A topic, and which patches of a series it is.
 #[derive(Clone, Debug)]
 pub struct Part<'a> {
@@ -34,6 +37,8 @@ pub struct Applied {
     /// Whether the topic, or one that it needs, is for stable kernels: a kernel with none of the fixes
     /// does not survive each machine.
     pub fixed: bool,
+    /// Whether the topic is without what it needs: then only those of its tests run that run on any kernel.
+    pub alone: bool,
 }
 
 /// How far a kernel got. Nothing where that was not tried.
@@ -126,13 +131,22 @@ pub fn apply(
         None => mailbox::am(repo, base, &wanted.iter().map(|&patch| mails[patch].clone()).collect::<Vec<_>>())?,
     };
     let fixed = part.needs.iter().chain([&at]).any(|&part| parts[part].topic.stable);
-    Ok(Applied { name: part.topic.name.clone(), commit, fixed })
+    Ok(Applied { name: part.topic.name.clone(), commit, fixed, alone: false })
 }
 
-/// What a part stands on, for a message: `the bare base`, or the names of topics.
+/// Applies a part to `base` without the parts that it needs.
+///
+/// # Errors
+/// When a patch does not apply.
+pub fn alone(repo: &Repo, base: &str, part: &Part<'_>, mails: &[PathBuf]) -> Result<Applied> {
+    let commit = mailbox::am(repo, base, &mails[part.patches.clone()])?;
+    Ok(Applied { name: format!("{}-alone", part.topic.name), commit, fixed: part.topic.stable, alone: true })
+}
+
+/// What a part stands on, for a message: [`BARE`], or the names of topics.
 pub fn ground(parts: &[Part<'_>], part: &Part<'_>) -> String {
     match part.needs.as_slice() {
-        [] => "the bare base".to_owned(),
+        [] => BARE.to_owned(),
         needs => needs.iter().map(|&at| parts[at].topic.name.as_str()).collect::<Vec<_>>().join(" and "),
     }
 }
@@ -195,7 +209,8 @@ mod tests {
     fn topic(name: &str, on: &[&str]) -> Topic {
         let on = on.iter().map(|&name| name.to_owned()).collect();
         let first = vec![format!("{name}: old"), format!("{name}: first")];
-        Topic { name: name.to_owned(), first, subjects: vec![format!("{name}: ")], on, list: None, stable: name == "a" }
+        let subjects = vec![format!("{name}: ")];
+        Topic { name: name.to_owned(), first, subjects, on, list: None, stable: name == "a", alone: false }
     }
 
     fn subjects(list: &[&str]) -> Vec<String> {

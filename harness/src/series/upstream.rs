@@ -3,10 +3,12 @@
 //! kernel's own release, and `git am -3` finds their blobs in any clone that has its tag.
 
 use std::collections::BTreeSet;
+use std::fs;
+use std::path::PathBuf;
 use std::process::Command;
 
 use crate::ground::cmd;
-use crate::ground::error::Result;
+use crate::ground::error::{Error, Result};
 use crate::options::Options;
 use crate::source::apt;
 use crate::source::tree::Tree;
@@ -50,6 +52,53 @@ fn apart<'a>(touched: impl Iterator<Item = &'a str>, patches: &str, whence: &str
     }
 }
 
+/// Compares the files that these mails change with those of the base: `git am -3` and bots look for the blobs that the
+/// mails name. Another release may have other files.
+///
+/// # Errors
+/// When a mail cannot be read.
+pub fn blobs(options: &Options, tree: &Tree, mails: &[PathBuf]) -> Result<Result<String, String>> {
+    let mut seen = BTreeSet::new();
+    let (mut known, mut other) = (0, Vec::new());
+    for mail in mails {
+        let text = fs::read(mail).map_err(|e| Error::io("read", mail, e))?;
+        let name = mail.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        for (file, blob) in before(&String::from_utf8_lossy(&text)) {
+            // Patches build on each other, and some files are new.
+            if !seen.insert(file.clone()) || blob.bytes().all(|digit| digit == b'0') {
+                continue;
+            }
+            match tree.repo.find(&format!("{}:{file}", tree.base))? {
+                Some(id) if id.starts_with(&blob) => known += 1,
+                _ => other.push(format!("{file}, which {name} has as {blob}")),
+            }
+        }
+    }
+    let release = options.base.linux.package.upstream();
+    Ok(match other.first() {
+        None => Ok(format!("{known} files")),
+        Some(first) if tree.used.version == release => Err(format!("{} differs: {first}", tree.used.from)),
+        Some(first) => Ok(format!("{known} files; {} differ from {release}, such as {first}", other.len())),
+    })
+}
+
+/// The files that a mail changes, and the blobs from which it does.
+fn before(mail: &str) -> Vec<(String, String)> {
+    let mut all = Vec::new();
+    let mut file = None;
+    for line in mail.lines() {
+        if let Some(names) = line.strip_prefix("diff --git a/") {
+            file = names.split_once(" b/").map(|(old, _)| old.to_owned());
+        } else if let Some(ids) = line.strip_prefix("index ")
+            && let Some(file) = file.take()
+        {
+            let blob = ids.split_once("..").map_or(ids, |(old, _)| old);
+            all.push((file, blob.to_owned()));
+        }
+    }
+    all
+}
+
 /// The file that a patch's `---` or `+++` line names, without the folder in front.
 fn changed(line: &str) -> Option<&str> {
     let path = line.strip_prefix("--- ").or_else(|| line.strip_prefix("+++ "))?.split(['\t', ' ']).next()?;
@@ -59,6 +108,15 @@ fn changed(line: &str) -> Option<&str> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_mail_names_the_blobs_before_it() {
+        let mail = "Subject: x\n\nindex of nothing\n---\n a.c | 2 +-\n\ndiff --git a/a.c b/a.c\nindex 0123456789ab..ba9876543210 100644\n\
+                    --- a/a.c\n+++ b/a.c\n@@ -1 +1 @@\n-x\n+index 1..2\ndiff --git a/n.c b/n.c\nnew file mode 100644\n\
+                    index 000000000000..ba9876543210\n";
+        let own = |file: &str, blob: &str| (file.to_owned(), blob.to_owned());
+        assert_eq!(before(mail), [own("a.c", "0123456789ab"), own("n.c", "000000000000")]);
+    }
 
     #[test]
     fn a_file_that_both_change_is_named() {

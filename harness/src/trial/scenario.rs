@@ -47,7 +47,10 @@ struct File {
     /// Lines on top of `harness/kernel.config`; for one that is only compiled, on top of tinyconfig.
     #[serde(default)]
     config: String,
-    /// Name of the file whose `config` it takes; its own comes on top.
+    /// The config goes on top of the architecture's defconfig instead, without its modules.
+    #[serde(default)]
+    defconfig: bool,
+    /// Name of the file whose `config` it takes, and what that is on top of; its own comes on top.
     config_of: Option<String>,
     /// A version of the firmware in `base.toml`.
     firmware: Option<String>,
@@ -193,7 +196,8 @@ pub fn load(root: &Path) -> Result<BTreeMap<String, Scenario>> {
             let boots = scenario.boots();
             let same = |other: &&Scenario| {
                 let (one, two) = (&other.config, &scenario.config);
-                boots && other.boots() && (&one.lines, one.compiler) == (&two.lines, two.compiler)
+                let lines = one.lines == two.lines && one.defconfig == two.defconfig;
+                boots && other.boots() && lines && one.compiler == two.compiler
             };
             if let Some(other) = all.values().find(same) {
                 scenario.config.name.clone_from(&other.config.name);
@@ -221,13 +225,13 @@ pub fn tests_in(folder: &Path) -> Result<Vec<String>> {
     Ok(tests)
 }
 
-/// The config fragment of the scenario file `name` in `folder`.
-fn config_of(name: &str, folder: &Path) -> Result<String, String> {
+/// The scenario file `name` in `folder`, which must have a config fragment.
+fn config_of(name: &str, folder: &Path) -> Result<File, String> {
     let none = || format!("config_of: there is no {name}.toml with a config of its own in {FOLDER}");
     let text = fs::read_to_string(folder.join(name).with_extension("toml")).map_err(|_| none())?;
     // What else is wrong with it is reported for itself.
     let file: File = toml_file::parse(&text).map_err(|_| none())?;
-    if file.config.is_empty() || file.config_of.is_some() { Err(none()) } else { Ok(file.config) }
+    if file.config.is_empty() || file.config_of.is_some() { Err(none()) } else { Ok(file) }
 }
 
 /// Reads a file of `folder`; the error is `:LINE: WHY` or `: WHY`.
@@ -241,14 +245,16 @@ fn parse(name: &str, text: &str, known: &[String], folder: &Path) -> Result<Vec<
         return Err(say("description must be one line".to_owned()));
     }
     let own = config_lines(&file.config).map_err(say)?;
-    let lines = match &file.config_of {
-        Some(other) => on_top(&config_of(other, folder).and_then(|text| config_lines(&text)).map_err(say)?, &own),
+    let other = file.config_of.as_ref().map(|other| config_of(other, folder)).transpose().map_err(say)?;
+    let lines = match &other {
+        Some(other) => on_top(&config_lines(&other.config).map_err(say)?, &own),
         None => own.clone(),
     };
+    let defconfig = file.defconfig || other.is_some_and(|other| other.defconfig);
     let gcc = file.compiler == Some(Compiler::Gcc);
     let config_name = match file.config_of {
         // A kernel of its own, which others with the same lines do not have.
-        _ if gcc => name.to_owned(),
+        _ if gcc || (defconfig && lines.is_empty()) => name.to_owned(),
         _ if lines.is_empty() => String::new(),
         Some(other) if own.is_empty() => other,
         _ => name.to_owned(),
@@ -263,12 +269,13 @@ fn parse(name: &str, text: &str, known: &[String], folder: &Path) -> Result<Vec<
         || file.met.is_some()
         || file.compiler.is_some()
         || file.firmware.is_some()
-        || file.efi;
+        || file.efi
+        || defconfig;
     let kinds = match (file.compile, file.kunit, file.machine) {
         (None, None, None) => return Err(say("it has none of machine, compile and kunit; add one".to_owned())),
         (Some(_), None, None) | (None, Some(_), None) if needs_machine => {
-            let what = "each, tests, except, append, require, met, compiler, firmware and efi need a machine, but the \
-                        file has none";
+            let what = "each, tests, except, append, require, met, compiler, firmware, efi and defconfig need a \
+                        machine, but the file has none";
             return Err(say(what.to_owned()));
         }
         (None, Some(kunit), None) => {
@@ -352,7 +359,7 @@ fn parse(name: &str, text: &str, known: &[String], folder: &Path) -> Result<Vec<
             family: name.to_owned(),
             description: file.description.clone(),
             tier: file.tier,
-            config: Config { name: config_name, lines: lines.clone(), standalone, compiler },
+            config: Config { name: config_name, lines: lines.clone(), standalone, defconfig, compiler },
             kind,
         }
     };

@@ -283,6 +283,7 @@ mod tests {
             on: on.iter().map(|&name| name.to_owned()).collect(),
             list: None,
             stable: false,
+            alone: false,
         };
         let topics = [topic("a", &[]), topic("b", &[]), topic("c", &["a"])];
         let subjects = ["a: first", "a: x", "b: first", "c: first"].map(str::to_owned);

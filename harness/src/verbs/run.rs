@@ -45,10 +45,14 @@ pub fn dry_run(options: &Options, which: &Which) -> Result<()> {
             archs.iter().for_each(|arch| println!("  run        {}", suites::planned(options, *arch)));
             continue;
         }
-        let fragment = if scenario.config.standalone { "tinyconfig and" } else { "harness/kernel.config and" };
+        let start = match &scenario.config {
+            config if config.standalone => "tinyconfig",
+            config if config.defconfig => "arch/riscv's defconfig",
+            _ => "harness/kernel.config",
+        };
         match scenario.config.lines.is_empty() {
-            true => println!("  configure  harness/kernel.config"),
-            false => println!("  configure  {fragment} {}", scenario.config.lines.trim().replace('\n', ", ")),
+            true => println!("  configure  {start}"),
+            false => println!("  configure  {start} and {}", scenario.config.lines.trim().replace('\n', ", ")),
         }
         if scenario.config.compiler != Compiler::default() {
             println!("  compiler   {}", scenario.config.compiler);

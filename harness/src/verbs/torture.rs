@@ -25,8 +25,10 @@ use crate::trial::run;
 use crate::trial::scenario::{self, Scenario, Which};
 use crate::trial::verdict::Verdict;
 
-/// The scenarios whose kernels and machines take turns if none is named.
-const SCENARIOS: [&str; 14] = [
+/// The scenarios whose kernels and machines take turns if none is named, in this order. The one with many harts, which no
+/// other takes the place of, comes first: boots are longer than their tests, so the time may end before the last ones.
+const SCENARIOS: [&str; 15] = [
+    "many",
     "torture",
     "window-1",
     "window-2",
@@ -37,10 +39,10 @@ const SCENARIOS: [&str; 14] = [
     "line",
     "late-store",
     "valid-all",
+    "sbi-fences",
     "opensbi-1-9",
     "debian",
     "kfence",
-    "many",
 ];
 
 const TEST: &str = "test-torture.sh";
@@ -70,6 +72,9 @@ pub struct Args {
     /// How long to go on, without the time for builds; a boot that has begun gets to its end
     #[arg(long, value_name = "N", default_value_t = 60, value_parser = clap::value_parser!(u32).range(1..=10_080))]
     pub minutes: u32,
+    /// How long each test takes [default: the minutes, shared]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=86_400))]
+    pub seconds: Option<u32>,
     /// The seed of the first boot; the others count up from it [default: a random number]
     #[arg(long, value_name = "N")]
     pub seed: Option<u32>,
@@ -85,6 +90,7 @@ pub struct Args {
 pub struct Plan {
     scenarios: Vec<Scenario>,
     minutes: u32,
+    seconds: Option<u32>,
     seed: Option<u32>,
     resume: bool,
 }
@@ -99,7 +105,8 @@ impl Plan {
             [] => SCENARIOS.map(str::to_owned).to_vec(),
             names => names.to_vec(),
         };
-        let scenarios = scenario::choose(root, &Which::Named(names))?;
+        let mut scenarios = scenario::choose(root, &Which::Named(names.clone()))?;
+        scenarios.sort_by_key(|scenario| names.iter().position(|name| scenario.is_called(name)));
         for scenario in &scenarios {
             if !scenario.boots() {
                 return Err(Error::usage(format!("the scenario `{}` boots nothing; name another", scenario.name)));
@@ -111,13 +118,13 @@ impl Plan {
                 )));
             }
         }
-        Ok(Self { scenarios, minutes: args.minutes, seed: args.seed, resume: args.resume })
+        Ok(Self { scenarios, minutes: args.minutes, seconds: args.seconds, seed: args.seed, resume: args.resume })
     }
 
-    /// Seconds of each boot: the time is for all, at least once if it is long enough.
+    /// Seconds of each test, if not given: the time is for all.
     fn seconds(&self) -> u32 {
         let scenarios = u32::try_from(self.scenarios.len()).unwrap_or(u32::MAX).max(1);
-        (self.minutes * 60 / scenarios).clamp(SECONDS.0, SECONDS.1)
+        self.seconds.unwrap_or_else(|| (self.minutes * 60 / scenarios).clamp(SECONDS.0, SECONDS.1))
     }
 
     fn names(&self) -> Vec<String> {
@@ -200,22 +207,27 @@ impl Progress {
         files::write_whole(&folder.join(PROGRESS), json + "\n")
     }
 
-    /// The end in a few lines; `seconds` are those of each boot.
+    /// Names of the scenarios that were not booted.
+    fn waiting(&self) -> Vec<&str> {
+        let booted = |name: &str| self.boots.iter().any(|boot| boot.scenario == name);
+        self.scenarios.iter().map(String::as_str).filter(|name| !booted(name)).collect()
+    }
+
+    /// The end in a few lines; `seconds` are those of each test.
     fn summary(&self, seconds: u32) -> String {
         let hits: u64 = self.boots.iter().filter_map(|boot| boot.stale_hits).sum();
         let counts = format!("{} boots in {:.0} s, {hits} stale hits", self.boots.len(), self.seconds());
         match self.boots.last() {
             Some(last) if !last.passed => format!(
                 "End of torture: FAILURE: {} with the seed {}: {}; {counts}\n\
-                 The same choices on another host: harness/lazymap torture {} --seed {} --minutes {}",
-                last.scenario,
-                last.seed,
-                last.observed,
-                last.scenario,
-                last.seed,
-                seconds.div_ceil(60)
+                 The same choices on another host: harness/lazymap torture {} --seed {} --seconds {seconds} --minutes 1",
+                last.scenario, last.seed, last.observed, last.scenario, last.seed
             ),
-            Some(last) => format!("End of torture: SUCCESS: {counts}; seeds {} to {}", self.seed, last.seed),
+            Some(last) => {
+                let waiting = self.waiting().join(", ");
+                let rest = if waiting.is_empty() { waiting } else { format!("; the time ended before {waiting}") };
+                format!("End of torture: SUCCESS: {counts}; seeds {} to {}{rest}", self.seed, last.seed)
+            }
             None => "End of torture: nothing was booted".to_owned(),
         }
     }
@@ -309,7 +321,7 @@ mod tests {
 
     fn plan(names: &[&str], minutes: u32, seed: Option<u32>, resume: bool) -> Result<Plan> {
         let scenario = names.iter().map(|name| (*name).to_owned()).collect();
-        Plan::new(root(), &Args { scenario, minutes, seed, resume, outputs: Outputs::default() })
+        Plan::new(root(), &Args { scenario, minutes, seconds: None, seed, resume, outputs: Outputs::default() })
     }
 
     fn booted(seed: u32, seconds: f64, passed: bool) -> Booted {
@@ -320,7 +332,11 @@ mod tests {
     #[test]
     fn the_time_is_shared() {
         let all = plan(&[], 60, None, false).unwrap();
-        assert_eq!((all.scenarios.len(), all.seconds()), (SCENARIOS.len(), 3600 / SCENARIOS.len() as u32));
+        assert_eq!(
+            (all.names(), all.seconds()),
+            (SCENARIOS.map(str::to_owned).to_vec(), 3600 / SCENARIOS.len() as u32)
+        );
+        assert_eq!(Plan { seconds: Some(257), ..all.clone() }.seconds(), 257);
         assert!(all.scenarios.iter().any(|s| s.trial().is_some_and(|t| t.machine.harts >= 64 && t.machine.icount)));
         assert_eq!(plan(&["torture"], 60, None, false).unwrap().seconds(), SECONDS.1);
         assert_eq!(plan(&[], 1, None, false).unwrap().seconds(), SECONDS.0);
@@ -379,6 +395,9 @@ mod tests {
         progress.boots.push(booted(6, 9.0, false));
         let text = progress.summary(61);
         assert!(text.contains("FAILURE: many with the seed 6: fail: x; 2 boots in 70 s, 14 stale hits"), "{text}");
-        assert!(text.ends_with("harness/lazymap torture many --seed 6 --minutes 2"), "{text}");
+        assert!(text.ends_with("harness/lazymap torture many --seed 6 --seconds 61 --minutes 1"), "{text}");
+        progress.scenarios = ["many", "debian", "kfence"].map(str::to_owned).to_vec();
+        progress.boots.pop();
+        assert!(progress.summary(61).ends_with("; seeds 5 to 5; the time ended before debian, kfence"));
     }
 }

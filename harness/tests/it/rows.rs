@@ -6,7 +6,7 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 
-use crate::common::{Lab, Said, edit, git, said, write};
+use crate::common::{Lab, Said, TESTED, edit, git, said, write};
 use crate::hunt::elf;
 use serde_json::Value;
 
@@ -17,6 +17,7 @@ while [ $# -gt 0 ]; do
 	case $1 in
 	-C) dir=$2; shift ;;
 	O=*) o=${1#O=} ;;
+	KDIR=*) kdir=y ;;
 	INSTALL_PATH=*) to=${1#*=} ;;
 	esac
 	verb=$1
@@ -26,6 +27,11 @@ case $verb in
 tinyconfig) mkdir -p $o; : >$o/.config ;;
 olddefconfig) ;;
 Image | modules)
+	# Of the kernel, or the one module alone.
+	if [ -n "$kdir" ]; then
+		: >$dir/lazy_map_basic.ko
+		exit
+	fi
 	mkdir -p $o/arch/riscv/boot
 	: >$o/modules.order
 	cat $dir/arch/riscv/kernel/entry.S $o/.config >$o/arch/riscv/boot/Image
@@ -91,7 +97,7 @@ impl Rows {
             write(&work.join("tools/testing/selftests/riscv/lazy_map").join(name), "#\n");
         }
         git(&work, &["add", "-A", "-f"]);
-        git(&work, &["commit", "-q", "-m", "selftests: third"]);
+        git(&work, &["commit", "-q", "-m", "selftests: third", "-m", TESTED]);
         lab.write_patches(3);
         // The control breaks the entry code of the second patch.
         git(&work, &["checkout", "-q", "-b", "control", "HEAD~1"]);
@@ -262,6 +268,14 @@ fn each_patch_and_each_topic_is_built_and_booted() {
     write(&base, &format!("{}\n{topic}", fs::read_to_string(&base).unwrap()));
     edit(&lab.repo().join("docs/cover-letter.md"), "map, patch 2.", "map, patch 2.\n3. Selftests, patch 3.");
     git(&lab.work(), &["checkout", "-q", "main"]);
+    // What kernels without tests run.
+    write(&lab.repo().join("harness/results.toml"), "tests = [\"test-trace.sh\"]\nrow = []\n");
+    for name in ["Makefile", "lazy_map_basic.c"] {
+        write(&lab.repo().join("selftests/test_modules").join(name), "#\n");
+        write(&lab.work().join("tools/testing/selftests/riscv/lazy_map/test_modules").join(name), "#\n");
+    }
+    git(&lab.work(), &["add", "-A", "-f"]);
+    git(&lab.work(), &["commit", "-q", "--amend", "--no-edit"]);
     lab.write_patches(3);
     let check = || {
         let qemu = lab.bin().join("fragile");
@@ -277,8 +291,30 @@ fn each_patch_and_each_topic_is_built_and_booted() {
     assert_eq!(row(&good, "lazy-map"), "7.3.4 lazy-map 2-2 fixes yes yes yes yes");
     assert_eq!(row(&good, "selftests"), "7.3.4 selftests 3-3 the bare base yes yes yes yes");
     assert_eq!(row(&good, "all"), "7.3.4 all 1-3 - yes yes yes yes");
-    // Three patches and the one topic that is no beginning of the series, which has none of the others.
-    assert_eq!(rows.built(), 4);
+    // The series, three patches and the one topic that is no beginning of the series, which has none of the others; and
+    // a module for each of the two kernels without tests.
+    assert_eq!(rows.built(), 7);
+    for model in ["plain", "stale", "window-1", "window-4"] {
+        assert!(good.out.contains(&format!("0001-riscv-first boots on {model}: test-trace.sh\n")), "{model}: {good:?}");
+    }
+    assert!(!good.out.contains("0003-selftests-third boots on window-1"), "{good:?}");
+    // In the middle of a topic nothing is tested but that it boots.
+    let text = fs::read_to_string(&base).unwrap();
+    let lazy_map = &text
+        [text.find("[[topic]]\nname = \"lazy-map\"").unwrap()..text.find("[[topic]]\nname = \"selftests\"").unwrap()];
+    let letter = lab.repo().join("docs/cover-letter.md");
+    let named = fs::read_to_string(&letter).unwrap();
+    write(&base, &text.replace(lazy_map, "").replace("stable = true\n", ""));
+    write(&letter, &named.replace("patch 1.\n2. Lazy map, patch 2.\n3.", "patches 1 to 2.\n2."));
+    lab.write_patches(3);
+    let middle = check();
+    middle.passes();
+    assert!(middle.out.contains("0001-riscv-first boots on stale: test-pass.sh\n"), "{middle:?}");
+    assert!(!middle.out.contains("0001-riscv-first boots on window-1"), "{middle:?}");
+    assert_eq!(row(&middle, "fixes"), "7.3.4 fixes 1-2 the bare base yes yes yes yes");
+    write(&base, &text);
+    write(&letter, &named);
+    lab.write_patches(3);
     let image = fs::read_to_string(lab.out().join("kernel/topic-selftests/Image")).unwrap();
     assert!(image.contains("line 10\n") && image.contains("line 20\n"), "{image}");
     let stale = good.out.lines().find(|l| l.starts_with("ok     series: topic selftests boots on stale")).unwrap();

@@ -74,6 +74,11 @@ fn the_scenarios_of_the_project() {
             "debian-windows-window-3-4",
             "debian-windows-window-4-4",
             "default",
+            "defconfig-stale-4",
+            "defconfig-window-1-4",
+            "defconfig-window-2-4",
+            "defconfig-window-3-4",
+            "defconfig-window-4-4",
             "distribution",
             "fedora-debug-absent-sbi-4",
             "fedora-debug-stale-sbi-4",
@@ -115,6 +120,8 @@ fn the_scenarios_of_the_project() {
             "sanitizers",
             "sbi-fences",
             "server",
+            "server-hotplug-stale-4",
+            "server-hotplug-stale-sbi-4",
             "sv39",
             "sv57",
             "torture",
@@ -130,7 +137,7 @@ fn the_scenarios_of_the_project() {
         ]
     );
     let others: Vec<&str> = all.values().filter(|s| !s.boots()).map(|s| s.name.as_str()).collect();
-    assert_eq!(others, ["gcc", "kunit", "no-smp", "nommu", "rv32"]);
+    assert_eq!(others, ["gcc", "kunit", "no-smp", "nommu", "nommu-gcc", "rv32", "rv32-gcc"]);
     assert_eq!(all["kunit"].tier, Tier::Full);
     let harts = |name: &str| seat(&all[name]).machine.harts;
     assert_eq!((harts("up"), harts("default"), harts("many")), (1, 4, 72));
@@ -186,6 +193,9 @@ fn all_that_a_file_may_say() {
     // The same lines give another kernel with another compiler.
     let gcc = load(&format!("compiler = \"gcc\"\n{DEFAULT}"));
     assert_eq!((gcc.config.compiler, gcc.config.name.as_str(), gcc.config.lines.as_str()), (Compiler::Gcc, "x", ""));
+    // So does another start, also without any line.
+    let own = load(&format!("defconfig = true\n{DEFAULT}"));
+    assert_eq!((own.config.defconfig, own.config.name.as_str()), (true, "x"));
     let kunit = load("description = \"d\"\n[kunit]\narch = [\"riscv\", \"x86_64\", \"arm64\"]\n");
     assert!(!kunit.boots() && kunit.trial().is_none());
     assert!(matches!(&kunit.kind, Kind::Kunit(archs) if archs == &[Arch::Riscv, Arch::X86, Arch::Arm64]));
@@ -237,7 +247,8 @@ fn a_wrong_file_is_one_line_and_64() {
         ("description = \"d\"\n[compile]\nfolders = [\"mm/\"]\ncompiler = \"icc\"\n", vec!["x.toml:4:", "icc"]),
         ("description = \"d\"\ncompiler = \"gcc\"\n[compile]\nfolders = [\"mm/\"]\n", vec!["need a machine"]),
         ("description = \"d\"\nfirmware = \"1.9\"\n[compile]\nfolders = [\"mm/\"]\n", vec!["need a machine"]),
-        ("description = \"d\"\nefi = true\n[compile]\nfolders = [\"mm/\"]\n", vec!["firmware and efi need a machine"]),
+        ("description = \"d\"\nefi = true\n[compile]\nfolders = [\"mm/\"]\n", vec!["efi and defconfig need a machine"]),
+        ("description = \"d\"\ndefconfig = true\n[compile]\nfolders = [\"mm/\"]\n", vec!["need a machine"]),
         (&format!("efi = 1\n{machine}"), vec!["x.toml:1:", "expected a boolean"]),
         (&format!("compiler = \"icc\"\n{machine}"), vec!["x.toml:1:", "icc"]),
     ] {
@@ -374,6 +385,13 @@ fn scenarios_with_the_same_lines_share_a_kernel() {
     assert_eq!(names(&chosen(Which::Tier(Tier::Quick))), ["default"]);
     fs::remove_file(at("default")).unwrap();
     assert_eq!(names(&chosen(Which::Tier(Tier::Quick))), [""; 0]);
+    // The same lines on top of something else are another kernel, also for those that name it.
+    let on = format!("defconfig = true\n{same}").replace("CONFIG_A", "CONFIG_B");
+    write(&at("e"), &on);
+    write(&at("e-of-e"), &of_b.replace("\"b\"", "\"e\""));
+    let all = scenario::load(&lab.repo()).unwrap();
+    let start = |name: &str| (all[name].config.name.as_str(), all[name].config.defconfig);
+    assert_eq!((start("b"), start("e"), start("e-of-e")), (("b", false), ("e", true), ("e", true)));
     // What it says itself takes the place of what the other says.
     write(&at("d"), &format!("config = \"# CONFIG_B is not set\"\n{of_b}"));
     assert_eq!(scenario::load(&lab.repo()).unwrap()["d"].config.lines, "# CONFIG_B is not set\n");

@@ -3,7 +3,7 @@
 
 use std::fs;
 
-use crate::common::{Lab, edit, git, said, write};
+use crate::common::{Lab, TESTED, edit, git, said, write};
 
 const LAZY_MAP: &str = "arch/riscv/mm/lazy_map.c";
 
@@ -45,7 +45,7 @@ fn with_rust() -> Lab {
     edit(&lab.repo().join("docs/cover-letter.md"), "map, patch 2.", "map, patch 2.\n3. Rust abstractions, patch 3.");
     write(&lab.work().join("lib/x.c"), "int x;\n");
     git(&lab.work(), &["add", "-A", "-f"]);
-    git(&lab.work(), &["commit", "-q", "-m", "rust: add"]);
+    git(&lab.work(), &["commit", "-q", "-m", "rust: add", "-m", TESTED]);
     lab.write_patches(3);
     lab
 }
@@ -151,7 +151,46 @@ fn fixes_say_what_they_fix() {
     edit(&mail, "\n---\n", "\nFixes: 0123456 (\"riscv: old\")\n---\n");
     fails(&lab, "each Fixes: has digits and subject", &["0002-riscv-switch.patch", "Fixes: 0123456 "]);
     edit(&mail, "Fixes: 0123456 ", "Fixes: 0123456789abcdef ");
-    lab.with_ksrc(&["series-check"]).passes();
+    let good = lab.with_ksrc(&["series-check"]);
+    good.passes();
+    assert!(good.out.contains("2 tags, not compared with commits"), "{good:?}");
+    // A clone that has one of the commits has history, and so must have the others, with their subjects.
+    let name = "each Fixes: has digits and subject";
+    let known = git(&lab.linux(), &["rev-parse", "--short=12", "HEAD"]);
+    edit(&lab.patches().join("0001-riscv-first.patch"), tag, &format!("Fixes: {known} (\"Linux 7.3.4\")\n"));
+    fails(&lab, name, &["0002-riscv-switch.patch", "there is no commit 0123456789abcdef"]);
+    edit(&mail, "Fixes: 0123456789abcdef ", &format!("Fixes: {known} "));
+    fails(&lab, name, &["0002-riscv-switch.patch", "is \"Linux 7.3.4\", not \"riscv: old\""]);
+    edit(&mail, "(\"riscv: old\")", "(\"Linux 7.3.4\")");
+    let good = lab.with_ksrc(&["series-check"]);
+    good.passes();
+    assert!(good.out.contains("2 tags, compared with KSRC="), "{good:?}");
+}
+
+#[test]
+fn each_message_says_how_to_test() {
+    let lab = Lab::new();
+    edit(&lab.patches().join("0002-riscv-switch.patch"), TESTED, "It was tested.");
+    fails(&lab, "each message says how to test it", &["0002-riscv-switch.patch", "How to test: "]);
+}
+
+#[test]
+fn the_base_has_the_blobs_that_the_patches_name() {
+    let name = "the base has the blobs that the patches name";
+    let lab = Lab::new();
+    let good = lab.with_ksrc(&["series-check"]);
+    good.passes();
+    assert!(good.out.contains(&format!("{name}: 1 files\n")), "{good:?}");
+    // Where no hunk is.
+    edit(&lab.linux().join("arch/riscv/kernel/entry.S"), "line 35\n", "line thirty-five\n");
+    git(&lab.linux(), &["commit", "-q", "-a", "-m", "other"]);
+    fails(&lab, name, &["arch/riscv/kernel/entry.S, which 0001-riscv-first.patch has as "]);
+    // Another release is another release.
+    edit(&lab.linux().join("Makefile"), "SUBLEVEL = 4", "SUBLEVEL = 5");
+    git(&lab.linux(), &["commit", "-q", "-a", "-m", "7.3.5"]);
+    let other = lab.with_ksrc(&["series-check"]);
+    other.passes();
+    assert!(other.out.contains(&format!("{name}: 0 files; 1 differ from 7.3.4, such as arch/riscv/")), "{other:?}");
 }
 
 #[test]

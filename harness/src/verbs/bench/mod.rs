@@ -47,12 +47,17 @@ use crate::trial::verdict::Verdict;
 
 /// The control that works as mainline does; all others are compared with it.
 pub const BASE: &str = "mainline";
+/// Mainline's mechanism with the fixes for stable kernels: the series up to the patch that only moves the announcement
+/// out of line, where it can be counted.
+const FIXES: &str = "fixes";
+/// The topic that this patch begins.
+const LAZY_MAP: &str = "lazy-map";
 /// The control that counts announcements.
 const GENERATION: &str = "generation";
 /// The control that fences at each context switch that follows an announcement.
 pub const ANY_SWITCH: &str = "fence-at-any-switch";
 /// The kernels, in the order of the table. The base comes first: it must have booted to compare with it.
-const KERNELS: [&str; 5] = [BASE, SERIES, GENERATION, PREVENTIVE, ANY_SWITCH];
+const KERNELS: [&str; 6] = [BASE, FIXES, SERIES, GENERATION, PREVENTIVE, ANY_SWITCH];
 /// The number of harts with which [`ANY_SWITCH`] boots: it is there to show that the bench can tell
 /// kernels apart, and once is enough.
 const APART_HARTS: u32 = 4;
@@ -112,7 +117,7 @@ impl Plan {
         Self { runs: 1, harts: Vec::new(), resume: false }
     }
 
-    /// Whether it is as short as [`Plan::short`]: then machines without IMSICs are left out, and the kernel that is
+    /// Whether it is as short as [`Plan::short`]: then machines without IMSICs are left out, and the kernels that are
     /// there for comparison only.
     fn is_short(&self) -> bool {
         (self.runs, &self.harts[..]) == (1, &SHORT_HARTS)
@@ -173,13 +178,20 @@ pub fn run(lab: &mut Lab, kernels: &Kernels, plan: &Plan) -> Result<Vec<Check>> 
     let tests = folder.join("tests");
     workload(lab.clang(), &kernels.series.selftests.join("modules"), &tests)?;
     image(&lab.options, &lab.bench.busybox, &tests)?;
-    let names = KERNELS.into_iter().filter(|name| !(plan.is_short() && *name == GENERATION));
+    let names = KERNELS.into_iter().filter(|name| !(plan.is_short() && [FIXES, GENERATION].contains(name)));
     let built: Vec<_> = names.map(|name| (name, build(lab, kernels, name))).collect();
     let tip = lab.tip.clone();
     lab.tree.check_out(&tip)?;
+    // Its tasks are laid out in another way, so the module of the others need not fit.
+    let own = folder.join("tests-fixes");
+    if let Some((_, Ok(kernel))) = built.iter().find(|(name, _)| *name == FIXES) {
+        files::copy_tree(&tests, &own)?;
+        copy_module(&kernel.selftests.join("modules"), &own)?;
+    }
     let rig = Rig {
         bench: &lab.bench,
         tests: &tests,
+        own: &own,
         folder: &folder,
         plugin: &plugin,
         same: same(&lab.bench, &tests, &plugin)?,
@@ -208,8 +220,23 @@ pub fn run(lab: &mut Lab, kernels: &Kernels, plan: &Plan) -> Result<Vec<Check>> 
 fn build(lab: &mut Lab, kernels: &Kernels, name: &str) -> Result<Kernel> {
     match name {
         SERIES | PREVENTIVE => kernels.named(name).cloned(),
+        FIXES => with_fixes(lab),
         _ => control::kernel(lab, name, &Config::default()),
     }
+}
+
+/// The kernel [`FIXES`].
+fn with_fixes(lab: &mut Lab) -> Result<Kernel> {
+    let topic = lab.options.base.topics.iter().find(|topic| topic.name == LAZY_MAP);
+    let mut commit = None;
+    for subject in topic.iter().flat_map(|topic| &topic.first) {
+        commit = commit.or(lab.tree.by_subject(&lab.tip, subject)?);
+    }
+    let missing = || Error::could_not(format!("the series lacks the first patch of the topic {LAZY_MAP} of base.toml"));
+    let commit = commit.ok_or_else(missing)?;
+    let root = lab.options.root.clone();
+    // It has the tests of the series.
+    lab.patch(FIXES, &commit, (&root, "")).map(|(kernel, _)| kernel)
 }
 
 /// Makes the folder with what runs in the guest; `modules` are those of the series, which fit all its
@@ -220,9 +247,12 @@ fn workload(clang: &str, modules: &Path, folder: &Path) -> Result<()> {
     files::write_whole(&script, SCRIPT.1)?;
     fs::set_permissions(&script, fs::Permissions::from_mode(0o755)).map_err(|e| Error::io("change", &script, e))?;
     program::compile(clang, PROGRAM.1, folder, PROGRAM.0)?;
+    copy_module(modules, folder)
+}
+
+fn copy_module(modules: &Path, folder: &Path) -> Result<()> {
     let module = modules.join(MODULE);
-    fs::copy(&module, folder.join(MODULE)).map_err(|e| Error::io("copy", &module, e))?;
-    Ok(())
+    fs::copy(&module, folder.join(MODULE)).map(drop).map_err(|e| Error::io("copy", &module, e))
 }
 
 /// Makes [`IMAGE`] in `folder`: copies of `content`, in pieces of 4 KiB when compressed. The same each time.
@@ -275,6 +305,8 @@ fn trial(kernel: &str, machine: Machine, seed: u32, tests: &Path) -> Trial {
 struct Rig<'a> {
     bench: &'a Workbench,
     tests: &'a Path,
+    /// The same for [`FIXES`].
+    own: &'a Path,
     folder: &'a Path,
     plugin: &'a Path,
     /// Of what all boots have in common.
@@ -322,7 +354,8 @@ impl Rig<'_> {
     /// Boots a kernel once, or takes the counts of a boot that would replay.
     fn boot(&self, name: &str, kernel: &Kernel, harts: u32, irq: Irq, seed: u32) -> Result<Counts, String> {
         let machine = machine(harts, irq, seed).map_err(|e| e.message)?;
-        let mut trial = trial(name, machine, seed, self.tests);
+        let tests = if name == FIXES { self.own } else { self.tests };
+        let mut trial = trial(name, machine, seed, tests);
         let out = self.folder.join(format!("{}.counts", trial.name));
         let stamp = self.folder.join(format!("{}.stamp", trial.name));
         let key = self.key(kernel, &trial).map_err(|e| e.message)?;
@@ -348,7 +381,10 @@ impl Rig<'_> {
     /// What the counts of a boot depend on.
     fn key(&self, kernel: &Kernel, trial: &Trial) -> Result<String> {
         let machine = trial.machine.arguments().join(" ");
-        let key = self.same.clone().text("append", &trial.append).text("machine", machine);
+        let mut key = self.same.clone().text("append", &trial.append).text("machine", machine);
+        if trial.kernel == FIXES {
+            key = key.file(&self.own.join(MODULE))?;
+        }
         Ok(key.file(&kernel.image)?.finish())
     }
 
@@ -450,6 +486,7 @@ fn write(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::options::base::Base;
 
     #[test]
     fn runs_differ_in_the_seed_alone() {
@@ -477,8 +514,9 @@ mod tests {
     fn the_kernels_are_controls_of_the_project() {
         let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
         let all = control::load(root).unwrap();
-        for name in KERNELS.into_iter().filter(|name| *name != SERIES) {
+        for name in KERNELS.into_iter().filter(|name| ![SERIES, FIXES].contains(name)) {
             assert!(all.iter().any(|control| control.name == name), "{name}");
         }
+        assert!(Base::load(root).unwrap().topics.iter().any(|topic| topic.name == LAZY_MAP && !topic.first.is_empty()));
     }
 }

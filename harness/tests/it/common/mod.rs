@@ -24,6 +24,9 @@ pub const SWITCH: &str = "riscv: switch";
 /// Text of the cover letter of [`Lab`], behind its subject.
 const COVER: &str = "Its text.\n\n1. Fixes, patch 1.\n2. Lazy map, patch 2.";
 
+/// A line that each message needs.
+pub const TESTED: &str = "How to test: boot it.";
+
 /// The topics of [`Lab`].
 const TOPICS: &str = r#"
 [[topic]]
@@ -215,11 +218,11 @@ impl Lab {
         edit(&work.join("arch/riscv/kernel/entry.S"), "line 10\n", "line ten\n");
         git(&work, &["add", "-A"]);
         let tags = "Fixes: 0123456789ab (\"riscv: old\")\nCc: stable@vger.kernel.org";
-        git(&work, &["commit", "-q", "-m", "riscv: first", "-m", tags]);
+        git(&work, &["commit", "-q", "-m", "riscv: first", "-m", TESTED, "-m", tags]);
         write(&work.join("arch/riscv/mm/lazy_map.c"), "int lazy;\nint second;\n");
         edit(&work.join("arch/riscv/kernel/entry.S"), "line 20\n", "line twenty\n");
         edit(&work.join("arch/riscv/kernel/entry.S"), "line 50\n", "line fifty\n");
-        git(&work, &["commit", "-q", "-a", "-m", SWITCH]);
+        git(&work, &["commit", "-q", "-a", "-m", SWITCH, "-m", TESTED]);
         self.write_patches(2);
     }
 
