@@ -256,7 +256,7 @@ static void __attribute__((noreturn)) run_guest(int kvm, unsigned int cpu, unsig
 			exit(KSFT_FAIL);
 		}
 		if (replacer.news->outdated) {
-			ksft_print_msg("CPU %u, round %lu: the guest read a page that it had lost\n",
+			ksft_print_msg("CPU %u, round %lu: the guest read a page it had lost\n",
 				       cpu, round);
 			exit(KSFT_FAIL);
 		}
@@ -323,7 +323,8 @@ int main(int argc, char **argv)
 	if (mapper < 0)
 		ksft_exit_fail_perror("fork");
 	if (!mapper) {
-		ksft_print_msg("processes started beside the guests: %lu\n", map_stacks(&counts->running));
+		ksft_print_msg("processes started beside the guests: %lu\n",
+			       map_stacks(&counts->running));
 		_exit(KSFT_PASS);
 	}
 	for (int i = 0; i < count; i++) {
