@@ -38,28 +38,36 @@ trap 'end_test; rm -rf "$temporary"' EXIT
 tolerance_kib=$((512 + (times + 3) * 16))
 arguments="seconds=$seconds threads=4 memory=16 seed=1"
 
-# start COMMAND...: in the background; its PID and its exit status go to files.
-# kill -0 cannot tell whether it has ended: it succeeds until the shell waits for it.
+# start COMMAND...: in the background, in a process group of its own; its PID and its exit
+# status go to files. kill -0 cannot tell whether it has ended: it succeeds until the shell
+# waits for it.
 start()
 {
 	rm -f "$temporary/pid" "$temporary/status"
 	{
-		sh -c 'echo $$ > "$0"; exec "$@"' "$temporary/pid" "$@" > "$temporary/said" 2>&1
+		setsid sh -c 'echo $$ > "$0"; exec "$@"' "$temporary/pid" "$@" > "$temporary/said" 2>&1
 		echo $? > "$temporary/status"
 	} 2> /dev/null &
+}
+
+# now: tenths of a second since boot
+now()
+{
+	local seconds rest
+
+	read -r seconds rest < /proc/uptime
+	echo $((${seconds%.*} * 10 + 1${seconds#*.} / 10 - 10))
 }
 
 # within TENTHS COMMAND...: wait until the command succeeds; fail if that takes longer
 within()
 {
-	local tenths="$1"
+	local end=$(($(now) + $1))
 	shift
-	while [ "$tenths" -gt 0 ]; do
-		! "$@" || return 0
+	while ! "$@"; do
+		[ "$(now)" -lt "$end" ] || return 1
 		sleep 0.1
-		tenths=$((tenths - 1))
 	done
-	"$@"
 }
 
 has_ended()
@@ -78,11 +86,12 @@ is_not_loading()
 	! grep -q "^$module .* Loading " /proc/modules
 }
 
-# is_killed: kill what has been started, unless it has ended; whether the module has, too
+# is_killed: kill what has been started, and what that has started, unless it has ended;
+# whether the module has, too
 is_killed()
 {
 	has_ended || [ ! -s "$temporary/pid" ] ||
-		kill -KILL "$(cat "$temporary/pid")" 2> /dev/null
+		kill -KILL "-$(cat "$temporary/pid")" 2> /dev/null
 	is_not_loading
 }
 

@@ -4,7 +4,7 @@
 //! All variants of one configuration are built one after the other in one `O=` folder. They differ in
 //! a few files, and checking one out touches only these, so the second build takes seconds.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::fs;
 use std::io::ErrorKind;
@@ -219,6 +219,40 @@ pub fn build_with_modules(on: Builder<'_>, name: &str, commit: &str, config: &Co
     Ok((kernel, modules))
 }
 
+/// As [`build_image`], for a kernel that differs in its own modules as well: the tests get those.
+///
+/// # Errors
+/// As [`build_with_modules`].
+pub fn build_with_tests(on: Builder<'_>, name: &str, commit: &str, config: &Config, tests: &Path) -> Result<Kernel> {
+    let (mut kernel, modules) = build_with_modules(on, name, commit, config)?;
+    let own = modules.with_file_name("tests");
+    let copied = own.join("modules");
+    files::remove(&own)?;
+    files::copy_tree(tests, &own)?;
+    files::remove(&copied)?;
+    files::copy_tree(&modules, &copied)?;
+    files::remove(&copied.join("stamp"))?;
+    kernel.selftests = own;
+    Ok(kernel)
+}
+
+/// Whether one of these files of the kernel tree is in the folder of a module that was last built in this configuration.
+///
+/// # Errors
+/// When the list of modules cannot be read.
+pub fn is_in_module(options: &Options, config: &Config, files: &[String]) -> Result<bool> {
+    Ok(share_folder(&modules_order(&o_folder(options, config))?, files))
+}
+
+/// Whether one of these files is in the folder of a module in this list.
+fn share_folder(modules: &str, files: &[String]) -> bool {
+    fn folder(path: &str) -> Option<&str> {
+        path.rsplit_once('/').map(|(folder, _)| folder)
+    }
+    let folders: BTreeSet<&str> = modules.lines().filter_map(folder).collect();
+    files.iter().filter_map(|path| folder(path)).any(|path| folders.contains(path))
+}
+
 /// As [`build`], for a kernel that has neither the tests nor what most of their modules need. It gets the scripts and
 /// programs in `tests`, which were built for another kernel in the same configuration, and the module in C.
 ///
@@ -280,15 +314,19 @@ pub fn build_bare(on: Builder<'_>, name: &str, commit: &str, config: &Config, te
     Ok(kernel)
 }
 
+/// The kernel's own modules as Kbuild lists them in its `O=` folder: `fs/nls/nls_utf8.o`. Nothing if it has none.
+fn modules_order(o: &Path) -> Result<String> {
+    let order = o.join("modules.order");
+    match fs::read_to_string(&order) {
+        Err(e) if e.kind() == ErrorKind::NotFound => Ok(String::new()),
+        list => list.map_err(|e| Error::io("read", &order, e)),
+    }
+}
+
 /// Copies the kernel's own modules, if it has any, from its `O=` folder `o` into one folder.
 fn copy_modules(o: &Path, modules: &Path) -> Result<()> {
     fs::create_dir_all(modules).map_err(|e| Error::io("create", modules, e))?;
-    let order = o.join("modules.order");
-    let list = match fs::read_to_string(&order) {
-        Err(e) if e.kind() == ErrorKind::NotFound => String::new(),
-        list => list.map_err(|e| Error::io("read", &order, e))?,
-    };
-    for object in list.lines().filter(|l| !l.trim().is_empty()) {
+    for object in modules_order(o)?.lines().filter(|l| !l.trim().is_empty()) {
         let from = o.join(object).with_extension("ko");
         let to = modules.join(from.file_name().unwrap_or_default());
         fs::copy(&from, &to).map_err(|e| Error::io("copy", &from, e))?;
@@ -621,7 +659,7 @@ fn option(line: &str) -> Option<(&str, bool)> {
 
 /// Checks that the configuration has what the fragments say. The last line about an option wins.
 fn came_true(fragments: &[&Path], config: &str) -> Result<()> {
-    let lines: std::collections::BTreeSet<&str> = config.lines().collect();
+    let lines: BTreeSet<&str> = config.lines().collect();
     let mut texts = Vec::new();
     for fragment in fragments {
         let text = fs::read_to_string(fragment).map_err(|e| Error::io("read", fragment, e))?;
@@ -653,6 +691,15 @@ fn came_true(fragments: &[&Path], config: &str) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn files_of_modules_are_known() {
+        let modules = "arch/riscv/kvm/kvm.o\nfs/nls/nls_utf8.o\n";
+        let shares = |file: &str| share_folder(modules, &["mm/vmalloc.c".to_owned(), file.to_owned()]);
+        assert!(shares("arch/riscv/kvm/mmu.c") && shares("fs/nls/nls_base.c"));
+        assert!(!shares("arch/riscv/kernel/entry.S") && !shares("arch/riscv/kvm/tests/x.c"));
+        assert!(!share_folder("", &["mm/vmalloc.c".to_owned()]));
+    }
 
     #[test]
     fn fragments_are_asserted() {

@@ -220,8 +220,12 @@ impl Lab {
                 && !path.starts_with("tools/")
                 && !path.starts_with("rust/")
         };
-        if self.tree.changed(&self.tip, &commit)?.iter().all(inner) {
+        let changed = self.tree.changed(&self.tip, &commit)?;
+        if changed.iter().all(inner) {
             let tests = self.kernel(config)?.selftests;
+            if kernel::is_in_module(&self.options, config, &changed)? {
+                return kernel::build_with_tests(self.builder(), name, &commit, config, &tests);
+            }
             return self.variant(name, &commit, config, &tests);
         }
         kernel::build(self.builder(), name, &commit, config, None)
