@@ -45,7 +45,8 @@ start()
 {
 	rm -f "$temporary/pid" "$temporary/status"
 	{
-		setsid sh -c 'echo $$ > "$0"; exec "$@"' "$temporary/pid" "$@" > "$temporary/said" 2>&1
+		setsid sh -c 'echo $$ > "$0"; exec "$@"' "$temporary/pid" "$@" \
+			> "$temporary/said" 2>&1
 		echo $? > "$temporary/status"
 	} 2> /dev/null &
 }
