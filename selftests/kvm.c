@@ -87,7 +87,7 @@ asm(".pushsection .rodata\n"
 	"	csrci	sip, 2\n"
 	"	lla	t1, guest_news\n"
 	"	ld	t2, 0(t1)\n"		/* published */
-	"	fence	r, r\n"		/* pairs with the release in replace_pages() */
+	"	fence	r, r\n"		/* pairs with the release in replace_page() */
 	"	ld	t3, 0(s4)\n"
 	"	bgeu	t3, t2, 4f\n"
 	"	ld	t2, 8(t1)\n"		/* outdated */
@@ -166,7 +166,7 @@ static void replace_pages(void *argument)
 {
 	struct replacer *replacer = argument;
 
-	/* Where that CPU has just gone, the guest's own one does. */
+	/* If that CPU has just gone offline, this one will do. */
 	run_on_cpu(replacer->cpu);
 	for (;;) {
 		replace_page(replacer);
