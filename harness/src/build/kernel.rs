@@ -33,6 +33,8 @@ pub const BASE: &str = "base";
 const FRAGMENT: &str = "harness/kernel.config";
 /// The target that makes the architecture's own configuration.
 const DEFCONFIG: &str = "defconfig";
+/// Kbuild's list of a kernel's modules.
+const ORDER: &str = "modules.order";
 /// The tests' folder below `tools/testing/selftests`, as kselftest's `TARGETS=` names it.
 const TARGET: &str = "riscv/lazy_map";
 /// Lines that a full build prints, for the progress bar.
@@ -236,12 +238,14 @@ pub fn build_with_tests(on: Builder<'_>, name: &str, commit: &str, config: &Conf
     Ok(kernel)
 }
 
-/// Whether one of these files of the kernel tree is in the folder of a module that was last built in this configuration.
+/// Whether one of these files of the kernel tree is in the folder of a module of the kernel for which `tests` were built.
+/// Yes if nobody knows, as of tests that an earlier version of the tool has left.
 ///
 /// # Errors
 /// When the list of modules cannot be read.
-pub fn is_in_module(options: &Options, config: &Config, files: &[String]) -> Result<bool> {
-    Ok(share_folder(&modules_order(&o_folder(options, config))?, files))
+pub fn is_in_module(tests: &Path, files: &[String]) -> Result<bool> {
+    let modules = tests.join("modules");
+    Ok(!modules.join(ORDER).exists() || share_folder(&modules_order(&modules)?, files))
 }
 
 /// Whether one of these files is in the folder of a module in this list.
@@ -316,17 +320,18 @@ pub fn build_bare(on: Builder<'_>, name: &str, commit: &str, config: &Config, te
 
 /// The kernel's own modules as Kbuild lists them in its `O=` folder: `fs/nls/nls_utf8.o`. Nothing if it has none.
 fn modules_order(o: &Path) -> Result<String> {
-    let order = o.join("modules.order");
+    let order = o.join(ORDER);
     match fs::read_to_string(&order) {
         Err(e) if e.kind() == ErrorKind::NotFound => Ok(String::new()),
         list => list.map_err(|e| Error::io("read", &order, e)),
     }
 }
 
-/// Copies the kernel's own modules, if it has any, from its `O=` folder `o` into one folder.
+/// Copies the kernel's own modules, if it has any, and their list from its `O=` folder `o` into one folder.
 fn copy_modules(o: &Path, modules: &Path) -> Result<()> {
-    fs::create_dir_all(modules).map_err(|e| Error::io("create", modules, e))?;
-    for object in modules_order(o)?.lines().filter(|l| !l.trim().is_empty()) {
+    let order = modules_order(o)?;
+    files::write_whole(&modules.join(ORDER), &order)?;
+    for object in order.lines().filter(|l| !l.trim().is_empty()) {
         let from = o.join(object).with_extension("ko");
         let to = modules.join(from.file_name().unwrap_or_default());
         fs::copy(&from, &to).map_err(|e| Error::io("copy", &from, e))?;

@@ -223,7 +223,7 @@ impl Lab {
         let changed = self.tree.changed(&self.tip, &commit)?;
         if changed.iter().all(inner) {
             let tests = self.kernel(config)?.selftests;
-            if kernel::is_in_module(&self.options, config, &changed)? {
+            if kernel::is_in_module(&tests, &changed)? {
                 return kernel::build_with_tests(self.builder(), name, &commit, config, &tests);
             }
             return self.variant(name, &commit, config, &tests);
