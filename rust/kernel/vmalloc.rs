@@ -19,16 +19,13 @@ use crate::{
     },
     prelude::*,
     smp,
-    sync::{
-        atomic::{
-            Acquire,
-            Atomic,
-            Full,
-            Relaxed,
-            Release, //
-        },
-        barrier::smp_mb, //
-    },
+    sync::atomic::{
+        Acquire,
+        Atomic,
+        Full,
+        Relaxed,
+        Release, //
+    }, //
 };
 use core::ptr::NonNull;
 
@@ -169,14 +166,14 @@ impl SparseArea {
     pub fn map(&self, index: usize) -> Result {
         smp::may_wait()?;
         let sparse_page = self.pages.get(index).ok_or(EINVAL)?;
-        if sparse_page.state.cmpxchg(UNUSED, CLAIMED, Relaxed).is_err() {
+        // Fully ordered: what the page contains comes before its PTE. Pairs with the barrier in
+        // `is_mapped()`.
+        if sparse_page.state.cmpxchg(UNUSED, CLAIMED, Full).is_err() {
             return Err(EBUSY);
         }
 
         let start = self.start() as usize + index * PAGE_SIZE;
         let mut page = sparse_page.page.as_ptr();
-        // Orders what the page contains before its PTE; pairs with the barrier in `is_mapped()`.
-        smp_mb(Full);
         // INVARIANT: Only this call claimed the page, so it was not mapped.
         // SAFETY: `start` and its page lie within the area that we own, which is sparse; the page
         // outlives the mapping because `drop()` frees the area first.
@@ -221,8 +218,9 @@ impl SparseArea {
         // SAFETY: The address lies in the vmalloc range. Page tables of that range are not freed
         // while the area exists, so the walk needs no lock.
         let mapped = !unsafe { bindings::vmalloc_to_page(address) }.is_null();
-        // Orders the PTE before what the page contains; pairs with the barrier in `map()`.
-        smp_mb(Full);
+        // Orders the PTE before what the page contains; pairs with the `cmpxchg()` in `map()`.
+        // SAFETY: A barrier has no requirements.
+        unsafe { bindings::smp_rmb() };
         mapped
     }
 
