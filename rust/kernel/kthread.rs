@@ -376,10 +376,11 @@ pub fn in_thread<R: Send, F: FnOnce(&Unbound) -> R + Send>(f: F, watch: impl FnM
 #[inline]
 pub fn should_stop() -> bool {
     // SAFETY: The current task is valid, and is one of ours, with our data, if it runs `enter()`.
-    // Then the data outlives the call of this function, which the thread makes.
+    // The data exists until the thread has announced in `do_exit()` that it ends; before that
+    // it sets PF_EXITING itself, so whoever interrupts it later sees that.
     unsafe {
         let task = bindings::get_current();
-        (*task).flags & bindings::PF_KTHREAD != 0
+        (*task).flags & (bindings::PF_KTHREAD | bindings::PF_EXITING) == bindings::PF_KTHREAD
             && bindings::kthread_func(task) == enter as *mut c_void
             && (*bindings::kthread_data(task).cast_const().cast::<Control>())
                 .stop
@@ -502,6 +503,8 @@ struct Thread<'a, T: Copy + Sync, F: Fn(T) + Sync> {
     task: NonNull<bindings::task_struct>,
     has_stack: bool,
     call: &'a Call<'a, T, F>,
+    /// How many threads had died when this one was created.
+    deaths: u32,
 }
 
 impl<'a, T: Copy + Sync, F: Fn(T) + Sync> Thread<'a, T, F> {
@@ -531,6 +534,7 @@ impl<'a, T: Copy + Sync, F: Fn(T) + Sync> Thread<'a, T, F> {
             task: NonNull::new(task).ok_or(ENOMEM)?,
             has_stack,
             call,
+            deaths: deaths(),
         })
     }
 
@@ -551,9 +555,12 @@ impl<T: Copy + Sync, F: Fn(T) + Sync> Drop for Thread<'_, T, F> {
     fn drop(&mut self) {
         let task = self.task.as_ptr();
         if self.is_gone() && !self.call.control.done.load(Acquire) {
-            // Others may still use what is on its stack, so that is not given back. Neither is the
-            // task: the kernel warns about one that is freed before its stack.
             DEATHS.fetch_add(1, Relaxed);
+        }
+        if self.deaths != deaths() {
+            // What the dead one has registered may still use what is on its stack, or on that of
+            // the thread that it borrowed from, so neither is given back. Nor is the task: the
+            // kernel warns about one that is freed before its stack.
             // SAFETY: By the type invariant the task exists.
             unsafe { bindings::kthread_stop(task) };
             return;
