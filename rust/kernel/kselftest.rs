@@ -310,7 +310,7 @@ pub static SELECTION_OPS: bindings::kernel_param_ops = bindings::kernel_param_op
     flags: 0,
     set: Some(set_selection),
     get: None,
-    free: None,
+    free: Some(free_selection),
 };
 
 /// # Safety
@@ -333,6 +333,14 @@ unsafe extern "C" fn set_selection(
         let pattern = CString::try_from(value)?;
         selection.0.populate(pattern).then_some(0).ok_or(EEXIST)
     })
+}
+
+/// # Safety
+///
+/// `selection` must point to a [`Selection`] that nobody else uses any more.
+unsafe extern "C" fn free_selection(selection: *mut c_void) {
+    // SAFETY: By the safety requirements.
+    drop(unsafe { selection.cast::<Selection>().replace(Selection::new()) });
 }
 
 /// The word at `index` of memory that is filled with `seed`, to recognise it when it is read back.
