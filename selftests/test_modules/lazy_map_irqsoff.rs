@@ -267,12 +267,12 @@ mod tests {
                     let _ = workqueue::system_bh().enqueue(item.clone());
                 }
             };
-            if cfg!(CONFIG_PREEMPT_RT) {
+            let asked = if cfg!(CONFIG_PREEMPT_RT) {
                 // An IPI must not raise one there, see do_softirq_post_smp_call_flush().
-                kthread::on_each_cpu(queue, || {})?;
+                kthread::on_each_cpu(queue, || {})
             } else {
-                smp::on_each_cpu(|cpu, _| queue(cpu))?;
-            }
+                smp::on_each_cpu(|cpu, _| queue(cpu))
+            };
             // Before anything returns, because they run code of the module.
             let mut ran = 0;
             for item in &items {
@@ -285,6 +285,7 @@ mod tests {
                 );
                 ran += item.ran.load(Relaxed);
             }
+            asked?;
             test.require_eq(ran, cpus.load(Relaxed), fmt!("softirqs of all CPUs"))?;
             expected += ran * pages as u64;
         }
