@@ -261,7 +261,17 @@ static void report_primed(unsigned int primed, unsigned int mapped)
 		fail("%u mappings were where they were expected, not %u", primed, rounds);
 }
 
-/* Tries all pages of a mapping in vain; @info points to the row. For on_each_cpu(). */
+/* Whether something is mapped there: somebody else's memory or device, for example */
+static bool is_mapped(unsigned long address)
+{
+	return !is_vmalloc_addr((void *)address) || vmalloc_to_page((void *)address);
+}
+
+/*
+ * Tries all pages in vain where the next mapping of a row is expected; @info points to
+ * the row. Behind the last one of a block they belong to somebody else, or to nobody.
+ * For on_each_cpu().
+ */
 static void prime(void *info)
 {
 	struct row *row = info;
@@ -269,8 +279,12 @@ static void prime(void *info)
 	bool trapped;
 	u64 value;
 
-	for (page = 0; page < row->count; page++)
-		load(row->next + page * PAGE_SIZE, &value, &trapped);
+	for (page = 0; page < row->count; page++) {
+		unsigned long address = row->next + page * PAGE_SIZE;
+
+		if (!is_mapped(address))
+			load(address, &value, &trapped);
+	}
 }
 
 /* Moves the current kernel thread to a CPU */
@@ -384,11 +398,6 @@ static int poll(void *unused)
 		atomic_inc(&answers);
 	}
 	return 0;
-}
-
-static bool is_mapped(unsigned long address)
-{
-	return vmalloc_to_page((void *)address);
 }
 
 /*
