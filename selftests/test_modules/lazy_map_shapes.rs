@@ -78,6 +78,9 @@ const SIZES: &[usize] = &[
     1, 2, 3, 16, 31, 32, 33, 63, 64, 65, 511, 512, 513, 1024, 4096, 8192, 32768, 131072, 262144,
 ];
 
+/// Each machine has memory for a mapping of so many pages.
+const SMALL: usize = 1024;
+
 /// The sizes that are not above `mib` MiB.
 fn sizes(mib: u32) -> impl Iterator<Item = usize> {
     let limit = (mib as usize) << 20;
@@ -130,7 +133,14 @@ fn check_repeated(
     let met = Met::new();
     for _ in 0..module_parameters::rounds.value() {
         for pages in sizes(limit) {
-            let mapping = met.remade(|| map(pages), place)?;
+            let mapping = match met.remade(|| map(pages), place) {
+                // The kernel maps no more pages at once than the machine has.
+                Err(ENOMEM) if pages > SMALL => {
+                    test.note(fmt!("no memory for mappings of {pages} pages or more"));
+                    break;
+                }
+                mapping => mapping?,
+            };
             check(
                 test,
                 pages,
