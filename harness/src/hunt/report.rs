@@ -11,7 +11,7 @@ use super::poison::{Met, Poison};
 use super::symbols::{Frame, Symbols};
 use super::trace::{Access, Data, Fence, Hit, Store, Story, Use, What};
 use super::verdict::{self, Death, Fate, Outcome};
-use crate::ground::table::{self, Align, Cell};
+use crate::ground::table::{self, Align, Cell, Fit};
 
 /// Version of the schema: bump it when a field changes its meaning or is removed.
 const SCHEMA: u32 = 2;
@@ -946,7 +946,7 @@ fn grouped<G, const N: usize>(
 ) -> String {
     let mut rows: Vec<Vec<Cell>> = vec![heads.map(Cell::from).into()];
     rows.extend(groups.iter().take(ROWS).map(|group| Vec::from(row(group).map(Cell::from))));
-    let mut text = table::fitted(columns, rows, texts, width);
+    let mut text = table::fitted(columns, rows, &Fit::texts(width, texts), false);
     if groups.len() > ROWS {
         let left: u64 = groups[ROWS..].iter().map(count).sum();
         text.push_str(&format!("{left:>4}  in {} more groups, see the JSON", groups.len() - ROWS));

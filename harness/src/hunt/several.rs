@@ -13,7 +13,7 @@ use super::{Args, exit, file_name, hunted};
 use crate::build::workbench;
 use crate::ground::error::{Error, Exit, Result};
 use crate::ground::files;
-use crate::ground::table::{self, Align, Cell};
+use crate::ground::table::{self, Align, Cell, Fit};
 use crate::options::Options;
 use crate::trial::record::{self, Tool};
 use crate::trial::report::shown;
@@ -230,8 +230,8 @@ impl Table {
         let first = self.first();
         let mut rows: Vec<Vec<Cell>> = vec![HEADS.into_iter().skip(first).map(Cell::from).collect()];
         rows.extend(self.rows.iter().map(|row| row.cells().into_iter().skip(first).map(Cell::from).collect()));
-        let texts = [1 - first, 3 - first];
-        table::fitted(&[Left, Left, Left, Left, Right, Right, Right][first..], rows, &texts, width)
+        let columns = &[Left, Left, Left, Left, Right, Right, Right][first..];
+        table::fitted(columns, rows, &Fit::texts(width, &[1 - first, 3 - first]), false)
     }
 
     /// For a page.

@@ -9,7 +9,7 @@ use regex_lite::Regex;
 
 use crate::ground::error::{Error, Result};
 use crate::ground::git::Repo;
-use crate::ground::table::{self, Align, Cell};
+use crate::ground::table::{self, Align, Cell, Fit};
 use crate::options::base::Topic;
 use crate::source::mailbox;
 
@@ -199,7 +199,7 @@ pub fn table(rows: &[Row], width: usize) -> String {
         let outcomes = [row.applies, builds, boots, tests].map(|outcome| Cell::from(word(outcome)));
         lines.push(names.into_iter().chain(outcomes).collect());
     }
-    table::fitted(&[Align::Left; 8], lines, &[3], width)
+    table::fitted(&[Align::Left; 8], lines, &Fit::texts(width, &[3]), false)
 }
 
 #[cfg(test)]

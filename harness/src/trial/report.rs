@@ -18,7 +18,7 @@ use crate::boot::reproduce;
 use crate::build::workbench::Workbench;
 use crate::ground::error::{Error, Result};
 use crate::ground::files;
-use crate::ground::table::{self, Align, Cell};
+use crate::ground::table::{self, Align, Cell, Fit};
 use crate::options::base::BaseUsed;
 
 /// Longest text in a column of the table, in characters.
@@ -217,38 +217,20 @@ fn subject(row: &Row) -> String {
 
 /// The table, with a heading, aligned; colour is for terminals.
 ///
-/// In a table that is wider than `width`, columns go that say the same in every row, which a line above
-/// says instead, and what was expected, which is explained for each row where it matters; then texts are
-/// cut.
+/// In a table that is wider than `width`, what was expected goes, which is explained for each row where it
+/// matters, then harts and kernel if they are the same in every row, which a line above says instead; then
+/// what was observed is cut.
 pub fn rows_table(rows: &[Row], color: bool, width: usize) -> String {
-    let mut columns = columns(rows);
-    let mut above = Vec::new();
-    for name in ["expected", "harts", "kernel"] {
-        if table_width(&columns) <= width {
-            break;
-        }
-        let Some(at) = columns.iter().position(|column| column.name == name) else { continue };
-        let same = columns[at].cells.iter().all(|cell| cell.text == columns[at].cells[0].text);
-        if name == "expected" || (same && rows.len() > 1) {
-            let column = columns.remove(at);
-            if name != "expected" {
-                above.push(format!("{name} {}", column.cells[0].text));
-            }
-        }
-    }
-    let over = table_width(&columns).saturating_sub(width);
-    if over > 0
-        && let Some(column) = columns.iter_mut().find(|column| column.name == "observed")
-    {
-        let keep = column.width().saturating_sub(over).max(table::SHORT);
-        column.cells.iter_mut().for_each(|cell| cell.text = table::clip(&cell.text, keep));
-    }
+    let columns = columns(rows);
+    let called = |names: &[&str]| -> Vec<usize> {
+        names.iter().filter_map(|name| columns.iter().position(|column| column.name == *name)).collect()
+    };
+    let (spare, same, cut) = (called(&["expected"]), called(&["harts", "kernel"]), called(&["observed"]));
     let bold = |text: &str| Cell { text: text.to_owned(), style: Style::new().bold() };
     let mut lines = vec![columns.iter().map(|column| bold(column.name)).collect::<Vec<_>>()];
     lines.extend((0..rows.len()).map(|at| columns.iter().map(|column| column.cells[at].clone()).collect()));
     let aligns: Vec<Align> = columns.iter().map(|column| column.align).collect();
-    let above = if above.is_empty() { String::new() } else { format!("in every row: {}\n", above.join(", ")) };
-    above + &table::text(&aligns, &lines, color)
+    table::fitted(&aligns, lines, &Fit { width, spare: &spare, same: &same, cut: &cut }, color)
 }
 
 /// A column of the table, without its heading.
@@ -256,12 +238,6 @@ struct Column {
     name: &'static str,
     align: Align,
     cells: Vec<Cell>,
-}
-
-impl Column {
-    fn width(&self) -> usize {
-        self.cells.iter().map(|c| c.text.chars().count()).chain([self.name.chars().count()]).max().unwrap_or(0)
-    }
 }
 
 /// All columns; scenarios and runs only if rows have any.
@@ -288,10 +264,6 @@ fn columns(rows: &[Row]) -> Vec<Column> {
     all.push(column("seconds", Right, &|row| format!("{:.1}", row.seconds).into()));
     all.push(column("hits", Right, &|row| or_dash(row.stale_hits.map(|hits| hits.to_string())).into()));
     all
-}
-
-fn table_width(columns: &[Column]) -> usize {
-    columns.iter().map(|column| column.width() + 2).sum::<usize>().saturating_sub(2)
 }
 
 /// What helps to find out why a boot was not as expected.
