@@ -6,19 +6,17 @@ use std::ffi::OsStr;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use serde::Deserialize;
-
 use super::topics::{Applied, Outcome};
 use crate::boot::machine::Machine;
 use crate::boot::models;
 use crate::build::kernel::{self, Config};
 use crate::build::workbench::Lab;
 use crate::ground::error::{Error, Result};
-use crate::ground::toml_file;
 use crate::options::Options;
 use crate::trial::control;
 use crate::trial::expect::Expect;
 use crate::trial::plan::Trial;
+use crate::trial::results_spec;
 use crate::trial::run;
 use crate::trial::scenario;
 use crate::trial::verdict::Verdict;
@@ -26,9 +24,6 @@ use crate::trial::verdict::Verdict;
 /// A test for a kernel in the middle of a topic without tests, in the repository: that it boots.
 const FIXTURES: &str = "harness/tests/fixtures/guest";
 const FIXTURE: &str = "test-pass.sh";
-
-/// The list of the tests that run on any kernel, in the repository.
-const COMMON: &str = "harness/results.toml";
 
 /// The scenario whose kernel is built here: what it leaves out of the tests needs another one.
 const SCENARIO: &str = "default";
@@ -59,51 +54,53 @@ pub fn each(
     let common = Common::build(&mut lab);
     let names = common.as_ref().map(|common| common.names.join(", ")).map_err(|e| e.message.clone());
     result("the tests that run on any kernel build".to_owned(), names);
-    let common = common.ok();
-    let usual = usual(&options.root)?;
+    let (common, usual) = (common.ok(), usual(&options.root)?);
+    let given = Given { usual: &usual, common: common.as_ref(), each_patch: !options.base.linux.is_whole() };
     let mut known = BTreeMap::new();
-    for (mail, commit) in mails.iter().zip(&commits) {
-        let name = mail.file_stem().unwrap_or_default().to_string_lossy().into_owned();
-        let short = format!("patch-{}", name.split('-').next().unwrap_or_default());
-        let changed = changed_files(&fs::read_to_string(mail).map_err(|e| Error::io("read", mail, e))?);
-        let end = topics.iter().find(|topic| topic.commit == *commit);
-        let has_own = !kernel::tests_of(&lab.tree, commit)?.is_empty();
-        let tests = match &common {
-            _ if has_own => Tests::Own { usual: &usual, changed: end.is_none().then_some(changed.as_slice()) },
-            // Each of a short series; of a long one the middle of a topic would be a build of a module each.
-            Some(common) if end.is_some() || !options.base.linux.is_whole() => Tests::Common(common),
-            _ => Tests::Fixture,
-        };
-        // In the middle of the fixes, the others are missing.
-        let fixed = end.map_or(!matches!(tests, Tests::Common(_)), |topic| topic.fixed);
-        let windows = end.is_some() && fixed && matches!(tests, Tests::Common(_));
-        let wanted = Wanted { name: &name, short: &short, commit, tests, fixed, windows };
-        known.insert(commit.clone(), kernel(&mut lab, &wanted, result)?);
-    }
-    let mut outcomes = Vec::new();
-    for topic in topics {
-        let outcome = match known.get(&topic.commit) {
-            Some(outcome) => *outcome,
-            None => {
-                let (name, short) = (format!("topic {}", topic.name), format!("topic-{}", topic.name));
-                lab.tree.keep_scratch(&short, &topic.commit)?;
-                let has_own = !kernel::tests_of(&lab.tree, &topic.commit)?.is_empty();
-                let tests = match &common {
-                    Some(common) if topic.alone && has_own => Tests::Own { usual: &common.names, changed: None },
-                    _ if has_own && !topic.alone => Tests::Own { usual: &usual, changed: None },
-                    Some(common) => Tests::Common(common),
-                    None => Tests::Fixture,
-                };
-                let windows = topic.fixed && matches!(tests, Tests::Common(_));
-                let (commit, fixed) = (&topic.commit, topic.fixed);
-                kernel(&mut lab, &Wanted { name: &name, short: &short, commit, tests, fixed, windows }, result)?
-            }
-        };
-        outcomes.push(outcome);
+    for one in wanted(mails, &commits, topics)? {
+        if one.changed.is_none() {
+            lab.tree.keep_scratch(&one.short, one.commit)?;
+        }
+        let has_own = !kernel::tests_of(&lab.tree, one.commit)?.is_empty();
+        let duty = given.duty(has_own, one.topic, one.changed.as_deref());
+        known.insert(one.commit, kernel(&mut lab, &one, &duty, result)?);
     }
     let tip = lab.tree.tip()?;
     lab.tree.check_out(&tip)?;
-    Ok(outcomes)
+    Ok(topics.iter().map(|topic| known.get(topic.commit.as_str()).copied().unwrap_or_default()).collect())
+}
+
+/// A kernel to build and boot.
+struct Wanted<'a> {
+    /// For messages.
+    name: String,
+    /// What its files are called.
+    short: String,
+    commit: &'a str,
+    /// The topic that ends with it.
+    topic: Option<&'a Applied>,
+    /// The files that its patch changes; nothing for a topic that does not begin the series.
+    changed: Option<Vec<String>>,
+}
+
+/// Every patch, then the topics that end with none of them.
+fn wanted<'a>(mails: &[PathBuf], commits: &'a [String], topics: &'a [Applied]) -> Result<Vec<Wanted<'a>>> {
+    let mut all = Vec::new();
+    for (mail, commit) in mails.iter().zip(commits) {
+        let name = mail.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+        let short = format!("patch-{}", name.split('-').next().unwrap_or_default());
+        let topic = topics.iter().find(|topic| topic.commit == *commit);
+        let changed = changed_files(&fs::read_to_string(mail).map_err(|e| Error::io("read", mail, e))?);
+        all.push(Wanted { name, short, commit, topic, changed: Some(changed) });
+    }
+    for topic in topics {
+        if all.iter().any(|wanted| wanted.commit == topic.commit) {
+            continue;
+        }
+        let (name, short) = (format!("topic {}", topic.name), format!("topic-{}", topic.name));
+        all.push(Wanted { name, short, commit: &topic.commit, topic: Some(topic), changed: None });
+    }
+    Ok(all)
 }
 
 /// What a kernel without tests of its own runs: programs, and a module in C.
@@ -114,20 +111,11 @@ struct Common {
     folder: PathBuf,
 }
 
-/// What this module needs of [`COMMON`].
-#[derive(Deserialize)]
-struct Listed {
-    tests: Vec<String>,
-}
-
 impl Common {
     /// Takes them from the kernel with the series; a series without tests takes those of the first kernel that has all.
     fn build(lab: &mut Lab) -> Result<Self> {
         let options = lab.options.clone();
-        let path = options.root.join(COMMON);
-        let text = fs::read_to_string(&path).map_err(|e| Error::io("read", &path, e))?;
-        let listed: Listed =
-            toml_file::parse(&text).map_err(|why| Error::usage(format!("{COMMON}{why}; correct the file")))?;
+        let names = results_spec::tests(&options.root)?;
         let other = options.base.all.iter().find(|linux| linux.is_whole() && !options.base.linux.is_whole());
         let kernel = match other {
             Some(linux) => {
@@ -136,7 +124,7 @@ impl Common {
             }
             None => lab.kernel(&Config::default())?,
         };
-        Ok(Self { names: listed.tests, folder: kernel.selftests })
+        Ok(Self { names, folder: kernel.selftests })
     }
 }
 
@@ -158,18 +146,45 @@ enum Tests<'a> {
     Fixture,
 }
 
-/// A kernel to build and boot.
-struct Wanted<'a> {
-    /// For messages.
-    name: &'a str,
-    /// What its files are called.
-    short: &'a str,
-    commit: &'a str,
+/// What a kernel has to do.
+struct Duty<'a> {
     tests: Tests<'a>,
     /// It has to survive harts that remember.
     fixed: bool,
     /// It boots on [`WINDOWS`] as well.
     windows: bool,
+}
+
+/// The tests that there are.
+struct Given<'a> {
+    /// Those that need no configuration but this one.
+    usual: &'a [String],
+    /// Those that run on any kernel; nothing if they could not be built.
+    common: Option<&'a Common>,
+    /// Each patch gets those that run on any kernel, not only the last one of a topic. A long series goes without: it
+    /// takes a build of a module each.
+    each_patch: bool,
+}
+
+impl<'a> Given<'a> {
+    /// What a kernel has to do that has tests or not, and is the end of a topic or in the middle of one; `changed` are
+    /// the files of its patch.
+    fn duty(&self, has_own: bool, topic: Option<&Applied>, changed: Option<&'a [String]>) -> Duty<'a> {
+        let tests = match (topic, self.common) {
+            // Its other tests need what it lacks.
+            (Some(topic), Some(common)) if topic.alone && has_own => Tests::Own { usual: &common.names, changed: None },
+            (Some(topic), None) if topic.alone => Tests::Fixture,
+            (Some(_), _) if has_own => Tests::Own { usual: self.usual, changed: None },
+            (None, _) if has_own => Tests::Own { usual: self.usual, changed },
+            (Some(_), Some(common)) => Tests::Common(common),
+            (None, Some(common)) if self.each_patch => Tests::Common(common),
+            _ => Tests::Fixture,
+        };
+        let is_common = matches!(tests, Tests::Common(_));
+        // In the middle of the fixes, the others are missing.
+        let fixed = topic.map_or(!is_common, |topic| topic.fixed);
+        Duty { tests, fixed, windows: topic.is_some() && fixed && is_common }
+    }
 }
 
 /// The files that a patch changes.
@@ -218,11 +233,12 @@ fn chosen(all: Vec<String>, usual: &[String], changed: Option<&[String]>) -> Vec
 fn kernel(
     lab: &mut Lab,
     wanted: &Wanted<'_>,
+    duty: &Duty<'_>,
     result: &mut dyn FnMut(String, Result<String, String>),
 ) -> Result<Outcome> {
-    let Wanted { name, short, commit, .. } = *wanted;
+    let Wanted { name, short, commit, .. } = wanted;
     let folder = lab.options.place("each");
-    let built = match &wanted.tests {
+    let built = match &duty.tests {
         Tests::Common(common) => {
             let kernel = lab.bare_with(short, commit, &Config::default(), &common.folder);
             kernel.map(|kernel| (kernel, common.names.clone()))
@@ -234,14 +250,14 @@ fn kernel(
     };
     result(format!("{name} builds"), built.as_ref().map(|_| String::new()).map_err(|e| e.message.clone()));
     let Ok((kernel, mut tests)) = built else { return Ok(Outcome { builds: Some(false), ..Outcome::default() }) };
-    if let Tests::Own { usual, changed } = wanted.tests {
+    if let Tests::Own { usual, changed } = duty.tests {
         tests = chosen(tests, usual, changed);
     }
-    let windows = WINDOWS.iter().filter(|_| wanted.windows);
+    let windows = WINDOWS.iter().filter(|_| duty.windows);
     let (mut boots, mut passes) = (true, true);
     for model in MODELS.iter().chain(windows) {
         let machine = Machine::new(models::find(model)?);
-        let must_pass = wanted.fixed || !machine.model.stale;
+        let must_pass = duty.fixed || !machine.model.stale;
         let expect = Expect::on(&machine);
         let tests: Vec<_> = tests.iter().map(|test| (test.clone(), expect.clone())).collect();
         let names = tests.iter().map(|(test, _)| test.as_str()).collect::<Vec<_>>().join(", ");
@@ -260,7 +276,7 @@ fn kernel(
         result(format!("{name} boots on {model}"), ended);
     }
     // A fixture tests nothing.
-    let tested = !matches!(wanted.tests, Tests::Fixture);
+    let tested = !matches!(duty.tests, Tests::Fixture);
     Ok(Outcome { builds: Some(true), boots: Some(boots), tests: tested.then_some(passes) })
 }
 
@@ -282,6 +298,71 @@ mod tests {
         assert_eq!(of(&[&format!("{folder}/test-abi.sh"), &format!("{folder}/abi.c")]), ["test-abi.sh"]);
         assert_eq!(of(&[&format!("{folder}/test-abi.sh"), &format!("{folder}/functions.sh")]), tests());
         assert_eq!(of(&["Documentation/arch/riscv/lazy-map.rst"]), ["test-abi.sh"]);
+    }
+
+    /// Of each kernel: tests, whether it has to survive harts that remember, whether it boots on the windows as well.
+    #[test]
+    fn a_kernel_has_the_duties_of_its_place() {
+        let list = |names: &[&str]| names.iter().map(|&name| name.to_owned()).collect::<Vec<_>>();
+        let (usual, changed) = (list(&["usual"]), list(&["changed"]));
+        let common = Common { names: list(&["common"]), folder: PathBuf::new() };
+        let topic = |fixed, alone| Applied { name: "t".to_owned(), commit: "c".to_owned(), fixed, alone };
+        let whole = Given { usual: &usual, common: Some(&common), each_patch: false };
+        let short = Given { each_patch: true, ..whole };
+        let none = Given { common: None, ..whole };
+        let told = |given: &Given<'_>, has_own: bool, topic: Option<&Applied>| {
+            let duty = given.duty(has_own, topic, Some(&changed));
+            let tests = match duty.tests {
+                Tests::Own { usual, changed } => {
+                    format!("{} {}", usual.join(" "), changed.unwrap_or_default().join(" "))
+                }
+                Tests::Common(common) => format!("any: {}", common.names.join(" ")),
+                Tests::Fixture => "boots".to_owned(),
+            };
+            (tests, duty.fixed, duty.windows)
+        };
+        let is = |tests: &str, fixed, windows| (tests.to_owned(), fixed, windows);
+        // In the middle of a topic.
+        assert_eq!(told(&whole, true, None), is("usual changed", true, false));
+        assert_eq!(told(&none, true, None), is("usual changed", true, false));
+        assert_eq!(told(&whole, false, None), is("boots", true, false));
+        assert_eq!(told(&short, false, None), is("any: common", false, false));
+        assert_eq!(told(&none, false, None), is("boots", true, false));
+        // At the end of one.
+        for fixed in [false, true] {
+            let (end, alone) = (topic(fixed, false), topic(fixed, true));
+            assert_eq!(told(&whole, true, Some(&end)), is("usual ", fixed, false));
+            assert_eq!(told(&whole, false, Some(&end)), is("any: common", fixed, fixed));
+            assert_eq!(told(&none, false, Some(&end)), is("boots", fixed, false));
+            assert_eq!(told(&whole, true, Some(&alone)), is("common ", fixed, false));
+            assert_eq!(told(&whole, false, Some(&alone)), is("any: common", fixed, fixed));
+            assert_eq!(told(&none, true, Some(&alone)), is("boots", fixed, false));
+        }
+    }
+
+    #[test]
+    fn each_commit_is_one_kernel() {
+        let dir = tempfile::tempdir().unwrap();
+        let mails = ["0001-a.patch", "0002-b.patch"].map(|name| dir.path().join(name));
+        mails.iter().for_each(|mail| fs::write(mail, "diff --git a/x b/x\n").unwrap());
+        let commits = ["one", "two"].map(str::to_owned);
+        let topic = |name: &str, commit: &str| Applied {
+            name: name.to_owned(),
+            commit: commit.to_owned(),
+            fixed: false,
+            alone: false,
+        };
+        let topics = [topic("a", "two"), topic("b", "other")];
+        let all = wanted(&mails, &commits, &topics).unwrap();
+        let told: Vec<_> = all
+            .iter()
+            .map(|one| (one.short.as_str(), one.commit, one.topic.map(|topic| topic.name.as_str())))
+            .collect();
+        assert_eq!(
+            told,
+            [("patch-0001", "one", None), ("patch-0002", "two", Some("a")), ("topic-b", "other", Some("b"))]
+        );
+        assert_eq!(all.iter().map(|one| one.changed.is_some()).collect::<Vec<_>>(), [true, true, false]);
     }
 
     #[test]

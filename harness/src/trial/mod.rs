@@ -12,6 +12,7 @@ pub mod outputs;
 pub mod plan;
 pub mod record;
 pub mod report;
+pub mod results_spec;
 pub mod retry;
 pub mod run;
 pub mod scenario;

@@ -27,7 +27,7 @@ use crate::ground::{nearest, toml_file};
 pub const FOLDER: &str = "harness/scenarios";
 
 /// Where the tests' sources are, in the repository.
-const TESTS: &str = "selftests";
+pub const TESTS: &str = "selftests";
 
 /// The most harts that QEMU's `virt` machine takes.
 const MOST_HARTS: u32 = 512;

@@ -5,13 +5,10 @@ use std::fs;
 use std::path::Path;
 
 use super::plan::{Case, Trial};
-use super::scenario;
+use super::scenario::{self, TESTS};
 use crate::ground::error::{Error, Result};
 use crate::ground::nearest;
 use crate::options::asked::Select;
-
-/// Where the tests' sources are, in the repository.
-const TESTS: &str = "selftests";
 
 /// The tests to run.
 #[derive(Clone, Debug, Default)]

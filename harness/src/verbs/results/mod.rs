@@ -10,7 +10,7 @@ use std::path::Path;
 use chrono::Utc;
 use lazymap_console::end::End;
 
-use self::table::{Cell, Outcome, Row, Spec, Store, Which};
+use self::table::{Cell, Outcome, Store, Which};
 use super::run as scenarios;
 use crate::build::kernel::{Compiler, Config, Kernel, SERIES};
 use crate::build::workbench::Lab;
@@ -23,6 +23,7 @@ use crate::trial::expect::Expect;
 use crate::trial::plan::Trial;
 use crate::trial::record::{self, Tool};
 use crate::trial::report::{Done, shown};
+use crate::trial::results_spec::{Row, SPEC, Spec};
 use crate::trial::run;
 use crate::trial::scenario::Scenario;
 use crate::trial::seen::Booted;
@@ -72,7 +73,7 @@ impl Plan {
         let called = |name: &String| spec.rows.iter().any(|row| row.scenario.is_called(name));
         if let Some(name) = args.only.iter().find(|name| !called(name)) {
             let hint = nearest::hint(name, spec.rows.iter().map(|row| row.scenario.name.as_str()));
-            return Err(Error::usage(format!("{} has no row `{name}`; {hint}", table::SPEC)));
+            return Err(Error::usage(format!("{SPEC} has no row `{name}`; {hint}")));
         }
         let asked = |row: &Row| args.only.is_empty() || args.only.iter().any(|name| row.scenario.is_called(name));
         let open = |row: &Row| !args.missing || Which::ALL.into_iter().any(|kernel| !store.has(row, kernel));

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-only
-//! The table in docs/results.md: what it is to have (`harness/results.toml`), what was seen (`harness/results.json`), and
-//! how both become text.
+//! The table in docs/results.md: what was seen (`harness/results.json`), and how it becomes the rows that
+//! `harness/results.toml` asks for.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -11,15 +11,12 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 
 use crate::ground::error::{Error, Result};
-use crate::ground::{files, toml_file};
-use crate::trial::scenario::{self, Scenario};
+use crate::ground::files;
+use crate::trial::results_spec::{Row, SPEC, Spec};
 
-/// In the repository: what is to be run, what was seen, and the page with the table.
-pub const SPEC: &str = "harness/results.toml";
+/// In the repository: what was seen, and the page with the table.
 const STORE: &str = "harness/results.json";
 const PAGE: &str = "docs/results.md";
-/// Where findings are.
-const FINDINGS: &str = "docs/findings";
 
 /// Between these lines of the page is the table.
 const BEGIN: &str = "<!-- The table is made by `lazymap results`; do not edit it. -->\n";
@@ -48,95 +45,6 @@ impl Which {
             Self::Fixes => "bare + fixes",
             Self::Series => "series",
         }
-    }
-}
-
-/// [`SPEC`] as it is written.
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct File {
-    /// Tests that run on each kernel.
-    tests: Vec<String>,
-    row: Vec<RowFile>,
-    #[serde(default)]
-    left_out: Vec<LeftOut>,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct RowFile {
-    /// Of one machine, or of several.
-    scenario: String,
-    /// In place of those for all rows.
-    tests: Option<Vec<String>>,
-    /// Files in `docs/findings`, without `.md`, that explain a difference between kernels.
-    #[serde(default)]
-    findings: Vec<String>,
-}
-
-/// What the table does not have, and why.
-#[derive(Clone, Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct LeftOut {
-    pub what: String,
-    pub why: String,
-}
-
-/// A line of the table.
-#[derive(Clone, Debug)]
-pub struct Row {
-    pub scenario: Scenario,
-    pub tests: Vec<String>,
-    pub findings: Vec<String>,
-}
-
-/// What the table is to have.
-#[derive(Clone, Debug)]
-pub struct Spec {
-    pub rows: Vec<Row>,
-    pub left_out: Vec<LeftOut>,
-}
-
-impl Spec {
-    /// Reads the file of the repository `root`.
-    ///
-    /// # Errors
-    /// When it cannot be read (exit code 2), or names what does not exist (64).
-    pub fn load(root: &Path) -> Result<Self> {
-        let path = root.join(SPEC);
-        let text = fs::read_to_string(&path).map_err(|e| Error::io("read", &path, e))?;
-        let wrong = |why: String| Error::usage(format!("{SPEC}{why}; correct the file"));
-        let file: File = toml_file::parse(&text).map_err(wrong)?;
-        let all = scenario::load(root)?;
-        let mut spec = Self { rows: Vec::new(), left_out: file.left_out };
-        let mut named = BTreeSet::new();
-        for row in file.row {
-            let say = |why: String| wrong(format!(": row {}: {why}", row.scenario));
-            let tests = row.tests.unwrap_or_else(|| file.tests.clone());
-            let missing = |test: &&String| !root.join("selftests").join(test).exists();
-            if let Some(test) = tests.iter().find(missing) {
-                return Err(say(format!("there is no test `{test}` in selftests/")));
-            }
-            if tests.is_empty() {
-                return Err(say("it has no tests".to_owned()));
-            }
-            let missing = |name: &&String| !root.join(FINDINGS).join(format!("{name}.md")).exists();
-            if let Some(name) = row.findings.iter().find(missing) {
-                return Err(say(format!("there is no {FINDINGS}/{name}.md")));
-            }
-            let own: Vec<&Scenario> = all.values().filter(|s| s.is_called(&row.scenario) && s.boots()).collect();
-            if own.is_empty() {
-                return Err(say("there is no such scenario that boots".to_owned()));
-            }
-            for scenario in own {
-                if !named.insert(scenario.name.clone()) {
-                    return Err(say(format!("another row has {}", scenario.name)));
-                }
-                let (tests, findings) = (tests.clone(), row.findings.clone());
-                spec.rows.push(Row { scenario: scenario.clone(), tests, findings });
-            }
-        }
-        Ok(spec)
     }
 }
 
@@ -351,6 +259,8 @@ fn shown(cell: Option<&Cell>) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::trial::results_spec::{FINDINGS, LeftOut};
+    use crate::trial::scenario;
 
     fn root() -> &'static Path {
         Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap()
