@@ -384,8 +384,7 @@ fn commit(dir: &Path, version: &str, recorded: &str, sha256: &str) -> Result<Unp
     repo.run(["update-ref", "HEAD", &commit])?;
     let (version, recorded, sha256) = (version.to_owned(), recorded.to_owned(), sha256.to_owned());
     let unpacked = Unpacked { version, recorded, sha256, commit };
-    let text = serde_json::to_string_pretty(&unpacked).map_err(|e| Error::could_not(e.to_string()))?;
-    files::write_whole(&dir.join("unpacked.json"), text)?;
+    files::write_json(&dir.join("unpacked.json"), &unpacked)?;
     Ok(unpacked)
 }
 

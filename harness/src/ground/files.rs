@@ -5,6 +5,7 @@ use std::fs::{self, File};
 use std::io::{self, Read};
 use std::path::Path;
 
+use serde::Serialize;
 use sha2::{Digest, Sha256};
 
 use super::error::{Error, Result};
@@ -40,6 +41,15 @@ pub fn write_whole(path: &Path, content: impl AsRef<[u8]>) -> Result<()> {
     let new = dir.join(name);
     fs::write(&new, content).map_err(|e| Error::io("write", &new, e))?;
     fs::rename(&new, path).map_err(|e| Error::io("write", path, e))
+}
+
+/// Writes `value` as JSON for people as well as programs, as [`write_whole`] does.
+///
+/// # Errors
+/// When it has no form in JSON, or the file cannot be written.
+pub fn write_json(path: &Path, value: &impl Serialize) -> Result<()> {
+    let json = serde_json::to_string_pretty(value).map_err(|e| Error::could_not(e.to_string()))?;
+    write_whole(path, json + "\n")
 }
 
 /// Removes a file or a whole folder; it need not exist.

@@ -205,8 +205,7 @@ impl Table {
             println!("{}", row.cells().join("  ").trim_start());
         }
         self.rows.push(row);
-        let text = serde_json::to_string_pretty(&*self).map_err(|e| Error::could_not(e.to_string()))?;
-        files::write_whole(&self.files.0, text + "\n")?;
+        files::write_json(&self.files.0, self)?;
         files::write_whole(&self.files.1, self.markdown())
     }
 

@@ -205,8 +205,7 @@ pub fn fetch_system(out: &Path, name: &str, suite: &str, wanted: &[&str], arch: 
 /// Writes down in `note` what was fetched, and what for.
 fn keep(mut fetched: Fetched, recorded: &str, note: &Path) -> Result<Fetched> {
     recorded.clone_into(&mut fetched.recorded);
-    let text = serde_json::to_string_pretty(&fetched).map_err(|e| Error::could_not(e.to_string()))?;
-    files::write_whole(note, text)?;
+    files::write_json(note, &fetched)?;
     Ok(fetched)
 }
 

@@ -389,8 +389,7 @@ fn read_state(dir: &Path) -> Option<State> {
 }
 
 fn save_state(dir: &Path, state: &State) -> Result<()> {
-    let text = serde_json::to_string_pretty(state).map_err(|e| Error::could_not(e.to_string()))?;
-    files::write_whole(&state_path(dir), text)
+    files::write_json(&state_path(dir), state)
 }
 
 /// Where the branch is, or an empty text.

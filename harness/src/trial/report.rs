@@ -159,8 +159,7 @@ pub fn finish(bench: &Workbench, verb: &'static str, folder: &Path, done: Vec<Do
         boots: &ran.boots,
         runs: &ran.rows,
     };
-    let json = serde_json::to_string_pretty(&results).map_err(|e| Error::could_not(e.to_string()))?;
-    files::write_whole(&folder.join("results.json"), json + "\n")?;
+    files::write_json(&folder.join("results.json"), &results)?;
     let color = std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none();
     let quiet = bench.options.asked.quiet;
     let shown: Vec<Row> = ran.rows.iter().filter(|row| !quiet || row.verdict != Verdict::Pass).cloned().collect();

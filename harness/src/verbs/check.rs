@@ -15,7 +15,7 @@ use crate::build::workbench::{self, Lab, Workbench};
 use crate::ground::batch;
 use crate::ground::cargo::cargo;
 use crate::ground::cmd::{self, Ended};
-use crate::ground::error::{Error, Result};
+use crate::ground::error::Result;
 use crate::ground::files;
 use crate::ground::progress::Step;
 use crate::ground::shard::Shard;
@@ -409,8 +409,7 @@ fn finish(checker: &Checker<'_>, count: Count) -> Result<()> {
         checks: &checker.checks,
         not_run: &plan.left_out,
     };
-    let json = serde_json::to_string_pretty(&results).map_err(|e| Error::could_not(e.to_string()))?;
-    files::write_whole(&results_file, json + "\n")?;
+    files::write_json(&results_file, &results)?;
     let told = Told { verb: "check", about: &about, parts: &checker.ran, checks: &checker.checks };
     outputs::write(&options.asked.outputs, &options.root, &told)?;
     println!("{count}");

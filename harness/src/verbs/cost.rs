@@ -374,8 +374,7 @@ pub fn run(lab: &mut Lab, kernels: &Kernels, full: bool) -> Result<Vec<Row>> {
         row.path.push_str(", NR_CPUS=512");
         rows.push(row);
     }
-    let json = serde_json::to_string_pretty(&rows).map_err(|e| Error::could_not(e.to_string()))?;
-    files::write_whole(&folder.join("results.json"), json + "\n")?;
+    files::write_json(&folder.join("results.json"), &rows)?;
     println!("\n{}", rows_table(&rows));
     println!("Consoles and counts: {}", shown(&lab.options.root, &folder));
     Ok(rows)

@@ -100,8 +100,7 @@ fn verdict(report: &Report) -> Verdict {
 
 fn write(options: &Options, reports: &[Report]) -> Result<()> {
     let results = Results { schema: 1, kernels: reports };
-    let json = serde_json::to_string_pretty(&results).map_err(|e| Error::could_not(e.to_string()))?;
-    files::write_whole(&options.place("exhaust").join("results.json"), json + "\n")
+    files::write_json(&options.place("exhaust").join("results.json"), &results)
 }
 
 /// The kernels that have been built.

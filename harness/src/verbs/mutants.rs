@@ -152,8 +152,7 @@ fn judge_all(options: &Options, vmlinux: &Path, args: &Args) -> Result<Vec<Row>>
         seconds: started.elapsed().as_secs_f64(),
         mutants: &rows,
     };
-    let json = serde_json::to_string_pretty(&results).map_err(|e| Error::could_not(e.to_string()))?;
-    files::write_whole(&options.place("mutants").join("results.json"), json + "\n")?;
+    files::write_json(&options.place("mutants").join("results.json"), &results)?;
     if args.every == 1 && args.shard == Shard::default() {
         all_needed(&rows, &known.survivor)?;
     }

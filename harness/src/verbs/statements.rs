@@ -261,8 +261,7 @@ fn read(file: &Path) -> Result<Vec<Judged>> {
 }
 
 fn write(file: &Path, judged: &[Judged]) -> Result<()> {
-    let json = serde_json::to_string_pretty(&Results { schema: 1, mutants: judged.to_vec() });
-    files::write_whole(file, json.map_err(|e| Error::could_not(e.to_string()))? + "\n")
+    files::write_json(file, &Results { schema: 1, mutants: judged.to_vec() })
 }
 
 #[cfg(test)]

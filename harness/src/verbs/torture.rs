@@ -203,8 +203,7 @@ impl Progress {
     }
 
     fn keep(&self, folder: &Path) -> Result<()> {
-        let json = serde_json::to_string_pretty(self).map_err(|e| Error::could_not(e.to_string()))?;
-        files::write_whole(&folder.join(PROGRESS), json + "\n")
+        files::write_json(&folder.join(PROGRESS), self)
     }
 
     /// Names of the scenarios that were not booted.

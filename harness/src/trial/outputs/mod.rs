@@ -116,8 +116,7 @@ pub fn write(outputs: &Outputs, root: &Path, told: &Told<'_>) -> Result<()> {
         }
     }
     if let Some(path) = &outputs.kcidb {
-        let json = serde_json::to_string_pretty(&kcidb::report(told)).map_err(|e| Error::could_not(e.to_string()))?;
-        files::write_whole(path, json + "\n")?;
+        files::write_json(path, &kcidb::report(told))?;
     }
     if let Some(path) = &outputs.html {
         files::write_whole(path, html::page(root, told))?;

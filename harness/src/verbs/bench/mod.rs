@@ -464,8 +464,7 @@ fn write(
         base: &bench.base_used,
         toolchain: &bench.toolchain,
     };
-    let json = serde_json::to_string_pretty(&results).map_err(|e| Error::could_not(e.to_string()))?;
-    files::write_whole(&folder.join("results.json"), json + "\n")?;
+    files::write_json(&folder.join("results.json"), &results)?;
     let kernels = &KERNELS[..KERNELS.len() - 1];
     let workloads: Vec<&str> =
         counts::workloads(true).map(|(_, name, _)| name).filter(|name| *name != "none").collect();

@@ -123,8 +123,7 @@ pub fn run(options: &Options, full: bool) -> Result<Exit> {
             all.push(counted(&name, counter.count(&name, &patched, &mode)?, counter.memory(&name, &patched, &mode)?));
         }
     }
-    let json = serde_json::to_string_pretty(&all).map_err(|e| Error::could_not(e.to_string()))?;
-    files::write_whole(&counter.folder.join("results.json"), json + "\n")?;
+    files::write_json(&counter.folder.join("results.json"), &all)?;
     println!("\n{}", text(&all));
     let (exit, verdict) = judged(without, off);
     println!("{verdict}\nConsoles and counts: {}", shown(&options.root, &counter.folder));

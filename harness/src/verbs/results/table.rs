@@ -135,8 +135,7 @@ impl Store {
     /// When a file cannot be read or written, or the page has no place for the table.
     pub fn keep(&mut self, root: &Path, spec: &Spec) -> Result<()> {
         self.0.retain(|name, _| spec.rows.iter().any(|row| row.scenario.name == *name));
-        let json = serde_json::to_string_pretty(self).map_err(|e| Error::could_not(e.to_string()))?;
-        files::write_whole(&root.join(STORE), json + "\n")?;
+        files::write_json(&root.join(STORE), self)?;
         write(root, spec, self)
     }
 }
