@@ -93,7 +93,7 @@ pub fn check(options: &Options, build: bool) -> Result<Checked> {
     let step = Step::start("checkpatch");
     let said = batch::side_by_side(&mails, options.jobs, |_| 1, |mail| checkpatch(tree.repo.dir(), mail, &ignored));
     for (mail, said) in mails.iter().zip(said) {
-        let name = stem(mail);
+        let name = mailbox::stem(mail);
         result(format!("{name} checkpatch"), said?);
         result(format!("{name} is not signed off"), not_signed(mail)?);
     }
@@ -212,7 +212,7 @@ fn in_topics(
             applied.as_ref().map(|_| String::new()).map_err(|e| e.message.clone()),
         );
         for mail in mails[part.patches.clone()].iter().filter(|_| part.topic.stable) {
-            result(format!("{} is for stable kernels", stem(mail)), rules::for_stable(&rules::message(mail)?));
+            result(format!("{} is for stable kernels", mailbox::stem(mail)), rules::for_stable(&rules::message(mail)?));
         }
         if let Some(goes) = goes? {
             result(format!("topic {name} goes to its list"), goes);
@@ -233,11 +233,6 @@ fn in_topics(
     rows.push(all);
     tips.push(Some(whole));
     Ok((rows, tips))
-}
-
-/// Name of a mail without its ending.
-fn stem(mail: &Path) -> String {
-    mail.file_stem().unwrap_or_default().to_string_lossy().into_owned()
 }
 
 /// Prints one line per check.
@@ -362,8 +357,7 @@ const SELFTESTS: &str = "selftests/";
 
 /// Whether a patch changes nothing but kselftests, and MAINTAINERS for them.
 fn only_selftests(mail: &Path) -> Result<bool> {
-    let text = fs::read(mail).map_err(|e| Error::io("read", mail, e))?;
-    let text = String::from_utf8_lossy(&text);
+    let text = mailbox::text(mail)?;
     // Both sides: a file that is removed has no new one.
     let mut files = text.lines().filter_map(|l| l.strip_prefix("--- a/").or_else(|| l.strip_prefix("+++ b/")));
     Ok(files.all(|f| f == "MAINTAINERS" || f.starts_with("tools/testing/selftests/")))
@@ -371,8 +365,7 @@ fn only_selftests(mail: &Path) -> Result<bool> {
 
 /// Only the person who submits the series may sign it off.
 fn not_signed(mail: &Path) -> Result<Result<String, String>> {
-    let text = fs::read(mail).map_err(|e| Error::io("read", mail, e))?;
-    let text = String::from_utf8_lossy(&text);
+    let text = mailbox::text(mail)?;
     Ok(match text.lines().take_while(|l| !l.starts_with("diff --git ")).find(|l| l.starts_with("Signed-off-by:")) {
         Some(line) => Err(format!("it has \"{line}\"; remove it: the submitter adds it")),
         None => Ok(String::new()),

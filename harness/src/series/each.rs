@@ -3,7 +3,6 @@
 
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
-use std::fs;
 use std::path::{Path, PathBuf};
 
 use super::topics::{Applied, Outcome};
@@ -13,6 +12,7 @@ use crate::build::kernel::{self, Config};
 use crate::build::workbench::Lab;
 use crate::ground::error::{Error, Result};
 use crate::options::Options;
+use crate::source::mailbox;
 use crate::trial::control;
 use crate::trial::expect::Expect;
 use crate::trial::plan::Trial;
@@ -87,10 +87,10 @@ struct Wanted<'a> {
 fn wanted<'a>(mails: &[PathBuf], commits: &'a [String], topics: &'a [Applied]) -> Result<Vec<Wanted<'a>>> {
     let mut all = Vec::new();
     for (mail, commit) in mails.iter().zip(commits) {
-        let name = mail.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+        let name = mailbox::stem(mail);
         let short = format!("patch-{}", name.split('-').next().unwrap_or_default());
         let topic = topics.iter().find(|topic| topic.commit == *commit);
-        let changed = changed_files(&fs::read_to_string(mail).map_err(|e| Error::io("read", mail, e))?);
+        let changed = changed_files(&mailbox::text(mail)?);
         all.push(Wanted { name, short, commit, topic, changed: Some(changed) });
     }
     for topic in topics {
@@ -283,6 +283,7 @@ fn kernel(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::fs;
 
     #[test]
     fn a_patch_runs_the_tests_that_it_changes() {

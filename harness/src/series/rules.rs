@@ -10,6 +10,7 @@ use regex_lite::Regex;
 use crate::ground::error::{Error, Result};
 use crate::ground::files;
 use crate::ground::git::Repo;
+use crate::source::mailbox;
 use crate::source::tree::Tree;
 
 /// The script that checks kernel-doc comments: up to 7.3, and where it has moved to.
@@ -27,8 +28,7 @@ const NO_FIXES: &str = "No Fixes tag: ";
 
 /// The message of a mail, up to the line that ends it.
 pub fn message(mail: &Path) -> Result<String> {
-    let text = fs::read(mail).map_err(|e| Error::io("read", mail, e))?;
-    let text = String::from_utf8_lossy(&text);
+    let text = mailbox::text(mail)?;
     Ok(text.lines().take_while(|l| *l != "---" && !l.starts_with("diff --git ")).map(|l| format!("{l}\n")).collect())
 }
 
@@ -133,10 +133,9 @@ pub fn threaded(cover: &Path, mails: &[PathBuf]) -> Result<Result<String, String
 pub fn headers_and_parameters(mails: &[PathBuf]) -> Result<Result<String, String>> {
     let mut named = Vec::new();
     for mail in mails {
-        let text = fs::read(mail).map_err(|e| Error::io("read", mail, e))?;
+        let text = mailbox::text(mail)?;
         let name = mail.file_name().unwrap_or_default().to_string_lossy();
         let mut file = "";
-        let text = String::from_utf8_lossy(&text);
         if text.lines().any(|line| line.starts_with('+') && line.contains("module_param")) {
             named.push(name.split('-').next().unwrap_or_default().to_owned());
         }

@@ -3,15 +3,14 @@
 //! kernel's own release, and `git am -3` finds their blobs in any clone that has its tag.
 
 use std::collections::BTreeSet;
-use std::fs;
 use std::path::PathBuf;
 use std::process::Command;
 
 use crate::ground::cmd;
-use crate::ground::error::{Error, Result};
+use crate::ground::error::Result;
 use crate::options::Options;
-use crate::source::apt;
 use crate::source::tree::Tree;
+use crate::source::{apt, mailbox};
 
 /// The source package that `linux-source-*` is made from.
 const SOURCE: &str = "linux";
@@ -61,9 +60,8 @@ pub fn blobs(options: &Options, tree: &Tree, mails: &[PathBuf]) -> Result<Result
     let mut seen = BTreeSet::new();
     let (mut known, mut other) = (0, Vec::new());
     for mail in mails {
-        let text = fs::read(mail).map_err(|e| Error::io("read", mail, e))?;
         let name = mail.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        for (file, blob) in before(&String::from_utf8_lossy(&text)) {
+        for (file, blob) in before(&mailbox::text(mail)?) {
             // Patches build on each other, and some files are new.
             if !seen.insert(file.clone()) || blob.bytes().all(|digit| digit == b'0') {
                 continue;

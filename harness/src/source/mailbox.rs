@@ -33,6 +33,20 @@ pub fn patches(folder: &Path) -> Result<Vec<PathBuf>> {
     Ok(list)
 }
 
+/// The text of a mail. A file that a patch changes may have any encoding: what is not UTF-8 is replaced.
+///
+/// # Errors
+/// When it cannot be read.
+pub fn text(mail: &Path) -> Result<String> {
+    let bytes = fs::read(mail).map_err(|e| Error::io("read", mail, e))?;
+    Ok(String::from_utf8_lossy(&bytes).into_owned())
+}
+
+/// Name of a mail without its ending, such as `0001-riscv-mm-x`.
+pub fn stem(mail: &Path) -> String {
+    mail.file_stem().unwrap_or_default().to_string_lossy().into_owned()
+}
+
 /// A hash over names and contents.
 ///
 /// # Errors
@@ -79,10 +93,9 @@ pub fn am(repo: &Repo, base: &str, patches: &[PathBuf]) -> Result<String> {
             touched.extend(field.rsplit('\t').next().filter(|f| !f.is_empty()).map(str::to_owned));
         }
         // numstat gives a rename's new name only, but the old file is needed as well.
-        let text = fs::read(patch).map_err(|e| Error::io("read", patch, e))?;
-        let text = String::from_utf8_lossy(&text);
         touched.extend(
-            text.lines()
+            text(patch)?
+                .lines()
                 .filter_map(|l| l.strip_prefix("rename from ").or(l.strip_prefix("copy from ")))
                 .map(str::to_owned),
         );
@@ -156,6 +169,15 @@ fn hunk(patch: &str, file: &str, line: &str) -> Option<usize> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_mail_may_have_any_encoding() {
+        let dir = tempfile::tempdir().unwrap();
+        let mail = dir.path().join("0001-a.patch");
+        fs::write(&mail, b"+caf\xe9\n").unwrap();
+        assert_eq!(text(&mail).unwrap(), "+caf\u{fffd}\n");
+        assert_eq!(stem(&mail), "0001-a");
+    }
 
     #[test]
     fn hunks_are_counted_per_file() {
