@@ -7,6 +7,7 @@ pub mod cmd;
 pub mod error;
 pub mod files;
 pub mod git;
+pub mod html;
 pub mod key;
 pub mod lock;
 pub mod nearest;

@@ -5,6 +5,7 @@ use std::fmt::Write;
 use std::path::Path;
 
 use super::{Suite, Told};
+use crate::ground::html::escaped;
 use crate::trial::record::{CaseResult, CaseRow};
 use crate::trial::report::{Row, repeats, shown};
 use crate::trial::verdict::{Count, Verdict};
@@ -300,20 +301,4 @@ fn class(verdict: Verdict) -> &'static str {
         Verdict::Error | Verdict::Miss => "error",
         Verdict::Skip => "skip",
     }
-}
-
-/// Text as it must be written in HTML; braces too, as they stand for something in the page.
-fn escaped(text: &str) -> String {
-    let mut html = String::new();
-    for c in text.chars() {
-        match c {
-            '&' | '<' | '>' | '"' | '{' | '}' => {
-                let _ = write!(html, "&#{};", u32::from(c));
-            }
-            // Control characters have no place in a page.
-            c if c.is_control() && c != '\n' && c != '\t' => html.push('\u{fffd}'),
-            c => html.push(c),
-        }
-    }
-    html
 }

@@ -4,6 +4,7 @@
 use super::figures::Place;
 use super::judge::Check;
 use super::table;
+use crate::ground::html::escaped;
 
 /// The page; `{…}` stand for what is filled in.
 const PAGE: &str = include_str!("page.html");
@@ -39,18 +40,6 @@ fn html_table(rows: &[Vec<String>]) -> String {
         html += &format!("<tr>{cells}</tr>\n");
     }
     html + "</table>"
-}
-
-/// Text as it must be written in HTML; braces too, as they stand for something in the page.
-fn escaped(text: &str) -> String {
-    let mut html = String::new();
-    for c in text.chars() {
-        match c {
-            '&' | '<' | '>' | '"' | '{' | '}' => html += &format!("&#{};", u32::from(c)),
-            c => html.push(c),
-        }
-    }
-    html
 }
 
 #[cfg(test)]
