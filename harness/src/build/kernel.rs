@@ -35,8 +35,12 @@ const FRAGMENT: &str = "harness/kernel.config";
 const DEFCONFIG: &str = "defconfig";
 /// Kbuild's list of a kernel's modules.
 const ORDER: &str = "modules.order";
-/// The tests' folder below `tools/testing/selftests`, as kselftest's `TARGETS=` names it.
-const TARGET: &str = "riscv/lazy_map";
+/// Where all kselftests are in a kernel tree.
+const KSELFTEST: &str = "tools/testing/selftests";
+/// Where the tests of the series are.
+pub const SELFTESTS: &str = "tools/testing/selftests/riscv/lazy_map";
+/// The same below the folder of all kselftests, as their `TARGETS=` names it.
+pub const TARGET: &str = "riscv/lazy_map";
 /// Lines that a full build prints, for the progress bar.
 const FULL_BUILD_LINES: u64 = 1400;
 /// What the one module is made of that needs no abstractions, in the repository, and its name.
@@ -352,15 +356,20 @@ pub fn planned(options: &Options, name: &str, config: &Config) -> Kernel {
     }
 }
 
+/// Whether a file of the tests is a script that runs one.
+pub fn is_test(name: &str) -> bool {
+    name.starts_with("test-") && name.ends_with(".sh")
+}
+
 /// Names of the test scripts that `commit` has.
 ///
 /// # Errors
 /// When the commit does not exist.
 pub fn tests_of(tree: &Tree, commit: &str) -> Result<Vec<String>> {
-    let folder = format!("tools/testing/selftests/{TARGET}/");
+    let folder = format!("{SELFTESTS}/");
     let list = tree.repo.run(["ls-tree", "--name-only", commit, "--", &folder])?;
     let names = list.lines().filter_map(|path| path.strip_prefix(&folder));
-    Ok(names.filter(|n| n.starts_with("test-") && n.ends_with(".sh")).map(str::to_owned).collect())
+    Ok(names.filter(|name| is_test(name)).map(str::to_owned).collect())
 }
 
 /// Where a kernel is kept.
@@ -513,7 +522,7 @@ impl<'a> Build<'a> {
         let mut fragments: Vec<(PathBuf, bool)> = Vec::new();
         if !self.config.standalone {
             // First, so that the other may take back what is for larger configurations only.
-            let tests = self.tree_dir.join("tools/testing/selftests").join(TARGET).join("config");
+            let tests = self.tree_dir.join(SELFTESTS).join("config");
             // Tests may need options that only the whole series has.
             fragments.extend(tests.exists().then_some((tests, whole)));
             // It takes away what a defconfig has.
@@ -595,11 +604,9 @@ impl<'a> Build<'a> {
     fn selftests(&self, name: &str, install: &Path, tests: &Path, step: &Step) -> Result<()> {
         step.detail("selftests");
         files::remove(install)?;
-        let all = self.tree_dir.join("tools/testing/selftests");
+        let all = self.tree_dir.join(KSELFTEST);
         if !all.join(TARGET).join("Makefile").exists() {
-            return Err(Error::could_not(format!(
-                "the series has no tools/testing/selftests/{TARGET}/Makefile; add it to selftests/"
-            )));
+            return Err(Error::could_not(format!("the series has no {SELFTESTS}/Makefile; add it to selftests/")));
         }
         let mut make = self.make(&all);
         for (variable, value) in [("O=", self.o.as_path()), ("KDIR=", &self.o), ("INSTALL_PATH=", install)] {

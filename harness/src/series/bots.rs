@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use crate::build::kernel::{self, SELFTESTS};
 use crate::ground::cmd;
 use crate::ground::error::{Error, Result};
 use crate::ground::files;
@@ -17,8 +18,6 @@ use crate::source::host::{self, Host};
 use crate::source::tree::Tree;
 use crate::trial::coverage;
 
-/// The tests' folder in a kernel tree.
-const FOLDER: &str = "tools/testing/selftests/riscv/lazy_map";
 /// A module that is built from nothing, to see whether it is installed.
 const MADE_UP: &str = "made_up.ko";
 /// A symbol that each kernel with the tests' abstractions exports; `kernel::kselftest`, mangled.
@@ -35,13 +34,13 @@ pub fn check(
     result: &mut dyn FnMut(String, Result<String, String>),
 ) -> Result<()> {
     // Each test script needs it.
-    if tree.repo.find(&format!("{tip}:{FOLDER}/functions.sh"))?.is_none() {
+    if tree.repo.find(&format!("{tip}:{SELFTESTS}/functions.sh"))?.is_none() {
         return Ok(());
     }
     let host = host::prepare(options, true)?;
     tree.check_out(tip)?;
     let top = tree.repo.dir().to_owned();
-    let tests = top.join(FOLDER);
+    let tests = top.join(SELFTESTS);
     let step = Step::start("what a test bot does");
     step.detail("defconfig kselftest-merge");
     result("kselftest-merge keeps what the tests need".to_owned(), merged(&top, &host, options, &step)?);
@@ -76,7 +75,7 @@ fn merged(top: &Path, host: &Host, options: &Options, step: &Step) -> Result<Res
         cmd::logged(&mut make, &options.out.join(format!("log/bots-{target}.log")), step)?;
     }
     let read = |path: PathBuf| fs::read_to_string(&path).map_err(|e| Error::io("read", &path, e));
-    let (config, wanted) = (read(o.join(".config"))?, read(top.join(FOLDER).join("config"))?);
+    let (config, wanted) = (read(o.join(".config"))?, read(top.join(SELFTESTS).join("config"))?);
     let has: BTreeSet<&str> = config.lines().collect();
     let lost: Vec<&str> = wanted.lines().filter(|l| l.starts_with("CONFIG_") && !has.contains(l)).collect();
     files::remove(&o)?;
@@ -145,7 +144,7 @@ fn modules(top: &Path) -> Result<Vec<(String, Result<String, String>)>> {
         let said = String::from_utf8_lossy(&done.stderr).into_owned();
         let why = || said.lines().next_back().unwrap_or("make built no module").to_owned();
         let ok = done.status.success() && built();
-        files::remove(&top.join(FOLDER).join("test_modules").join(MADE_UP))?;
+        files::remove(&top.join(SELFTESTS).join("test_modules").join(MADE_UP))?;
         all.push((format!("{targets} builds the modules against O="), if ok { Ok(String::new()) } else { Err(why()) }));
     }
     Ok(all)
@@ -241,7 +240,7 @@ fn names_differ(tests: &Path) -> Result<Result<String, String>> {
     let mut seen = 0;
     for entry in fs::read_dir(tests).map_err(|e| Error::io("read", tests, e))?.flatten() {
         let name = entry.file_name().to_string_lossy().into_owned();
-        if !name.starts_with("test-") || !name.ends_with(".sh") {
+        if !kernel::is_test(&name) {
             continue;
         }
         for line in read(&entry.path())?.lines().filter_map(|l| l.trim().strip_prefix("run_module ")) {

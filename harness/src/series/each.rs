@@ -18,15 +18,12 @@ use crate::trial::expect::Expect;
 use crate::trial::plan::Trial;
 use crate::trial::results_spec;
 use crate::trial::run;
-use crate::trial::scenario;
+use crate::trial::scenario::{self, DEFAULT};
 use crate::trial::verdict::Verdict;
 
 /// A test for a kernel in the middle of a topic without tests, in the repository: that it boots.
 const FIXTURES: &str = "harness/tests/fixtures/guest";
 const FIXTURE: &str = "test-pass.sh";
-
-/// The scenario whose kernel is built here: what it leaves out of the tests needs another one.
-const SCENARIO: &str = "default";
 
 /// Where what a kernel does not contain is, in a kernel tree.
 const OUTSIDE: [&str; 2] = ["tools/testing/selftests/", "Documentation/"];
@@ -128,11 +125,11 @@ impl Common {
     }
 }
 
-/// The tests of the scenario with this kernel.
+/// The tests of the scenario whose kernel is built here: what it leaves out needs another one.
 fn usual(root: &Path) -> Result<Vec<String>> {
     let all = scenario::load(root)?;
-    let trial = all.get(SCENARIO).and_then(|scenario| scenario.trial());
-    let trial = trial.ok_or_else(|| Error::could_not(format!("there is no scenario {SCENARIO} that boots")))?;
+    let trial = all.get(DEFAULT).and_then(|scenario| scenario.trial());
+    let trial = trial.ok_or_else(|| Error::could_not(format!("there is no scenario {DEFAULT} that boots")))?;
     Ok(trial.tests.iter().map(|(test, _)| test.clone()).collect())
 }
 

@@ -13,7 +13,7 @@ use serde::Deserialize;
 
 use super::expect::{Expect, Observation, Sign};
 use super::plan::{Case, Trial};
-use super::scenario::{self, Kind, MachineFile, Scenario, Tier, Which};
+use super::scenario::{self, DEFAULT, Kind, MachineFile, Scenario, Tier, Which};
 use crate::boot::machine::{LimitsGiven, Machine};
 use crate::build::kernel::{Config, Kernel};
 use crate::build::workbench::Lab;
@@ -28,9 +28,6 @@ pub const FILE: &str = "controls.toml";
 
 /// Stands for the last commit of the series.
 const TIP: &str = "tip";
-
-/// The scenario of a run that names none.
-const DEFAULT: &str = "default";
 
 /// What `observe` says of a kernel that is correct, but works in another way than the series: no sign
 /// may be seen.

@@ -18,13 +18,16 @@ use super::expect::Expect;
 use super::plan::Trial;
 use crate::boot::machine::{Irq, LimitsGiven, Machine};
 use crate::boot::models;
-use crate::build::kernel::{Compiler, Config, SERIES};
+use crate::build::kernel::{self, Compiler, Config, SERIES};
 use crate::build::kunit::Arch;
 use crate::ground::error::{Error, Result};
 use crate::ground::{nearest, toml_file};
 
 /// Where the files are, in the repository.
 pub const FOLDER: &str = "harness/scenarios";
+
+/// The scenario that is meant where none is named.
+pub const DEFAULT: &str = "default";
 
 /// Where the tests' sources are, in the repository.
 pub const TESTS: &str = "selftests";
@@ -220,7 +223,7 @@ pub fn tests_in(folder: &Path) -> Result<Vec<String>> {
         entries => entries.map_err(|e| Error::io("read", folder, e))?,
     };
     let names = entries.flatten().map(|e| e.file_name().to_string_lossy().into_owned());
-    let mut tests: Vec<String> = names.filter(|n| n.starts_with("test-") && n.ends_with(".sh")).collect();
+    let mut tests: Vec<String> = names.filter(|name| kernel::is_test(name)).collect();
     tests.sort();
     Ok(tests)
 }

@@ -5,7 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use super::bundle::pack;
-use crate::build::kernel::Config;
+use crate::build::kernel::{Config, SELFTESTS, TARGET};
 use crate::build::workbench::Lab;
 use crate::ground::cmd;
 use crate::ground::error::{Error, Result};
@@ -14,9 +14,6 @@ use crate::ground::progress::Step;
 use crate::options::Options;
 use crate::source::host::{self, Host};
 
-/// The tests in a kernel tree, and as kselftest's `TARGETS=` names them.
-const FOLDER: &str = "tools/testing/selftests/riscv/lazy_map";
-const TARGET: &str = "riscv/lazy_map";
 /// The archive's only folder.
 const NAME: &str = "kselftest";
 
@@ -58,8 +55,8 @@ fn install_from(options: &Options, build: &Path, install: &Path) -> Result<()> {
     if !build.join("Module.symvers").is_file() {
         return Err(wrong("has no Module.symvers: the kernel is configured, but not built"));
     }
-    if !source.join(FOLDER).join("Makefile").is_file() {
-        return Err(wrong(&format!("was built from {}, which has no {FOLDER}", source.display())));
+    if !source.join(SELFTESTS).join("Makefile").is_file() {
+        return Err(wrong(&format!("was built from {}, which has no {SELFTESTS}", source.display())));
     }
     let host = host::prepare(options, true)?;
     same_rustc(&config, &host).map_err(|why| Error::could_not(format!("{show}: {why}")))?;

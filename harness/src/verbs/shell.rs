@@ -10,10 +10,8 @@ use crate::ground::error::{Error, Result};
 use crate::ground::progress::Step;
 use crate::options::Options;
 use crate::trial::run;
-use crate::trial::scenario::{self, Kind, Which};
+use crate::trial::scenario::{self, DEFAULT, Kind, Which};
 
-/// The scenario whose configuration and machine are used by default.
-const DEFAULT: &str = "default";
 /// Tells the guest's init to start a shell instead of switching the machine off.
 const WORD: &str = "lazymap.shell";
 

@@ -6,6 +6,7 @@
 //! version in the first line, one plan, no nested documents without `# `.
 
 use super::{Suite, Told};
+use crate::build::kernel;
 use crate::trial::record::{CaseResult, CaseRow};
 use crate::trial::report::Row;
 use crate::trial::tally::{DIRECTIVES, one_line};
@@ -65,8 +66,7 @@ fn document(suite: &Suite<'_>) -> String {
 
 /// The name of a test in kselftest's form, in which other runs have it, too.
 fn name(test: &str) -> String {
-    let script = test.starts_with("test-") && test.ends_with(".sh");
-    plain(&if script { format!("selftests: riscv/lazy_map: {test}") } else { test.to_owned() })
+    plain(&if kernel::is_test(test) { format!("selftests: {}: {test}", kernel::TARGET) } else { test.to_owned() })
 }
 
 fn unlike(row: &Row) -> String {
