@@ -70,7 +70,6 @@ pub const SP: u32 = 2;
 pub const GP: u32 = 3;
 pub const TP: u32 = 4;
 pub const S0: u32 = 8;
-pub const S1: u32 = 9;
 pub const A0: u32 = 10;
 pub const A1: u32 = 11;
 

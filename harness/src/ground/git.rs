@@ -14,7 +14,7 @@ use crate::ground::error::{Error, Result};
 pub const NAME: &str = "lazymap";
 pub const EMAIL: &str = "lazymap@localhost";
 /// Date of the commits that the tool makes: fixed, so that the same content gives the same id.
-pub const DATE: &str = "2026-01-01T00:00:00Z";
+const DATE: &str = "2026-01-01T00:00:00Z";
 
 /// Settings that decide what git prints or does and must not vary between machines. Any directory is
 /// safe: the user chose the tree, and it may belong to somebody else (a container's mount).

@@ -559,7 +559,7 @@ fn kernel_version(dir: &Path) -> Result<String> {
 /// Commits everything below `dir`, including ignored files: everything in a tarball belongs there.
 ///
 /// The same files give the same commit id on every machine.
-pub fn commit_all(dir: &Path, message: &str) -> Result<String> {
+fn commit_all(dir: &Path, message: &str) -> Result<String> {
     let step = Step::start(format!("commit {}", message.trim()));
     init(dir)?;
     let repo = Repo::at(dir);

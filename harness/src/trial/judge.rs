@@ -140,7 +140,7 @@ fn doubts(seen: &BootSeen<'_>) -> Vec<String> {
 }
 
 /// The reason for a run without a stale hit.
-pub const NOTHING_STALE: &str = "no stale translation was ever used: this machine proves nothing";
+const NOTHING_STALE: &str = "no stale translation was ever used: this machine proves nothing";
 
 /// Judges a test that was running when the boot ended.
 fn judge_end(overflow: bool, end: &End, ready: bool) -> (String, Verdict) {
@@ -187,7 +187,7 @@ fn judge_result(expect: &Expect, own: &TestSeen<'_>, why: &mut Vec<String>) -> (
 }
 
 /// A result and its reason, as `results.json` has it.
-pub fn result_text(status: Status, reason: Option<&str>) -> String {
+fn result_text(status: Status, reason: Option<&str>) -> String {
     match reason {
         Some(reason) => format!("{status}: {reason}"),
         None => status.to_string(),
