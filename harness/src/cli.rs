@@ -475,7 +475,7 @@ fn prepared(options: &Options, verb: Verb, named: Named) -> Result<Work<'_>> {
                     let kernels = Kernels::build(&mut lab)?;
                     demo::run(&lab.bench, &kernels)
                 })?;
-                Ok(if options.asked.quiet { printed(&ran) } else { ran.count() }.exit())
+                Ok(if options.asked.quiet { printed(ran.count()) } else { ran.count().exit() })
             })
         }
         Verb::Check { tier, only, shard, .. } => {
@@ -492,22 +492,21 @@ fn prepared(options: &Options, verb: Verb, named: Named) -> Result<Work<'_>> {
             let chosen = run::narrow(chosen, &Selection::new(&options.root, &options.asked.select)?)?;
             Box::new(move || {
                 let ran = reported(options, "run", || run::run(&mut Lab::open(options)?, &chosen))?;
-                Ok(printed(&ran).exit())
+                Ok(printed(ran.count()))
             })
         }
         Verb::Results(args) => {
             let plan = results::Plan::new(options, &args)?;
             Box::new(move || {
                 let count = results::run(&mut Lab::open(options)?, &plan)?;
-                println!("{count}");
-                Ok(count.exit())
+                Ok(printed(count))
             })
         }
         Verb::Torture(args) => {
             let plan = torture::Plan::new(&options.root, &args)?;
             Box::new(move || {
                 let ran = reported(options, "torture", || torture::run(&mut Lab::open(options)?, &plan))?;
-                Ok(printed(&ran).exit())
+                Ok(printed(ran.count()))
             })
         }
         Verb::Controls { control, .. } => {
@@ -515,17 +514,14 @@ fn prepared(options: &Options, verb: Verb, named: Named) -> Result<Work<'_>> {
             let chosen = controls::narrow(chosen, &Selection::new(&options.root, &options.asked.select)?)?;
             Box::new(move || {
                 let ran = reported(options, "controls", || controls::run(&mut Lab::open(options)?, &chosen))?;
-                Ok(printed(&ran).exit())
+                Ok(printed(ran.count()))
             })
         }
         Verb::Bench { runs, harts, resume } => Box::new(move || {
             let mut lab = Lab::open(options)?;
             let kernels = Kernels::build(&mut lab)?;
-            let mut count = Count::default();
-            let plan = bench::Plan { runs, harts, resume };
-            bench::run(&mut lab, &kernels, &plan)?.iter().for_each(|check| count.count(check.verdict));
-            println!("{count}");
-            Ok(count.exit())
+            let checks = bench::run(&mut lab, &kernels, &bench::Plan { runs, harts, resume })?;
+            Ok(printed(checks.iter().map(|check| check.verdict).collect()))
         }),
         Verb::Cost { full, machine: true } => Box::new(move || machine_cost::run(options, full)),
         Verb::Cost { full, machine: false } => {
@@ -533,10 +529,8 @@ fn prepared(options: &Options, verb: Verb, named: Named) -> Result<Work<'_>> {
             Box::new(move || {
                 let mut lab = Lab::open(options)?;
                 let kernels = Kernels::build(&mut lab)?;
-                let mut count = Count::default();
-                cost::run(&mut lab, &kernels, full)?.iter().for_each(|row| count.count(row.verdict));
-                println!("{count}");
-                Ok(count.exit())
+                let rows = cost::run(&mut lab, &kernels, full)?;
+                Ok(printed(rows.iter().map(|row| row.verdict).collect()))
             })
         }
         Verb::Hunt(args) if args.is_about_debian() => {
@@ -553,7 +547,7 @@ fn prepared(options: &Options, verb: Verb, named: Named) -> Result<Work<'_>> {
         }
         Verb::Distribution(args) => {
             let plan = distribution::Plan::new(options, &args)?;
-            Box::new(move || Ok(printed(&distribution::run(options, &plan)?).exit()))
+            Box::new(move || Ok(printed(distribution::run(options, &plan)?.count())))
         }
         Verb::Series => Box::new(move || {
             let bases = if named == Named::One { vec![options.clone()] } else { options.every_base() };
@@ -562,24 +556,7 @@ fn prepared(options: &Options, verb: Verb, named: Named) -> Result<Work<'_>> {
         }),
         Verb::SeriesCheck { build } => Box::new(move || {
             let bases = if named == Named::All { options.every_base() } else { vec![options.clone()] };
-            let mut all = Checked::default();
-            let ended: Result<()> = bases.iter().try_for_each(|options| {
-                let checked = series::check::check(options, build)?;
-                series::check::print(&checked.results, options.asked.quiet);
-                all.results.extend(checked.results);
-                all.topics.extend(checked.topics);
-                Ok(())
-            });
-            // Also if a later kernel is not available.
-            if !all.topics.is_empty() && !options.asked.quiet {
-                println!("\n{}", series::topics::table(&all.topics, table::width()));
-            }
-            ended?;
-            let of = |verdict| all.results.iter().filter(|r| r.verdict == verdict).count();
-            let (passed, skipped) = (of(Verdict::Pass), of(Verdict::Skip));
-            let failed = all.results.len() - passed - skipped;
-            println!("{passed} passed, {failed} failed, {skipped} skipped");
-            Ok(if failed == 0 { Exit::Pass } else { Exit::Failed })
+            series_check(options, &bases, build)
         }),
         Verb::Kernels => Box::new(move || {
             let kernels = Kernels::build(&mut Lab::for_kernels(options)?)?;
@@ -607,9 +584,7 @@ fn prepared(options: &Options, verb: Verb, named: Named) -> Result<Work<'_>> {
         Verb::Litmus => Box::new(move || {
             let mut tally = Tally::default();
             litmus::run(options, &mut tally)?;
-            let count = tally.finish();
-            println!("{count}");
-            Ok(count.exit())
+            Ok(printed(tally.finish()))
         }),
         Verb::Shell { scenario } => Box::new(move || {
             shell::run(options, scenario.as_deref())?;
@@ -637,6 +612,24 @@ fn prepared(options: &Options, verb: Verb, named: Named) -> Result<Work<'_>> {
         | Verb::Quilt(_)
         | Verb::Model { .. } => Box::new(|| Ok(Exit::Pass)),
     })
+}
+
+/// Checks the series for each of these kernels, and prints one table of all topics.
+fn series_check(options: &Options, bases: &[Options], build: bool) -> Result<Exit> {
+    let mut all = Checked::default();
+    let ended: Result<()> = bases.iter().try_for_each(|options| {
+        let checked = series::check::check(options, build)?;
+        series::check::print(&checked.results, options.asked.quiet);
+        all.results.extend(checked.results);
+        all.topics.extend(checked.topics);
+        Ok(())
+    });
+    // Also if a later kernel is not available.
+    if !all.topics.is_empty() && !options.asked.quiet {
+        println!("\n{}", series::topics::table(&all.topics, table::width()));
+    }
+    ended?;
+    Ok(printed(all.results.iter().map(|check| check.verdict).collect()))
 }
 
 /// Runs a verb, and writes its results in the forms that were asked for, also if it never got as far as
@@ -667,11 +660,10 @@ fn told(options: &Options, verb: &str, error: Error) -> Error {
     outputs::write(&options.asked.outputs, &options.root, &told).err().unwrap_or(error)
 }
 
-/// Counts rows, and prints the count.
-fn printed(ran: &Ran) -> Count {
-    let count = ran.count();
+/// Prints a count; returns the exit code that it stands for.
+fn printed(count: Count) -> Exit {
     println!("{count}");
-    count
+    count.exit()
 }
 
 /// Prints QEMU's arguments for a machine, or lists the models.

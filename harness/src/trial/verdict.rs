@@ -94,6 +94,14 @@ impl Count {
     }
 }
 
+impl FromIterator<Verdict> for Count {
+    fn from_iter<I: IntoIterator<Item = Verdict>>(verdicts: I) -> Self {
+        let mut count = Self::default();
+        verdicts.into_iter().for_each(|verdict| count.count(verdict));
+        count
+    }
+}
+
 /// The last line of a run of checks.
 impl fmt::Display for Count {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -107,9 +115,7 @@ mod tests {
     use super::*;
 
     fn count(verdicts: &[Verdict]) -> Count {
-        let mut count = Count::default();
-        verdicts.iter().for_each(|&verdict| count.count(verdict));
-        count
+        verdicts.iter().copied().collect()
     }
 
     #[test]

@@ -26,9 +26,8 @@ const AROUND: usize = 60;
 /// The page.
 pub fn page(root: &Path, told: &Told<'_>) -> String {
     let suites = told.suites();
-    let mut count = Count::default();
-    suites.iter().flat_map(|s| &s.rows).for_each(|row| count.count(row.verdict));
-    told.checks.iter().for_each(|check| count.count(check.verdict));
+    let rows = suites.iter().flat_map(|s| &s.rows).map(|row| row.verdict);
+    let count: Count = rows.chain(told.checks.iter().map(|check| check.verdict)).collect();
     let (mut bad, mut boots) = (String::new(), String::new());
     for (at, suite) in suites.iter().enumerate() {
         let failed: Vec<&&Row> = suite.rows.iter().filter(|row| row.verdict != Verdict::Pass).collect();
