@@ -239,7 +239,7 @@ fn config_of(name: &str, folder: &Path) -> Result<File, String> {
 
 /// Reads a file of `folder`; the error is `:LINE: WHY` or `: WHY`.
 fn parse(name: &str, text: &str, known: &[String], folder: &Path) -> Result<Vec<Scenario>, String> {
-    let file: File = toml_file::parse(text)?;
+    let mut file: File = toml_file::parse(text)?;
     let say = |why: String| format!(": {why}");
     if !name.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-') {
         return Err(say("the name of a scenario may have lower-case letters, digits and `-` only".to_owned()));
@@ -255,16 +255,15 @@ fn parse(name: &str, text: &str, known: &[String], folder: &Path) -> Result<Vec<
     };
     let defconfig = file.defconfig || other.is_some_and(|other| other.defconfig);
     let gcc = file.compiler == Some(Compiler::Gcc);
-    let config_name = match file.config_of {
+    let config_name = match &file.config_of {
         // A kernel of its own, which others with the same lines do not have.
         _ if gcc || (defconfig && lines.is_empty()) => name.to_owned(),
         _ if lines.is_empty() => String::new(),
-        Some(other) if own.is_empty() => other,
+        Some(other) if own.is_empty() => other.clone(),
         _ => name.to_owned(),
     };
-    let several = file.each.is_some();
     let mut compiler = file.compiler.unwrap_or_default();
-    let needs_machine = several
+    let needs_machine = file.each.is_some()
         || file.tests.is_some()
         || !file.except.is_empty()
         || !file.append.is_empty()
@@ -274,7 +273,7 @@ fn parse(name: &str, text: &str, known: &[String], folder: &Path) -> Result<Vec<
         || file.firmware.is_some()
         || file.efi
         || defconfig;
-    let kinds = match (file.compile, file.kunit, file.machine) {
+    let kinds = match (file.compile.take(), file.kunit.take(), file.machine.take()) {
         (None, None, None) => return Err(say("it has none of machine, compile and kunit; add one".to_owned())),
         (Some(_), None, None) | (None, Some(_), None) if needs_machine => {
             let what = "each, tests, except, append, require, met, compiler, firmware, efi and defconfig need a \
@@ -300,52 +299,7 @@ fn parse(name: &str, text: &str, known: &[String], folder: &Path) -> Result<Vec<
             vec![Kind::Compile { folders: compile.folders }]
         }
         (None, None, Some(machine)) => {
-            if file.tests.is_some() && !file.except.is_empty() {
-                return Err(say("it has both tests and except; keep one".to_owned()));
-            }
-            let named = file.tests.iter().flatten().chain(&file.except);
-            if let Some(unknown) = named.into_iter().find(|t| !known.contains(t)) {
-                return Err(say(format!("there is no test `{unknown}` in {TESTS}/")));
-            }
-            let others = || known.iter().filter(|t| !file.except.contains(t)).cloned().collect();
-            let tests: Vec<String> = file.tests.unwrap_or_else(others);
-            if tests.is_empty() {
-                return Err(say("it has no tests".to_owned()));
-            }
-            let mut require = Vec::new();
-            for pattern in &file.require {
-                require.push(Regex::new(pattern).map_err(|e| say(format!("require: `{pattern}`: {e}")))?);
-            }
-            let limits = file.limits;
-            if [limits.silence, limits.total].contains(&Some(0)) {
-                return Err(say("a limit is a positive number of seconds".to_owned()));
-            }
-            if file.met.is_some_and(|percent| !(1..=100).contains(&percent)) {
-                return Err(say("met is a percentage from 1 to 100".to_owned()));
-            }
-            let append = file.append.trim().to_owned();
-            let trial = |machine: MachineFile| -> Result<Trial, String> {
-                let machine = machine.machine()?;
-                if file.met.is_some() && !machine.model.stale {
-                    return Err(format!("met needs stale hits, and {machine} has none"));
-                }
-                let own = if several { format!("{name}-{machine}-{}", machine.harts) } else { name.to_owned() };
-                let expect = Expect::on(&machine);
-                let tests = tests.iter().map(|test| (test.clone(), expect.clone())).collect();
-                Ok(Trial {
-                    name: own.clone(),
-                    scenario: Some(own),
-                    append: append.clone(),
-                    require: require.clone(),
-                    met: file.met,
-                    limits,
-                    firmware: file.firmware.clone(),
-                    efi: file.efi,
-                    ..Trial::new(SERIES, machine, tests)
-                })
-            };
-            let machines = file.each.map_or_else(|| vec![machine.clone()], |each| each.machines(&machine));
-            let trials: Vec<Trial> = machines.into_iter().map(trial).collect::<Result<_, _>>().map_err(say)?;
+            let trials = trials(name, &file, &machine, known).map_err(say)?;
             trials.into_iter().map(|trial| Kind::Boot(Box::new(trial))).collect()
         }
         _ => return Err(say("it has several of machine, compile and kunit; keep one".to_owned())),
@@ -367,6 +321,55 @@ fn parse(name: &str, text: &str, known: &[String], folder: &Path) -> Result<Vec<
         }
     };
     Ok(kinds.into_iter().map(scenario).collect())
+}
+
+/// What a file with a machine boots: one trial, or one for each of its machines.
+fn trials(name: &str, file: &File, machine: &MachineFile, known: &[String]) -> Result<Vec<Trial>, String> {
+    if file.tests.is_some() && !file.except.is_empty() {
+        return Err("it has both tests and except; keep one".to_owned());
+    }
+    let mut named = file.tests.iter().flatten().chain(&file.except);
+    if let Some(unknown) = named.find(|t| !known.contains(t)) {
+        return Err(format!("there is no test `{unknown}` in {TESTS}/"));
+    }
+    let others = || known.iter().filter(|t| !file.except.contains(t)).cloned().collect();
+    let tests: Vec<String> = file.tests.clone().unwrap_or_else(others);
+    if tests.is_empty() {
+        return Err("it has no tests".to_owned());
+    }
+    let mut require = Vec::new();
+    for pattern in &file.require {
+        require.push(Regex::new(pattern).map_err(|e| format!("require: `{pattern}`: {e}"))?);
+    }
+    let limits = file.limits;
+    if [limits.silence, limits.total].contains(&Some(0)) {
+        return Err("a limit is a positive number of seconds".to_owned());
+    }
+    if file.met.is_some_and(|percent| !(1..=100).contains(&percent)) {
+        return Err("met is a percentage from 1 to 100".to_owned());
+    }
+    let trial = |machine: MachineFile| -> Result<Trial, String> {
+        let machine = machine.machine()?;
+        if file.met.is_some() && !machine.model.stale {
+            return Err(format!("met needs stale hits, and {machine} has none"));
+        }
+        let own = if file.each.is_some() { format!("{name}-{machine}-{}", machine.harts) } else { name.to_owned() };
+        let expect = Expect::on(&machine);
+        let tests = tests.iter().map(|test| (test.clone(), expect.clone())).collect();
+        Ok(Trial {
+            name: own.clone(),
+            scenario: Some(own),
+            append: file.append.trim().to_owned(),
+            require: require.clone(),
+            met: file.met,
+            limits,
+            firmware: file.firmware.clone(),
+            efi: file.efi,
+            ..Trial::new(SERIES, machine, tests)
+        })
+    };
+    let machines = file.each.as_ref().map_or_else(|| vec![machine.clone()], |each| each.machines(machine));
+    machines.into_iter().map(trial).collect()
 }
 
 impl EachFile {
