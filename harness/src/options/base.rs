@@ -70,6 +70,9 @@ pub struct Linux {
     /// The text of the cover letter, relative to the repository; its first line is the subject.
     #[serde(default = "Linux::common_cover")]
     pub cover: String,
+    /// What the subjects of its mails begin with, in brackets and before the number.
+    #[serde(default = "Linux::common_prefix")]
+    pub subject_prefix: String,
     /// Oldest clang that builds this kernel with Rust.
     pub min_clang: String,
     /// Oldest rustc that builds this kernel.
@@ -82,6 +85,11 @@ impl Linux {
     /// The cover letter of kernels without one of their own.
     fn common_cover() -> String {
         "docs/cover-letter.md".to_owned()
+    }
+
+    /// What `git format-patch` begins subjects with by default.
+    fn common_prefix() -> String {
+        "PATCH".to_owned()
     }
 
     /// Whether its series has all topics, and so kernels, tests and controls of its own.

@@ -139,6 +139,7 @@ pub fn write_mails(tree: &Tree, tip: &str, options: &Options) -> Result<tempfile
         "--no-signature".to_owned(),
         "--cover-letter".to_owned(),
         format!("--base={}", tree.base),
+        format!("--subject-prefix={}", options.base.linux.subject_prefix),
         "--output-directory".to_owned(),
         dir.path().display().to_string(),
         range,

@@ -217,7 +217,7 @@ fn a_base_may_have_a_part_of_the_topics() {
     let base = lab.repo().join("base.toml");
     let text = fs::read_to_string(&base).unwrap();
     let first = &text[text.find("[[linux]]").unwrap()..text.find("[[qemu]]").unwrap()];
-    let part = "topics = [\"fixes\"]\nwithout = [\"Kconfig\"]\ncover = \"docs/part.md\"\ntarball = ";
+    let part = "topics = [\"fixes\"]\nwithout = [\"Kconfig\"]\ncover = \"docs/part.md\"\nsubject_prefix = \"PATCH 7.3.y\"\ntarball = ";
     let second = first.replace("\"7.3\"", "\"7.3.4\"").replace("patches/linux-7.3", "patches/linux-7.3.4");
     write(&base, &text.replacen("[[qemu]]", &format!("{}[[qemu]]", second.replace("tarball = ", part)), 1));
     let letter = lab.repo().join("docs/part.md");
@@ -229,7 +229,7 @@ fn a_base_may_have_a_part_of_the_topics() {
     let ask = |verb: &str| said(lab.tool().env("LAZYMAP_MIRROR", &mirror.address).args([verb, "--base", "7.3.4"]));
     ask("series").passes();
     let cover = fs::read_to_string(folder.join("0000-cover-letter.txt")).unwrap();
-    assert!(cover.contains("Subject: [PATCH 0/1] A part\n"), "{cover}");
+    assert!(cover.contains("Subject: [PATCH 7.3.y 0/1] A part\n"), "{cover}");
     let check = ask("series-check");
     check.passes();
     let rows: Vec<&str> = check.out.lines().filter(|l| l.starts_with("7.3.4  ")).collect();
