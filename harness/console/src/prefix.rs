@@ -5,9 +5,14 @@
 //! front of the kernel's own time stamp is removed here, the stamp itself in [`crate::printk`].
 
 use std::borrow::Cow;
+use std::str::Chars;
+
+use crate::printk;
 
 /// How many prefixes may stand in front of each other.
 const DEEPEST: usize = 6;
+/// What syslog and the journal call the kernel.
+const KERNEL: &str = "kernel: ";
 /// The kernel's first message.
 const FIRST: &str = "Linux version ";
 
@@ -30,6 +35,8 @@ enum Found {
     Form(Strip),
     /// A host name and the name of a program, as syslog has them; the host is always the same.
     Host(String),
+    /// The same behind a time stamp like the kernel's.
+    Monotonic(String),
     /// Always the same text.
     Text(String),
 }
@@ -41,10 +48,8 @@ impl Prefixes {
         let mut prefixes = Self::default();
         while prefixes.found.len() < DEEPEST {
             let dated = matches!(prefixes.found.last(), Some(Found::Form(_)));
-            let Some(found) = form(&lines).or_else(|| dated.then(|| host(&lines)).flatten()).or_else(|| fixed(&lines))
-            else {
-                break;
-            };
+            let found = form(&lines).or_else(|| dated.then(|| host(&lines)).flatten());
+            let Some(found) = found.or_else(|| monotonic(&lines)).or_else(|| fixed(&lines)) else { break };
             lines = lines.into_iter().map(|line| found.strip(&line).unwrap_or(line.into_owned().into())).collect();
             lines.retain(|line| !line.trim().is_empty());
             prefixes.found.push(found);
@@ -69,6 +74,14 @@ impl Found {
         match self {
             Self::Form(strip) => strip(line).map(|rest| Cow::Owned(rest.into_owned())),
             Self::Host(host) => tagged(line.strip_prefix(host.as_str())?).map(|rest| Cow::Owned(rest.to_owned())),
+            Self::Monotonic(host) => {
+                let (stamp, rest) = stamped(line)?;
+                let rest = rest.strip_prefix(host.as_str())?;
+                let message = tagged(rest)?;
+                // Only the kernel's messages have a stamp of their own.
+                let stamp = if rest.starts_with(KERNEL) { stamp } else { "" };
+                Some(Cow::Owned(format!("{stamp}{message}")))
+            }
             Self::Text(text) => line.strip_prefix(text.as_str()).map(|rest| Cow::Owned(rest.to_owned())),
         }
     }
@@ -90,6 +103,30 @@ fn host(lines: &[Cow<'_, str>]) -> Option<Found> {
     most(count, lines.len()).then_some(Found::Host(host))
 }
 
+/// The host that most lines name behind their time stamp, as `journalctl -o short-monotonic` prints them.
+fn monotonic(lines: &[Cow<'_, str>]) -> Option<Found> {
+    let (_, rest) = lines.iter().filter(|line| line.contains(FIRST)).find_map(|line| stamped(line))?;
+    let (host, rest) = rest.split_once(' ')?;
+    if !rest.starts_with(KERNEL) {
+        return None;
+    }
+    let found = Found::Monotonic(format!("{host} "));
+    let count = lines.iter().filter(|line| found.strip(line).is_some()).count();
+    most(count, lines.len()).then_some(found)
+}
+
+/// `[    1.234567] `, and what follows.
+fn stamped(line: &str) -> Option<(&str, &str)> {
+    let mut at = Reader(line);
+    at.text("[")?;
+    at.all(|c| c == ' ');
+    at.digits(1, 10)?;
+    at.text(".")?;
+    at.digits(6, 6)?;
+    at.text("] ")?;
+    Some(line.split_at(line.len() - at.0.len()))
+}
+
 /// What stands in front of the kernel's first message, if most lines have it.
 fn fixed(lines: &[Cow<'_, str>]) -> Option<Found> {
     let line = lines.iter().find(|line| line.contains(FIRST))?;
@@ -104,8 +141,9 @@ fn most(count: usize, of: usize) -> bool {
     count * 2 > of
 }
 
-/// Removes escape sequences of terminals (ECMA-48) and NUL bytes.
+/// Removes escape sequences of terminals (ECMA-48), NUL bytes, and what LF CR or a byte-order mark leaves at the start.
 fn clean(line: &str) -> Cow<'_, str> {
+    let line = line.trim_start_matches(['\r', '\u{feff}']);
     if !line.contains(['\x1b', '\0', '\u{9b}']) {
         return Cow::Borrowed(line);
     }
@@ -117,14 +155,8 @@ fn clean(line: &str) -> Cow<'_, str> {
             '\u{9b}' => skip_sequence(&mut chars),
             '\x1b' => match chars.next() {
                 Some('[') => skip_sequence(&mut chars),
-                // A title: up to BEL or ESC \.
-                Some(']') => {
-                    while let Some(c) = chars.next() {
-                        if c == '\x07' || (c == '\x1b' && chars.next() == Some('\\')) {
-                            break;
-                        }
-                    }
-                }
+                // A title, a query and the like.
+                Some(']' | 'P' | 'X' | '^' | '_') => skip_string(&mut chars),
                 // A character set.
                 Some('(' | ')' | '#') => drop(chars.next()),
                 _ => {}
@@ -135,9 +167,22 @@ fn clean(line: &str) -> Cow<'_, str> {
     Cow::Owned(plain)
 }
 
-/// Skips parameters and the letter that ends them.
-fn skip_sequence(chars: &mut impl Iterator<Item = char>) {
-    chars.find(|c| ('\x40'..='\x7e').contains(c));
+/// Skips parameters and the letter that ends them. `[` does not: there the kernel interrupts whoever writes.
+fn skip_sequence(chars: &mut Chars<'_>) {
+    let rest = chars.as_str();
+    let end = rest.find(|c: char| c == '[' || ('\x40'..='\x7e').contains(&c)).unwrap_or(rest.len());
+    let letter = rest[end..].chars().next().filter(|c| *c != '[');
+    *chars = rest[end + letter.map_or(0, char::len_utf8)..].chars();
+}
+
+/// Skips a string up to BEL or ESC \, or up to the time stamp with which the kernel interrupts it.
+fn skip_string(chars: &mut Chars<'_>) {
+    let rest = chars.as_str();
+    let ends = [rest.find('\x07').map(|at| at + 1), rest.find("\x1b\\").map(|at| at + 2)];
+    let end = ends.into_iter().flatten().min().unwrap_or(rest.len());
+    let mut brackets = rest[..end].match_indices('[').map(|(at, _)| at);
+    let stamp = brackets.find(|at| printk::prefix(&rest[*at..]).is_some());
+    *chars = rest[stamp.unwrap_or(end)..].chars();
 }
 
 /// Reads from the start of a text.
@@ -511,6 +556,16 @@ mod tests {
         assert_eq!(stripped(&text), ["Linux version 7", "a", "b", "c"]);
     }
 
+    #[test]
+    fn a_host_behind_the_time_is_removed() {
+        let text = "[    0.000000] board kernel: Linux version 7\n[    1.000000] board systemd[1]: a\n\
+                    [    1.500000] board kernel: usb usb1: b\n";
+        assert_eq!(stripped(text), ["[    0.000000] Linux version 7", "a", "[    1.500000] usb usb1: b"]);
+        // Drivers name their devices in the same way.
+        let text = "[    0.000000] Linux version 7\n[    1.000000] usb usb1: a\n[    1.500000] usb usb2: b\n";
+        assert_eq!(stripped(text), text.lines().collect::<Vec<_>>());
+    }
+
     /// What a form leaves of lines; `None` if they do not have it.
     fn leaves(strip: Strip, cases: &[(&str, Option<&str>)]) {
         for (line, rest) in cases {
@@ -716,6 +771,17 @@ mod tests {
             ("\x1b)0a", "a"),
             ("\x1b#8a", "a"),
             ("\x1bca", "a"),
+            ("\x1bP+q544e\x1b\\a", "a"),
+            ("\x1b_x\x1b\\a", "a"),
+            // Some consoles end lines with LF CR; some editors begin files with a mark.
+            ("\ra", "a"),
+            ("\u{feff}a", "a"),
+            ("\r\x1b[ma\r", "a\r"),
+            // The kernel interrupts whoever writes.
+            ("\x1b[0;1[    1.000000] a", "[    1.000000] a"),
+            ("\x1b]0;ti[    1.000000] a", "[    1.000000] a"),
+            ("\x1b]0;ti[    1.000000] a\x07", "[    1.000000] a\x07"),
+            ("\x1b]0;[1.0] title\x07a", "a"),
             ("a\x1b", "a"),
             ("a", "a"),
         ] {

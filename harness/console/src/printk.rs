@@ -53,8 +53,9 @@ pub fn pieces(line: &str) -> Vec<Piece<'_>> {
     found
 }
 
-/// Time stamp in seconds and length of the prefix of `text`: the time stamp, the caller, a space.
-fn prefix(text: &str) -> Option<(f64, usize)> {
+/// Time stamp in seconds and length of the prefix of `text`, which begins with `[`: the time stamp, the caller, a
+/// space.
+pub(crate) fn prefix(text: &str) -> Option<(f64, usize)> {
     let inside = &text[1..closing(text)?];
     let (seconds, micros) = inside.trim_start().split_once('.')?;
     let digits = |s: &str| !s.is_empty() && s.bytes().all(|b| b.is_ascii_digit());
