@@ -533,7 +533,10 @@ impl Parser {
         if self.levels.is_empty() {
             match what {
                 Line::Version if !hashes => self.open(width, line),
-                Line::Result { number: Some(_), .. } if !hashes => self.stray = self.stray.or(Some(line)),
+                // Programs say `ok` as well.
+                Line::Result { ok, number, .. } if !hashes && (number.is_some() || !ok) => {
+                    self.stray = self.stray.or(Some(line));
+                }
                 _ => {}
             }
             return;
@@ -838,9 +841,10 @@ fn result(level: &mut Level, line: usize, ok: bool, number: Option<u64>, rest: &
         problems.extend(suite.problems);
         notes.extend(suite.next.notes);
     }
-    // A summary must not be better than what it sums up.
+    // A summary must not be better than what it sums up. What must fail may have failures inside.
     if status < Status::Xpass {
-        let worst = cases.iter().find(|c| c.status >= Status::Xpass);
+        let bad = if status == Status::Xfail { Status::Miss } else { Status::Xpass };
+        let worst = cases.iter().find(|c| c.status >= bad);
         let culprit = worst.and_then(Case::culprit);
         if let Some(problem) = problems.first() {
             (status, reason) = (Status::Error, Some(problem.to_string()));
@@ -942,15 +946,20 @@ fn settle(level: &mut Level, line: usize) {
     }
 }
 
+/// Whether a text begins with a digit.
+fn is_number(text: &str) -> bool {
+    text.starts_with(|c: char| c.is_ascii_digit())
+}
+
 /// Name and directive, such as `SKIP no such device`.
 fn split_directive(rest: &str) -> (&str, Option<&str>) {
     let rest = rest.strip_prefix("- ").unwrap_or(rest).trim();
-    if let Some(directive) = rest.strip_prefix('#') {
+    if let Some(directive) = rest.strip_prefix('#').filter(|text| !is_number(text)) {
         return ("", Some(directive.trim()));
     }
-    // `\#` is part of a name.
-    match rest.split_once(" #") {
-        Some((name, directive)) => (name.trim_end(), Some(directive.trim())),
+    // `\#` is part of a name, and so is `#2`.
+    match rest.match_indices(" #").map(|(at, _)| rest.split_at(at)).find(|(_, hash)| !is_number(&hash[2..])) {
+        Some((name, hash)) => (name.trim_end(), Some(hash[2..].trim())),
         None => (rest, None),
     }
 }
@@ -970,6 +979,8 @@ fn judge(ok: bool, directive: Option<&str>) -> (Status, Option<String>) {
     let reason = |default: &str| Some(if reason.is_empty() { default.to_owned() } else { reason.to_owned() });
     match word.as_str() {
         "SKIP" => (Status::Skip, reason("no reason given")),
+        // Of a failure it may be a part of the reason: `skipped 3 of 5`.
+        "SKIPPED" if ok => (Status::Skip, reason("no reason given")),
         // kselftest.h says `ok N # XFAIL`, KTAP says `not ok N # XFAIL`: both mean the same.
         "XFAIL" => (Status::Xfail, reason("expected")),
         "XPASS" => (Status::Xpass, reason("unexpected")),

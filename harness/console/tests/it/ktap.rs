@@ -474,6 +474,12 @@ fn a_backslash_keeps_a_hash_in_the_name() {
     assert_eq!(of("a \\# b # SKIP x"), ("a \\# b".to_owned(), Status::Skip));
     assert_eq!(of("a # SKIP x # y"), ("a".to_owned(), Status::Skip));
     assert_eq!(of("# SKIP x"), ("test 1".to_owned(), Status::Skip));
+    // A number is part of the name as well.
+    assert_eq!(of("a #2"), ("a #2".to_owned(), Status::Pass));
+    assert_eq!(of("a #2 # SKIP x"), ("a #2".to_owned(), Status::Skip));
+    assert_eq!(of("a #2 # XPASS x"), ("a #2".to_owned(), Status::Xpass));
+    assert_eq!(of("#2 of a # XPASS x"), ("#2 of a".to_owned(), Status::Xpass));
+    assert_eq!(of("a #SKIP x"), ("a".to_owned(), Status::Skip));
 }
 
 #[test]
@@ -501,6 +507,9 @@ fn a_quotation_starts_no_document() {
     assert_eq!(tree(&parse("# TAP version 13\n# 1..1\n# ok 1 a\n")), [nothing]);
     let unversioned = "results without a line `TAP version 13` or `KTAP version 1` before them";
     assert_eq!(tree(&parse("1..1\nok 1 a\nok 2 b\n")), [format!("! line 2: {unversioned}")]);
+    // Whoever fails need not have a number.
+    assert_eq!(parse("not ok a\nTAP version 13\n1..1\nok 1 b\n").status(), Status::Error);
+    assert_eq!(parse("ok a\nTAP version 13\n1..1\nok 1 b\n").status(), Status::Pass);
     // A later document does not make up for it.
     let text = "ok 1 a\nTAP version 13\n1..1\nok 1 b\n";
     assert_eq!(tree(&parse(text)), ["pass b".to_owned(), format!("! line 1: {unversioned}")]);
@@ -628,6 +637,9 @@ fn a_directive_is_a_whole_word() {
         ("ok 1 b # SKIP", Status::Skip, "no reason given"),
         ("ok 1 b # SKIP: no device", Status::Skip, "no device"),
         ("ok 1 b # skip\tno device", Status::Skip, "no device"),
+        ("ok 1 b # Skipped: no device", Status::Skip, "no device"),
+        // Some of what failed was skipped.
+        ("not ok 1 b # skipped 3 of 5", Status::Fail, "skipped 3 of 5"),
     ] {
         assert_eq!(of(line), (status, reason.to_owned()), "{line}");
     }
@@ -643,6 +655,11 @@ fn an_unexpected_pass_inside_is_no_pass() {
     let report = ktap::parse(&Log::of("TAP version 13\n1..1\n# 1..1\n# ok 1 x # XPASS known\nok 1 a\n"));
     assert_eq!(report.status(), Status::Error);
     assert_eq!(report.cases[0].reason.as_deref(), Some("says pass, but x says xpass"));
+    // What must fail does so somewhere inside.
+    let known =
+        |inside: &str| parse(&format!("TAP version 13\n1..1\n# 1..1\n{inside}not ok 1 a # XFAIL known\n")).status();
+    assert_eq!(known("# not ok 1 x\n"), Status::Xfail);
+    assert_eq!(known(""), Status::Error);
     let report = ktap::parse(&Log::of("TAP version 13\n1..1\n# 1..1\n# not ok 1 x # XFAIL known\nok 1 a\n"));
     assert_eq!(report.status(), Status::Pass);
 }
