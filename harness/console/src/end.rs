@@ -22,8 +22,13 @@ pub const PANIC: &str = "Kernel panic - not syncing:";
 /// The panic with which the guest's init does so, if at all (drivers/tty/sysrq.c).
 const CRASH: &str = "Kernel panic - not syncing: sysrq triggered crash";
 
-/// The kernel's last message.
-const OFF: [&str; 3] = ["reboot: Power down", "reboot: Restarting system", "reboot: System halted"];
+/// The beginnings of the kernel's last message.
+const OFF: [&str; 4] = [
+    "reboot: Power down",
+    "reboot: Power off not available: System halted",
+    "reboot: Restarting system",
+    "reboot: System halted",
+];
 
 /// How many lines of a log to show when it ended unexpectedly.
 const TAIL: usize = 12;
@@ -207,6 +212,7 @@ impl Seen {
         let mut seen = Self { foreign, ..Self::default() };
         let mut reader = reports::Reader::new(log);
         let whole = log.lines.iter().any(|line| is_first(&line.text));
+        let banner = log.lines.iter().find(|line| is_first(&line.text) && line.stamp.is_some());
         // The number that die() gave to the current oops; none before it has come that far.
         let mut died = None;
         // A panic that was asked for, while no other kernel has started because of it.
@@ -214,7 +220,9 @@ impl Seen {
         for message in &log.lines {
             let (line, text) = (message.number, message.text.as_str());
             let found = |kind: &'static str| Found { line, text: text.trim().to_owned(), kind };
-            if is_first(text) && !message.copy {
+            // /proc/version has the same text, and no stamp.
+            let shown = !message.is_kernels(true) && banner.is_some_and(|banner| banner.text == message.text);
+            if is_first(text) && !message.copy && !shown {
                 if std::mem::take(&mut seen.next) {
                     // The last words of one kernel are not part of a report of the other.
                     reader = reports::Reader::new(log);
@@ -231,7 +239,7 @@ impl Seen {
             if seen.ready && text == DONE {
                 seen.done.get_or_insert(line);
             }
-            if OFF.contains(&text) {
+            if is_off(text) {
                 seen.off.get_or_insert(line);
             }
             // A test that prints about panics has not panicked.
@@ -381,6 +389,11 @@ fn oops_number(text: &str) -> Option<u32> {
     number.parse().ok()
 }
 
+/// Whether a message is the kernel's last.
+fn is_off(text: &str) -> bool {
+    OFF.iter().any(|off| text.starts_with(off))
+}
+
 /// Whether a message is the kernel's first.
 pub fn is_first(text: &str) -> bool {
     text.starts_with("Linux version ")
@@ -390,7 +403,7 @@ pub fn is_first(text: &str) -> bool {
 /// a log leaves it out. Results and diagnostics have a plan or totals.
 fn cut_off(log: &Log) -> Option<(usize, &str)> {
     let last = log.lines.last().filter(|line| !line.text.is_empty() && line.stamp.is_some())?;
-    let whole = OFF.contains(&last.text.as_str()) || is_result(&last.text);
+    let whole = is_off(&last.text) || is_result(&last.text);
     (!whole).then_some((last.number, last.text.as_str()))
 }
 

@@ -156,6 +156,12 @@ pub fn matches(pattern: &str, message: &str) -> bool {
     rest.is_some()
 }
 
+/// Whether a message begins with the name and the number of one of systemd's programs.
+fn is_of_systemd(message: &str) -> bool {
+    let number = message.strip_prefix("systemd").and_then(|rest| rest.split_once("]: ")?.0.split_once('['));
+    number.is_some_and(|(name, number)| !name.contains(' ') && number.bytes().all(|b| b.is_ascii_digit()))
+}
+
 fn any(patterns: &[String], message: &str) -> bool {
     patterns.iter().any(|pattern| matches(pattern, message))
 }
@@ -195,8 +201,8 @@ impl Reader {
         if let Some(row) = table.ignore.iter().find(|row| any(&row.text, message)) {
             return Meaning::Ignored(row);
         }
-        // Programs may print what they like.
-        let of_kernel = stamp || level.is_some() || !self.stamped;
+        // Programs may print what they like, and systemd does so into the kernel's log.
+        let of_kernel = (stamp || level.is_some() || !self.stamped) && !is_of_systemd(message);
         match table.report.iter().find(|row| any(&row.text, message)) {
             Some(row) if row.anybody && !of_kernel => return Meaning::Unknown(&row.name),
             Some(row) => return Meaning::Report(row),
@@ -225,6 +231,16 @@ mod tests {
             assert!(matches!(reader.next("x", true, None), Meaning::Nothing));
         }
         reader.next("Call Trace:", true, None)
+    }
+
+    #[test]
+    fn systemd_writes_into_the_kernels_log() {
+        for message in ["systemd[1]: a", "systemd-journald[187]: a"] {
+            assert!(is_of_systemd(message), "{message}");
+        }
+        for message in ["systemd: a", "systemd x[1]: a", "systemd[x]: a", "systemd[1] a", "[1]: a", "mod[1]: a"] {
+            assert!(!is_of_systemd(message), "{message}");
+        }
     }
 
     #[test]

@@ -195,6 +195,14 @@ fn what_a_program_says_is_no_certain_report() {
     for line in ["Oops [#1]", "Oops - illegal instruction [#1]", "Oops: 0002 [#1]"] {
         assert!(matches!(judged(line).0, End::Oops { .. }), "{line}");
     }
+    // systemd writes into the kernel's log.
+    for line in
+        ["systemd-journald[187]: File x.journal corrupted or uncleanly shut down", "systemd[1]: a is not supported"]
+    {
+        assert_eq!(judged(&format!("[    5.174000] {line}")), (End::Finished, 0, 0), "{line}");
+    }
+    assert_eq!(judged("[    5.174000] systemd[1]: file corruption"), (End::Finished, 0, 1));
+    assert_eq!(judged("[    5.174000] vendor[1]: a is not supported"), (End::Finished, 0, 1));
     // Without any stamps nobody can tell.
     let (_, text) = with("WARNING: x");
     let plain: String = text

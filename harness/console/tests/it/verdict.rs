@@ -161,3 +161,31 @@ fn a_console_that_goes_silent_may_have_a_reason() {
     assert_eq!(hint("printk: bootconsole [sbi0] enabled"), None);
     assert_eq!(hint("nohz: disabled"), None);
 }
+
+#[test]
+fn the_banner_of_a_running_kernel_is_no_start() {
+    let many: Vec<String> = (0..70).map(|n| format!("message {n}")).collect();
+    let many: Vec<&str> = many.iter().map(String::as_str).collect();
+    let text = run(&many);
+    let unknown = |line: &str| {
+        let text = text.replace("[   73.000000] message 69\n", &format!("{line}\n"));
+        assert!(text.contains(line));
+        read(&text, &EXITED).unknown.len()
+    };
+    // As `cat /proc/version` prints it.
+    assert_eq!(unknown(FIRST), 0);
+    assert_eq!(unknown("Linux version 7.3.5 (lazymap@lazymap)"), 1);
+    assert_eq!(unknown(&format!("[   73.500000] {FIRST}")), 1);
+}
+
+#[test]
+fn the_last_message_may_say_more() {
+    let unknown =
+        |last: &str| read(stamped(&[FIRST, "KTAP version 1", last]).trim_end(), &Ending::Unknown).unknown.len();
+    for last in
+        [OFF, "reboot: Restarting system with command 'x'", "reboot: Power off not available: System halted instead"]
+    {
+        assert_eq!(unknown(last), 0, "{last}");
+    }
+    assert_eq!(unknown("reboot: Power"), 1);
+}
