@@ -33,6 +33,9 @@ use crate::trial::seen::{self, BootSeen, Booted};
 use crate::trial::tally::Tally;
 use crate::trial::verdict::Verdict;
 
+/// The result for the console as a whole.
+const CONSOLE: &str = "console";
+
 /// Most reports and failed tests that are listed one by one.
 const LISTED: usize = 20;
 
@@ -111,6 +114,11 @@ impl Wanted {
             Self::Warning => Some(Sign::Warning),
             Self::TestFailure => Some(Sign::TestFailure),
         }
+    }
+
+    /// Whether the kernel has to show a sign and go on.
+    fn lives_on(self) -> bool {
+        matches!(self, Self::Warning | Self::TestFailure)
     }
 
     /// Whether the kernel has to die.
@@ -202,6 +210,9 @@ pub fn run(options: &Options, args: &Args) -> Result<Exit> {
     if args.expect.sign().is_none() {
         console(&mut tally, args.expect, &log, &reading, &report);
     }
+    if args.expect.lives_on() && is_dead(&reading.end) {
+        tally.not_ok(CONSOLE, &described(&reading.end, reading.ready));
+    }
     let mut skipped = false;
     if args.expect != Wanted::Boot {
         let trial = trial(args, text, counters != Ok(None), &log, &report)?;
@@ -271,7 +282,6 @@ fn asked(log: &Log) -> Option<Vec<String>> {
 
 /// Judges the console as a whole.
 fn console(tally: &mut Tally, wanted: Wanted, log: &Log, reading: &Reading, report: &Report) {
-    const NAME: &str = "console";
     let place = |found: &Found| {
         let test = report.running_at(found.line).map(|test| format!(" (in {test})")).unwrap_or_default();
         format!("{found}{test}")
@@ -297,23 +307,28 @@ fn console(tally: &mut Tally, wanted: Wanted, log: &Log, reading: &Reading, repo
         _ => false,
     };
     match &reading.end {
-        End::StackOverflow { .. } | End::Panic { .. } | End::Oops { .. } => tally.not_ok(NAME, &ended),
+        end if is_dead(end) => tally.not_ok(CONSOLE, &ended),
         _ if !reading.forbidden.is_empty() => {
-            tally.not_ok(NAME, &format!("the kernel reports: {}", place(&reading.forbidden[0])));
+            tally.not_ok(CONSOLE, &format!("the kernel reports: {}", place(&reading.forbidden[0])));
         }
         End::Incomplete { .. } if tests && !reading.ready => {
-            tally.error(NAME, &format!("{ended}; --expect boot judges a console without tests"));
+            tally.error(CONSOLE, &format!("{ended}; --expect boot judges a console without tests"));
         }
-        _ if !whole => tally.error(NAME, &ended),
+        _ if !whole => tally.error(CONSOLE, &ended),
         _ if !reading.unknown.is_empty() => {
-            tally.error(NAME, &format!("unknown kind of report: {}", place(&reading.unknown[0])));
+            tally.error(CONSOLE, &format!("unknown kind of report: {}", place(&reading.unknown[0])));
         }
-        _ if !tests && !reached_init(log) => tally.error(NAME, "nothing shows that the kernel started init"),
+        _ if !tests && !reached_init(log) => tally.error(CONSOLE, "nothing shows that the kernel started init"),
         _ if tests && !report.problems.is_empty() => {
-            tally.error(NAME, &format!("the results cannot be trusted: {}", report.problems[0]));
+            tally.error(CONSOLE, &format!("the results cannot be trusted: {}", report.problems[0]));
         }
-        _ => tally.ok(NAME),
+        _ => tally.ok(CONSOLE),
     }
+}
+
+/// Whether the kernel died.
+fn is_dead(end: &End) -> bool {
+    matches!(end, End::StackOverflow { .. } | End::Panic { .. } | End::Oops { .. })
 }
 
 /// Whether the kernel started init, or a program asks for a name.

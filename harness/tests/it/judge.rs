@@ -443,3 +443,86 @@ fn an_expected_sign_must_be_beyond_doubt() {
     );
     ends(&court.text(&dead, &["--expect", "stack-overflow"]), 0, &["1 passed"]);
 }
+
+#[test]
+fn what_boards_print_while_all_is_well_is_no_report() {
+    let court = Court::new();
+    let board = fs::read_to_string(fixture("judge/board.log")).unwrap();
+    let plain = |line: &str| match line.split_once('>') {
+        Some((level, rest)) if level.starts_with('<') => format!("{rest}\n"),
+        _ => format!("{line}\n"),
+    };
+    let unstamped = |line: &str| match line.split_once("] ") {
+        Some((stamp, rest)) if stamp.starts_with("[ ") && stamp.contains('.') => format!("{rest}\n"),
+        _ => format!("{line}\n"),
+    };
+    let without_levels: String = board.lines().map(plain).collect();
+    let without_stamps: String = without_levels.lines().map(unstamped).collect();
+    let ends_with_cr = board.replace('\n', "\n\r");
+    let kernel = without_stamps.find("Linux version").unwrap();
+    let marked = format!("\u{feff}{}", &without_stamps[kernel..]);
+    let skip = "ok 3 selftests: riscv/vector: v_initval # SKIP no vectors\n";
+    for text in [&board, &without_levels, &without_stamps, &ends_with_cr, &marked] {
+        ends(&court.text(text, &[]), 0, &["ok 1 console\n", skip, "2 passed, 0 failed, 1 skipped"]);
+        ends(&court.text(text, &["--expect", "boot"]), 0, &["ok 1 console\n"]);
+    }
+    // The last message may lack its newline.
+    ends(&court.text(board.trim_end(), &[]), 0, &["ok 1 console\n"]);
+    // What the kernel itself calls critical still counts.
+    let critical = board.replace("watchdog0: watchdog did not stop!", "watchdog0: it barks");
+    ends(&court.text(&critical, &[]), 2, &["a critical message: watchdog: watchdog0: it barks"]);
+}
+
+#[test]
+fn a_monotonic_journal_is_understood() {
+    let court = Court::new();
+    let journal = |text: &str| -> String {
+        let line = |line: &str| match line.split_once("] ") {
+            Some((stamp, rest)) => format!("{stamp}] board kernel: {rest}\n"),
+            None => format!("[    5.000000] board run[31]: {line}\n"),
+        };
+        text.lines().map(line).collect()
+    };
+    let console = two("ok 1 a", "ok 2 b");
+    ends(&court.text(&journal(&console), &[]), 0, &["3 passed"]);
+    let warns =
+        console.replace("ok 2 b", "[    4.000000] WARNING: kernel/smp.c:815 at f+0x1/0x2, CPU#1: insmod/30\nok 2 b");
+    ends(&court.text(&journal(&warns), &[]), 1, &["warning: WARNING: kernel/smp.c:815"]);
+    // A program's line is not the kernel's.
+    let program = console.replace("ok 2 b", "INFO: all is well\nok 2 b");
+    ends(&court.text(&journal(&program), &[]), 0, &["3 passed"]);
+}
+
+#[test]
+fn a_report_within_an_escape_sequence_is_seen() {
+    let court = Court::new();
+    let warning = "[    2.000000] WARNING: kernel/smp.c:815 at f+0x1/0x2, CPU#1: insmod/30\n";
+    for (before, after) in [("\x1b]0;root@b", "oard\x07# "), ("\x1b[0;1", "m# "), ("\x1bP+q5", "44e\x1b\\# ")] {
+        let console = two("ok 1 a", &format!("{before}{warning}{after}\nok 2 b"));
+        ends(&court.text(&console, &[]), 1, &["warning: WARNING: kernel/smp.c:815"]);
+    }
+}
+
+#[test]
+fn lost_messages_may_have_been_reports() {
+    let court = Court::new();
+    let console = two("ok 1 a", "** 12 printk messages dropped **\nok 2 b");
+    ends(&court.text(&console, &[]), 2, &["unknown kind of report: line 6: lost messages"]);
+    // All that may be left of a report.
+    let rest = two("ok 1 a", "[    2.000000] Use-after-free read at 0x00000000c484ed03 (in kfence-#199):\nok 2 b");
+    ends(&court.text(&rest, &[]), 2, &["corrupted memory: Use-after-free read"]);
+}
+
+#[test]
+fn a_kernel_that_is_to_warn_must_not_die() {
+    let court = Court::new();
+    let oops = "[    5.000000] Unable to handle kernel paging request at virtual address ff20000000028000\n";
+    let fails = ["--expect", "test-failure", "--test", "b"];
+    let warns = ["--expect", "warning", "--text", "^WARNING: x", "--test", "b"];
+    let console = two("ok 1 a", "[    3.000000] WARNING: x\nnot ok 2 b");
+    let dead = console.replace(OFF, oops);
+    for expect in [&fails[..], &warns[..]] {
+        ends(&court.text(&console, expect), 0, &["1 passed"]);
+        ends(&court.text(&dead, expect), 1, &["not ok 1 console # oops: Unable to handle kernel", "1 failed"]);
+    }
+}
