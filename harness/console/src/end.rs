@@ -30,6 +30,11 @@ const OFF: [&str; 4] = [
     "reboot: System halted",
 ];
 
+/// What firmware and boot loaders print first.
+const FIRMWARE: [&str; 3] = ["OpenSBI v", "U-Boot SPL ", "U-Boot 2"];
+/// The kind of report for that while a kernel should be running.
+const AGAIN: &str = "the machine starts again";
+
 /// How many lines of a log to show when it ended unexpectedly.
 const TAIL: usize = 12;
 /// How long a line to show when its prefix is not understood, in characters.
@@ -231,6 +236,12 @@ impl Seen {
                     seen.unknown.push(found("the kernel starts a second time"));
                 }
                 seen.linux = true;
+            }
+            // A kernel that ends on purpose says so.
+            let runs = seen.linux && seen.off.is_none() && !seen.next;
+            let firmware = !message.is_kernels(true) && FIRMWARE.iter().any(|first| text.starts_with(first));
+            if runs && firmware && seen.unknown.iter().all(|found| found.kind != AGAIN) {
+                seen.unknown.push(found(AGAIN));
             }
             seen.next |= seen.linux && !seen.ready && text == NEXT;
             seen.ready |= seen.linux && text == READY;

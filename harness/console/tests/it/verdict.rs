@@ -189,3 +189,18 @@ fn the_last_message_may_say_more() {
     }
     assert_eq!(unknown("reboot: Power"), 1);
 }
+
+#[test]
+fn a_machine_that_starts_again_without_a_word_is_not_clean() {
+    let unknown = |text: &str| -> Vec<&'static str> {
+        read(text, &Ending::Unknown).unknown.iter().map(|found| found.kind).collect()
+    };
+    let firmware = "\nU-Boot SPL 2026.01\nOpenSBI v1.6\nU-Boot 2026.01\n";
+    let kernel = stamped(&[FIRST, "KTAP version 1"]);
+    assert_eq!(unknown(&format!("{kernel}{firmware}")), ["the machine starts again"]);
+    for last in ["[    9.000000] reboot: Restarting system\n", "[    9.000000] lazymap: the next kernel starts\n"] {
+        assert_eq!(unknown(&format!("{kernel}{last}{firmware}")), [""; 0], "{last}");
+    }
+    // The first time is no other.
+    assert_eq!(unknown(&format!("{firmware}{kernel}")), [""; 0]);
+}
