@@ -445,7 +445,7 @@ fn an_expected_sign_must_be_beyond_doubt() {
 }
 
 #[test]
-fn what_boards_print_while_all_is_well_is_no_report() {
+fn what_boards_print_while_all_is_well_is_clean() {
     let court = Court::new();
     let board = fs::read_to_string(fixture("judge/board.log")).unwrap();
     let plain = |line: &str| match line.split_once('>') {

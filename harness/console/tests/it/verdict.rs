@@ -163,7 +163,7 @@ fn a_console_that_goes_silent_may_have_a_reason() {
 }
 
 #[test]
-fn the_banner_of_a_running_kernel_is_no_start() {
+fn the_banner_of_a_running_kernel_starts_nothing() {
     let many: Vec<String> = (0..70).map(|n| format!("message {n}")).collect();
     let many: Vec<&str> = many.iter().map(String::as_str).collect();
     let text = run(&many);
