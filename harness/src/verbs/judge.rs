@@ -299,6 +299,7 @@ fn console(tally: &mut Tally, wanted: Wanted, log: &Log, reading: &Reading, repo
     if let Some(hint) = reading.hint {
         tally.note(&format!("hint: {hint}"));
     }
+    let failed = report.cases.iter().find(|case| case.status == Status::Fail).map(|case| case.name.as_str());
     let ended = described(&reading.end, reading.ready);
     let whole = match &reading.end {
         End::Finished => true,
@@ -317,6 +318,10 @@ fn console(tally: &mut Tally, wanted: Wanted, log: &Log, reading: &Reading, repo
         _ if !whole => tally.error(CONSOLE, &ended),
         _ if !reading.unknown.is_empty() => {
             tally.error(CONSOLE, &format!("unknown kind of report: {}", place(&reading.unknown[0])));
+        }
+        // Nobody asked for its results, but a suite that fails while the kernel boots is not nothing.
+        _ if !tests && failed.is_some() => {
+            tally.not_ok(CONSOLE, &format!("{} failed", failed.unwrap_or_default()));
         }
         _ if !tests && !reached_init(log) => tally.error(CONSOLE, "nothing shows that the kernel started init"),
         _ if tests && !report.problems.is_empty() => {

@@ -124,6 +124,9 @@ fn what_the_console_does_not_tell_is_an_error() {
     let none = board().replace("TAP version 13", "no tests");
     ends(&court.text(&none, &[]), 2, &["incomplete: no KTAP version line", "--expect boot"]);
     ends(&court.text(&none, &["--expect", "boot"]), 0, &["ok 1 console\n"]);
+    // Nobody asked for the tests, but one failed.
+    let failing = board().replacen("] ok 2 selftests", "] not ok 2 selftests", 1);
+    ends(&court.text(&failing, &["--expect", "boot"]), 1, &["not ok 1 console # ", "test-stack.sh failed"]);
     let early = &none[..none.find("Run /init").unwrap()];
     ends(&court.text(early, &["--expect", "boot"]), 2, &["nothing shows that the kernel started init"]);
     ends(
