@@ -52,7 +52,7 @@ for module in $names; do
 	for parameter in $(declared_parameters "$module"); do
 		# Most have a minimum above 0.
 		case "$parameter" in
-		seed | memory | outside) least=-1 ;;
+		each | memory | outside | seed) least=-1 ;;
 		*) least=0 ;;
 		esac
 		tried=$((tried + 1))
