@@ -28,6 +28,8 @@ typedef reg pte_t;
 #define LAST_MODE	10
 #define LOAD_REG	"ld"
 #define AMO_OR(bit)	"amoor.d." bit
+/* funct3 of the AMOCAS that takes two registers: amocas.q, in 32 bits amocas.d */
+#define AMOCAS_PAIR	"4"
 #else
 #define INDEX_BITS	10
 #define SATP_MODE_SHIFT	31
@@ -38,6 +40,7 @@ typedef reg pte_t;
 #define LAST_MODE	1
 #define LOAD_REG	"lw"
 #define AMO_OR(bit)	"amoor.w." bit
+#define AMOCAS_PAIR	"3"
 #endif
 #define PTES		(1 << INDEX_BITS)
 /* what a table of the lowest level maps */
@@ -100,6 +103,10 @@ typedef reg pte_t;
 #define PARAM_GUEST		(1ull << 57)	/* x-cache-valid-guest=all or x-cache-invalid-guest=all, if MODEL is set */
 #define PARAM_ONLY_VS		(1ull << 58)	/* vs instead of all */
 #define PARAM_ONLY_G		(1ull << 59)	/* g */
+#define PARAM_APART		(1ull << 44)	/* x-cache-invalid=on and x-cache-valid=on, one of them with -guest=all */
+#define PARAM_ZACAS		(1ull << 45)	/* zacas=on */
+#define PARAM_ZTSO		(1ull << 46)	/* ztso=on */
+#define PARAM_ZICFISS		(1ull << 47)	/* zicfiss=on */
 /* where the four bits with the number of harts begin */
 #define PARAM_HARTS	40
 #define MAX_HARTS	4
@@ -114,8 +121,8 @@ typedef reg pte_t;
 #define D	0x80
 #define RWX	(V | R | W | X | A | D)
 
-enum { FETCH_ACCESS = 1, BREAK = 3, FETCH = 12, LOAD = 13, STORE = 15, ECALL_U = 8, ECALL_S = 9, ECALL_VS = 10,
-       GUEST_FETCH = 20, GUEST_LOAD = 21, GUEST_STORE = 23 };
+enum { FETCH_ACCESS = 1, BREAK = 3, STORE_ACCESS = 7, ECALL_U = 8, ECALL_S = 9, ECALL_VS = 10, FETCH = 12, LOAD = 13,
+       STORE = 15, GUEST_FETCH = 20, GUEST_LOAD = 21, GUEST_STORE = 23 };
 /* run_at()'s modes besides those of MPP */
 enum { VS_MODE = 5 };
 
@@ -143,6 +150,7 @@ void fence_thead(void), stub_spin(void), stub_break(void);
 void stub_sscratch_set(void), stub_sscratch_swap(void), stub_sscratch_read(void);
 void stub_sstatus(void), stub_sepc(void), stub_scause(void);
 void stub_stvec(void), stub_sret(void), stub_stval(void);
+void stub_sspush(void), stub_ssamoswap_w(void), stub_ssamoswap_d(void);
 
 typedef pte_t table[PTES] __attribute__((aligned(4096)));
 static table root, root_b, levels[4], l0_a, l0_b, l0_low, low_levels[4];
@@ -605,9 +613,11 @@ static reg load_with_mprv(u64 va)
 {
 	reg got;
 
-	asm volatile("li t0, 1 << 12; csrc mstatus, t0; li t0, 1 << 17 | 1 << 11; csrs mstatus, t0\n"
-		     LOAD_REG " %0, 0(%1); li t0, 1 << 17; csrc mstatus, t0"
-		     : "=&r"(got) : "r"((reg)va) : "t0", "memory");
+	/* A fault goes on behind the load. */
+	asm volatile("la t1, 1f; csrrw t1, mtvec, t1; li %0, 0\n"
+		     "li t0, 1 << 12; csrc mstatus, t0; li t0, 1 << 17 | 1 << 11; csrs mstatus, t0\n"
+		     LOAD_REG " %0, 0(%1)\n.balign 4\n1: li t0, 1 << 17; csrc mstatus, t0; csrw mtvec, t1"
+		     : "=&r"(got) : "r"((reg)va) : "t0", "t1", "memory");
 	return got;
 }
 
@@ -1846,6 +1856,50 @@ static void tests_of_held_split(u64 ra)
 	fences(fence_all, 0, 0);
 }
 
+/* pages of S-mode's shadow stack, whose PTE has neither R nor X */
+static void tests_of_held_shadow_stacks(u64 ra)
+{
+	u64 top = page(ra, 1) + 32;
+
+	/* menvcfg.SSE */
+	asm volatile("csrs 0x30a, %0" :: "r"(1 << 3));
+	spec("Memory mapped as an SS page cannot be written to by instructions other than SSAMOSWAP.W/D, SSPUSH, and "
+	     "C.SSPUSH. Attempts will raise a store/AMO access-fault exception. ... However, the shadow stack is readable by "
+	     "all instructions that only load from memory.");
+	set_pte(l0_a, 1, pte(pages[1], V | W | A | D));
+	access(stub_sspush, top, ECALL_S, "a push");
+	sees(page(ra, 1), 1, "a load from the stack");
+	empty_tlb_in_m();
+	access(stub_sspush, top, ECALL_S, "a push again");
+	faults(stub_store, page(ra, 1) + 16, STORE_ACCESS, "a store");
+	faults(stub_amo, page(ra, 1) + 16, STORE_ACCESS, "amo");
+	faults(stub_fetch, page(ra, 1), FETCH_ACCESS, "a fetch");
+	set_pte(l0_a, 1, 0);
+	if (!model) {
+		faults(stub_load, page(ra, 1), LOAD, "a load from an unmapped stack");
+	} else if (PARAMS & PARAM_HELD_WALK) {
+		/* The accesses that were denied have made the hart walk. */
+		faults(stub_load, page(ra, 1), LOAD, "what was denied is not held");
+	} else {
+		unmapped(page(ra, 1), 1, "a load from an unmapped stack");
+		empty_tlb_in_m();
+		access(stub_sspush, top, ECALL_S, "a push to an unmapped stack");
+		kept_valid[0].unmapped++;
+	}
+	fences(fence_va, page(ra, 1), 0);
+
+	/* the page of a stack that was an ordinary page */
+	set_pte(l0_a, 1, pte(pages[1], RWX));
+	access(stub_store, page(ra, 1) + 16, ECALL_S, "a store to an ordinary page");
+	set_pte(l0_a, 1, pte(pages[1], V | W | A | D));
+	sees(page(ra, 1), 1, "a load from a page that is a stack's by now");
+	restricted(stub_store, page(ra, 1) + 16, STORE_ACCESS, "a store to it");
+	fences(fence_va, page(ra, 1), 0);
+	faults(stub_store, page(ra, 1) + 16, STORE_ACCESS, "a store after a fence");
+	fences(fence_all, 0, 0);
+	asm volatile("csrc 0x30a, %0" :: "r"(1 << 3));
+}
+
 static void tests_of_held_few(u64 ra)
 {
 	int taken = 0;
@@ -1891,6 +1945,10 @@ static void tests_of_held(u64 mode)
 	}
 	if (PARAMS & PARAM_SPLIT) {
 		tests_of_held_split(ra);
+		return;
+	}
+	if (PARAMS & PARAM_ZICFISS) {
+		tests_of_held_shadow_stacks(ra);
 		return;
 	}
 	tests_of_held_pages(ra);
@@ -1966,6 +2024,8 @@ static void tests_of_late_store(u64 mode)
 {
 	u64 ra = map_all(mode), rb = ra + SPAN;
 	volatile pte_t *l0 = l0_a;
+	/* Are there stores that other harts miss? */
+	u64 others = model && !(PARAMS & PARAM_ZTSO);
 
 	asm volatile("sfence.vma" ::: "memory");
 	*(u32 *)pages[1] = 0x73;
@@ -1993,6 +2053,16 @@ static void tests_of_late_store(u64 mode)
 	faults(stub_load, page(ra, 11), ECALL_S, "what was valid before is not late");
 	set_pte(l0_a, 12, 0);
 	faults(stub_load, page(ra, 12), LOAD, "nor is what becomes invalid");
+	for (int i = 13; i < 15; i++) {
+		set_pte(l0_a, i, 0);
+		set_pte(l0_a, i, pte(pages[1], RWX));
+	}
+	check(load_with_mprv(page(ra, 13)) == *(reg *)pages[1], "MPRV load of M-mode", 0);
+	missed(stub_load, page(ra, 13), LOAD, "it was not the walk that misses the store");
+	if (PARAMS & PARAM_THEAD) {
+		visit(fence_thead, 0, 0, 1);
+		faults(stub_load, page(ra, 14), ECALL_S, "after th.sfence.vmas no walk misses it");
+	}
 
 	/* tables, too */
 	clear(l0_b);
@@ -2004,16 +2074,23 @@ static void tests_of_late_store(u64 mode)
 	set_pte(l1_of(ra), 1, 0);
 	visit(fence_all, 0, 0, 1);
 
+	if (PARAMS & PARAM_ZICFISS) {
+		/* menvcfg.SSE; a page of the shadow stack */
+		asm volatile("csrs 0x30a, %0" :: "r"(1 << 3));
+		set_pte(l0_a, 30, pte(pages[2], V | W | A | D));
+		visit(fence_all, 0, 0, 1);
+	}
+
 	/* The clock of other runs does not stop for a busy host. */
 	for (u64 h = 1; h < harts && PARAMS & PARAM_VIRTUAL; h++) {
 		check(visit_on(h, fence_all, 0) == ECALL_S, "another hart", 0);
 		l0[20] = pte(pages[1], RWX);
-		check(visit_unordered(h, stub_load, page(ra, 20)) == (model ? LOAD : ECALL_S),
+		check(visit_unordered(h, stub_load, page(ra, 20)) == (others ? LOAD : ECALL_S),
 		      "another hart sees the younger store first", 0);
-		kept_missed[h] += model;
-		check(visit_unordered(h, stub_load, page(ra, 20)) == (model ? LOAD : ECALL_S),
+		kept_missed[h] += others;
+		check(visit_unordered(h, stub_load, page(ra, 20)) == (others ? LOAD : ECALL_S),
 		      "and again", 0);
-		kept_missed[h] += model;
+		kept_missed[h] += others;
 		spec("A FENCE instruction orders all of the memory accesses in its predecessor set before those in its successor "
 		     "set.");
 		l0[20] = 0;
@@ -2022,23 +2099,52 @@ static void tests_of_late_store(u64 mode)
 		check(visit_unordered(h, stub_load, page(ra, 21)) == ECALL_S, "not after fence w, w", 0);
 		l0[22] = pte(pages[1], RWX);
 		asm volatile("fence r, rw" ::: "memory");
-		check(visit_unordered(h, stub_load, page(ra, 22)) == (model ? LOAD : ECALL_S),
+		check(visit_unordered(h, stub_load, page(ra, 22)) == (others ? LOAD : ECALL_S),
 		      "fence r, rw orders no stores", 0);
-		kept_missed[h] += model;
+		kept_missed[h] += others;
 		reg word = 0;
 		asm volatile(AMO_OR("rl") " zero, zero, (%0)" :: "r"(&word) : "memory");
 		check(visit_unordered(h, stub_load, page(ra, 22)) == ECALL_S, "not after an AMO that releases", 0);
 		l0[23] = pte(pages[1], RWX);
 		asm volatile(AMO_OR("aq") " zero, zero, (%0)" :: "r"(&word) : "memory");
-		check(visit_unordered(h, stub_load, page(ra, 23)) == (model ? LOAD : ECALL_S),
+		check(visit_unordered(h, stub_load, page(ra, 23)) == (others ? LOAD : ECALL_S),
 		      "one that acquires orders none", 0);
-		kept_missed[h] += model;
+		kept_missed[h] += others;
 		visit(fence_all, 0, 0, 1);
 		check(visit_unordered(h, stub_load, page(ra, 23)) == ECALL_S, "not after sfence.vma", 0);
-		for (int i = 20; i < 24; i++)
+		if (PARAMS & PARAM_ZACAS) {
+			static u64 pair[2] __attribute__((aligned(16)));
+
+			l0[24] = pte(pages[1], RWX);
+			asm volatile(".insn r 0x2f, 2, 0x15, a2, %0, zero" :: "r"(&word) : "a2", "memory");
+			check(visit_unordered(h, stub_load, page(ra, 24)) == ECALL_S, "not after an AMOCAS that releases", 0);
+			l0[25] = pte(pages[1], RWX);
+			asm volatile(".insn r 0x2f, " AMOCAS_PAIR ", 0x15, a2, %0, zero" :: "r"(pair) : "a2", "a3", "memory");
+			check(visit_unordered(h, stub_load, page(ra, 25)) == ECALL_S, "not after one of two registers", 0);
+			l0[26] = pte(pages[1], RWX);
+			asm volatile(".insn r 0x2f, 2, 0x16, a2, %0, zero" :: "r"(&word) : "a2", "memory");
+			check(visit_unordered(h, stub_load, page(ra, 26)) == (others ? LOAD : ECALL_S),
+			      "one that acquires orders none", 0);
+			kept_missed[h] += others;
+		}
+		for (int i = 0; i < __riscv_xlen / 32 && PARAMS & PARAM_ZICFISS; i++) {
+			l0[27 + i] = pte(pages[1], RWX);
+			check(visit(i ? stub_ssamoswap_d : stub_ssamoswap_w, page(ra, 30), 0, 1).cause == ECALL_S,
+			      "a swap on the shadow stack", 0);
+			check(visit_unordered(h, stub_load, page(ra, 27 + i)) == ECALL_S, "not after one that releases", 0);
+		}
+		if (PARAMS & PARAM_THEAD) {
+			l0[29] = pte(pages[1], RWX);
+			visit_unordered(h, fence_thead, 0);
+			check(visit_unordered(h, stub_load, page(ra, 29)) == ECALL_S,
+			      "not after th.sfence.vmas, which is for all harts", 0);
+		}
+		for (int i = 20; i < 30; i++)
 			set_pte(l0_a, i, 0);
 		visit(fence_all, 0, 0, 1);
 	}
+	if (PARAMS & PARAM_ZICFISS)
+		asm volatile("csrc 0x30a, %0" :: "r"(1 << 3));
 }
 
 /*
@@ -2636,6 +2742,35 @@ static void tests_of_invalid_roots(u64 mode)
 	fence_guests();
 }
 
+/* Both caches, only one of which knows guests: a fence for these makes neither forget what it has of S-mode. */
+static void tests_of_caches_apart(u64 mode)
+{
+	static const struct { void (*stub)(void); u64 mode; const char *what; } guest_fences[] = {
+		{ fence_hvvma, 1, "hfence.vvma" },
+		{ fence_hgvma, 1, "hfence.gvma" },
+		{ fence_all, VS_MODE, "sfence.vma of a guest" },
+	};
+	u64 rb = map_guest(mode) + SPAN;
+
+	for (u64 i = 0; i < sizeof(guest_fences) / sizeof(guest_fences[0]); i++) {
+		say("# "); say(guest_fences[i].what); say("\n");
+		set_pte(l0_b, 0, pte(pages[0], RWX));
+		set_pte(l0_b, 1, 0);
+		fence_guests();
+		sees(page(rb, 0), 0, "touch the valid neighbour");
+		remembers();
+		set_pte(l0_b, 0, 0);
+		set_pte(l0_b, 1, pte(pages[1], RWX));
+		guest_fence(guest_fences[i].stub, 0, 0, guest_fences[i].mode, model);
+		stale(stub_load, page(rb, 1), LOAD, "a page made valid");
+		unmapped(page(rb, 0), 0, "a page made invalid");
+		guest_fence(fence_all, 0, 0, 1, model);
+		sees(page(rb, 1), 1, "the first after sfence.vma");
+		remembers();
+		faults(stub_load, page(rb, 0), LOAD, "the second");
+	}
+}
+
 static void stage_of_reset(void)
 {
 	int used = 0;
@@ -2802,6 +2937,11 @@ void guest_main(unsigned long hart)
 	if (PARAMS & PARAM_LATE_STORE) {
 		for (u64 mode = FIRST_MODE; mode <= LAST_MODE; mode++)
 			tests_of_late_store(mode);
+		finish();
+	}
+	if (PARAMS & PARAM_APART) {
+		for (u64 mode = FIRST_MODE; mode <= LAST_MODE; mode++)
+			tests_of_caches_apart(mode);
 		finish();
 	}
 	if (PARAMS & PARAM_GUEST) {

@@ -165,6 +165,10 @@ STUB(stub_load)		L a0, 0(a0); ecall
 STUB(stub_store)	S a1, 0(a0); ecall
 STUB(stub_amo)		AMOADD a0, a1, (a0); ecall
 STUB(stub_lr)		LR a0, (a0); ecall
+/* sspush ra, with a0 as the top of the stack; ssamoswap.w.rl, ssamoswap.d.rl */
+STUB(stub_sspush)	csrw 0x011, a0; .4byte 0xce104073; ecall
+STUB(stub_ssamoswap_w)	.insn r 0x2f, 2, 0x25, x0, a0, x0; ecall
+STUB(stub_ssamoswap_d)	.insn r 0x2f, 3, 0x25, x0, a0, x0; ecall
 STUB(stub_sc)		LR t0, (a1); SC a0, t0, (a0); ecall
 STUB(stub_fetch)	jr a0
 STUB(stub_cross)	L a0, -WORD_SIZE / 2(a0); ecall

@@ -100,6 +100,8 @@ const EVENTS: [(&str, &str); 9] = [
     ("satp", "SATP"),
     ("sret", "SRET"),
 ];
+/// What a CPU needs for shadow stacks.
+const SHADOW_STACKS: &str = ",zicfiss=on,zimop=on,zcmop=on";
 /// One instruction takes 1 ns, and the harts take turns.
 const ONE: &[&str] = &["-icount", "shift=0"];
 /// One takes 32 ns: a hart that waits for others has fewer of them in its turn.
@@ -396,6 +398,12 @@ impl Run {
 fn runs() -> Vec<Run> {
     let quick = || Run::new(FULL_CPU, FULL).and(&["QUICK"]);
     let thead = "rv64,x-cache-invalid=on,xtheadsync=on,priv_spec=v1.12.0";
+    // With each instruction that orders older stores.
+    let releasing = || {
+        Run::new(format!("rv64,zacas=on{SHADOW_STACKS},x-late-store=all"), &["MODEL", "LATE_STORE", "VIRTUAL"])
+            .and(&["ZACAS", "ZICFISS"])
+            .extra(SLOW)
+    };
     let mut all = vec![
         Run::new("rv64,v=on,svinval=on", &["SVVPTC", "V", "SVINVAL"]),
         Run::new(FULL_CPU, FULL),
@@ -408,7 +416,9 @@ fn runs() -> Vec<Run> {
         quick().extra(&["-accel", "tcg,one-insn-per-tb=on"]),
         quick().harts(1),
         quick().harts(4),
-        Run::new(thead, &["MODEL", "SVVPTC", "THEAD", "QUICK"]).harts(4),
+        Run::new(thead, &["MODEL", "THEAD", "QUICK"]).harts(4),
+        // Svvptc is newer than that.
+        Run::new("rv64,x-cache-invalid=on,priv_spec=v1.12.0", &["MODEL"]),
         Run::new("rv64,x-late-pte=on", &["MODEL", "LATE"]),
         Run::new("rv64,x-late-pte=on", &["MODEL", "LATE"]).harts(4),
         Run::new("rv64,x-cache-invalid=on,x-cache-invalid-scope=all", &["MODEL", "ALL"]),
@@ -449,9 +459,15 @@ fn runs() -> Vec<Run> {
         Run::holding(",svnapot=on,x-cache-valid-napot=page", &["NAPOT", "NAPOT_PAGE"]),
         Run::holding(",x-cache-valid-size=4", &["FEW"]),
         Run::holding(",x-cache-invalid-evict-at=sscratch", &["SSCRATCH"]),
+        Run::new(format!("rv64{SHADOW_STACKS}"), &["SVVPTC", "HELD", "ZICFISS"]),
+        Run::holding(SHADOW_STACKS, &["ZICFISS"]),
+        Run::holding(&format!("{SHADOW_STACKS},x-cache-valid-denied=walk"), &["ZICFISS", "HELD_WALK"]),
         Run::new("rv64", &["SVVPTC", "LATE_STORE", "VIRTUAL"]).extra(SLOW),
         Run::new("rv64,x-late-store=all", &["MODEL", "LATE_STORE"]),
-        Run::new("rv64,x-late-store=all", &["MODEL", "LATE_STORE", "VIRTUAL"]).harts(4).extra(SLOW),
+        releasing().harts(4),
+        Run::new("rv64,ztso=on,x-late-store=all", &["MODEL", "LATE_STORE", "VIRTUAL", "ZTSO"]).extra(SLOW),
+        Run::new("rv64,xtheadsync=on,priv_spec=v1.12.0,x-late-store=all", &["MODEL", "LATE_STORE", "VIRTUAL", "THEAD"])
+            .extra(SLOW),
     ]);
     let guests = || {
         [
@@ -473,6 +489,15 @@ fn runs() -> Vec<Run> {
             .and(&["SVVPTC", "GUEST"]),
     ]);
     all.extend(guests().map(Run::on_rv32));
+    let apart = || {
+        let both = "rv64,svvptc=off,x-cache-invalid=on,x-cache-valid=on";
+        [
+            Run::new(format!("{both},x-cache-valid-guest=all"), &["MODEL", "APART"]),
+            Run::new(format!("{both},x-cache-invalid-guest=all"), &["MODEL", "APART", "HELD"]),
+        ]
+    };
+    all.extend(apart());
+    all.extend(apart().map(Run::on_rv32));
     let sv32 = [
         Run::new("rv64,svinval=on", &["SVVPTC", "SVINVAL"]),
         Run::new("rv64,svinval=on,x-cache-invalid=on", &["MODEL", "SVVPTC", "SVINVAL"]),
@@ -491,7 +516,7 @@ fn runs() -> Vec<Run> {
         Run::holding(",x-cache-valid-scope=all", &["HELD_ALL"]),
         Run::holding(",x-cache-valid-split=on", &["SPLIT"]),
         Run::new("rv64,x-late-store=all", &["MODEL", "LATE_STORE"]),
-        Run::new("rv64,x-late-store=all", &["MODEL", "LATE_STORE", "VIRTUAL"]).harts(4).extra(SLOW),
+        releasing().harts(4),
     ];
     all.extend(sv32.map(Run::on_rv32));
     all
@@ -1374,7 +1399,7 @@ x-cache-invalid: total harts=2 stale_hits=5 fences=7 remembered=4 coexisting=2 c
     #[test]
     fn machines_and_their_names() {
         let runs = runs();
-        assert_eq!(runs.len(), 88);
+        assert_eq!(runs.len(), 98);
         let mut names: BTreeSet<String> = runs.iter().map(Run::name).collect();
         names.extend(REFUSALS.iter().map(|(cpu, accelerator, _)| format!("{cpu} {accelerator}")));
         assert_eq!(names.len(), runs.len() + REFUSALS.len());
@@ -1386,16 +1411,21 @@ x-cache-invalid: total harts=2 stale_hits=5 fences=7 remembered=4 coexisting=2 c
             assert_eq!(run.has("MODEL"), models, "{}", run.name());
             assert_eq!(run.has("CIP_453"), run.cpu.contains("x-cip-453"), "{}", run.name());
             assert_eq!(run.has("LATE"), run.cpu.contains("x-late-pte"), "{}", run.name());
-            assert_eq!(run.has("HELD") && models, run.cpu.contains("x-cache-valid"), "{}", run.name());
-            assert_eq!(run.has("GUEST") && models, run.cpu.contains("-guest="), "{}", run.name());
+            let apart = run.has("APART");
+            assert_eq!(apart || (run.has("HELD") && models), run.cpu.contains("x-cache-valid"), "{}", run.name());
+            assert_eq!(apart || (run.has("GUEST") && models), run.cpu.contains("-guest="), "{}", run.name());
             assert_eq!(run.has("ONLY_VS"), run.cpu.contains("-guest=vs"), "{}", run.name());
             assert_eq!(run.has("ONLY_G"), run.cpu.contains("-guest=g"), "{}", run.name());
             assert_eq!(run.has("NAPOT"), run.cpu.contains("svnapot"), "{}", run.name());
+            assert_eq!(run.has("THEAD"), run.cpu.contains("xtheadsync"), "{}", run.name());
+            assert_eq!(run.has("ZACAS"), run.cpu.contains("zacas"), "{}", run.name());
+            assert_eq!(run.has("ZTSO"), run.cpu.contains("ztso"), "{}", run.name());
+            assert_eq!(run.has("ZICFISS"), run.cpu.contains("zicfiss"), "{}", run.name());
             assert_eq!(run.has("ANY"), run.cpu.contains("coexist=any"), "{}", run.name());
             assert_eq!(run.has("VIRTUAL"), run.extra.contains(&"-icount") && !run.has("ANY"), "{}", run.name());
         }
         assert_eq!(runs.iter().filter(|run| run.has("RANDOM")).count(), 3);
-        let all = &runs[35];
+        let all = &runs[36];
         assert!(
             all.cpu.ends_with("-evict-at=trap-s+trap-u+sscratch+sscratch-set+sstatus+sepc+stvec+satp+sret"),
             "{}",
@@ -1406,7 +1436,7 @@ x-cache-invalid: total harts=2 stale_hits=5 fences=7 remembered=4 coexisting=2 c
             ["VALID", "TRAP_S", "TRAP_U", "SSCRATCH", "SSCRATCH_SET", "SSTATUS", "SEPC", "STVEC", "SATP", "SRET"]
         );
         let narrow: Vec<&Run> = runs.iter().filter(|run| run.width().elf == RV32.elf).collect();
-        assert_eq!(narrow.len(), 21);
+        assert_eq!(narrow.len(), 23);
         assert!(narrow.iter().all(|run| !run.has("RANDOM") && !run.has("NAPOT") && !run.has("CIP_453")));
         assert_eq!(runs[10].name(), format!("{FULL_CPU} -smp 4"));
         assert_eq!(
