@@ -185,8 +185,8 @@ pub struct Args {
     /// Where the report goes as an HTML page [default: NAME.html in out/hunt]
     #[arg(long, value_name = "FILE")]
     html: Option<PathBuf>,
-    /// Repeats to the instruction: the same N, kernel and options give the same run. Instructions drive
-    /// the clock, and harts take turns, which is slower
+    /// Repeats to the instruction: the same N, kernel and options give the same run, unless the model
+    /// draws at random. Instructions drive the clock, and harts take turns, which is slower
     #[arg(long, value_name = "N")]
     replay: Option<u32>,
     /// Longest run in seconds
