@@ -86,7 +86,7 @@ kernel::kselftest_module! {
         each: u32 {
             default: 0,
             range: 0..=1,
-            description: "1 if each kind of access must trap once any does: one TLB serves them all",
+            description: "1 if each kind of access must trap when any does: one TLB for all",
         },
     },
 }
@@ -1269,8 +1269,9 @@ mod vector {
         Ok((word(offset / size_of::<u64>())? >> (8 * byte)) as u8)
     }
 
-    /// Whether this hart executes the instructions that are tested when vstart is not 0. It may refuse
-    /// each value that it would never produce there itself (RISC-V ISA, "Vector Start Index CSR").
+    /// Whether this hart executes the instructions that are tested when vstart is not 0. It may
+    /// refuse each value that it would never produce there itself (RISC-V ISA, "Vector Start Index
+    /// CSR").
     fn starts_in_the_middle() -> Result<bool> {
         // SAFETY: It is set when the kernel boots, and only read afterwards.
         let size = unsafe { riscv_v_vsize };
@@ -1281,8 +1282,8 @@ mod vector {
         for access in [reported_load as Access, reported_store] {
             let unit = Unit::begin();
             let interrupts = local_interrupt_disable();
-            // SAFETY: The bytes are ours. The slices have the size that the kernel allocates for the
-            // vector registers.
+            // SAFETY: The bytes are ours. The slices have the size that the kernel allocates for
+            // the vector registers.
             let control = unsafe { access(at, &before, &mut after) };
             drop(interrupts);
             drop(unit);
