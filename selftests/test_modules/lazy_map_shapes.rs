@@ -8,6 +8,7 @@
 //! Loading the module runs the test, see `kernel::kselftest`.
 
 use kernel::{
+    bindings,
     cpu::{
         nr_cpu_ids,
         CpuId, //
@@ -78,8 +79,13 @@ const SIZES: &[usize] = &[
     1, 2, 3, 16, 31, 32, 33, 63, 64, 65, 511, 512, 513, 1024, 4096, 8192, 32768, 131072, 262144,
 ];
 
-/// Each machine has memory for a mapping of so many pages.
-const SMALL: usize = 1024;
+/// Pages of memory that the kernel can use. `vmap()` refuses to map more at once.
+fn pages_of_machine() -> usize {
+    let mut memory = bindings::sysinfo::default();
+    // SAFETY: `memory` can be written.
+    unsafe { bindings::si_meminfo(&mut memory) };
+    memory.totalram
+}
 
 /// The sizes that are not above `mib` MiB.
 fn sizes(mib: u32) -> impl Iterator<Item = usize> {
@@ -134,9 +140,8 @@ fn check_repeated(
     for _ in 0..module_parameters::rounds.value() {
         for pages in sizes(limit) {
             let mapping = match met.remade(|| map(pages), place) {
-                // The kernel maps no more pages at once than the machine has.
-                Err(ENOMEM) if pages > SMALL => {
-                    test.note(fmt!("no memory for mappings of {pages} pages or more"));
+                Err(ENOMEM) if pages > pages_of_machine() => {
+                    test.note(fmt!("{pages} pages are more than this machine has"));
                     break;
                 }
                 mapping => mapping?,
