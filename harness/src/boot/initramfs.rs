@@ -18,6 +18,7 @@ use object::elf::{FileHeader64, PT_INTERP};
 use object::read::elf::{FileHeader, ProgramHeader};
 
 use crate::ground::error::{Error, Result};
+use crate::ground::files;
 
 /// The guest's `/init`.
 const INIT: &str = include_str!("guest/init.sh");
@@ -74,7 +75,7 @@ pub fn check_busybox(path: &Path) -> Result<()> {
 }
 
 fn read_busybox(path: &Path) -> Result<Vec<u8>> {
-    let bytes = fs::read(path).map_err(|e| Error::io("read", path, e))?;
+    let bytes = files::read(path)?;
     let wrong =
         |what: &str| Error::could_not(format!("{} {what}; a static busybox for riscv64 is needed", path.display()));
     let machine = bytes.get(E_MACHINE..E_MACHINE + 2).map(|b| u16::from_le_bytes([b[0], b[1]]));
@@ -156,7 +157,7 @@ impl<'a, W: Write> Packer<'a, GzEncoder<W>> {
             }
             Ok(())
         } else if about.is_file() {
-            let bytes = fs::read(from).map_err(|e| Error::io("read", from, e))?;
+            let bytes = files::read(from)?;
             self.entry(name, ModeFileType::Regular, mode, (0, 0), &bytes)
         } else {
             Err(Error::could_not(format!("{} is neither a file nor a folder nor a link; remove it", from.display())))

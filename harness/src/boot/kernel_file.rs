@@ -6,7 +6,7 @@
 //! RISC-V, and it loads an ELF file to where the file says, which for Linux is not where memory is.
 
 use std::borrow::Cow;
-use std::fs::{self, File};
+use std::fs::File;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -95,7 +95,7 @@ pub fn image(path: &Path, unpacked: &Path) -> Result<PathBuf> {
     if kind == Kind::Image {
         return Ok(path.to_owned());
     }
-    let bytes = fs::read(path).map_err(|e| Error::io("read", path, e))?;
+    let bytes = files::read(path)?;
     let image = plain(kind, &bytes).map_err(|why| Error::usage(format!("{} {why}; {WANTED}", path.display())))?;
     files::write_whole(unpacked, &*image)?;
     Ok(unpacked.to_owned())
@@ -159,7 +159,7 @@ pub fn module(path: &Path) -> Result<Option<(String, Vec<u8>)>> {
     else {
         return Ok(None);
     };
-    let bytes = fs::read(path).map_err(|e| Error::io("read", path, e))?;
+    let bytes = files::read(path)?;
     let plain = match program {
         None => bytes,
         Some("gzip") => gunzip(&bytes).map_err(|why| Error::usage(format!("{} {why}", path.display())))?,
@@ -219,6 +219,7 @@ fn flat(bytes: &[u8]) -> Result<Vec<u8>, String> {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
     use std::io::Write;
 
     use super::*;

@@ -23,6 +23,7 @@ use super::drive::Drive;
 use super::reproduce::{Reproducer, quote};
 use crate::ground::cmd;
 use crate::ground::error::{Error, Result};
+use crate::ground::files;
 use crate::ground::pace::Pace;
 
 /// Every guest's kernel command line. With `panic=-1` a panic reboots at once, which
@@ -424,7 +425,7 @@ impl Boot<'_> {
         let seconds = watched.log.started.elapsed().as_secs_f64();
         let raw = String::from_utf8_lossy(&watched.log.bytes).into_owned();
         let log = Log::new(raw, std::mem::take(&mut watched.log.ends), seconds);
-        let stderr = fs::read(&stderr_path).map_err(|e| Error::io("read", &stderr_path, e))?;
+        let stderr = files::read(&stderr_path)?;
         let stderr = String::from_utf8_lossy(&stderr);
         let reading = end::read(&log, &ending, &stderr);
         let counters = self.count(&stderr);

@@ -555,7 +555,7 @@ impl<'a> Build<'a> {
             let of_series = |path: &Path| path.starts_with(&self.tree_dir);
             for (at, (fragment, _)) in fragments.iter_mut().enumerate().filter(|(_, (path, _))| gcc || !of_series(path))
             {
-                let text = fs::read_to_string(&*fragment).map_err(|e| Error::io("read", fragment, e))?;
+                let text = files::read_text(fragment)?;
                 let kept: String = text.lines().filter(|l| !l.contains("RUST")).map(|l| format!("{l}\n")).collect();
                 *fragment = self.o.join(format!("without-rust-{at}.config"));
                 files::write_whole(fragment, kept)?;
@@ -581,7 +581,7 @@ impl<'a> Build<'a> {
             merge.args(fragments.iter().map(|(path, _)| path)).current_dir(&self.tree_dir);
             cmd::logged(&mut merge, &log, step)?;
             cmd::logged(self.kbuild().arg("olddefconfig"), &log, step)?;
-            let text = fs::read_to_string(&config).map_err(|e| Error::io("read", &config, e))?;
+            let text = files::read_text(&config)?;
             let asserted: Vec<&Path> =
                 fragments.iter().filter(|(_, asserted)| *asserted).map(|(path, _)| path.as_path()).collect();
             came_true(&asserted, &text)?;
@@ -674,7 +674,7 @@ fn came_true(fragments: &[&Path], config: &str) -> Result<()> {
     let lines: BTreeSet<&str> = config.lines().collect();
     let mut texts = Vec::new();
     for fragment in fragments {
-        let text = fs::read_to_string(fragment).map_err(|e| Error::io("read", fragment, e))?;
+        let text = files::read_text(fragment)?;
         texts.push((*fragment, text));
     }
     let mut wanted: BTreeMap<&str, (&str, bool, &Path)> = BTreeMap::new();

@@ -143,7 +143,7 @@ pub fn run(on: Builder<'_>, qemu: &Path, firmware: &Path, commit: &str, arch: Ar
         };
         return Ok(Tested::NotBooted(format!("{what}; whole output in {}", log.display())));
     }
-    let bytes = fs::read(&console).map_err(|e| Error::io("read", &console, e))?;
+    let bytes = files::read(&console)?;
     let well = matches!(ended, Ended::Well);
     step.finish(if well { "passed" } else { "failed" });
     Ok(Tested::Booted { console: String::from_utf8_lossy(&bytes).into_owned(), well })

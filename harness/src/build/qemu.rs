@@ -289,7 +289,7 @@ fn configuration() -> Vec<&'static str> {
 /// When it cannot be copied.
 pub fn add_firmware(options: &Options, firmware: &Path) -> Result<()> {
     let place = options.machine_place().join(DEFAULT_BIOS);
-    let bytes = fs::read(firmware).map_err(|e| Error::io("read", firmware, e))?;
+    let bytes = files::read(firmware)?;
     if fs::read(&place).ok().as_ref() == Some(&bytes) {
         return Ok(());
     }

@@ -11,6 +11,7 @@ use object::{Object, ObjectSection, ObjectSegment, ObjectSymbol, SectionKind, Sy
 use riscv_isa::{Instruction, Target, Xlen};
 
 use crate::ground::error::{Error, Result};
+use crate::ground::files;
 
 /// The instruction set that the interpreter knows. Floating point is decoded so that a context switch
 /// that saves it is not taken for garbage; nothing executes it.
@@ -239,7 +240,7 @@ impl Image {
     /// # Errors
     /// When it cannot be read, is not a RISC-V ELF file, or has no symbols (exit code 64).
     pub fn load(vmlinux: &Path) -> Result<Self> {
-        let data = std::fs::read(vmlinux).map_err(|e| Error::io("read", vmlinux, e))?;
+        let data = files::read(vmlinux)?;
         Self::parse(&data)
             .map_err(|why| Error::usage(format!("{}: {why}; name the kernel's vmlinux", vmlinux.display())))
     }
@@ -249,7 +250,7 @@ impl Image {
     /// # Errors
     /// When it cannot be read, or is not a module for 64-bit RISC-V (exit code 64).
     pub fn load_module(module: &Path) -> Result<Self> {
-        let data = std::fs::read(module).map_err(|e| Error::io("read", module, e))?;
+        let data = files::read(module)?;
         Self::parse_module(&data)
             .map_err(|why| Error::usage(format!("{}: {why}; name a .ko, not compressed", module.display())))
     }

@@ -29,6 +29,22 @@ pub fn sha256_file(path: &Path) -> Result<String> {
     }
 }
 
+/// The bytes of a file.
+///
+/// # Errors
+/// When it cannot be read.
+pub fn read(path: &Path) -> Result<Vec<u8>> {
+    fs::read(path).map_err(|e| Error::io("read", path, e))
+}
+
+/// The text of a file.
+///
+/// # Errors
+/// When it cannot be read, or is not UTF-8.
+pub fn read_text(path: &Path) -> Result<String> {
+    fs::read_to_string(path).map_err(|e| Error::io("read", path, e))
+}
+
 /// Writes a file through a temporary name, so that nobody ever reads half of it.
 ///
 /// # Errors

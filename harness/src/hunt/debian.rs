@@ -139,7 +139,7 @@ fn same(about: &About, model: &str, before: &[Row]) -> Option<Row> {
 /// The page with this table.
 fn page(root: &Path, table: &str) -> Result<String> {
     let path = root.join(PAGE);
-    let old = fs::read_to_string(&path).map_err(|e| Error::io("read", &path, e))?;
+    let old = files::read_text(&path)?;
     files::with_part(PAGE, &old, BEGIN, END, table)
 }
 

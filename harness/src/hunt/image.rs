@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: GPL-2.0-only
 //! Checks that the vmlinux that the user names belongs to the kernel: before a boot, and of a console.
 
-use std::fs;
 use std::path::Path;
 
 use object::{Object, ObjectSection, ObjectSymbol};
 
 use crate::ground::error::{Error, Result};
+use crate::ground::files;
 
 /// Checks that `vmlinux` belongs to the plain `image`, which was made of the file `named`. A distribution's debug file
 /// has no banner in it, but a build ID. One with neither is taken as it is.
@@ -15,8 +15,8 @@ use crate::ground::error::{Error, Result};
 /// When one cannot be read, or `vmlinux` is that of another kernel (exit code 64).
 pub fn check(image: &Path, named: &Path, vmlinux: Option<&Path>) -> Result<()> {
     let Some(vmlinux) = vmlinux else { return Ok(()) };
-    let data = fs::read(image).map_err(|e| Error::io("read", image, e))?;
-    let elf = fs::read(vmlinux).map_err(|e| Error::io("read", vmlinux, e))?;
+    let data = files::read(image)?;
+    let elf = files::read(vmlinux)?;
     let (id, of) = match (banner(&elf), build_id(&elf)) {
         (Some(banner), _) => (banner.clone(), format!("`{}`", String::from_utf8_lossy(&banner).trim_end())),
         (None, Some(id)) => {
@@ -36,7 +36,7 @@ pub fn check(image: &Path, named: &Path, vmlinux: Option<&Path>) -> Result<()> {
 /// # Errors
 /// As [`check`].
 pub fn check_console(version: &str, vmlinux: &Path) -> Result<()> {
-    let elf = fs::read(vmlinux).map_err(|e| Error::io("read", vmlinux, e))?;
+    let elf = files::read(vmlinux)?;
     let Some(banner) = banner(&elf) else { return Ok(()) };
     let banner = String::from_utf8_lossy(&banner);
     if version.is_empty() || version.trim_end() == banner.trim_end() {
@@ -72,6 +72,8 @@ fn contains(data: &[u8], text: &[u8]) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     fn image(text: &str) -> Vec<u8> {

@@ -9,6 +9,7 @@ use gimli::{EndianRcSlice, LittleEndian};
 use object::{Object, ObjectSection, ObjectSymbol, SymbolKind};
 
 use crate::ground::error::{Error, Result};
+use crate::ground::files;
 
 type Lines = addr2line::Context<EndianRcSlice<LittleEndian>>;
 
@@ -64,7 +65,7 @@ impl Symbols {
     /// # Errors
     /// When it cannot be read, is not a RISC-V ELF file, or has no functions (exit code 64).
     pub fn load(vmlinux: &Path) -> Result<Self> {
-        let data = std::fs::read(vmlinux).map_err(|e| Error::io("read", vmlinux, e))?;
+        let data = files::read(vmlinux)?;
         let wrong = |why: &str| Error::usage(format!("{}: {why}; name the kernel's vmlinux", vmlinux.display()));
         let file = object::File::parse(&*data).map_err(|e| wrong(&format!("not an ELF file: {e}")))?;
         if file.architecture() != object::Architecture::Riscv64 {

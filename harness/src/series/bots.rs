@@ -6,7 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use crate::build::kernel::{self, SELFTESTS};
 use crate::ground::cmd;
@@ -74,8 +74,8 @@ fn merged(top: &Path, host: &Host, options: &Options, step: &Step) -> Result<Res
         }
         cmd::logged(&mut make, &options.out.join(format!("log/bots-{target}.log")), step)?;
     }
-    let read = |path: PathBuf| fs::read_to_string(&path).map_err(|e| Error::io("read", &path, e));
-    let (config, wanted) = (read(o.join(".config"))?, read(top.join(SELFTESTS).join("config"))?);
+    let (config, wanted) =
+        (files::read_text(&o.join(".config"))?, files::read_text(&top.join(SELFTESTS).join("config"))?);
     let has: BTreeSet<&str> = config.lines().collect();
     let lost: Vec<&str> = wanted.lines().filter(|l| l.starts_with("CONFIG_") && !has.contains(l)).collect();
     files::remove(&o)?;
@@ -183,9 +183,9 @@ fn switches(tests: &Path) -> Result<Vec<(String, Result<String, String>)>> {
     let ask = |script: &str, words: &str, variable: Option<&str>| -> Result<(Option<i32>, String)> {
         files::write_whole(&cmdline, format!("console=ttyS0 {words} quiet\n"))?;
         let from = dir.path().join(script);
-        let text = fs::read_to_string(&from).map_err(|e| Error::io("read", &from, e))?;
+        let text = files::read_text(&from)?;
         let functions = dir.path().join("functions.sh");
-        let common = fs::read_to_string(&functions).map_err(|e| Error::io("read", &functions, e))?;
+        let common = files::read_text(&functions)?;
         let fake = |text: &str| text.replace("/proc/cmdline", &cmdline.display().to_string()).replace("$(id -u)", "0");
         let place = dir.path().join("try");
         files::write_whole(&place.join("functions.sh"), fake(&common))?;
@@ -226,12 +226,11 @@ fn switches(tests: &Path) -> Result<Vec<(String, Result<String, String>)>> {
 
 /// Whether each result that a script gives a module's run has a name that none of the module's cases has.
 fn names_differ(tests: &Path) -> Result<Result<String, String>> {
-    let read = |path: &Path| fs::read_to_string(path).map_err(|e| Error::io("read", path, e));
     let mut cases: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
     let folder = tests.join("test_modules");
     for entry in fs::read_dir(&folder).map_err(|e| Error::io("read", &folder, e))?.flatten() {
         let text = match entry.path().extension().and_then(|e| e.to_str()) {
-            Some("rs" | "c") => read(&entry.path())?,
+            Some("rs" | "c") => files::read_text(&entry.path())?,
             _ => continue,
         };
         let module = entry.path().file_stem().unwrap_or_default().to_string_lossy().into_owned();
@@ -243,7 +242,7 @@ fn names_differ(tests: &Path) -> Result<Result<String, String>> {
         if !kernel::is_test(&name) {
             continue;
         }
-        for line in read(&entry.path())?.lines().filter_map(|l| l.trim().strip_prefix("run_module ")) {
+        for line in files::read_text(&entry.path())?.lines().filter_map(|l| l.trim().strip_prefix("run_module ")) {
             let mut words = line.split_whitespace();
             let (Some(outer), Some(module)) = (words.next(), words.next()) else { continue };
             let Some(inner) = cases.get(module).filter(|inner| !inner.is_empty()) else {

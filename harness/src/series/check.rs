@@ -305,7 +305,7 @@ fn same_change(one: &[u8], other: &[u8]) -> bool {
 
 /// The types in the file at `path`: one per line, followed by the reason.
 fn ignored(path: &Path) -> Result<Vec<String>> {
-    let text = fs::read_to_string(path).map_err(|e| Error::io("read", path, e))?;
+    let text = files::read_text(path)?;
     let mut types = Vec::new();
     for line in text.lines().map(str::trim).filter(|l| !l.is_empty() && !l.starts_with('#')) {
         match line.split_once(char::is_whitespace) {

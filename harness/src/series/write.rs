@@ -107,7 +107,7 @@ fn publish(from: &Path, to: &Path) -> Result<usize> {
     let (new, old) = (series_files(from)?, series_files(to)?);
     let mut changed = 0;
     for name in &new {
-        let content = fs::read(from.join(name)).map_err(|e| Error::io("read", &from.join(name), e))?;
+        let content = files::read(&from.join(name))?;
         if fs::read(to.join(name)).ok().as_ref() != Some(&content) {
             files::write_whole(&to.join(name), content)?;
             changed += 1;
@@ -149,7 +149,7 @@ pub fn write_mails(tree: &Tree, tip: &str, options: &Options) -> Result<tempfile
         return Err(Error::could_not("the series has a commit that changes nothing; drop it"));
     }
     let made = dir.path().join("0000-cover-letter.patch");
-    let cover = fs::read_to_string(&made).map_err(|e| Error::io("read", &made, e))?;
+    let cover = files::read_text(&made)?;
     files::remove(&made)?;
     // The same bytes every time: not who runs the tool, and when.
     let sender = tree.repo.run(["log", "-1", "--format=From: %an <%ae>%nDate: %aD", tip])?;
@@ -197,7 +197,7 @@ fn thread(folder: &Path, version: &str) -> Result<()> {
     for name in series_files(folder)? {
         let path = folder.join(&name);
         // Patches are bytes: a file in them may have any encoding.
-        let bytes = fs::read(&path).map_err(|e| Error::io("read", &path, e))?;
+        let bytes = files::read(&path)?;
         let hash = Key::default().text("mail", &bytes).finish();
         let number = name.split('-').next().unwrap_or_default();
         let id = format!("<lazymap-{version}-{number}-{}@localhost>", &hash[..16]);

@@ -38,7 +38,7 @@ pub fn patches(folder: &Path) -> Result<Vec<PathBuf>> {
 /// # Errors
 /// When it cannot be read.
 pub fn text(mail: &Path) -> Result<String> {
-    let bytes = fs::read(mail).map_err(|e| Error::io("read", mail, e))?;
+    let bytes = files::read(mail)?;
     Ok(String::from_utf8_lossy(&bytes).into_owned())
 }
 

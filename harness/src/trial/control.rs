@@ -18,7 +18,7 @@ use crate::boot::machine::{LimitsGiven, Machine};
 use crate::build::kernel::{Config, Kernel};
 use crate::build::workbench::Lab;
 use crate::ground::error::{Error, Result};
-use crate::ground::{nearest, toml_file};
+use crate::ground::{files, nearest, toml_file};
 
 /// Where the patches are, in the repository.
 pub const FOLDER: &str = "patches/controls";
@@ -192,7 +192,7 @@ impl ControlRun {
 /// folder (64).
 pub fn load(root: &Path) -> Result<Vec<Control>> {
     let path = root.join(FOLDER).join(FILE);
-    let text = fs::read_to_string(&path).map_err(|e| Error::io("read", &path, e))?;
+    let text = files::read_text(&path)?;
     let wrong = |why: String| Error::usage(format!("{FOLDER}/{FILE}{why}; correct the file"));
     let scenarios = scenario::load(root)?;
     let controls = parse(&text, &scenarios).map_err(wrong)?;
@@ -223,7 +223,7 @@ pub struct CasesGiven {
 /// When the file cannot be read (exit code 2), or is wrong (64).
 pub fn cases_given(root: &Path) -> Result<CasesGiven> {
     let path = root.join(FOLDER).join(FILE);
-    let text = fs::read_to_string(&path).map_err(|e| Error::io("read", &path, e))?;
+    let text = files::read_text(&path)?;
     let file: File =
         toml_file::parse(&text).map_err(|why| Error::usage(format!("{FOLDER}/{FILE}{why}; correct the file")))?;
     Ok(CasesGiven { exceptions: file.exceptions, cases: file.cases })

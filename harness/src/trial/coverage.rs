@@ -37,7 +37,7 @@ pub fn update(root: &Path) -> Result<bool> {
         // A series without these tests. That this repository has the table, a test of the tool checks.
         return Ok(false);
     }
-    let old = fs::read_to_string(&path).map_err(|e| Error::io("read", &path, e))?;
+    let old = files::read_text(&path)?;
     let given = control::cases_given(root)?;
     let table = table(&cases(root, &given)?, &control::load(root)?, &given.exceptions)?;
     let new = with_table(&old, &table)?;
@@ -60,7 +60,7 @@ fn cases(root: &Path, given: &CasesGiven) -> Result<Cases> {
         let Some(module) = module.filter(|n| n.starts_with("lazy_map_") && !n.ends_with(".mod")) else {
             continue;
         };
-        let text = fs::read_to_string(&path).map_err(|e| Error::io("read", &path, e))?;
+        let text = files::read_text(&path)?;
         let listed = listed(&text);
         if listed.is_empty() {
             return Err(Error::could_not(format!("{MODULES}/{name} has no tests; add functions with `#[test]`")));

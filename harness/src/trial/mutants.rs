@@ -7,7 +7,7 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 
 use crate::ground::error::{Error, Result};
-use crate::ground::toml_file;
+use crate::ground::{files, toml_file};
 
 /// The file of what may survive.
 pub const FILE: &str = "harness/mutants.toml";
@@ -117,7 +117,7 @@ pub fn all_needed(rows: &[Row], known: &[Survivor]) -> Result<()> {
 /// When it cannot be read (exit code 2), or is wrong (64).
 pub fn known(root: &Path) -> Result<Known> {
     let file = root.join(FILE);
-    let text = std::fs::read_to_string(&file).map_err(|e| Error::io("read", &file, e))?;
+    let text = files::read_text(&file)?;
     toml_file::parse(&text).map_err(|why| Error::usage(format!("{FILE}{why}; correct the file")))
 }
 

@@ -2,14 +2,13 @@
 //! `harness/results.toml`: which rows the table in docs/results.md has, and which tests run on any kernel.
 
 use std::collections::BTreeSet;
-use std::fs;
 use std::path::Path;
 
 use serde::Deserialize;
 
 use super::scenario::{self, Scenario};
 use crate::ground::error::{Error, Result};
-use crate::ground::toml_file;
+use crate::ground::{files, toml_file};
 
 /// The file, in the repository.
 pub const SPEC: &str = "harness/results.toml";
@@ -113,7 +112,7 @@ pub fn tests(root: &Path) -> Result<Vec<String>> {
 
 fn read(root: &Path) -> Result<File> {
     let path = root.join(SPEC);
-    let text = fs::read_to_string(&path).map_err(|e| Error::io("read", &path, e))?;
+    let text = files::read_text(&path)?;
     toml_file::parse(&text).map_err(wrong)
 }
 

@@ -21,7 +21,7 @@ use crate::boot::models;
 use crate::build::kernel::{self, Compiler, Config, SERIES};
 use crate::build::kunit::Arch;
 use crate::ground::error::{Error, Result};
-use crate::ground::{nearest, toml_file};
+use crate::ground::{files, nearest, toml_file};
 
 /// Where the files are, in the repository.
 pub const FOLDER: &str = "harness/scenarios";
@@ -189,7 +189,7 @@ pub fn load(root: &Path) -> Result<BTreeMap<String, Scenario>> {
     paths.sort();
     for path in paths.iter().filter(|p| p.extension().is_some_and(|e| e == "toml")) {
         let name = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
-        let text = fs::read_to_string(path).map_err(|e| Error::io("read", path, e))?;
+        let text = files::read_text(path)?;
         let wrong = |why: String| {
             let show = path.strip_prefix(root).unwrap_or(path).display();
             Error::usage(format!("{show}{why}; correct the file"))

@@ -7,7 +7,7 @@ use std::path::Path;
 use super::plan::{Case, Trial};
 use super::scenario::{self, TESTS};
 use crate::ground::error::{Error, Result};
-use crate::ground::nearest;
+use crate::ground::{files, nearest};
 use crate::options::asked::Select;
 
 /// The tests to run.
@@ -98,7 +98,6 @@ fn script(name: &str) -> String {
 
 /// The scripts that run the case `name`, each with the module that has it, if it is a module's.
 fn scripts_with(folder: &Path, known: &[String], name: &str) -> Result<Vec<(String, Option<String>)>> {
-    let read = |path: &Path| fs::read_to_string(path).map_err(|e| Error::io("read", path, e));
     let mut modules = Vec::new();
     for entry in fs::read_dir(folder.join("test_modules")).into_iter().flatten().flatten() {
         let path = entry.path();
@@ -108,13 +107,13 @@ fn scripts_with(folder: &Path, known: &[String], name: &str) -> Result<Vec<(Stri
             Some("c") => format!("{{ \"{name}\","),
             _ => continue,
         };
-        if read(&path)?.contains(&has) {
+        if files::read_text(&path)?.contains(&has) {
             modules.push(path.file_stem().unwrap_or_default().to_string_lossy().into_owned());
         }
     }
     let mut found = Vec::new();
     for script in known {
-        let text = read(&folder.join(script))?;
+        let text = files::read_text(&folder.join(script))?;
         let has = |word: &str| text.split(|c: char| !c.is_ascii_alphanumeric() && c != '_').any(|w| w == word);
         let module = modules.iter().find(|module| has(module));
         if module.is_some() || has(name) {

@@ -269,7 +269,7 @@ impl Budget {
     /// When it cannot be read (exit code 2), or does not have exactly the known paths (64).
     pub fn load(root: &Path) -> Result<Self> {
         let file = root.join(FILE);
-        let text = fs::read_to_string(&file).map_err(|e| Error::io("read", &file, e))?;
+        let text = files::read_text(&file)?;
         parse_budget(&text).map(Self).map_err(|why| Error::usage(format!("{FILE}{why}; correct the file")))
     }
 }
@@ -418,7 +418,7 @@ impl Counter<'_> {
         if let Some(row) = done.rows.iter().find(|row| row.verdict != Verdict::Pass) {
             return Err(format!("{} on {}: {}: {}", row.kernel, row.machine, row.test, row.observed));
         }
-        let text = fs::read_to_string(&out).map_err(|e| Error::io("read", &out, e).message)?;
+        let text = files::read_text(&out).map_err(|e| e.message)?;
         Counts::parse(&text).map_err(|why| format!("{}: {why}", shown(&lab.options.root, &out)))
     }
 

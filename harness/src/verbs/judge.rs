@@ -4,7 +4,6 @@
 //! It reads the console like that of a boot of its own, with the same tables, and judges the tests in it by the same
 //! rules. Nobody knows how that machine ended, so what is not on the console counts as not seen.
 
-use std::fs;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
@@ -17,6 +16,7 @@ use regex_lite::Regex;
 use crate::boot::machine::{self, Counters, Machine, Run};
 use crate::boot::models;
 use crate::ground::error::{Error, Exit, Result};
+use crate::ground::files;
 use crate::hunt;
 use crate::hunt::image;
 use crate::hunt::report::Subject;
@@ -230,7 +230,7 @@ fn read(path: &Path) -> Result<String> {
         io::stdin().lock().read_to_end(&mut bytes).map_err(|e| Error::io("read", path, e))?;
         bytes
     } else {
-        fs::read(path).map_err(|e| Error::io("read", path, e))?
+        files::read(path)?
     };
     Ok(String::from_utf8_lossy(&bytes).into_owned())
 }

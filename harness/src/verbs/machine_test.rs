@@ -528,7 +528,7 @@ struct Params(BTreeMap<String, u64>);
 
 impl Params {
     fn read(source: &Path) -> Result<Self> {
-        Ok(Self::parse(&fs::read_to_string(source).map_err(|e| Error::io("read", source, e))?))
+        Ok(Self::parse(&files::read_text(source)?))
     }
 
     /// Reads `#define PARAM_NAME VALUE` from C.
@@ -574,7 +574,7 @@ fn value_in_c(text: &str) -> Option<u64> {
 type Symbols = BTreeMap<String, u64>;
 
 fn symbols(elf: &Path) -> Result<Symbols> {
-    let data = fs::read(elf).map_err(|e| Error::io("read", elf, e))?;
+    let data = files::read(elf)?;
     let file = object::File::parse(&*data)
         .map_err(|e| Error::could_not(format!("{}: {e}; remove it and run again", elf.display())))?;
     Ok(file.symbols().filter_map(|s| Some((s.name().ok()?.to_owned(), s.address()))).collect())
@@ -637,7 +637,7 @@ impl Rig {
 
     fn file(&self, name: &str) -> Tried<String> {
         let path = self.folder.join(name);
-        fs::read_to_string(&path).map_err(|e| because(Error::io("read", &path, e)))
+        files::read_text(&path).map_err(because)
     }
 
     fn check(&self, name: &str, step: &Step, make: impl FnOnce(&Self) -> Verdict) -> Check {
@@ -761,7 +761,7 @@ impl Rig {
         compile.arg(source.join("stale-translations.S")).arg("-o").arg(self.folder.join(ELF));
         cmd::logged(&mut compile, &bench.options.out.join("log/machine-own.log"), step).map_err(because)?;
         let path = source.join("Makefile.softmmu-target");
-        let makefile = fs::read_to_string(&path).map_err(|e| because(Error::io("read", &path, e)))?;
+        let makefile = files::read_text(&path).map_err(because)?;
         let rows = own_rows(&makefile).map_err(|why| vec![why])?;
         let mut problems = Vec::new();
         for (cpu, seen) in &rows {

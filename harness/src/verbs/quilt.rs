@@ -62,7 +62,7 @@ pub fn run(options: &Options, args: &Args) -> Result<Exit> {
         files::write_whole(&folder.join(&patch.name), &patch.text)?;
     }
     let list = source.join("debian/patches/series");
-    let old = fs::read_to_string(&list).map_err(|e| Error::io("read", &list, e))?;
+    let old = files::read_text(&list)?;
     let names: Vec<&str> = patches.iter().map(|patch| patch.name.as_str()).collect();
     files::write_whole(&list, with_ours(&old, &names))?;
     println!("they are in {} and in {}; docs/distributions.md says how to build", folder.display(), list.display());
@@ -126,7 +126,7 @@ fn chosen(options: &Options, names: &[String]) -> Result<Vec<Patch>> {
     let mut all = Vec::new();
     let mut subjects = Vec::new();
     for mail in &mails {
-        let text = fs::read_to_string(mail).map_err(|e| Error::io("read", mail, e))?;
+        let text = files::read_text(mail)?;
         let name = mail.file_name().unwrap_or_default().to_string_lossy().into_owned();
         let (subject, text) = quilted(&text).ok_or_else(|| {
             Error::could_not(format!("{} is not a mail with a patch; run make series", mail.display()))

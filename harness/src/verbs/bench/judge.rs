@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-only
 //! Compares the figures with what they may be: `harness/bench.toml`.
 
-use std::fs;
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
@@ -10,7 +9,7 @@ use super::figures::{Figures, Place};
 use super::{ANY_SWITCH, BASE};
 use crate::build::kernel::SERIES;
 use crate::ground::error::{Error, Result};
-use crate::ground::toml_file;
+use crate::ground::{files, toml_file};
 use crate::trial::verdict::Verdict;
 
 /// The budget, in the repository.
@@ -67,7 +66,7 @@ impl Budget {
     /// When it cannot be read (exit code 2), or is wrong (64).
     pub fn load(root: &Path) -> Result<Self> {
         let file = root.join(FILE);
-        let text = fs::read_to_string(&file).map_err(|e| Error::io("read", &file, e))?;
+        let text = files::read_text(&file)?;
         toml_file::parse(&text).map_err(|why| Error::usage(format!("{FILE}{why}; correct the file")))
     }
 }
@@ -184,6 +183,8 @@ fn vmalloc(budget: &Budget, series: &Figures, base: &Figures, harts: u32) -> Jud
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::super::figures::Measured;
     use super::super::figures::tests::{measured, place};
     use super::*;

@@ -216,7 +216,7 @@ fn given(image: &Path, root: &Root) -> Result<Kernel> {
 
 /// The version of the kernel in `image`, as its modules' folder is called.
 fn release(image: &Path) -> Result<String> {
-    let bytes = fs::read(image).map_err(|e| Error::io("read", image, e))?;
+    let bytes = files::read(image)?;
     version(&bytes).ok_or_else(|| {
         Error::usage(format!("{} does not say its version (`Linux version …`); name another kernel", image.display()))
     })
@@ -245,10 +245,7 @@ fn initrd(root: &Root, tools: &Tools, modules: &Path, release: &str, folder: &Pa
     for name in EARLY.map(|name| format!("{name}.ko")) {
         let from = modules.join(&name);
         if from.exists() {
-            files::write_whole(
-                &own.join("kernel").join(&name),
-                fs::read(&from).map_err(|e| Error::io("read", &from, e))?,
-            )?;
+            files::write_whole(&own.join("kernel").join(&name), files::read(&from)?)?;
             any = true;
         }
     }
@@ -271,7 +268,7 @@ fn boot(
 ) -> Result<Booted> {
     // As for other boots: what it used is beside what repeats it.
     let own = reproduce::folder(console).join(reproduce::INITRD);
-    files::write_whole(&own, fs::read(initrd).map_err(|e| Error::io("read", initrd, e))?)?;
+    files::write_whole(&own, files::read(initrd)?)?;
     let append = trial.command_line(bench);
     let drives = [("root", root), ("day", day)].map(|(name, file)| Drive { file, name, kept: false });
     let firmware = bench.firmware_for(trial.firmware.as_deref())?;

@@ -188,7 +188,7 @@ impl Counter {
         self.boots(&mut command, machine, &console)?;
         cmd::logged(&mut command, &log, &step)?;
         ended(&console)?;
-        let said = fs::read(&log).map_err(|e| Error::io("read", &log, e))?;
+        let said = files::read(&log)?;
         let count = collected(&String::from_utf8_lossy(&said)).ok_or_else(|| void(COLLECTED, &log))?;
         step.finish(&count.to_string());
         Ok(count)
@@ -216,7 +216,7 @@ impl Counter {
         // The guest still prints some lines, and QEMU stops.
         thread::sleep(10 * TICK);
         ended(&console)?;
-        let told = fs::read_to_string(&status).map_err(|e| Error::io("read", Path::new(&status), e))?;
+        let told = files::read_text(Path::new(&status))?;
         let memory = peak(&told).ok_or_else(|| void(PEAK, Path::new(&status)))?;
         step.finish(&format!("{memory} KiB"));
         Ok(memory)
@@ -250,7 +250,7 @@ impl Drop for Ends {
 
 /// Checks that a kernel has got as far as it must, and did not die before.
 fn ended(console: &Path) -> Result<()> {
-    let printed = fs::read(console).map_err(|e| Error::io("read", console, e))?;
+    let printed = files::read(console)?;
     let printed = String::from_utf8_lossy(&printed);
     if !printed.contains(END) {
         return Err(void(END, console));

@@ -146,7 +146,7 @@ impl Store {
 /// As [`Store::keep`].
 pub fn write(root: &Path, spec: &Spec, store: &Store) -> Result<()> {
     let path = root.join(PAGE);
-    let old = fs::read_to_string(&path).map_err(|e| Error::io("read", &path, e))?;
+    let old = files::read_text(&path)?;
     files::write_whole(&path, with_table(&old, &table(spec, store))?)
 }
 
@@ -157,7 +157,7 @@ pub fn write(root: &Path, spec: &Spec, store: &Store) -> Result<()> {
 pub fn check(root: &Path) -> Result<()> {
     let (spec, store) = (Spec::load(root)?, Store::load(root)?);
     let path = root.join(PAGE);
-    let old = fs::read_to_string(&path).map_err(|e| Error::io("read", &path, e))?;
+    let old = files::read_text(&path)?;
     if old != with_table(&old, &table(&spec, &store))? {
         return Err(Error::could_not(format!(
             "the table in {PAGE} is not what {SPEC} and {STORE} give; run `lazymap results --table`"
