@@ -3,6 +3,7 @@
 
 use std::sync::LazyLock;
 
+use aho_corasick::AhoCorasick;
 use serde::Deserialize;
 
 use crate::log::Log;
@@ -22,6 +23,13 @@ static GRAVE: LazyLock<Shape> = LazyLock::new(|| Shape {
     text: Vec::new(),
     part: false,
     example: String::new(),
+});
+
+/// The longest word of each pattern. A message with none of them matches none of the patterns, and that is most of a
+/// console.
+static WORDS: LazyLock<AhoCorasick> = LazyLock::new(|| {
+    AhoCorasick::new(table().patterns().map(longest_word))
+        .unwrap_or_else(|e| panic!("harness/console/reports.toml: {e}"))
 });
 
 /// How a report ends a run.
@@ -112,6 +120,16 @@ pub struct Table {
     pub shape: Vec<Shape>,
 }
 
+impl Table {
+    /// The patterns of all rows.
+    fn patterns(&self) -> impl Iterator<Item = &str> {
+        (self.report.iter().flat_map(|row| &row.text))
+            .chain(self.ignore.iter().flat_map(|row| &row.text))
+            .chain(self.shape.iter().flat_map(|row| &row.text))
+            .map(String::as_str)
+    }
+}
+
 /// What a message means.
 #[derive(Clone, Copy, Debug)]
 pub enum Meaning {
@@ -156,6 +174,13 @@ pub fn matches(pattern: &str, message: &str) -> bool {
     rest.is_some()
 }
 
+/// The longest piece of a pattern that each message contains which the pattern matches. A blank of a shape also matches
+/// a stop, see [`Shape::fits`].
+fn longest_word(pattern: &str) -> &str {
+    let pattern = pattern.strip_prefix('^').unwrap_or(pattern);
+    pattern.split(['*', ' ']).max_by_key(|word| word.len()).unwrap_or_default()
+}
+
 /// Whether a message begins with the name and the number of one of systemd's programs.
 fn is_of_systemd(message: &str) -> bool {
     let number = message.strip_prefix("systemd").and_then(|rest| rest.split_once("]: ")?.0.split_once('['));
@@ -198,6 +223,10 @@ impl Reader {
 
     fn look_up(&self, message: &str, stamp: bool, level: Option<u8>) -> Meaning {
         let table = table();
+        let grave = level.is_some_and(|level| level <= CRITICAL).then(|| &*GRAVE);
+        if grave.is_none() && !WORDS.is_match(message) {
+            return Meaning::Nothing;
+        }
         if let Some(row) = table.ignore.iter().find(|row| any(&row.text, message)) {
             return Meaning::Ignored(row);
         }
@@ -209,7 +238,6 @@ impl Reader {
             None => {}
         }
         let covered = self.since.is_some_and(|n| n < REPORT);
-        let grave = level.is_some_and(|level| level <= CRITICAL).then(|| &*GRAVE);
         match table.shape.iter().find(|row| row.fits(message)).or(grave) {
             Some(_) if covered => Meaning::Part,
             Some(row) if of_kernel => Meaning::Unknown(&row.name),
@@ -231,6 +259,15 @@ mod tests {
             assert!(matches!(reader.next("x", true, None), Meaning::Nothing));
         }
         reader.next("Call Trace:", true, None)
+    }
+
+    #[test]
+    fn each_pattern_has_a_word_of_its_own() {
+        assert_eq!(longest_word("^BUG: a*longer b"), "longer");
+        assert_eq!(longest_word("one"), "one");
+        for pattern in table().patterns() {
+            assert!(longest_word(pattern).len() > 1, "{pattern}");
+        }
     }
 
     #[test]
