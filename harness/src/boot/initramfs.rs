@@ -36,7 +36,7 @@ const E_MACHINE: usize = 18;
 /// written; then an older archive is left as it was.
 pub fn build(busybox: &Path, selftests: &Path, archive: &Path) -> Result<()> {
     let parent = archive.parent().unwrap_or(Path::new("."));
-    fs::create_dir_all(parent).map_err(|e| Error::io("create", parent, e))?;
+    files::create_dir(parent)?;
     let temporary = tempfile::NamedTempFile::new_in(parent).map_err(|e| Error::io("create a file in", parent, e))?;
     let mut packer = Packer::new(GzEncoder::new(temporary, Compression::fast()), archive);
     for folder in ["bin", "dev"] {

@@ -4,7 +4,7 @@
 use std::borrow::Cow;
 use std::ffi::OsString;
 use std::fmt;
-use std::fs::{self, File};
+use std::fs::File;
 use std::io::{Read, Write};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::Path;
@@ -399,7 +399,7 @@ impl Boot<'_> {
     /// When QEMU cannot be started, or a log cannot be written. A guest that fails is not an error.
     pub fn run(&self, watch: &mut dyn FnMut(&str)) -> Result<Run> {
         if let Some(parent) = self.console.parent() {
-            fs::create_dir_all(parent).map_err(|e| Error::io("create", parent, e))?;
+            files::create_dir(parent)?;
         }
         self.keep_reproducer()?;
         let stderr_path = self.console.with_extension("qemu.log");

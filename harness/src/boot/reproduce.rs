@@ -56,7 +56,7 @@ impl Reproducer<'_> {
     /// When it cannot be written. A file that QEMU will not find either is left out.
     pub fn write(&self) -> Result<()> {
         let folder = folder(self.console);
-        fs::create_dir_all(&folder).map_err(|e| Error::io("create", &folder, e))?;
+        files::create_dir(&folder)?;
         keep(self.image, &folder.join(IMAGE), self.image_stays)?;
         match self.initrd {
             Some(initrd) => keep(initrd, &folder.join(INITRD), false)?,

@@ -183,7 +183,7 @@ fn build_targets(
     tree.check_out(commit)?;
     let kept = build.configure(tree, commit, name == SERIES, &step)?;
     build.image(&kernel.name, targets, &step)?;
-    fs::create_dir_all(&dir).map_err(|e| Error::io("create", &dir, e))?;
+    files::create_dir(&dir)?;
     for (from, to) in [
         (build.o.join("arch/riscv/boot/Image"), &kernel.image),
         (build.o.join("vmlinux"), &kernel.vmlinux),
@@ -304,7 +304,7 @@ pub fn build_bare(on: Builder<'_>, name: &str, commit: &str, config: &Config, te
     let (scratch, modules) = (dir.join("basic-module"), own.join("test_modules"));
     files::remove(&scratch)?;
     for folder in [&scratch, &modules] {
-        fs::create_dir_all(folder).map_err(|e| Error::io("create", folder, e))?;
+        files::create_dir(folder)?;
     }
     let copy = |from: &Path, to: &Path| {
         let to = to.join(from.file_name().unwrap_or_default());
@@ -569,7 +569,7 @@ impl<'a> Build<'a> {
         let kept = self.o.join("configs").join(key.finish());
         let config = self.o.join(".config");
         if !kept.exists() {
-            fs::create_dir_all(&self.o).map_err(|e| Error::io("create", &self.o, e))?;
+            files::create_dir(&self.o)?;
             let log = self.log("config");
             // Drivers in modules would take an hour, and each guest would get all of them.
             let targets: &[&str] = if self.config.defconfig { &[DEFCONFIG, "mod2noconfig"] } else { &["tinyconfig"] };

@@ -105,7 +105,7 @@ pub fn run(on: Builder<'_>, qemu: &Path, firmware: &Path, commit: &str, arch: Ar
     let place = options.place("kunit");
     let (dir, bin) = (place.join(arch.name()), place.join("bin"));
     for folder in [&dir, &bin] {
-        fs::create_dir_all(folder).map_err(|e| Error::io("create", folder, e))?;
+        files::create_dir(folder)?;
     }
     match arch.machine().and_then(|(name, _)| Some((name, host::in_path(name)?))) {
         Some((name, program)) => {

@@ -199,7 +199,7 @@ pub fn build(options: &Options) -> Result<Qemu> {
     ninja.arg("-C").arg(&build).arg(format!("-j{}", options.jobs)).arg(BINARY);
     ccache(&mut ninja, options);
     cmd::logged(&mut ninja, &log, &step)?;
-    fs::create_dir_all(dir.join("bin")).map_err(|e| Error::io("create", &dir.join("bin"), e))?;
+    files::create_dir(&dir.join("bin"))?;
     // Replace the file: the old one may be running.
     let new = dir.join("bin/new");
     fs::copy(build.join(BINARY), &new).map_err(|e| Error::io("write", &new, e))?;
@@ -231,7 +231,7 @@ pub fn bare(options: &Options) -> Result<PathBuf> {
         return Ok(binary);
     }
     files::remove(&dir)?;
-    fs::create_dir_all(&src).map_err(|e| Error::io("create", &src, e))?;
+    files::create_dir(&src)?;
     let repo = Repo::at(&src).with("GIT_DIR", place.join("src.git")).with("GIT_WORK_TREE", &src);
     let repo = repo.with("GIT_INDEX_FILE", dir.join("index"));
     repo.run(["read-tree", unpacked.commit.as_str()])?;
@@ -370,7 +370,7 @@ fn start_over(dir: &Path) -> Result<PathBuf> {
         files::remove(&dir.join(part))?;
     }
     let src = dir.join("src");
-    fs::create_dir_all(&src).map_err(|e| Error::io("create", &src, e))?;
+    files::create_dir(&src)?;
     Ok(src)
 }
 
@@ -436,7 +436,7 @@ fn configure(dir: &Path, options: &Options, base: &Base, step: &Step) -> Result<
     let python = venv(options, base, step)?;
     let build = dir.join("build");
     files::remove(&build)?;
-    fs::create_dir_all(&build).map_err(|e| Error::io("create", &build, e))?;
+    files::create_dir(&build)?;
     let mut command = cmd::plain("../src/configure");
     command.current_dir(&build).arg(format!("--python={}", python.display()));
     if host::in_path("ccache").is_some() {

@@ -19,6 +19,7 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
 use crate::ground::error::{Error, Result};
+use crate::ground::files;
 use crate::ground::progress::Step;
 
 /// Number of log lines that an error message quotes.
@@ -70,7 +71,7 @@ pub enum Ended {
 /// When the command cannot be started or the log cannot be written.
 pub fn captured(command: &mut Command, log: &Path, step: &Step) -> Result<Ended> {
     if let Some(parent) = log.parent() {
-        fs::create_dir_all(parent).map_err(|e| Error::io("create", parent, e))?;
+        files::create_dir(parent)?;
     }
     let mut file = File::create(log).map_err(|e| Error::io("create", log, e))?;
     let name = display(command);
@@ -106,7 +107,7 @@ pub fn captured(command: &mut Command, log: &Path, step: &Step) -> Result<Ended>
 /// As [`captured`].
 pub fn uninterrupted(command: &mut Command, log: &Path) -> Result<Ended> {
     if let Some(parent) = log.parent() {
-        fs::create_dir_all(parent).map_err(|e| Error::io("create", parent, e))?;
+        files::create_dir(parent)?;
     }
     let name = display(command);
     // A file and not a pipe, which would break with the tool.

@@ -45,13 +45,21 @@ pub fn read_text(path: &Path) -> Result<String> {
     fs::read_to_string(path).map_err(|e| Error::io("read", path, e))
 }
 
+/// Makes a folder and those above it; it may exist.
+///
+/// # Errors
+/// When it cannot be made.
+pub fn create_dir(path: &Path) -> Result<()> {
+    fs::create_dir_all(path).map_err(|e| Error::io("create", path, e))
+}
+
 /// Writes a file through a temporary name, so that nobody ever reads half of it.
 ///
 /// # Errors
 /// When the folder cannot be made or written.
 pub fn write_whole(path: &Path, content: impl AsRef<[u8]>) -> Result<()> {
     let dir = path.parent().unwrap_or(Path::new("."));
-    fs::create_dir_all(dir).map_err(|e| Error::io("create", dir, e))?;
+    create_dir(dir)?;
     let mut name = path.file_name().unwrap_or_default().to_owned();
     name.push(".new");
     let new = dir.join(name);
@@ -102,7 +110,7 @@ pub fn with_part(page: &str, text: &str, begin: &str, end: &str, part: &str) -> 
 /// # Errors
 /// When something cannot be read or written.
 pub fn copy_tree(from: &Path, to: &Path) -> Result<()> {
-    fs::create_dir_all(to).map_err(|e| Error::io("create", to, e))?;
+    create_dir(to)?;
     for entry in fs::read_dir(from).map_err(|e| Error::io("read", from, e))? {
         let entry = entry.map_err(|e| Error::io("read", from, e))?;
         let (source, target) = (entry.path(), to.join(entry.file_name()));

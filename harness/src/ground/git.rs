@@ -2,13 +2,13 @@
 //! git, run so that its result depends on neither the machine's nor the user's configuration.
 
 use std::ffi::{OsStr, OsString};
-use std::fs;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
 use crate::ground::cmd;
 use crate::ground::error::{Error, Result};
+use crate::ground::files;
 
 /// Identity of the commits that the tool makes; patches keep their own authors.
 pub const NAME: &str = "lazymap";
@@ -175,6 +175,6 @@ fn cannot_run(error: &std::io::Error) -> Error {
 /// # Errors
 /// When git or the disk fails.
 pub fn init(dir: &Path) -> Result<()> {
-    fs::create_dir_all(dir).map_err(|e| Error::io("create", dir, e))?;
+    files::create_dir(dir)?;
     Repo::at(dir).run(["init", "--quiet", "--template=", "-b", "base"]).map(drop)
 }

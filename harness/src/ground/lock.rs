@@ -1,11 +1,12 @@
 // SPDX-License-Identifier: GPL-2.0-only
 //! One run per checkout: two builds in the same folders would break each other.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{File, OpenOptions};
 use std::io::{ErrorKind, Read, Seek, Write};
 use std::path::Path;
 
 use crate::ground::error::{Error, Result};
+use crate::ground::files;
 
 /// Held until dropped, or until the process is gone.
 #[derive(Debug)]
@@ -16,7 +17,7 @@ pub struct Lock(#[expect(dead_code, reason = "its open file description is the l
 /// # Errors
 /// When the folder or the lock file cannot be made.
 pub fn take(out: &Path) -> Result<Lock> {
-    fs::create_dir_all(out).map_err(|e| Error::io("create", out, e))?;
+    files::create_dir(out)?;
     let path = out.join("lock");
     let mut file = OpenOptions::new()
         .read(true)

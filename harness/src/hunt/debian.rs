@@ -162,7 +162,7 @@ fn kernel(options: &Options, suite: &str) -> Result<Kernel> {
     if !image.exists() || !modules.exists() {
         let (packed, some) = (folder.join("packed"), folder.join("some-modules"));
         [&packed, &some, &modules].into_iter().try_for_each(|path| files::remove(path))?;
-        fs::create_dir_all(&some).map_err(|e| Error::io("create", &some, e))?;
+        files::create_dir(&some)?;
         let holder = |start: &str| listed.depends.iter().find(|name| name.starts_with(start)).unwrap_or(&package);
         // In older suites one package has both.
         for name in BTreeSet::from([holder(BINARY), holder(MODULES)]) {

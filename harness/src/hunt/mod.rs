@@ -476,7 +476,7 @@ pub fn run(options: &Options, plan: &Plan) -> Result<Exit> {
 /// Hunts; returns the report, and the files with it as JSON and HTML.
 fn hunted(options: &Options, plan: &Plan) -> Result<(Report, PathBuf, PathBuf)> {
     let folder = options.place("hunt");
-    fs::create_dir_all(&folder).map_err(|e| Error::io("create", &folder, e))?;
+    files::create_dir(&folder)?;
     let (bench, target) = match &plan.from {
         KernelFrom::Files { image, vmlinux, modules } => {
             let kernel = image.file_name().unwrap_or_default().to_string_lossy().into_owned();
@@ -559,7 +559,7 @@ fn workload(plan: &Plan, clang: Option<&str>, folder: &Path, modules: Option<&Pa
     let all = scripts(folder, clang)?;
     if let Some(from) = modules {
         let to = all.join("modules");
-        fs::create_dir_all(&to).map_err(|e| Error::io("create", &to, e))?;
+        files::create_dir(&to)?;
         if copy_modules(from, &to)? == 0 {
             return Err(Error::usage(format!("{} has no *.ko, *.ko.gz, *.ko.xz or *.ko.zst in it", from.display())));
         }
@@ -592,7 +592,7 @@ pub fn copy_modules(from: &Path, to: &Path) -> Result<usize> {
 pub fn scripts(folder: &Path, clang: Option<&str>) -> Result<PathBuf> {
     let all = folder.join("workload");
     files::remove(&all)?;
-    fs::create_dir_all(&all).map_err(|e| Error::io("create", &all, e))?;
+    files::create_dir(&all)?;
     for (name, text) in WORKLOAD {
         let file = all.join(name);
         fs::write(&file, text).map_err(|e| Error::io("write", &file, e))?;
@@ -616,7 +616,7 @@ pub fn scripts(folder: &Path, clang: Option<&str>) -> Result<PathBuf> {
 /// # Errors
 /// When it cannot be booted, the vmlinux cannot be read, or the trace makes no sense.
 pub fn boot(bench: &Workbench, target: &Target, folder: &Path) -> Result<Report> {
-    fs::create_dir_all(folder).map_err(|e| Error::io("create", folder, e))?;
+    files::create_dir(folder)?;
     let symbols = target.vmlinux.as_deref().map(Symbols::load).transpose()?.unwrap_or_default();
     let console = folder.join(format!("{}.log", target.name));
     retry::forget(&console, 1)?;

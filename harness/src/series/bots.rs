@@ -61,7 +61,7 @@ pub fn check(
 fn merged(top: &Path, host: &Host, options: &Options, step: &Step) -> Result<Result<String, String>> {
     let o = options.place("bots");
     files::remove(&o)?;
-    fs::create_dir_all(&o).map_err(|e| Error::io("create", &o, e))?;
+    files::create_dir(&o)?;
     for target in ["defconfig", "kselftest-merge"] {
         let mut make = cmd::plain("make");
         make.arg("-C").arg(top).args(["-s", "ARCH=riscv"]);

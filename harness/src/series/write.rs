@@ -103,7 +103,7 @@ pub fn series_files(folder: &Path) -> Result<Vec<String>> {
 
 /// Copies the files of `from` into `to`, and removes stale ones there; returns how many changed.
 fn publish(from: &Path, to: &Path) -> Result<usize> {
-    fs::create_dir_all(to).map_err(|e| Error::io("create", to, e))?;
+    files::create_dir(to)?;
     let (new, old) = (series_files(from)?, series_files(to)?);
     let mut changed = 0;
     for name in &new {

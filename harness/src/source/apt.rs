@@ -335,7 +335,7 @@ impl Root {
         let dir = out.join("apt").join(format!("{suite}-{}", if kind == Kind::Binary { arch } else { "source" }));
         for sub in ["lists/partial", "cache/archives/partial", "parts"] {
             let sub = dir.join(sub);
-            fs::create_dir_all(&sub).map_err(|e| Error::io("create", &sub, e))?;
+            files::create_dir(&sub)?;
         }
         let status = dir.join("status");
         fs::write(&status, "").map_err(|e| Error::io("write", &status, e))?;
@@ -707,7 +707,7 @@ pub fn host_arch() -> Result<String> {
 /// # Errors
 /// When it is damaged or the disk is full.
 pub fn unpack(deb: &Path, dir: &Path) -> Result<()> {
-    fs::create_dir_all(dir).map_err(|e| Error::io("create", dir, e))?;
+    files::create_dir(dir)?;
     cmd::output(Command::new("dpkg").arg("-x").arg(deb).arg(dir)).map(drop)
 }
 
@@ -717,7 +717,7 @@ pub fn unpack(deb: &Path, dir: &Path) -> Result<()> {
 /// # Errors
 /// When it is damaged or the disk is full.
 pub fn unpack_some(deb: &Path, patterns: &[&str], dir: &Path) -> Result<()> {
-    fs::create_dir_all(dir).map_err(|e| Error::io("create", dir, e))?;
+    files::create_dir(dir)?;
     let cannot = |why: &dyn std::fmt::Display| Error::could_not(format!("cannot unpack {}: {why}", deb.display()));
     let mut reader = Command::new("dpkg-deb");
     reader.arg("--fsys-tarfile").arg(deb).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());

@@ -490,7 +490,7 @@ fn from_package(dir: &Path, options: &Options, base: &Base) -> Result<BaseUsed> 
     let unpacked = options.out.join("dl/unpacked");
     files::remove(&unpacked)?;
     apt::unpack(&deb, &unpacked)?;
-    fs::create_dir_all(dir).map_err(|e| Error::io("create", dir, e))?;
+    files::create_dir(dir)?;
     let tarball = unpacked.join(&base.linux.tarball);
     let mut tar = Command::new("tar");
     tar.arg("-C").arg(dir).args(["--no-same-owner", "--strip-components=1", "-xf"]).arg(&tarball);
@@ -531,7 +531,7 @@ fn from_clone(dir: &Path, path: &Path, commit: &str, version: &str) -> Result<Ba
 
 fn from_folder(dir: &Path, path: &Path, version: &str) -> Result<BaseUsed> {
     let step = Step::start(format!("copy {}", path.display()));
-    fs::create_dir_all(dir).map_err(|e| Error::io("create", dir, e))?;
+    files::create_dir(dir)?;
     let mut copy = Command::new("cp");
     copy.args(["-a", "--no-preserve=ownership", "--reflink=auto"]).arg(path.join(".")).arg(dir);
     cmd::output(&mut copy)?;

@@ -2,7 +2,6 @@
 //! Rows of the table, `results.json`, and what helps to find out why.
 
 use std::collections::BTreeMap;
-use std::fs;
 use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 
@@ -122,7 +121,7 @@ struct Results<'a> {
 /// # Errors
 /// When it cannot be made, or old results cannot be removed.
 pub fn start(folder: &Path) -> Result<()> {
-    fs::create_dir_all(folder).map_err(|e| Error::io("create", folder, e))?;
+    files::create_dir(folder)?;
     files::remove(&folder.join("results.json"))
 }
 

@@ -592,7 +592,7 @@ impl Rig {
     fn build(bench: &Workbench, clang: &str, step: &Step) -> Result<Self> {
         let source = bench.options.root.join("harness/machine");
         let folder = bench.options.out.join("machine");
-        fs::create_dir_all(&folder).map_err(|e| Error::io("create", &folder, e))?;
+        files::create_dir(&folder)?;
         for width in [&RV64, &RV32] {
             let mut compile = cmd::plain(clang);
             compile.args(width.flags).args(FLAGS).args(["-fuse-ld=lld", "-T"]).arg(source.join("guest.ld"));

@@ -196,13 +196,13 @@ fn applies(source: &Path, patches: &[Patch]) -> Result<()> {
     }
     let scratch = tempfile::tempdir().map_err(|e| Error::could_not(format!("no folder for scratch files: {e}")))?;
     let copy = scratch.path().join("linux");
-    fs::create_dir_all(&copy).map_err(|e| Error::io("create", &copy, e))?;
+    files::create_dir(&copy)?;
     for patch in patches {
         for file in patch.text.lines().filter_map(touched) {
             let (from, to) = (source.join(file), copy.join(file));
             if from.is_file() && !to.exists() {
                 let parent = to.parent().unwrap_or(&copy);
-                fs::create_dir_all(parent).map_err(|e| Error::io("create", parent, e))?;
+                files::create_dir(parent)?;
                 fs::copy(&from, &to).map_err(|e| Error::io("copy", &from, e))?;
             }
         }

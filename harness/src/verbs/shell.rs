@@ -1,12 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0-only
 //! `lazymap shell`: a guest to type commands in, on any machine.
 
-use std::fs;
-
 use crate::boot::initramfs;
 use crate::boot::machine::Boot;
 use crate::build::workbench::Lab;
 use crate::ground::error::{Error, Result};
+use crate::ground::files;
 use crate::ground::progress::Step;
 use crate::options::Options;
 use crate::trial::run;
@@ -32,7 +31,7 @@ pub fn run(options: &Options, name: Option<&str>) -> Result<()> {
     lab.bench.takes(&trial.machine).map_err(Error::usage)?;
     let kernel = lab.kernel(config)?;
     let folder = options.place("shell");
-    fs::create_dir_all(&folder).map_err(|e| Error::io("create", &folder, e))?;
+    files::create_dir(&folder)?;
     let initrd = folder.join(format!("{name}.cpio.gz"));
     initramfs::build(&lab.bench.busybox, &kernel.selftests, &initrd)?;
     Step::start(format!("boot {} on {}; Ctrl-A X ends it", kernel.name, trial.machine)).finish("starting");

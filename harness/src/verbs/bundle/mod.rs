@@ -71,7 +71,7 @@ fn fill(folder: &Path, bench: &Workbench, kernel: &Kernel, step: &Step) -> Resul
     let copy = |from: &Path, to: &str| -> Result<()> {
         let to = folder.join(to);
         let parent = to.parent().unwrap_or(folder);
-        fs::create_dir_all(parent).map_err(|e| Error::io("create", parent, e))?;
+        files::create_dir(parent)?;
         fs::copy(from, &to).map(drop).map_err(|e| Error::io("copy", from, e))
     };
     step.detail("libraries");
@@ -166,7 +166,7 @@ fn parse_ldd(list: &str) -> Result<BTreeMap<String, PathBuf>, String> {
 /// When tar fails.
 pub fn pack(place: &Path, name: &str, archive: &Path, how: &str) -> Result<()> {
     if let Some(parent) = archive.parent() {
-        fs::create_dir_all(parent).map_err(|e| Error::io("create", parent, e))?;
+        files::create_dir(parent)?;
     }
     let mut tar = cmd::plain("tar");
     tar.args(["--sort=name", "--owner=0", "--group=0", "--numeric-owner"]).arg(format!("--mtime={TIME}"));

@@ -197,12 +197,12 @@ impl Root {
         // As debootstrap does it: packages may have files in either.
         for name in ["bin", "lib", "sbin"] {
             let real = tree.join("usr").join(name);
-            fs::create_dir_all(&real).map_err(|e| Error::io("create", &real, e))?;
+            files::create_dir(&real)?;
             let link = tree.join(name);
             symlink(Path::new("usr").join(name), &link).map_err(|e| Error::io("create", &link, e))?;
         }
         let cache = tree.join("var/cache/lazymap");
-        fs::create_dir_all(&cache).map_err(|e| Error::io("create", &cache, e))?;
+        files::create_dir(&cache)?;
         for deb in &self.own.files {
             step.detail(&deb.name);
             let file = self.dl.join(&deb.name);
@@ -219,7 +219,7 @@ impl Root {
         let units = tree.join("etc/systemd/system");
         files::write_whole(&units.join(UNIT.0), UNIT.1)?;
         let wants = units.join("multi-user.target.wants");
-        fs::create_dir_all(&wants).map_err(|e| Error::io("create", &wants, e))?;
+        files::create_dir(&wants)?;
         let link = wants.join(UNIT.0);
         symlink(Path::new("..").join(UNIT.0), &link).map_err(|e| Error::io("create", &link, e))?;
         files::write_whole(&tree.join("etc/fstab"), "LABEL=lazymap-root / ext4 defaults 0 0\n")?;
@@ -230,7 +230,7 @@ impl Root {
         let machine = Machine::new(models::find("plain")?);
         // An empty one: QEMU gets one at each boot, and `rdinit` names nothing in it.
         let (none, initrd) = (self.folder.join("none"), self.folder.join("none.cpio.gz"));
-        fs::create_dir_all(&none).map_err(|e| Error::io("create", &none, e))?;
+        files::create_dir(&none)?;
         initramfs::build(&bench.busybox, &none, &initrd)?;
         let console = self.folder.join("first-boot.log");
         let boot = Boot {
@@ -279,12 +279,12 @@ pub fn day(root: &Root, tools: &Tools, modules: &Path, folder: &Path) -> Result<
     files::remove(folder)?;
     files::write_whole(&folder.join("day.sh"), DAY)?;
     let to = folder.join("modules");
-    fs::create_dir_all(&to).map_err(|e| Error::io("create", &to, e))?;
+    files::create_dir(&to)?;
     if hunt::copy_modules(modules, &to)? == 0 {
         return Err(Error::usage(format!("{} has no *.ko, *.ko.gz, *.ko.xz or *.ko.zst in it", modules.display())));
     }
     let debs = folder.join("debs");
-    fs::create_dir_all(&debs).map_err(|e| Error::io("create", &debs, e))?;
+    files::create_dir(&debs)?;
     for deb in &root.more.files {
         let file = root.dl.join(&deb.name);
         fs::copy(&file, debs.join(&deb.name)).map_err(|e| Error::io("copy", &file, e))?;

@@ -160,7 +160,7 @@ impl Plan {
 pub fn run(options: &Options, plan: &Plan) -> Result<Ran> {
     let tools = Tools::find(options)?;
     let folder = options.place(NAME);
-    fs::create_dir_all(&folder).map_err(|e| Error::io("create", &folder, e))?;
+    files::create_dir(&folder)?;
     let root = Root::fetch(options, &plan.suite, &folder)?;
     let (bench, kernel, modules) = kernel(options, plan, &root, &tools)?;
     for machine in &plan.machines {

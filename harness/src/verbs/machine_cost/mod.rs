@@ -95,7 +95,7 @@ pub fn run(options: &Options, full: bool) -> Result<Exit> {
     let bare = qemu::bare(options)?;
     let patched = lab.bench.qemu.binary.clone();
     let folder = options.place("cost").join("machine");
-    fs::create_dir_all(&folder).map_err(|e| Error::io("create", &folder, e))?;
+    files::create_dir(&folder)?;
     let clock = still_clock(&folder)?;
     let firmware = lab.bench.firmware.clone();
     let counter = Counter { valgrind, clock, firmware, image: kernel.image, folder };

@@ -4,7 +4,6 @@
 
 pub mod table;
 
-use std::fs;
 use std::path::Path;
 
 use chrono::Utc;
@@ -15,6 +14,7 @@ use super::run as scenarios;
 use crate::build::kernel::{Compiler, Config, Kernel, SERIES};
 use crate::build::workbench::Lab;
 use crate::ground::error::{Error, Result};
+use crate::ground::files;
 use crate::ground::nearest;
 use crate::options::Options;
 use crate::series::topics;
@@ -108,7 +108,7 @@ pub fn run(lab: &mut Lab, plan: &Plan) -> Result<Count> {
     // Those with one kernel stand together: switching is what takes long.
     rows.sort_by_key(|row| row.scenario.config.name.clone());
     let folder = lab.options.place("results");
-    fs::create_dir_all(&folder).map_err(|e| Error::io("create", &folder, e))?;
+    files::create_dir(&folder)?;
     // Before this run changes files of the repository itself.
     let tool = Tool::of(&root).to_string();
     let fixes = fixes(lab)?;
