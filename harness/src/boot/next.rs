@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0-only
 //! What the guest needs to start another kernel in place of its own: the folder `/next` of its file system.
 
-use std::fs;
 use std::path::Path;
 
 use super::{initramfs, program, reproduce};
 use crate::ground::error::{Error, Result};
+use crate::ground::files;
 
 /// The program that loads and starts a kernel.
 const PROGRAM: (&str, &str) = ("kexec", include_str!("guest/kexec.c"));
@@ -26,7 +26,7 @@ pub fn is_started(append: &str) -> bool {
 pub fn add(clang: &str, image: &Path, archive: &Path) -> Result<()> {
     let folder = tempfile::tempdir().map_err(|e| Error::could_not(format!("no temporary folder: {e}")))?;
     for (from, name) in [(image, reproduce::IMAGE), (archive, reproduce::INITRD)] {
-        fs::copy(from, folder.path().join(name)).map_err(|e| Error::io("copy", from, e))?;
+        files::copy(from, &folder.path().join(name))?;
     }
     program::compile(clang, PROGRAM.1, folder.path(), PROGRAM.0)?;
     initramfs::append(archive, folder.path(), FOLDER)

@@ -164,7 +164,7 @@ fn keep(from: &Path, to: &Path, link: bool) -> Result<()> {
     if !from.is_file() || (link && fs::hard_link(from, to).is_ok()) {
         return Ok(());
     }
-    fs::copy(from, to).map(drop).map_err(|e| Error::io("copy", from, e))
+    files::copy(from, to)
 }
 
 /// A word, quoted for a shell.

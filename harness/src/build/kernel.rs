@@ -191,7 +191,7 @@ fn build_targets(
     ] {
         // Reproducers of earlier boots may link to it.
         files::remove(to)?;
-        fs::copy(&from, to).map_err(|e| Error::io("copy", &from, e))?;
+        files::copy(&from, to)?;
     }
     if tests.is_none() {
         build.selftests(&kernel.name, &dir.join("kselftest"), &kernel.selftests, &step)?;
@@ -220,7 +220,7 @@ pub fn build_with_modules(on: Builder<'_>, name: &str, commit: &str, config: &Co
     if !same() {
         files::remove(&modules)?;
         copy_modules(&o_folder(options, config), &modules)?;
-        fs::copy(&stamp, &copied).map_err(|e| Error::io("copy", &stamp, e))?;
+        files::copy(&stamp, &copied)?;
     }
     Ok((kernel, modules))
 }
@@ -308,7 +308,7 @@ pub fn build_bare(on: Builder<'_>, name: &str, commit: &str, config: &Config, te
     }
     let copy = |from: &Path, to: &Path| {
         let to = to.join(from.file_name().unwrap_or_default());
-        fs::copy(from, to).map(drop).map_err(|e| Error::io("copy", from, e))
+        files::copy(from, &to)
     };
     BASIC.iter().try_for_each(|file| copy(&options.root.join(file), &scratch))?;
     let mut make = build.make(&scratch);
@@ -338,7 +338,7 @@ fn copy_modules(o: &Path, modules: &Path) -> Result<()> {
     for object in order.lines().filter(|l| !l.trim().is_empty()) {
         let from = o.join(object).with_extension("ko");
         let to = modules.join(from.file_name().unwrap_or_default());
-        fs::copy(&from, &to).map_err(|e| Error::io("copy", &from, e))?;
+        files::copy(&from, &to)?;
     }
     Ok(())
 }
@@ -619,7 +619,7 @@ impl<'a> Build<'a> {
         cmd::logged(&mut make, &log, step)?;
         // The guest gets only this folder, so the helpers must be in it.
         let helpers = install.join("kselftest/ktap_helpers.sh");
-        fs::copy(&helpers, tests.join("ktap_helpers.sh")).map_err(|e| Error::io("copy", &helpers, e))?;
+        files::copy(&helpers, &tests.join("ktap_helpers.sh"))?;
         // There is no depmod in the guest; tests that need one of the kernel's modules look here.
         copy_modules(&self.o, &tests.join("modules"))?;
         // kselftest does not fail if it cannot build a module.

@@ -105,6 +105,14 @@ pub fn with_part(page: &str, text: &str, begin: &str, end: &str, part: &str) -> 
     Ok(format!("{before}{begin}\n{part}\n{end}{after}"))
 }
 
+/// Copies a file with its mode; replaces `to` if there is one.
+///
+/// # Errors
+/// When `from` cannot be read, or `to` cannot be written; either way the message names `from`.
+pub fn copy(from: &Path, to: &Path) -> Result<()> {
+    fs::copy(from, to).map(drop).map_err(|e| Error::io("copy", from, e))
+}
+
 /// Copies a folder with everything in it.
 ///
 /// # Errors
@@ -117,7 +125,7 @@ pub fn copy_tree(from: &Path, to: &Path) -> Result<()> {
         if source.is_dir() {
             copy_tree(&source, &target)?;
         } else {
-            fs::copy(&source, &target).map_err(|e| Error::io("copy", &source, e))?;
+            copy(&source, &target)?;
         }
     }
     Ok(())

@@ -172,11 +172,10 @@ fn switches(tests: &Path) -> Result<Vec<(String, Result<String, String>)>> {
     // One folder with the scripts and the helpers, as kselftest installs them, but without modules.
     let dir = tempfile::tempdir().map_err(|e| Error::could_not(format!("no temporary folder: {e}")))?;
     let helpers = tests.join("../../kselftest/ktap_helpers.sh");
-    fs::copy(&helpers, dir.path().join("ktap_helpers.sh")).map_err(|e| Error::io("copy", &helpers, e))?;
+    files::copy(&helpers, &dir.path().join("ktap_helpers.sh"))?;
     for entry in fs::read_dir(tests).map_err(|e| Error::io("read", tests, e))?.flatten() {
         if entry.file_name().to_string_lossy().ends_with(".sh") {
-            fs::copy(entry.path(), dir.path().join(entry.file_name()))
-                .map_err(|e| Error::io("copy", &entry.path(), e))?;
+            files::copy(&entry.path(), &dir.path().join(entry.file_name()))?;
         }
     }
     let cmdline = dir.path().join("cmdline");

@@ -203,7 +203,7 @@ fn applies(source: &Path, patches: &[Patch]) -> Result<()> {
             if from.is_file() && !to.exists() {
                 let parent = to.parent().unwrap_or(&copy);
                 files::create_dir(parent)?;
-                fs::copy(&from, &to).map_err(|e| Error::io("copy", &from, e))?;
+                files::copy(&from, &to)?;
             }
         }
     }

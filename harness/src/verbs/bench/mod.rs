@@ -252,7 +252,7 @@ fn workload(clang: &str, modules: &Path, folder: &Path) -> Result<()> {
 
 fn copy_module(modules: &Path, folder: &Path) -> Result<()> {
     let module = modules.join(MODULE);
-    fs::copy(&module, folder.join(MODULE)).map(drop).map_err(|e| Error::io("copy", &module, e))
+    files::copy(&module, &folder.join(MODULE))
 }
 
 /// Makes [`IMAGE`] in `folder`: copies of `content`, in pieces of 4 KiB when compressed. The same each time.
@@ -260,7 +260,7 @@ fn image(options: &Options, content: &Path, folder: &Path) -> Result<()> {
     host::mkfs_erofs(options).map_err(Error::could_not)?;
     let source = tempfile::tempdir().map_err(|e| Error::could_not(format!("no temporary folder: {e}")))?;
     for name in IMAGE_FILES {
-        fs::copy(content, source.path().join(name)).map_err(|e| Error::io("copy", content, e))?;
+        files::copy(content, &source.path().join(name))?;
     }
     let mut mkfs = cmd::plain(host::MKFS_EROFS);
     mkfs.args(["-zlz4hc", "-T0", "-U00000000-0000-0000-0000-000000000000", "--all-root"]);

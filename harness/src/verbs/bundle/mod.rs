@@ -72,7 +72,7 @@ fn fill(folder: &Path, bench: &Workbench, kernel: &Kernel, step: &Step) -> Resul
         let to = folder.join(to);
         let parent = to.parent().unwrap_or(folder);
         files::create_dir(parent)?;
-        fs::copy(from, &to).map(drop).map_err(|e| Error::io("copy", from, e))
+        files::copy(from, &to)
     };
     step.detail("libraries");
     // The tool itself judges the console.

@@ -207,7 +207,7 @@ impl Root {
             step.detail(&deb.name);
             let file = self.dl.join(&deb.name);
             apt::unpack(&file, tree)?;
-            fs::copy(&file, cache.join(&deb.name)).map_err(|e| Error::io("copy", &file, e))?;
+            files::copy(&file, &cache.join(&deb.name))?;
         }
         let program = |name: &str, text: &str| {
             let file = tree.join("usr/local/sbin").join(name);
@@ -287,7 +287,7 @@ pub fn day(root: &Root, tools: &Tools, modules: &Path, folder: &Path) -> Result<
     files::create_dir(&debs)?;
     for deb in &root.more.files {
         let file = root.dl.join(&deb.name);
-        fs::copy(&file, debs.join(&deb.name)).map_err(|e| Error::io("copy", &file, e))?;
+        files::copy(&file, &debs.join(&deb.name))?;
     }
     let image = folder.with_extension("img");
     let bytes = size(&to)? + size(&debs)?;

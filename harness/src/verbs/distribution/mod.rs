@@ -6,7 +6,6 @@
 
 mod image;
 
-use std::fs;
 use std::path::{Path, PathBuf};
 
 use self::image::{Root, Tools};
@@ -237,7 +236,7 @@ fn version(image: &[u8]) -> Option<String> {
 /// The distribution's initrd, with those modules in `modules` that it needs for this kernel.
 fn initrd(root: &Root, tools: &Tools, modules: &Path, release: &str, folder: &Path) -> Result<PathBuf> {
     let initrd = folder.join("initrd.img");
-    fs::copy(&root.initrd, &initrd).map_err(|e| Error::io("copy", &root.initrd, e))?;
+    files::copy(&root.initrd, &initrd)?;
     let stage = folder.join("initrd");
     files::remove(&stage)?;
     let own = stage.join("usr/lib/modules").join(release);
