@@ -4,7 +4,7 @@
 use std::path::Path;
 
 use super::{initramfs, program, reproduce};
-use crate::ground::error::{Error, Result};
+use crate::ground::error::Result;
 use crate::ground::files;
 
 /// The program that loads and starts a kernel.
@@ -24,7 +24,7 @@ pub fn is_started(append: &str) -> bool {
 /// # Errors
 /// When a file cannot be read or written, or the compiler reports an error.
 pub fn add(clang: &str, image: &Path, archive: &Path) -> Result<()> {
-    let folder = tempfile::tempdir().map_err(|e| Error::could_not(format!("no temporary folder: {e}")))?;
+    let folder = files::scratch()?;
     for (from, name) in [(image, reproduce::IMAGE), (archive, reproduce::INITRD)] {
         files::copy(from, &folder.path().join(name))?;
     }

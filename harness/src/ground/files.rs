@@ -7,6 +7,7 @@ use std::path::Path;
 
 use serde::Serialize;
 use sha2::{Digest, Sha256};
+use tempfile::TempDir;
 
 use super::error::{Error, Result};
 use super::key::hex;
@@ -90,6 +91,14 @@ pub fn remove(path: &Path) -> Result<()> {
         Err(e) if e.kind() != io::ErrorKind::NotFound => Err(Error::io("remove", path, e)),
         _ => Ok(()),
     }
+}
+
+/// A folder for temporary files; dropping it removes it with everything in it.
+///
+/// # Errors
+/// When it cannot be made.
+pub fn scratch() -> Result<TempDir> {
+    tempfile::tempdir().map_err(|e| Error::could_not(format!("no temporary folder: {e}")))
 }
 
 /// The text of `page` with `part` in place of what is between the lines `begin` and `end`.

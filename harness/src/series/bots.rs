@@ -87,7 +87,7 @@ fn merged(top: &Path, host: &Host, options: &Options, step: &Step) -> Result<Res
 
 /// The rules for modules in kselftest's own Makefiles, tried on a folder that only looks like a built kernel.
 fn modules(top: &Path) -> Result<Vec<(String, Result<String, String>)>> {
-    let dir = tempfile::tempdir().map_err(|e| Error::could_not(format!("no temporary folder: {e}")))?;
+    let dir = files::scratch()?;
     let (o, install) = (dir.path().join("o"), dir.path().join("install"));
     let proof = dir.path().join("built");
     files::write_whole(&o.join(".config"), "CONFIG_MODULES=y\nCONFIG_RISCV=y\nCONFIG_RUST=y\n")?;
@@ -170,7 +170,7 @@ fn shown(code: Option<i32>, said: &str) -> String {
 /// a command line that is made up.
 fn switches(tests: &Path) -> Result<Vec<(String, Result<String, String>)>> {
     // One folder with the scripts and the helpers, as kselftest installs them, but without modules.
-    let dir = tempfile::tempdir().map_err(|e| Error::could_not(format!("no temporary folder: {e}")))?;
+    let dir = files::scratch()?;
     let helpers = tests.join("../../kselftest/ktap_helpers.sh");
     files::copy(&helpers, &dir.path().join("ktap_helpers.sh"))?;
     for entry in fs::read_dir(tests).map_err(|e| Error::io("read", tests, e))?.flatten() {

@@ -375,7 +375,7 @@ fn not_signed(mail: &Path) -> Result<Result<String, String>> {
 /// Runs the kernel's rustfmt check over every Rust file that the series touches.
 fn formatted(tree: &Tree, tip: &str, rustfmt: &Path) -> Result<Result<String, String>> {
     let touched = tree.repo.run(["diff", "--name-only", "--no-renames", "--diff-filter=d", &tree.base, tip])?;
-    let dir = tempfile::tempdir().map_err(|e| Error::could_not(format!("no temporary folder: {e}")))?;
+    let dir = files::scratch()?;
     let config = dir.path().join(".rustfmt.toml");
     files::write_whole(&config, tree.repo.object("blob", &format!("{tip}:.rustfmt.toml"))?)?;
     let mut files = 0;

@@ -213,7 +213,7 @@ pub fn kernel_doc(tree: &Tree, tip: &str) -> Result<Result<String, String>> {
     };
     let added = tree.repo.run(["diff", "--name-only", "--no-renames", "--diff-filter=A", &tree.base, tip])?;
     let added: Vec<&str> = added.lines().filter(|path| path.ends_with(".c") || path.ends_with(".h")).collect();
-    let dir = tempfile::tempdir().map_err(|e| Error::could_not(format!("no temporary folder: {e}")))?;
+    let dir = files::scratch()?;
     for path in added.iter().copied() {
         files::write_whole(&dir.path().join(path), tree.repo.object("blob", &format!("{tip}:{path}"))?)?;
         let mut command = Command::new(&script);

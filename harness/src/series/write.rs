@@ -129,7 +129,7 @@ pub fn write_mails(tree: &Tree, tip: &str, options: &Options) -> Result<tempfile
             text_path.display()
         ))
     })?;
-    let dir = tempfile::tempdir().map_err(|e| Error::could_not(format!("no temporary folder: {e}")))?;
+    let dir = files::scratch()?;
     let commits = tree.commits(tip)?;
     let range = format!("{BASE_TAG}..{tip}");
     let args = [

@@ -10,6 +10,7 @@ use std::process::{Command, Stdio};
 
 use crate::ground::cmd::{self, Ended};
 use crate::ground::error::{Error, Result};
+use crate::ground::files;
 use crate::ground::progress::Step;
 use crate::options::Options;
 use crate::options::base::Base;
@@ -675,7 +676,7 @@ fn libclang(clang_version: &str) -> Option<PathBuf> {
 /// Asks bindgen which libclang it loads, as the kernel's own check does.
 fn libclang_version(bindgen: &Path, libclang: Option<&Path>, base: &Base) -> Result<String> {
     let min = &base.linux.min_clang;
-    let dir = tempfile::tempdir().map_err(|e| Error::could_not(format!("no temporary folder: {e}")))?;
+    let dir = files::scratch()?;
     let header = dir.path().join("libclang.h");
     fs::write(&header, "#pragma message(\"clang version \" __clang_version__)\n")
         .map_err(|e| Error::io("write", &header, e))?;

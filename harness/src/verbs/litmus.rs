@@ -74,7 +74,7 @@ fn skip_all(files: &[PathBuf], why: &str, tally: &mut Tally) {
 
 fn judge_all(herd: &Herd, files: &[PathBuf], root: &Path, log: &Path, tally: &mut Tally) -> Result<()> {
     let step = Step::start(format!("litmus tests with herd7 {}", herd.version));
-    let scratch = tempfile::tempdir().map_err(|e| Error::could_not(format!("no temporary folder: {e}")))?;
+    let scratch = files::scratch()?;
     let before = tally.count.failed;
     let mut said = String::new();
     for file in files {

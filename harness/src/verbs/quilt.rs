@@ -194,7 +194,7 @@ fn applies(source: &Path, patches: &[Patch]) -> Result<()> {
     if host::in_path("patch").is_none() {
         return Err(Error::could_not("patch is missing: apt-get install patch"));
     }
-    let scratch = tempfile::tempdir().map_err(|e| Error::could_not(format!("no folder for scratch files: {e}")))?;
+    let scratch = files::scratch()?;
     let copy = scratch.path().join("linux");
     files::create_dir(&copy)?;
     for patch in patches {

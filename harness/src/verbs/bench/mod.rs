@@ -258,7 +258,7 @@ fn copy_module(modules: &Path, folder: &Path) -> Result<()> {
 /// Makes [`IMAGE`] in `folder`: copies of `content`, in pieces of 4 KiB when compressed. The same each time.
 fn image(options: &Options, content: &Path, folder: &Path) -> Result<()> {
     host::mkfs_erofs(options).map_err(Error::could_not)?;
-    let source = tempfile::tempdir().map_err(|e| Error::could_not(format!("no temporary folder: {e}")))?;
+    let source = files::scratch()?;
     for name in IMAGE_FILES {
         files::copy(content, &source.path().join(name))?;
     }
