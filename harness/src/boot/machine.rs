@@ -425,8 +425,7 @@ impl Boot<'_> {
         let seconds = watched.log.started.elapsed().as_secs_f64();
         let raw = String::from_utf8_lossy(&watched.log.bytes).into_owned();
         let log = Log::new(raw, std::mem::take(&mut watched.log.ends), seconds);
-        let stderr = files::read(&stderr_path)?;
-        let stderr = String::from_utf8_lossy(&stderr);
+        let stderr = files::read_lossy(&stderr_path)?;
         let reading = end::read(&log, &ending, &stderr);
         let counters = self.count(&stderr);
         let harts = parse_harts(&stderr, self.property);

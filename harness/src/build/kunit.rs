@@ -143,10 +143,10 @@ pub fn run(on: Builder<'_>, qemu: &Path, firmware: &Path, commit: &str, arch: Ar
         };
         return Ok(Tested::NotBooted(format!("{what}; whole output in {}", log.display())));
     }
-    let bytes = files::read(&console)?;
+    let console = files::read_lossy(&console)?;
     let well = matches!(ended, Ended::Well);
     step.finish(if well { "passed" } else { "failed" });
-    Ok(Tested::Booted { console: String::from_utf8_lossy(&bytes).into_owned(), well })
+    Ok(Tested::Booted { console, well })
 }
 
 /// A script that starts QEMU without the host's own virtualization. `kunit.py` prefers that, and where it is there and

@@ -2,7 +2,7 @@
 //! Child processes: output kept in a log file or in memory, and none that outlives the tool.
 
 use std::ffi::OsStr;
-use std::fs::{self, File};
+use std::fs::File;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::process::CommandExt;
 use std::path::Path;
@@ -119,8 +119,7 @@ pub fn uninterrupted(command: &mut Command, log: &Path) -> Result<Ended> {
     if status.success() {
         return Ok(Ended::Well);
     }
-    let text = fs::read(log).unwrap_or_default();
-    let text = String::from_utf8_lossy(&text);
+    let text = files::read_lossy(log).unwrap_or_default();
     let lines: Vec<&str> = text.lines().collect();
     let tail = lines[lines.len().saturating_sub(SHOWN_LINES)..].iter().map(|l| (*l).to_owned()).collect();
     Ok(Ended::Badly { tail, what: format!("`{name}` failed ({status})") })

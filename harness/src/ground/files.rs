@@ -54,6 +54,14 @@ pub fn create_dir(path: &Path) -> Result<()> {
     fs::create_dir_all(path).map_err(|e| Error::io("create", path, e))
 }
 
+/// The text of a file of any encoding: what is not UTF-8 is replaced.
+///
+/// # Errors
+/// When it cannot be read.
+pub fn read_lossy(path: &Path) -> Result<String> {
+    Ok(String::from_utf8_lossy(&read(path)?).into_owned())
+}
+
 /// Writes a file through a temporary name, so that nobody ever reads half of it.
 ///
 /// # Errors
@@ -153,6 +161,15 @@ mod tests {
         for text in ["a\n<b>\n", "<e>\n<b>\n"] {
             assert_eq!(with(text).unwrap_err().message, message);
         }
+    }
+
+    #[test]
+    fn a_text_may_have_any_encoding() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("x");
+        write_whole(&path, b"+caf\xe9\n").unwrap();
+        assert_eq!(read_lossy(&path).unwrap(), "+caf\u{fffd}\n");
+        assert!(read_text(&path).is_err());
     }
 
     #[test]

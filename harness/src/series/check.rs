@@ -357,7 +357,7 @@ const SELFTESTS: &str = "selftests/";
 
 /// Whether a patch changes nothing but kselftests, and MAINTAINERS for them.
 fn only_selftests(mail: &Path) -> Result<bool> {
-    let text = mailbox::text(mail)?;
+    let text = files::read_lossy(mail)?;
     // Both sides: a file that is removed has no new one.
     let mut files = text.lines().filter_map(|l| l.strip_prefix("--- a/").or_else(|| l.strip_prefix("+++ b/")));
     Ok(files.all(|f| f == "MAINTAINERS" || f.starts_with("tools/testing/selftests/")))
@@ -365,7 +365,7 @@ fn only_selftests(mail: &Path) -> Result<bool> {
 
 /// Only the person who submits the series may sign it off.
 fn not_signed(mail: &Path) -> Result<Result<String, String>> {
-    let text = mailbox::text(mail)?;
+    let text = files::read_lossy(mail)?;
     Ok(match text.lines().take_while(|l| !l.starts_with("diff --git ")).find(|l| l.starts_with("Signed-off-by:")) {
         Some(line) => Err(format!("it has \"{line}\"; remove it: the submitter adds it")),
         None => Ok(String::new()),

@@ -11,6 +11,7 @@ use crate::boot::models;
 use crate::build::kernel::{self, Config};
 use crate::build::workbench::Lab;
 use crate::ground::error::{Error, Result};
+use crate::ground::files;
 use crate::options::Options;
 use crate::source::mailbox;
 use crate::trial::control;
@@ -87,7 +88,7 @@ fn wanted<'a>(mails: &[PathBuf], commits: &'a [String], topics: &'a [Applied]) -
         let name = mailbox::stem(mail);
         let short = format!("patch-{}", name.split('-').next().unwrap_or_default());
         let topic = topics.iter().find(|topic| topic.commit == *commit);
-        let changed = changed_files(&mailbox::text(mail)?);
+        let changed = changed_files(&files::read_lossy(mail)?);
         all.push(Wanted { name, short, commit, topic, changed: Some(changed) });
     }
     for topic in topics {

@@ -10,7 +10,6 @@ use regex_lite::Regex;
 use crate::ground::error::{Error, Result};
 use crate::ground::files;
 use crate::ground::git::Repo;
-use crate::source::mailbox;
 use crate::source::tree::Tree;
 
 /// The script that checks kernel-doc comments: up to 7.3, and where it has moved to.
@@ -28,7 +27,7 @@ const NO_FIXES: &str = "No Fixes tag: ";
 
 /// The message of a mail, up to the line that ends it.
 pub fn message(mail: &Path) -> Result<String> {
-    let text = mailbox::text(mail)?;
+    let text = files::read_lossy(mail)?;
     Ok(text.lines().take_while(|l| *l != "---" && !l.starts_with("diff --git ")).map(|l| format!("{l}\n")).collect())
 }
 
@@ -133,7 +132,7 @@ pub fn threaded(cover: &Path, mails: &[PathBuf]) -> Result<Result<String, String
 pub fn headers_and_parameters(mails: &[PathBuf]) -> Result<Result<String, String>> {
     let mut named = Vec::new();
     for mail in mails {
-        let text = mailbox::text(mail)?;
+        let text = files::read_lossy(mail)?;
         let name = mail.file_name().unwrap_or_default().to_string_lossy();
         let mut file = "";
         if text.lines().any(|line| line.starts_with('+') && line.contains("module_param")) {

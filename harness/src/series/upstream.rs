@@ -8,9 +8,10 @@ use std::process::Command;
 
 use crate::ground::cmd;
 use crate::ground::error::Result;
+use crate::ground::files;
 use crate::options::Options;
+use crate::source::apt;
 use crate::source::tree::Tree;
-use crate::source::{apt, mailbox};
 
 /// The source package that `linux-source-*` is made from.
 const SOURCE: &str = "linux";
@@ -61,7 +62,7 @@ pub fn blobs(options: &Options, tree: &Tree, mails: &[PathBuf]) -> Result<Result
     let (mut known, mut other) = (0, Vec::new());
     for mail in mails {
         let name = mail.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        for (file, blob) in before(&mailbox::text(mail)?) {
+        for (file, blob) in before(&files::read_lossy(mail)?) {
             // Patches build on each other, and some files are new.
             if !seen.insert(file.clone()) || blob.bytes().all(|digit| digit == b'0') {
                 continue;

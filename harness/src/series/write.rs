@@ -79,7 +79,7 @@ fn mbox_place(options: &Options) -> PathBuf {
 pub fn mbox(folder: &Path) -> Result<String> {
     let mut all = String::new();
     for name in series_files(folder)? {
-        let text = mailbox::text(&folder.join(&name))?;
+        let text = files::read_lossy(&folder.join(&name))?;
         if let Some(line) = text.lines().skip(1).find(|line| line.starts_with("From ")) {
             return Err(Error::could_not(format!("{name}: \"{line}\" begins another mail in an mbox; reword it")));
         }

@@ -3,7 +3,6 @@
 
 use std::collections::BTreeMap;
 use std::env;
-use std::fs;
 use std::path::Path;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
@@ -568,14 +567,14 @@ fn harness_tests(options: &Options, tally: &mut Tally) {
     match ended {
         Ok(Ended::Well) => {
             tally.ok(name);
-            let text = fs::read(&log).unwrap_or_default();
-            for (name, why) in skipped_tests(&String::from_utf8_lossy(&text)) {
+            let text = files::read_lossy(&log).unwrap_or_default();
+            for (name, why) in skipped_tests(&text) {
                 tally.skip(name, why);
             }
         }
         Ok(Ended::Badly { what, .. }) => {
-            let text = fs::read(&log).unwrap_or_default();
-            match failed_tests(&String::from_utf8_lossy(&text)).as_slice() {
+            let text = files::read_lossy(&log).unwrap_or_default();
+            match failed_tests(&text).as_slice() {
                 // It failed before running them.
                 [] => tally.error(name, &format!("{what}; see {}", log.display())),
                 failed => tally.not_ok(name, &format!("{} failed; see {}", failed.join(", "), log.display())),

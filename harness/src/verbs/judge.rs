@@ -225,13 +225,11 @@ pub fn run(options: &Options, args: &Args) -> Result<Exit> {
 
 /// A file, or standard input; what is not UTF-8 is replaced.
 fn read(path: &Path) -> Result<String> {
-    let bytes = if path.as_os_str() == "-" {
-        let mut bytes = Vec::new();
-        io::stdin().lock().read_to_end(&mut bytes).map_err(|e| Error::io("read", path, e))?;
-        bytes
-    } else {
-        files::read(path)?
-    };
+    if path.as_os_str() != "-" {
+        return files::read_lossy(path);
+    }
+    let mut bytes = Vec::new();
+    io::stdin().lock().read_to_end(&mut bytes).map_err(|e| Error::io("read", path, e))?;
     Ok(String::from_utf8_lossy(&bytes).into_owned())
 }
 

@@ -76,8 +76,7 @@ impl Suite<'_> {
 
     /// The console, if it can be read.
     pub fn console(&self) -> Option<String> {
-        let bytes = fs::read(self.part.folder.join(&self.boot?.console)).ok()?;
-        Some(String::from_utf8_lossy(&bytes).into_owned())
+        files::read_lossy(&self.part.folder.join(&self.boot?.console)).ok()
     }
 }
 

@@ -392,7 +392,7 @@ impl Rig<'_> {
     fn counted(&self, name: &str, trial: &Trial) -> Result<Counts, String> {
         let read = |ending: &str| {
             let path = self.folder.join(format!("{}.{ending}", trial.name));
-            files::read(&path).map(|text| String::from_utf8_lossy(&text).into_owned()).map_err(|e| e.message)
+            files::read_lossy(&path).map_err(|e| e.message)
         };
         let harts = trial.machine.harts;
         let log = Log::of(&read("log")?);

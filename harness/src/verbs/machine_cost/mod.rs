@@ -6,7 +6,6 @@
 //! the same QEMU differ by 10 %. The QEMU without patches runs twice, which shows how much is noise. Another boot,
 //! without callgrind, tells how much memory QEMU needs.
 
-use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::thread;
@@ -188,8 +187,7 @@ impl Counter {
         self.boots(&mut command, machine, &console)?;
         cmd::logged(&mut command, &log, &step)?;
         ended(&console)?;
-        let said = files::read(&log)?;
-        let count = collected(&String::from_utf8_lossy(&said)).ok_or_else(|| void(COLLECTED, &log))?;
+        let count = collected(&files::read_lossy(&log)?).ok_or_else(|| void(COLLECTED, &log))?;
         step.finish(&count.to_string());
         Ok(count)
     }
@@ -206,7 +204,7 @@ impl Counter {
         let mut child = Ends(child.map_err(|e| Error::could_not(format!("cannot run {}: {e}", qemu.display())))?);
         let until = Instant::now() + PATIENCE;
         let status = format!("/proc/{}/status", child.0.id());
-        while !String::from_utf8_lossy(&fs::read(&console).unwrap_or_default()).contains(END) {
+        while !files::read_lossy(&console).unwrap_or_default().contains(END) {
             let gone = child.0.try_wait().map_err(|e| Error::could_not(format!("waiting for QEMU: {e}")))?;
             if gone.is_some() || Instant::now() >= until {
                 return Err(void(END, &console));
@@ -250,8 +248,7 @@ impl Drop for Ends {
 
 /// Checks that a kernel has got as far as it must, and did not die before.
 fn ended(console: &Path) -> Result<()> {
-    let printed = files::read(console)?;
-    let printed = String::from_utf8_lossy(&printed);
+    let printed = files::read_lossy(console)?;
     if !printed.contains(END) {
         return Err(void(END, console));
     }
@@ -284,6 +281,8 @@ fn collected(text: &str) -> Option<u64> {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     #[test]
