@@ -3,11 +3,10 @@
 
 use std::ffi::{OsStr, OsString};
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use super::drive::Drive;
-use crate::ground::error::{Error, Result};
+use crate::ground::error::Result;
 use crate::ground::files;
 
 /// The script's name.
@@ -70,7 +69,7 @@ impl Reproducer<'_> {
         }
         let script = folder.join(SCRIPT);
         files::write_whole(&script, self.script(&folder))?;
-        fs::set_permissions(&script, fs::Permissions::from_mode(0o755)).map_err(|e| Error::io("change", &script, e))
+        files::make_executable(&script)
     }
 
     fn script(&self, folder: &Path) -> String {

@@ -3,8 +3,7 @@
 //! Documentation/rust/testing.rst, with the options that `rust/kernel/.kunitconfig` lists.
 
 use std::env;
-use std::fs::{self, Permissions};
-use std::os::unix::fs::{PermissionsExt, symlink};
+use std::os::unix::fs::symlink;
 use std::path::Path;
 
 use serde::Deserialize;
@@ -111,7 +110,7 @@ pub fn run(on: Builder<'_>, qemu: &Path, firmware: &Path, commit: &str, arch: Ar
         Some((name, program)) => {
             let script = bin.join(name);
             files::write_whole(&script, emulating(&program))?;
-            fs::set_permissions(&script, Permissions::from_mode(0o755)).map_err(|e| Error::io("change", &script, e))?;
+            files::make_executable(&script)?;
         }
         None => {
             // The user's QEMU may have another name.

@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0-only
 //! Files: whole or not at all.
 
-use std::fs::{self, File};
+use std::fs::{self, File, Permissions};
 use std::io::{self, Read};
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 use serde::Serialize;
@@ -99,6 +100,14 @@ pub fn remove(path: &Path) -> Result<()> {
         Err(e) if e.kind() != io::ErrorKind::NotFound => Err(Error::io("remove", path, e)),
         _ => Ok(()),
     }
+}
+
+/// Makes a file a program that everybody may run and only its owner may change (mode 755).
+///
+/// # Errors
+/// When its mode cannot be changed.
+pub fn make_executable(path: &Path) -> Result<()> {
+    fs::set_permissions(path, Permissions::from_mode(0o755)).map_err(|e| Error::io("change", path, e))
 }
 
 /// A folder for temporary files; dropping it removes it with everything in it.

@@ -21,7 +21,6 @@ pub mod verdict;
 use std::ffi::OsString;
 use std::fs::{self, File};
 use std::io::{self, BufRead, BufReader, BufWriter, Read, Write};
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
@@ -596,8 +595,7 @@ pub fn scripts(folder: &Path, clang: Option<&str>) -> Result<PathBuf> {
     for (name, text) in WORKLOAD {
         let file = all.join(name);
         fs::write(&file, text).map_err(|e| Error::io("write", &file, e))?;
-        let runs = fs::Permissions::from_mode(0o755);
-        fs::set_permissions(&file, runs).map_err(|e| Error::io("change", &file, e))?;
+        files::make_executable(&file)?;
     }
     if let Some(clang) = clang {
         for (name, text) in PROGRAMS {

@@ -8,8 +8,6 @@
 //! is an error.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs;
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -429,7 +427,7 @@ impl Counter<'_> {
         files::copy_tree(selftests, &all)?;
         let own = all.join(BREAKPOINTS.0);
         files::write_whole(&own, BREAKPOINTS.1)?;
-        fs::set_permissions(&own, fs::Permissions::from_mode(0o755)).map_err(|e| Error::io("write", &own, e))?;
+        files::make_executable(&own)?;
         Ok(all)
     }
 
@@ -499,6 +497,8 @@ fn rows_table(rows: &[Row]) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     const BEFORE: &str = "\

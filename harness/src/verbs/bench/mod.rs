@@ -13,8 +13,6 @@ pub mod plot;
 pub mod table;
 
 use std::collections::BTreeMap;
-use std::fs;
-use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 use lazymap_console::ktap;
@@ -245,7 +243,7 @@ fn workload(clang: &str, modules: &Path, folder: &Path) -> Result<()> {
     files::remove(folder)?;
     let script = folder.join(SCRIPT.0);
     files::write_whole(&script, SCRIPT.1)?;
-    fs::set_permissions(&script, fs::Permissions::from_mode(0o755)).map_err(|e| Error::io("change", &script, e))?;
+    files::make_executable(&script)?;
     program::compile(clang, PROGRAM.1, folder, PROGRAM.0)?;
     copy_module(modules, folder)
 }

@@ -5,7 +5,6 @@
 use std::collections::BTreeMap;
 use std::env;
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -94,7 +93,7 @@ fn fill(folder: &Path, bench: &Workbench, kernel: &Kernel, step: &Step) -> Resul
     let run = folder.join("run.sh");
     let stale = models::find("stale")?;
     files::write_whole(&run, RUN.replace("@CPU@", &stale.cpu).replace("@APPEND@", APPEND))?;
-    fs::set_permissions(&run, fs::Permissions::from_mode(0o755)).map_err(|e| Error::io("change", &run, e))?;
+    files::make_executable(&run)?;
     files::write_whole(&folder.join("README"), about(bench, kernel))
 }
 

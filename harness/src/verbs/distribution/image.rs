@@ -2,7 +2,7 @@
 //! The file systems of a distribution, made without root: packages are unpacked here, and installed by the first boot.
 
 use std::fs;
-use std::os::unix::fs::{PermissionsExt, symlink};
+use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -212,7 +212,7 @@ impl Root {
         let program = |name: &str, text: &str| {
             let file = tree.join("usr/local/sbin").join(name);
             files::write_whole(&file, text)?;
-            fs::set_permissions(&file, fs::Permissions::from_mode(0o755)).map_err(|e| Error::io("change", &file, e))
+            files::make_executable(&file)
         };
         program("lazymap-first-boot", FIRST_BOOT)?;
         program("lazymap-day", START)?;
