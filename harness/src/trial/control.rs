@@ -191,12 +191,12 @@ impl ControlRun {
 /// When a file cannot be read (exit code 2), or is wrong, or a patch is missing from the file or the
 /// folder (64).
 pub fn load(root: &Path) -> Result<Vec<Control>> {
-    let path = root.join(FOLDER).join(FILE);
-    let text = files::read_text(&path)?;
+    let folder = root.join(FOLDER);
+    let text = files::read_text(&folder.join(FILE))?;
     let wrong = |why: String| Error::usage(format!("{FOLDER}/{FILE}{why}; correct the file"));
     let scenarios = scenario::load(root)?;
     let controls = parse(&text, &scenarios).map_err(wrong)?;
-    let entries = fs::read_dir(root.join(FOLDER)).map_err(|e| Error::io("read", &path, e))?;
+    let entries = fs::read_dir(&folder).map_err(|e| Error::io("read", &folder, e))?;
     let names = entries.flatten().map(|e| e.file_name().to_string_lossy().into_owned());
     let patches: BTreeSet<String> = names.filter_map(|n| n.strip_suffix(".patch").map(str::to_owned)).collect();
     if let Some(name) = patches.iter().find(|p| !controls.iter().any(|c| c.name == **p)) {
