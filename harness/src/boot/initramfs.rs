@@ -143,17 +143,14 @@ impl<'a, W: Write> Packer<'a, GzEncoder<W>> {
             self.entry(name, ModeFileType::Symlink, 0o777, (0, 0), target.as_os_str().as_bytes())
         } else if about.is_dir() {
             self.entry(name, ModeFileType::Directory, mode, (0, 0), &[])?;
-            let listed: io::Result<Vec<_>> = fs::read_dir(from).and_then(Iterator::collect);
-            let mut inside = listed.map_err(|e| Error::io("read", from, e))?;
-            inside.sort_by_key(fs::DirEntry::file_name);
-            for entry in inside {
-                let Ok(last) = entry.file_name().into_string() else {
+            for path in files::list(from)? {
+                let Some(last) = path.file_name().and_then(|last| last.to_str()) else {
                     return Err(Error::could_not(format!(
                         "the name of {} is not UTF-8; rename the file",
-                        entry.path().display()
+                        path.display()
                     )));
                 };
-                self.tree(&entry.path(), &format!("{name}/{last}"))?;
+                self.tree(&path, &format!("{name}/{last}"))?;
             }
             Ok(())
         } else if about.is_file() {

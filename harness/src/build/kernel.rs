@@ -275,11 +275,8 @@ pub fn build_bare(on: Builder<'_>, name: &str, commit: &str, config: &Config, te
         for file in BASIC {
             key = key.file(&options.root.join(file))?;
         }
-        let entries = fs::read_dir(tests).map_err(|e| Error::io("read", tests, e))?;
-        let mut files: Vec<PathBuf> = entries.flatten().map(|e| e.path()).filter(|path| path.is_file()).collect();
-        files.sort();
-        for file in files {
-            key = key.file(&file)?;
+        for file in files::list(tests)?.iter().filter(|path| path.is_file()) {
+            key = key.file(file)?;
         }
         Ok(key.finish())
     };

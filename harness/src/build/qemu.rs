@@ -352,8 +352,8 @@ impl Given {
         let src = start_over(dir)?;
         if self.path.is_dir() {
             // Without its repository: QEMU's build behaves differently in one.
-            let entries = fs::read_dir(&self.path).map_err(|e| Error::io("read", &self.path, e))?;
-            let inside = entries.flatten().map(|e| e.path()).filter(|p| p.file_name() != Some(".git".as_ref()));
+            let mut inside = files::list(&self.path)?;
+            inside.retain(|path| !path.ends_with(".git"));
             cmd::output(cmd::plain("cp").args(["-a", "-t"]).arg(&src).args(inside))?;
         } else {
             let mut tar = cmd::plain("tar");

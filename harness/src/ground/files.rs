@@ -4,7 +4,7 @@
 use std::fs::{self, File, Permissions};
 use std::io::{self, Read};
 use std::os::unix::fs::PermissionsExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 use sha2::{Digest, Sha256};
@@ -61,6 +61,18 @@ pub fn create_dir(path: &Path) -> Result<()> {
 /// When it cannot be read.
 pub fn read_lossy(path: &Path) -> Result<String> {
     Ok(String::from_utf8_lossy(&read(path)?).into_owned())
+}
+
+/// The paths of what is in a folder, in order of their names.
+///
+/// # Errors
+/// When it cannot be read to its end.
+pub fn list(folder: &Path) -> Result<Vec<PathBuf>> {
+    let entries: io::Result<Vec<fs::DirEntry>> = fs::read_dir(folder).and_then(Iterator::collect);
+    let entries = entries.map_err(|e| Error::io("read", folder, e))?;
+    let mut paths: Vec<PathBuf> = entries.iter().map(fs::DirEntry::path).collect();
+    paths.sort();
+    Ok(paths)
 }
 
 /// Writes a file through a temporary name, so that nobody ever reads half of it.
@@ -145,9 +157,8 @@ pub fn copy(from: &Path, to: &Path) -> Result<()> {
 /// When something cannot be read or written.
 pub fn copy_tree(from: &Path, to: &Path) -> Result<()> {
     create_dir(to)?;
-    for entry in fs::read_dir(from).map_err(|e| Error::io("read", from, e))? {
-        let entry = entry.map_err(|e| Error::io("read", from, e))?;
-        let (source, target) = (entry.path(), to.join(entry.file_name()));
+    for source in list(from)? {
+        let target = to.join(source.file_name().unwrap_or_default());
         if source.is_dir() {
             copy_tree(&source, &target)?;
         } else {
@@ -179,6 +190,18 @@ mod tests {
         write_whole(&path, b"+caf\xe9\n").unwrap();
         assert_eq!(read_lossy(&path).unwrap(), "+caf\u{fffd}\n");
         assert!(read_text(&path).is_err());
+    }
+
+    #[test]
+    fn a_folder_is_listed_in_order() {
+        let dir = tempfile::tempdir().unwrap();
+        let at = |name: &str| dir.path().join(name);
+        for name in ["b", "a/inside", "c", ".d"] {
+            write_whole(&at(name), "").unwrap();
+        }
+        assert_eq!(list(dir.path()).unwrap(), [".d", "a", "b", "c"].map(at));
+        let message = list(&at("none")).unwrap_err().message;
+        assert!(message.starts_with(&format!("cannot read {}: ", at("none").display())), "{message}");
     }
 
     #[test]

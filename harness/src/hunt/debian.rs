@@ -189,7 +189,7 @@ fn kernel(options: &Options, suite: &str) -> Result<Kernel> {
         files::remove(&deb)?;
     }
     let vmlinux = Some(vmlinux).filter(|file| file.exists());
-    let any = fs::read_dir(&modules).map_err(|e| Error::io("read", &modules, e))?.next().is_some();
+    let any = !files::list(&modules)?.is_empty();
     let about = About { suite: suite.to_owned(), kernel: release, version };
     Ok(Kernel { about, image, vmlinux, modules: any.then_some(modules) })
 }
@@ -229,13 +229,9 @@ fn take(
 
 /// The first kernel of this kind in a folder and those below it.
 fn find(folder: &Path, of_kind: fn(Kind) -> bool) -> Result<Option<PathBuf>> {
-    let entries = fs::read_dir(folder).map_err(|e| Error::io("read", folder, e))?;
-    let mut entries: Vec<fs::DirEntry> = entries.flatten().collect();
-    entries.sort_by_key(fs::DirEntry::file_name);
-    for entry in entries {
-        let path = entry.path();
+    for path in files::list(folder)? {
         // Links lead out of what was unpacked.
-        let Ok(is) = entry.file_type() else { continue };
+        let Ok(is) = fs::symlink_metadata(&path) else { continue };
         if is.is_dir() {
             if let Some(found) = find(&path, of_kind)? {
                 return Ok(Some(found));

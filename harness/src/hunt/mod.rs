@@ -571,9 +571,8 @@ fn workload(plan: &Plan, clang: Option<&str>, folder: &Path, modules: Option<&Pa
 /// # Errors
 /// When one cannot be read, unpacked or written.
 pub fn copy_modules(from: &Path, to: &Path) -> Result<usize> {
-    let entries = fs::read_dir(from).map_err(|e| Error::io("read", from, e))?;
     let mut count = 0;
-    for file in entries.flatten().map(|e| e.path()) {
+    for file in files::list(from)? {
         if file.is_dir() && !file.is_symlink() {
             count += copy_modules(&file, to)?;
         } else if let Some((name, module)) = kernel_file::module(&file)? {

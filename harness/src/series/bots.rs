@@ -173,9 +173,10 @@ fn switches(tests: &Path) -> Result<Vec<(String, Result<String, String>)>> {
     let dir = files::scratch()?;
     let helpers = tests.join("../../kselftest/ktap_helpers.sh");
     files::copy(&helpers, &dir.path().join("ktap_helpers.sh"))?;
-    for entry in fs::read_dir(tests).map_err(|e| Error::io("read", tests, e))?.flatten() {
-        if entry.file_name().to_string_lossy().ends_with(".sh") {
-            files::copy(&entry.path(), &dir.path().join(entry.file_name()))?;
+    for path in files::list(tests)? {
+        let name = path.file_name().unwrap_or_default();
+        if name.to_string_lossy().ends_with(".sh") {
+            files::copy(&path, &dir.path().join(name))?;
         }
     }
     let cmdline = dir.path().join("cmdline");
@@ -226,22 +227,21 @@ fn switches(tests: &Path) -> Result<Vec<(String, Result<String, String>)>> {
 /// Whether each result that a script gives a module's run has a name that none of the module's cases has.
 fn names_differ(tests: &Path) -> Result<Result<String, String>> {
     let mut cases: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
-    let folder = tests.join("test_modules");
-    for entry in fs::read_dir(&folder).map_err(|e| Error::io("read", &folder, e))?.flatten() {
-        let text = match entry.path().extension().and_then(|e| e.to_str()) {
-            Some("rs" | "c") => files::read_text(&entry.path())?,
+    for path in files::list(&tests.join("test_modules"))? {
+        let text = match path.extension().and_then(|e| e.to_str()) {
+            Some("rs" | "c") => files::read_text(&path)?,
             _ => continue,
         };
-        let module = entry.path().file_stem().unwrap_or_default().to_string_lossy().into_owned();
+        let module = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
         cases.insert(module, coverage::listed(&text).into_iter().collect());
     }
     let mut seen = 0;
-    for entry in fs::read_dir(tests).map_err(|e| Error::io("read", tests, e))?.flatten() {
-        let name = entry.file_name().to_string_lossy().into_owned();
+    for path in files::list(tests)? {
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
         if !kernel::is_test(&name) {
             continue;
         }
-        for line in files::read_text(&entry.path())?.lines().filter_map(|l| l.trim().strip_prefix("run_module ")) {
+        for line in files::read_text(&path)?.lines().filter_map(|l| l.trim().strip_prefix("run_module ")) {
             let mut words = line.split_whitespace();
             let (Some(outer), Some(module)) = (words.next(), words.next()) else { continue };
             let Some(inner) = cases.get(module).filter(|inner| !inner.is_empty()) else {

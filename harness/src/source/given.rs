@@ -7,6 +7,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use crate::ground::error::{Error, Result};
+use crate::ground::files;
 use crate::ground::git::Repo;
 use crate::ground::key::Key;
 use crate::options::Options;
@@ -146,12 +147,8 @@ pub fn listing(top: &Path) -> Result<String> {
     let mut key = Key::default();
     let mut folders = vec![top.to_owned()];
     while let Some(dir) = folders.pop() {
-        let entries = fs::read_dir(&dir).map_err(|e| Error::io("read", &dir, e))?;
-        let mut entries: Vec<_> = entries.flatten().collect();
-        entries.sort_by_key(fs::DirEntry::file_name);
-        for entry in entries {
-            let meta = entry.metadata().map_err(|e| Error::io("read", &entry.path(), e))?;
-            let path = entry.path();
+        for path in files::list(&dir)? {
+            let meta = fs::symlink_metadata(&path).map_err(|e| Error::io("read", &path, e))?;
             key = key.text("path", path.as_os_str().as_encoded_bytes());
             if meta.is_dir() {
                 folders.push(path);

@@ -5,8 +5,8 @@
 //! catch it cannot tell a good kernel from a bad one.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 use std::path::Path;
-use std::{fmt, fs};
 
 use regex_lite::Regex;
 use serde::Deserialize;
@@ -196,8 +196,8 @@ pub fn load(root: &Path) -> Result<Vec<Control>> {
     let wrong = |why: String| Error::usage(format!("{FOLDER}/{FILE}{why}; correct the file"));
     let scenarios = scenario::load(root)?;
     let controls = parse(&text, &scenarios).map_err(wrong)?;
-    let entries = fs::read_dir(&folder).map_err(|e| Error::io("read", &folder, e))?;
-    let names = entries.flatten().map(|e| e.file_name().to_string_lossy().into_owned());
+    let listed = files::list(&folder)?;
+    let names = listed.iter().map(|path| path.file_name().unwrap_or_default().to_string_lossy());
     let patches: BTreeSet<String> = names.filter_map(|n| n.strip_suffix(".patch").map(str::to_owned)).collect();
     if let Some(name) = patches.iter().find(|p| !controls.iter().any(|c| c.name == **p)) {
         return Err(wrong(format!(": no control is called {name}, so {name}.patch never runs")));

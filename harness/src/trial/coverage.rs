@@ -5,7 +5,6 @@
 //! list of controls says why; the table shows that as well. So is one that a test reports and nobody has listed.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs;
 use std::path::Path;
 
 use super::control::{self, CasesGiven, Control, module_of};
@@ -50,10 +49,8 @@ pub fn update(root: &Path) -> Result<bool> {
 
 /// The cases that the sources of the modules list, and those that the list of controls gives for scripts.
 fn cases(root: &Path, given: &CasesGiven) -> Result<Cases> {
-    let folder = root.join(MODULES);
-    let entries = fs::read_dir(&folder).map_err(|e| Error::io("read", &folder, e))?;
     let mut cases = given.cases.clone();
-    for path in entries.flatten().map(|e| e.path()) {
+    for path in files::list(&root.join(MODULES))? {
         let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
         let module = name.strip_suffix(".rs").or_else(|| name.strip_suffix(".c"));
         // Others are what a build leaves.
@@ -201,6 +198,8 @@ fn with_table(readme: &str, table: &str) -> Result<String> {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     fn root() -> &'static Path {

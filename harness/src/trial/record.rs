@@ -4,8 +4,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::thread;
 
 use chrono::{DateTime, SecondsFormat, Utc};
@@ -112,10 +111,8 @@ impl Provenance {
 /// # Errors
 /// When the folder or a patch cannot be read.
 pub fn patchset_hash(folder: &Path) -> Result<String> {
-    let entries = fs::read_dir(folder).map_err(|e| Error::io("read", folder, e))?;
-    let mut patches: Vec<PathBuf> = entries.flatten().map(|e| e.path()).collect();
+    let mut patches = files::list(folder)?;
     patches.retain(|path| path.extension().is_some_and(|e| e == "patch"));
-    patches.sort();
     let sums: Result<Vec<String>> = patches.iter().map(|path| files::sha256_file(path)).collect();
     Ok(key::sha256(sums?.iter().map(|sum| format!("{sum}\n")).collect::<String>()))
 }

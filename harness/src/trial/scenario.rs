@@ -183,11 +183,8 @@ pub enum Kind {
 pub fn load(root: &Path) -> Result<BTreeMap<String, Scenario>> {
     let folder = root.join(FOLDER);
     let known = tests_in(&root.join(TESTS))?;
-    let entries = fs::read_dir(&folder).map_err(|e| Error::io("read", &folder, e))?;
     let mut all: BTreeMap<String, Scenario> = BTreeMap::new();
-    let mut paths: Vec<_> = entries.flatten().map(|e| e.path()).collect();
-    paths.sort();
-    for path in paths.iter().filter(|p| p.extension().is_some_and(|e| e == "toml")) {
+    for path in files::list(&folder)?.iter().filter(|p| p.extension().is_some_and(|e| e == "toml")) {
         let name = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
         let text = files::read_text(path)?;
         let wrong = |why: String| {

@@ -53,15 +53,8 @@ pub fn run(opts: &Options, tally: &mut Tally) -> Result<()> {
 
 /// The litmus files in `dir`, in order of their names.
 fn files(dir: &Path) -> Result<Vec<PathBuf>> {
-    let io = |e| Error::io("read", dir, e);
-    let mut files = Vec::new();
-    for entry in fs::read_dir(dir).map_err(io)? {
-        let path = entry.map_err(io)?.path();
-        if path.extension().is_some_and(|e| e == "litmus") {
-            files.push(path);
-        }
-    }
-    files.sort();
+    let mut files = files::list(dir)?;
+    files.retain(|path| path.extension().is_some_and(|e| e == "litmus"));
     if files.is_empty() {
         return Err(Error::could_not(format!("no *.litmus in {}; the checkout is incomplete", dir.display())));
     }
@@ -311,10 +304,8 @@ fn get(out: &Path, dir: &Path) -> Result<()> {
     }
     // The package's other programs take 230 MB.
     let programs = new.join("usr/bin");
-    for entry in fs::read_dir(&programs).map_err(|e| Error::io("read", &programs, e))?.flatten() {
-        if entry.file_name() != "herd7" {
-            files::remove(&entry.path())?;
-        }
+    for program in files::list(&programs)?.iter().filter(|path| !path.ends_with("herd7")) {
+        files::remove(program)?;
     }
     files::remove(dir)?;
     fs::rename(&new, dir).map_err(|e| Error::io("write", dir, e))?;
