@@ -68,9 +68,23 @@ pub fn read_lossy(path: &Path) -> Result<String> {
 /// # Errors
 /// When it cannot be read to its end.
 pub fn list(folder: &Path) -> Result<Vec<PathBuf>> {
-    let entries: io::Result<Vec<fs::DirEntry>> = fs::read_dir(folder).and_then(Iterator::collect);
-    let entries = entries.map_err(|e| Error::io("read", folder, e))?;
-    let mut paths: Vec<PathBuf> = entries.iter().map(fs::DirEntry::path).collect();
+    listed(folder).map_err(|e| Error::io("read", folder, e))
+}
+
+/// As [`list`]; a folder that does not exist has nothing in it.
+///
+/// # Errors
+/// When it exists and cannot be read to its end.
+pub fn list_if_there(folder: &Path) -> Result<Vec<PathBuf>> {
+    match listed(folder) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+        all => all.map_err(|e| Error::io("read", folder, e)),
+    }
+}
+
+fn listed(folder: &Path) -> io::Result<Vec<PathBuf>> {
+    let entries = fs::read_dir(folder)?.map(|entry| entry.map(|e| e.path()));
+    let mut paths = entries.collect::<io::Result<Vec<PathBuf>>>()?;
     paths.sort();
     Ok(paths)
 }
@@ -200,6 +214,8 @@ mod tests {
             write_whole(&at(name), "").unwrap();
         }
         assert_eq!(list(dir.path()).unwrap(), [".d", "a", "b", "c"].map(at));
+        assert_eq!(list_if_there(&at("none")).unwrap(), Vec::<PathBuf>::new());
+        assert!(list_if_there(&at("b")).is_err());
         let message = list(&at("none")).unwrap_err().message;
         assert!(message.starts_with(&format!("cannot read {}: ", at("none").display())), "{message}");
     }

@@ -2,7 +2,6 @@
 //! Writes `patches/linux-*` from the sources and the commits in the work tree.
 
 use std::fs;
-use std::io;
 use std::path::{Path, PathBuf};
 
 use crate::ground::error::{Error, Result};
@@ -91,14 +90,9 @@ pub fn mbox(folder: &Path) -> Result<String> {
 
 /// Names of the files in a folder of patches that belong to the series.
 pub fn series_files(folder: &Path) -> Result<Vec<String>> {
-    let entries = match fs::read_dir(folder) {
-        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-        entries => entries.map_err(|e| Error::io("read", folder, e))?,
-    };
-    let names = entries.flatten().map(|e| e.file_name().to_string_lossy().into_owned());
-    let mut names: Vec<String> = names.filter(|n| n == COVER || n.ends_with(".patch")).collect();
-    names.sort();
-    Ok(names)
+    let listed = files::list_if_there(folder)?;
+    let names = listed.iter().map(|path| path.file_name().unwrap_or_default().to_string_lossy().into_owned());
+    Ok(names.filter(|n| n == COVER || n.ends_with(".patch")).collect())
 }
 
 /// Copies the files of `from` into `to`, and removes stale ones there; returns how many changed.

@@ -7,7 +7,6 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::io;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
@@ -97,20 +96,15 @@ fn walk(dir: &Path) -> Result<Vec<String>> {
     let mut files = Vec::new();
     let mut folders = vec![PathBuf::new()];
     while let Some(folder) = folders.pop() {
-        let entries = match fs::read_dir(dir.join(&folder)) {
-            Ok(entries) => entries,
-            Err(e) if e.kind() == io::ErrorKind::NotFound => continue,
-            Err(e) => return Err(Error::io("read", &dir.join(&folder), e)),
-        };
-        for entry in entries.flatten() {
-            let name = entry.file_name().to_string_lossy().into_owned();
+        for entry in files::list_if_there(&dir.join(&folder))? {
+            let name = entry.file_name().unwrap_or_default().to_string_lossy().into_owned();
             let hidden = name.starts_with('.') && !matches!(name.as_str(), ".gitignore" | ".kunitconfig");
             let made = LEFTOVERS.iter().any(|ending| name.ends_with(ending)) || name == "modules.order";
             if hidden || made {
                 continue;
             }
             let path = folder.join(&name);
-            if entry.path().is_dir() {
+            if entry.is_dir() {
                 folders.push(path);
             } else {
                 files.push(path.display().to_string());

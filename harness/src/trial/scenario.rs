@@ -8,7 +8,6 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::fs;
-use std::io;
 use std::path::Path;
 
 use regex_lite::Regex;
@@ -215,14 +214,9 @@ pub fn load(root: &Path) -> Result<BTreeMap<String, Scenario>> {
 /// # Errors
 /// When it cannot be read (exit code 2).
 pub fn tests_in(folder: &Path) -> Result<Vec<String>> {
-    let entries = match fs::read_dir(folder) {
-        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-        entries => entries.map_err(|e| Error::io("read", folder, e))?,
-    };
-    let names = entries.flatten().map(|e| e.file_name().to_string_lossy().into_owned());
-    let mut tests: Vec<String> = names.filter(|name| kernel::is_test(name)).collect();
-    tests.sort();
-    Ok(tests)
+    let listed = files::list_if_there(folder)?;
+    let names = listed.iter().map(|path| path.file_name().unwrap_or_default().to_string_lossy().into_owned());
+    Ok(names.filter(|name| kernel::is_test(name)).collect())
 }
 
 /// The scenario file `name` in `folder`, which must have a config fragment.
