@@ -20,7 +20,7 @@ use crate::boot::machine::Limits;
 use crate::boot::reproduce;
 use crate::build::kernel::Kernel;
 use crate::build::workbench::Workbench;
-use crate::ground::error::{Error, Result};
+use crate::ground::error::Result;
 use crate::ground::files;
 use crate::ground::git::Repo;
 use crate::ground::key::{self, Key};

@@ -15,7 +15,7 @@ use super::seen::Booted;
 use super::verdict::{Count, Verdict};
 use crate::boot::reproduce;
 use crate::build::workbench::Workbench;
-use crate::ground::error::{Error, Result};
+use crate::ground::error::Result;
 use crate::ground::files;
 use crate::ground::table::{self, Align, Cell, Fit};
 use crate::options::base::BaseUsed;
