@@ -158,6 +158,8 @@ pub struct Limits {
 
 /// More tests than these get more time.
 const MOST_TESTS_BY_DEFAULT: usize = 4;
+/// Tests that take longer than half of the default by themselves.
+const SLOW_TESTS: [&str; 2] = ["test-killed.sh", "test-reload.sh"];
 /// More harts than these get more time: QEMU has a thread for each, and hosts have fewer CPUs.
 const MOST_HARTS_BY_DEFAULT: u32 = 8;
 
@@ -173,13 +175,13 @@ impl Default for Limits {
 }
 
 impl Limits {
-    /// Limits for a boot of `machine` with this many tests. A long list includes the slow tests, which
-    /// stay silent for long.
-    pub fn for_boot(tests: usize, machine: &Machine) -> Self {
-        if tests <= MOST_TESTS_BY_DEFAULT && machine.harts <= MOST_HARTS_BY_DEFAULT {
-            Self::default()
-        } else {
+    /// Limits for a boot of `machine` with these tests.
+    pub fn for_boot(tests: &[&str], machine: &Machine) -> Self {
+        let slow = tests.len() > MOST_TESTS_BY_DEFAULT || tests.iter().any(|test| SLOW_TESTS.contains(test));
+        if slow || machine.harts > MOST_HARTS_BY_DEFAULT {
             Self { silence: Duration::from_secs(240), total: Duration::from_secs(900), ..Self::default() }
+        } else {
+            Self::default()
         }
     }
 }

@@ -246,6 +246,10 @@ fn kernel(
             lab.patch(short, commit, (&fixtures, FIXTURE))
         }
     };
+    if let Err(e) = &built {
+        // The results come at the end, hours later, or never.
+        println!("FAIL: {short} does not build: {}", e.message.lines().next().unwrap_or_default());
+    }
     result(format!("{name} builds"), built.as_ref().map(|_| String::new()).map_err(|e| e.message.clone()));
     let Ok((kernel, mut tests)) = built else { return Ok(Outcome { builds: Some(false), ..Outcome::default() }) };
     if let Tests::Own { usual, changed } = duty.tests {

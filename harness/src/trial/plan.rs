@@ -99,7 +99,8 @@ impl Trial {
 
     /// How long the boot may take: set by the environment, else by the trial, else the default.
     pub fn limits(&self, bench: &Workbench) -> Limits {
-        let usual = self.limits.over(Limits::for_boot(self.tests.len(), &self.machine));
+        let tests: Vec<&str> = self.tests.iter().map(|(test, _)| test.as_str()).collect();
+        let usual = self.limits.over(Limits::for_boot(&tests, &self.machine));
         bench.options.limits.over(usual.times(self.host.slow))
     }
 

@@ -135,7 +135,7 @@ fn boot(
         append: append.to_owned(),
         firmware: None,
         more: Vec::new(),
-        limits: lab.options.limits.over(Limits { silence, total: 4 * PATIENT, ..Limits::for_boot(1, machine) }),
+        limits: lab.options.limits.over(Limits { silence, total: 4 * PATIENT, ..Limits::for_boot(&[], machine) }),
     };
     let report = hunt::boot(&lab.bench, &target, &folder)?;
     let file = |ending: &str| folder.join(format!("{}.{ending}", target.name));

@@ -105,7 +105,11 @@ fn what_a_run_says_and_what_it_takes_from_its_scenario() {
     let named = trial("machine = \"stale-sbi\"\nobserve = \"boot-death\"\n");
     assert_eq!((named.machine.name().as_str(), named.machine.harts), ("stale-sbi", 4));
     let table = trial("machine = { model = \"stale\", harts = 40, cpu = \"svvptc=on\" }\nobserve = \"boot-death\"\n");
-    assert_eq!(table.limits(&bench), Limits::for_boot(5, &plain.runs[0].trial.machine), "many harts get more time");
+    assert_eq!(
+        table.limits(&bench),
+        Limits::for_boot(&[""; 5], &plain.runs[0].trial.machine),
+        "many harts get more time"
+    );
     assert_eq!((table.machine.harts, table.machine.model.cpu.as_ref()), (40, "x-cache-invalid=on,svvptc=on"));
 }
 

@@ -293,6 +293,15 @@ fn a_link_to_an_image_outlives_its_replacement() {
 }
 
 #[test]
+fn slow_tests_get_more_time() {
+    let limits = |tests: &[&str]| Limits::for_boot(tests, &PLAIN).silence.as_secs();
+    assert_eq!(limits(&["test-ipi.sh", "test-trace.sh", "test-regs.sh", "test-fork.sh"]), 60);
+    assert_eq!(limits(&["test-ipi.sh", "test-reload.sh"]), 240);
+    assert_eq!(limits(&["test-killed.sh"]), 240);
+    assert_eq!(limits(&["test-ipi.sh"; 5]), 240);
+}
+
+#[test]
 fn limits_stretch_with_the_host() {
     let limits = Limits { silence: Duration::from_secs(60), total: Duration::from_secs(240), ..Limits::default() };
     let slow = limits.times(2.5);
