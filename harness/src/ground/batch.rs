@@ -69,12 +69,13 @@ pub fn side_by_side<T: Sync, R: Send>(
 #[cfg(test)]
 mod tests {
     use std::sync::atomic::{AtomicUsize, Ordering};
-    use std::time::Duration;
+    use std::time::{Duration, Instant};
 
     use super::*;
 
-    /// The most that ran at the same time, in CPUs.
-    fn most(cpus: usize, needs: &[usize]) -> usize {
+    /// The most that ran at the same time, in CPUs. Each part goes on until `together` of them have, however busy the
+    /// host is, and a moment longer for more to show.
+    fn most(cpus: usize, needs: &[usize], together: usize) -> usize {
         let (now, most) = (AtomicUsize::new(0), AtomicUsize::new(0));
         let results = packed(
             needs,
@@ -83,7 +84,11 @@ mod tests {
             |need| {
                 let number = need.clamp(&1, &cpus);
                 most.fetch_max(now.fetch_add(*number, Ordering::SeqCst) + number, Ordering::SeqCst);
-                thread::sleep(Duration::from_millis(300));
+                let start = Instant::now();
+                while most.load(Ordering::SeqCst) < together && start.elapsed() < Duration::from_secs(60) {
+                    thread::sleep(Duration::from_millis(1));
+                }
+                thread::sleep(Duration::from_millis(50));
                 now.fetch_sub(*number, Ordering::SeqCst);
                 *need
             },
@@ -102,16 +107,16 @@ mod tests {
 
     #[test]
     fn a_small_host_does_one_thing_at_a_time() {
-        assert_eq!(most(4, &[1, 2, 1, 4]), 4);
-        assert_eq!(most(7, &[1, 1, 1]), 1);
+        assert_eq!(most(4, &[1, 2, 1, 4], 1), 4);
+        assert_eq!(most(7, &[1, 1, 1], 1), 1);
     }
 
     #[test]
     fn a_large_host_is_filled_and_not_overfilled() {
-        assert_eq!(most(8, &[4, 4, 4, 4]), 8);
-        assert_eq!(most(9, &[4, 4, 4]), 8);
+        assert_eq!(most(8, &[4, 4, 4, 4], 8), 8);
+        assert_eq!(most(9, &[4, 4, 4], 8), 8);
         // More than there are: alone, then.
-        assert_eq!(most(8, &[4, 72, 4]), 8);
-        assert_eq!(most(8, &[0, 0]), 2);
+        assert_eq!(most(8, &[4, 72, 4], 4), 8);
+        assert_eq!(most(8, &[0, 0], 2), 2);
     }
 }
