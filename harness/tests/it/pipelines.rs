@@ -76,7 +76,7 @@ fn both_pipelines_do_the_same() {
             "make demo",
             "hunt --debian || [ $? -eq 1 ]",
             "-f Containerfile .",
-            "make run SCENARIO=default BASE=7.2",
+            "make series-check BUILD=1 \"BASE=$BASE\"",
             "ARGS=\"--junit junit.xml\"",
         ] {
             assert!(text.contains(part), "{file} has no {part}");
