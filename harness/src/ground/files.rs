@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-only
-//! Files: whole or not at all.
+//! Files and folders: errors name them, and files are written whole or not at all.
 
 use std::fs::{self, File, Permissions};
 use std::io::{self, Read};
