@@ -196,7 +196,7 @@ fn the_page_has_it_all_and_needs_no_other_file() {
         "decided by line 190",
         "Seconds of each test",
         "Stale hits of each boot",
-        "test-ipi.sh</a><details><summary>1 cases</summary>",
+        "test-ipi.sh</a><details><summary>1 case</summary>",
         "new_mapping_touched_from_ipi: pass",
         "cannot compile &#60;x&#62; &#38; &#34;y&#34;",
         "reproduce.sh",

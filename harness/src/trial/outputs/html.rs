@@ -52,7 +52,8 @@ pub fn page(root: &Path, told: &Told<'_>) -> String {
         let _ = write!(bad, "<h2>Repeated</h2>\n<pre>{}</pre>\n", escaped(&again.join("\n")));
     }
     let state = if count.failed > 0 { "fail" } else { "pass" };
-    PAGE.replace("{title}", &escaped(&format!("lazymap {}: {count}", told.verb)))
+    PAGE.replace("{verb}", &escaped(&told.verb))
+        .replace("{title}", &escaped(&format!("lazymap {}: {count}", told.verb)))
         .replace("{state}", state)
         .replace("{count}", &escaped(&count.to_string()))
         .replace("{about}", &about(told))
@@ -134,7 +135,8 @@ fn cases(all: &[CaseRow]) -> String {
     let flat: Vec<(String, &CaseRow)> = all.iter().flat_map(CaseRow::flat).collect();
     let bad = |case: &CaseRow| !matches!(case.result, CaseResult::Pass | CaseResult::Skip | CaseResult::Xfail);
     let open = if flat.iter().any(|(_, case)| bad(case)) { " open" } else { "" };
-    let mut text = format!("<details{open}><summary>{} cases</summary><ul>", flat.len());
+    let number = if flat.len() == 1 { "1 case".to_owned() } else { format!("{} cases", flat.len()) };
+    let mut text = format!("<details{open}><summary>{number}</summary><ul>");
     for (path, case) in flat {
         let why = case.reason.as_deref().map(|why| format!(": {why}")).unwrap_or_default();
         let class = if bad(case) { "fail" } else { "" };
