@@ -52,7 +52,7 @@ pub fn page(root: &Path, told: &Told<'_>) -> String {
         let _ = write!(bad, "<h2>Repeated</h2>\n<pre>{}</pre>\n", escaped(&again.join("\n")));
     }
     let state = if count.failed > 0 { "fail" } else { "pass" };
-    PAGE.replace("{verb}", &escaped(&told.verb))
+    PAGE.replace("{verb}", &escaped(told.verb))
         .replace("{title}", &escaped(&format!("lazymap {}: {count}", told.verb)))
         .replace("{state}", state)
         .replace("{count}", &escaped(&count.to_string()))
