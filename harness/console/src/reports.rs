@@ -25,8 +25,7 @@ static GRAVE: LazyLock<Shape> = LazyLock::new(|| Shape {
     example: String::new(),
 });
 
-/// The longest word of each pattern. A message with none of them matches none of the patterns, and that is most of a
-/// console.
+/// The longest word of each pattern. Most messages of a console contain none of them, and so match no pattern.
 static WORDS: LazyLock<AhoCorasick> = LazyLock::new(|| {
     AhoCorasick::new(table().patterns().map(longest_word))
         .unwrap_or_else(|e| panic!("harness/console/reports.toml: {e}"))
@@ -174,8 +173,8 @@ pub fn matches(pattern: &str, message: &str) -> bool {
     rest.is_some()
 }
 
-/// The longest piece of a pattern that each message contains which the pattern matches. A blank of a shape also matches
-/// a stop, see [`Shape::fits`].
+/// The longest word of a pattern, which each message that matches the pattern contains. Blanks are left out, because
+/// those of a shape also match a stop, see [`Shape::fits`].
 fn longest_word(pattern: &str) -> &str {
     let pattern = pattern.strip_prefix('^').unwrap_or(pattern);
     pattern.split(['*', ' ']).max_by_key(|word| word.len()).unwrap_or_default()

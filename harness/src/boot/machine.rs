@@ -158,7 +158,7 @@ pub struct Limits {
 
 /// More tests than these get more time.
 const MOST_TESTS_BY_DEFAULT: usize = 4;
-/// Tests that take longer than half of the default by themselves.
+/// Tests that take more than half of the default limit by themselves.
 const SLOW_TESTS: [&str; 2] = ["test-killed.sh", "test-reload.sh"];
 /// More harts than these get more time: QEMU has a thread for each, and hosts have fewer CPUs.
 const MOST_HARTS_BY_DEFAULT: u32 = 8;

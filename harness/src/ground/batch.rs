@@ -73,8 +73,8 @@ mod tests {
 
     use super::*;
 
-    /// The most that ran at the same time, in CPUs. Each part goes on until `together` of them have, however busy the
-    /// host is, and a moment longer for more to show.
+    /// The most that ran at the same time, in CPUs. Each part waits until `together` of them were in use, however
+    /// busy the host is, and then a moment longer, so that more would show.
     fn most(cpus: usize, needs: &[usize], together: usize) -> usize {
         let (now, most) = (AtomicUsize::new(0), AtomicUsize::new(0));
         let results = packed(
@@ -88,7 +88,7 @@ mod tests {
                 while most.load(Ordering::SeqCst) < together && start.elapsed() < Duration::from_secs(60) {
                     thread::sleep(Duration::from_millis(1));
                 }
-                thread::sleep(Duration::from_millis(50));
+                thread::sleep(Duration::from_millis(300));
                 now.fetch_sub(*number, Ordering::SeqCst);
                 *need
             },
