@@ -22,6 +22,7 @@ use crate::options::Options;
 use crate::options::asked::{self, Asked, Outputs, Select};
 use crate::options::base::Base;
 use crate::series::check::Checked;
+use crate::series::each;
 use crate::source::host;
 use crate::trial::control;
 use crate::trial::outputs::{self, Told};
@@ -195,6 +196,9 @@ enum Verb {
         /// Also builds and boots the kernel at every patch, and each topic on what it needs
         #[arg(long)]
         build: bool,
+        /// Builds and boots only this part: a patch (`26`), several (`21-34`), or a topic. May be repeated
+        #[arg(long, value_name = "PART", requires = "build")]
+        only: Vec<each::Part>,
     },
     /// Adds the series to the unpacked source package of Debian's kernel, as patches for quilt
     Quilt(quilt::Args),
@@ -554,10 +558,11 @@ fn prepared(options: &Options, verb: Verb, named: Named) -> Result<Work<'_>> {
             bases.iter().try_for_each(series::write::write)?;
             Ok(Exit::Pass)
         }),
-        Verb::SeriesCheck { build } => Box::new(move || {
+        Verb::SeriesCheck { build, only } => {
             let bases = if named == Named::All { options.every_base() } else { vec![options.clone()] };
-            series_check(options, &bases, build)
-        }),
+            each::exist(&only, &bases)?;
+            Box::new(move || series_check(options, &bases, build.then_some(&only)))
+        }
         Verb::Kernels => Box::new(move || {
             let kernels = Kernels::build(&mut Lab::for_kernels(options)?)?;
             for kernel in [&kernels.preventive, &kernels.series] {
@@ -615,7 +620,7 @@ fn prepared(options: &Options, verb: Verb, named: Named) -> Result<Work<'_>> {
 }
 
 /// Checks the series for each of these kernels, and prints one table of all topics.
-fn series_check(options: &Options, bases: &[Options], build: bool) -> Result<Exit> {
+fn series_check(options: &Options, bases: &[Options], build: Option<&[each::Part]>) -> Result<Exit> {
     let mut all = Checked::default();
     let ended: Result<()> = bases.iter().try_for_each(|options| {
         let checked = series::check::check(options, build)?;

@@ -9,7 +9,7 @@ use std::process::{Command, Stdio};
 use std::thread;
 
 use super::bots;
-use super::each::each;
+use super::each::{self, Part};
 use super::rules;
 use super::topics::{self, Applied, Outcome, Row};
 use super::upstream;
@@ -58,11 +58,11 @@ pub struct Checked {
 }
 
 /// Checks the series: up to date, applies as a whole and in topics, checkpatch, rustfmt, kernel-doc,
-/// tags; if `build` says so, every patch and every topic builds and boots.
+/// tags; if `build` says so, every patch and every topic builds and boots, or those that it names.
 ///
 /// # Errors
 /// When a check could not be made at all.
-pub fn check(options: &Options, build: bool) -> Result<Checked> {
+pub fn check(options: &Options, build: Option<&[Part]>) -> Result<Checked> {
     let base = &options.base;
     let source = Source::find(options)?;
     let rustfmt = host::for_series(options)?;
@@ -114,7 +114,7 @@ pub fn check(options: &Options, build: bool) -> Result<Checked> {
         result("rustfmt".to_owned(), formatted(&tree, tip, &rustfmt)?);
         result("kernel-doc".to_owned(), rules::kernel_doc(&tree, tip)?);
         // Needs the network.
-        if build && source == Source::Package {
+        if build.is_some() && source == Source::Package {
             own_files = Some(match upstream::unchanged(options, &tree, tip) {
                 Ok(same) => CheckResult::new(&of, OWN_FILES, same),
                 // No fault of the patches.
@@ -130,10 +130,10 @@ pub fn check(options: &Options, build: bool) -> Result<Checked> {
             result("the switch touches no header that every file includes".to_owned(), lean);
         }
         bots::check(&mut tree, tip, options, &mut result)?;
-        if build {
+        if let Some(only) = build {
             drop(tree);
             let wanted: Vec<_> = tips.iter().flatten().cloned().collect();
-            let outcomes = each(options, tip, &mails, &wanted, &mut result)?;
+            let outcomes = each::each(options, tip, &mails, &wanted, only, &mut result)?;
             let built = rows.iter_mut().zip(&tips).filter(|(_, tip)| tip.is_some()).map(|(row, _)| row);
             built.zip(outcomes).for_each(|(row, outcome)| row.outcome = outcome);
         }

@@ -3,7 +3,9 @@
 
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
+use std::fmt;
 use std::path::{Path, PathBuf};
+use std::str::FromStr;
 
 use super::topics::{Applied, Outcome};
 use crate::boot::machine::Machine;
@@ -11,7 +13,7 @@ use crate::boot::models;
 use crate::build::kernel::{self, Config};
 use crate::build::workbench::Lab;
 use crate::ground::error::{Error, Result};
-use crate::ground::files;
+use crate::ground::{files, nearest};
 use crate::options::Options;
 use crate::source::mailbox;
 use crate::trial::control;
@@ -35,8 +37,76 @@ const MODELS: [&str; 2] = ["plain", "stale"];
 /// Those on which a kernel with the fixes, and without tests of its own, has to survive as well.
 const WINDOWS: [&str; 4] = ["window-1", "window-2", "window-3", "window-4"];
 
-/// Builds the kernel at every patch, and at the end of each topic that is alone on what it needs, and
-/// boots it on harts that forget and on harts that remember. Gives how far each topic got. A patch that changes
+/// Some of what [`each`] builds: `26`, `21-34` or the name of a topic.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum Part {
+    /// The patches from one number to another, from 1.
+    Patches { first: usize, last: usize },
+    /// A topic on what it needs.
+    Topic(String),
+}
+
+impl FromStr for Part {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        if !text.starts_with(|first: char| first.is_ascii_digit()) {
+            return Ok(Self::Topic(text.to_owned()));
+        }
+        let (first, last) = text.split_once('-').unwrap_or((text, text));
+        match (first.parse(), last.parse()) {
+            (Ok(first), Ok(last)) if 0 < first && first <= last => Ok(Self::Patches { first, last }),
+            _ => Err("write the number of a patch, FIRST-LAST, or a topic".to_owned()),
+        }
+    }
+}
+
+impl fmt::Display for Part {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Patches { first, last } if first == last => write!(f, "{first}"),
+            Self::Patches { first, last } => write!(f, "{first}-{last}"),
+            Self::Topic(name) => f.write_str(name),
+        }
+    }
+}
+
+impl Part {
+    /// Whether the kernel at `at` of the series, from 0, is one of these.
+    fn has(&self, at: usize, wanted: &Wanted<'_>) -> bool {
+        match self {
+            Self::Patches { first, last } => wanted.changed.is_some() && (*first..=*last).contains(&(at + 1)),
+            Self::Topic(name) => wanted.topic.is_some_and(|topic| topic.name == *name),
+        }
+    }
+}
+
+/// Checks that the series of these kernels have these parts.
+///
+/// # Errors
+/// When one of them lacks one (exit code 64).
+pub fn exist(only: &[Part], bases: &[Options]) -> Result<()> {
+    for options in bases.iter().filter(|_| !only.is_empty()) {
+        let linux = &options.base.linux;
+        let patches = mailbox::patches(&options.root.join(&linux.patches))?.len();
+        let topics = || options.base.topics.iter().map(|topic| topic.name.as_str());
+        for part in only {
+            let why = match part {
+                Part::Patches { last, .. } if *last > patches => format!("it has {patches} patches"),
+                Part::Topic(name) if !topics().any(|topic| topic == name) => nearest::hint(name, topics()),
+                _ => continue,
+            };
+            return Err(Error::usage(format!(
+                "--only {part}: the series for {} has no such part; {why}",
+                linux.version
+            )));
+        }
+    }
+    Ok(())
+}
+
+/// Builds the kernel at every patch, and at the end of each topic that is alone on what it needs, or those of them that
+/// `only` names, and boots it on harts that forget and on harts that remember. Gives how far each topic got. A patch that changes
 /// tests only runs those; the last one of a topic runs all. A kernel without tests gets those that run on any kernel.
 ///
 /// A topic without the fixes need not survive harts that remember; it has to get as far as its tests.
@@ -45,6 +115,7 @@ pub fn each(
     tip: &str,
     mails: &[PathBuf],
     topics: &[Applied],
+    only: &[Part],
     result: &mut dyn FnMut(String, Result<String, String>),
 ) -> Result<Vec<Outcome>> {
     let mut lab = Lab::open(options)?;
@@ -55,7 +126,10 @@ pub fn each(
     let (common, usual) = (common.ok(), usual(&options.root)?);
     let given = Given { usual: &usual, common: common.as_ref(), each_patch: !options.base.linux.is_whole() };
     let mut known = BTreeMap::new();
-    for one in wanted(mails, &commits, topics)? {
+    for (at, one) in wanted(mails, &commits, topics)?.into_iter().enumerate() {
+        if !only.is_empty() && !only.iter().any(|part| part.has(at, &one)) {
+            continue;
+        }
         if one.changed.is_none() {
             lab.tree.keep_scratch(&one.short, one.commit)?;
         }
@@ -366,6 +440,40 @@ mod tests {
             [("patch-0001", "one", None), ("patch-0002", "two", Some("a")), ("topic-b", "other", Some("b"))]
         );
         assert_eq!(all.iter().map(|one| one.changed.is_some()).collect::<Vec<_>>(), [true, true, false]);
+    }
+
+    #[test]
+    fn parts_are_numbers_ranges_and_topics() {
+        let part = |text: &str| text.parse::<Part>();
+        for text in ["1", "26", "21-34", "fixes"] {
+            assert_eq!(part(text).unwrap().to_string(), text);
+        }
+        assert_eq!(part("7-7").unwrap().to_string(), "7");
+        for text in ["0", "0-3", "3-2", "3-", "1-2-3", "2x"] {
+            assert!(part(text).unwrap_err().contains("FIRST-LAST"), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_part_names_patches_or_a_topic() {
+        let applied = |name: &str| Applied { name: name.to_owned(), commit: "c".to_owned(), fixed: true, alone: false };
+        let (fixes, rust) = (applied("fixes"), applied("rust"));
+        let kernel = |topic, patch: bool| Wanted {
+            name: String::new(),
+            short: String::new(),
+            commit: "c",
+            topic,
+            changed: patch.then(Vec::new),
+        };
+        let all = [kernel(None, true), kernel(Some(&fixes), true), kernel(None, true), kernel(Some(&rust), false)];
+        let has = |text: &str| -> Vec<usize> {
+            let part: Part = text.parse().unwrap();
+            (0..all.len()).filter(|&at| part.has(at, &all[at])).collect()
+        };
+        assert_eq!(has("2"), [1]);
+        assert_eq!(has("2-9"), [1, 2]);
+        assert_eq!(has("fixes"), [1]);
+        assert_eq!(has("rust"), [3]);
     }
 
     #[test]

@@ -425,7 +425,7 @@ fn few(names: &[String]) -> String {
 
 /// The checks of the patches for one base.
 fn checks_of_series(options: &Options, tally: &mut Tally) {
-    match series::check::check(options, false) {
+    match series::check::check(options, None) {
         Ok(checked) if checked.results.is_empty() => tally.error("series", "nothing was checked"),
         Ok(checked) => checked.results.iter().for_each(|r| match r.verdict {
             Verdict::Pass => tally.ok(&r.name),

@@ -21,6 +21,10 @@ fn wrong_usage_is_64() {
     run(&["torture", "--seed", "1", "--resume"]).fails(64, &["--seed", "--resume"]);
     run(&["demo", "--jobs", "0"]).fails(64, &["'0'", "--jobs"]);
     run(&["series", "--ksrc", "/nowhere"]).fails(64, &["leave KSRC out"]);
+    run(&["series-check", "--only", "26"]).fails(64, &["--build"]);
+    run(&["series-check", "--build", "--only", "3-2"]).fails(64, &["'3-2'", "FIRST-LAST"]);
+    run(&["series-check", "--build", "--only", "900"]).fails(64, &["--only 900", "no such part", "patches"]);
+    run(&["series-check", "--build", "--only", "rusty"]).fails(64, &["--only rusty", "did you mean `rust`"]);
     run(&["qemu", "--qemu", "9.2"]).fails(64, &["--qemu 9.2", "10.0 and 10.2"]);
     run(&["qemu", "--firmware", "1.7"]).fails(64, &["--firmware 1.7", "1.6 and 1.9"]);
     said(lab.tool().env("LAZYMAP_FIRMWARE", "/x").args(["qemu", "--firmware", "1.9"])).fails(64, &["LAZYMAP_FIRMWARE"]);
