@@ -153,7 +153,7 @@ fn zboot(bytes: &[u8]) -> Result<Vec<u8>, String> {
 /// # Errors
 /// When it cannot be read or unpacked (exit code 64).
 pub fn module(path: &Path) -> Result<Option<(String, Vec<u8>)>> {
-    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let name = files::name(path);
     let packed = [(".ko", None), (".ko.gz", Some("gzip")), (".ko.xz", Some("xz")), (".ko.zst", Some("zstd"))];
     let Some((stem, program)) = packed.into_iter().find_map(|(end, program)| Some((name.strip_suffix(end)?, program)))
     else {

@@ -73,7 +73,7 @@ impl Reproducer<'_> {
     }
 
     fn script(&self, folder: &Path) -> String {
-        let name = folder.file_name().unwrap_or_default().to_string_lossy();
+        let name = files::name(folder);
         // Run again and again, it must find the images as they are.
         let disks: Vec<Drive<'_>> = self.drives.iter().map(|drive| Drive { kept: false, ..*drive }).collect();
         let disks = Drive::arguments(&disks, Drive::image);

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only
 //! Files and folders: errors name them, and files are written whole or not at all.
 
+use std::borrow::Cow;
 use std::fs::{self, File, Permissions};
 use std::io::{self, Read};
 use std::os::unix::fs::PermissionsExt;
@@ -45,6 +46,11 @@ pub fn read(path: &Path) -> Result<Vec<u8>> {
 /// When it cannot be read, or is not UTF-8.
 pub fn read_text(path: &Path) -> Result<String> {
     fs::read_to_string(path).map_err(|e| Error::io("read", path, e))
+}
+
+/// The last part of a path, for messages and for files that are recognized by their names; empty if there is none.
+pub fn name(path: &Path) -> Cow<'_, str> {
+    path.file_name().unwrap_or_default().to_string_lossy()
 }
 
 /// Makes a folder and those above it; it may exist.

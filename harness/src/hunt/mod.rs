@@ -419,7 +419,7 @@ fn drive(disk: &Path) -> Result<String> {
 
 /// The name of a file, as a part of other files' names.
 pub fn file_name(file: &Path) -> String {
-    let name = file.file_name().unwrap_or_default().to_string_lossy();
+    let name = files::name(file);
     name.chars().map(|c| if c.is_ascii_alphanumeric() || "._-".contains(c) { c } else { '-' }).collect()
 }
 
@@ -478,7 +478,7 @@ fn hunted(options: &Options, plan: &Plan) -> Result<(Report, PathBuf, PathBuf)> 
     files::create_dir(&folder)?;
     let (bench, target) = match &plan.from {
         KernelFrom::Files { image, vmlinux, modules } => {
-            let kernel = image.file_name().unwrap_or_default().to_string_lossy().into_owned();
+            let kernel = files::name(image).into_owned();
             let plain = kernel_file::image(image, &folder.join(format!("{}.Image", plan.name)))?;
             image::check(&plain, image, vmlinux.as_deref())?;
             let bench = workbench::without_kernels(options)?;

@@ -237,7 +237,7 @@ fn names_differ(tests: &Path) -> Result<Result<String, String>> {
     }
     let mut seen = 0;
     for path in files::list(tests)? {
-        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        let name = files::name(&path);
         if !kernel::is_test(&name) {
             continue;
         }

@@ -49,7 +49,7 @@ pub fn say_how_to_test(mails: &[PathBuf]) -> Result<Result<String, String>> {
     let says = |line: &str| line.strip_prefix(TESTED).is_some_and(|how| !how.trim().is_empty());
     for mail in mails {
         if !message(mail)?.lines().any(says) {
-            let name = mail.file_name().unwrap_or_default().to_string_lossy();
+            let name = files::name(mail);
             return Ok(Err(format!("{name} has no line \"{TESTED}\"; add one that a reviewer can follow")));
         }
     }
@@ -63,7 +63,7 @@ pub fn fixes_are_whole(mails: &[PathBuf], clone: Option<&Repo>) -> Result<Result
     let (mut tags, mut found, mut unknown) = (0, 0, None);
     for mail in mails {
         let message = message(mail)?;
-        let name = mail.file_name().unwrap_or_default().to_string_lossy();
+        let name = files::name(mail);
         for line in message.lines().filter(|l| l.to_ascii_lowercase().starts_with("fixes:")) {
             let Some(parts) = whole.captures(line) else {
                 return Ok(Err(format!(
@@ -103,7 +103,7 @@ pub fn fixes_are_whole(mails: &[PathBuf], clone: Option<&Repo>) -> Result<Result
 pub fn threaded(cover: &Path, mails: &[PathBuf]) -> Result<Result<String, String>> {
     let mut ids: Vec<String> = Vec::new();
     for mail in std::iter::once(cover).chain(mails.iter().map(PathBuf::as_path)) {
-        let name = mail.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let name = files::name(mail).into_owned();
         let text = match fs::read(mail) {
             Ok(text) => text,
             Err(e) => return Ok(Err(format!("{name} cannot be read: {e}"))),
@@ -133,7 +133,7 @@ pub fn headers_and_parameters(mails: &[PathBuf]) -> Result<Result<String, String
     let mut named = Vec::new();
     for mail in mails {
         let text = files::read_lossy(mail)?;
-        let name = mail.file_name().unwrap_or_default().to_string_lossy();
+        let name = files::name(mail);
         let mut file = "";
         if text.lines().any(|line| line.starts_with('+') && line.contains("module_param")) {
             named.push(name.split('-').next().unwrap_or_default().to_owned());
@@ -183,7 +183,7 @@ pub fn goes_to(tree: &Tree, list: &str, mails: &[PathBuf]) -> Result<Result<Stri
         }
         let lists = String::from_utf8_lossy(&done.stdout);
         if !lists.lines().any(|l| l.trim() == list) {
-            let name = mail.file_name().unwrap_or_default().to_string_lossy();
+            let name = files::name(mail);
             let lists = lists.split_whitespace().collect::<Vec<_>>().join(", ");
             return Ok(Err(format!("{name}: {script} names {lists}, not {list}")));
         }

@@ -61,7 +61,7 @@ pub fn blobs(options: &Options, tree: &Tree, mails: &[PathBuf]) -> Result<Result
     let mut seen = BTreeSet::new();
     let (mut known, mut other) = (0, Vec::new());
     for mail in mails {
-        let name = mail.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let name = files::name(mail).into_owned();
         for (file, blob) in before(&files::read_lossy(mail)?) {
             // Patches build on each other, and some files are new.
             if !seen.insert(file.clone()) || blob.bytes().all(|digit| digit == b'0') {

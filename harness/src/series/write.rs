@@ -91,7 +91,7 @@ pub fn mbox(folder: &Path) -> Result<String> {
 /// Names of the files in a folder of patches that belong to the series.
 pub fn series_files(folder: &Path) -> Result<Vec<String>> {
     let listed = files::list_if_there(folder)?;
-    let names = listed.iter().map(|path| path.file_name().unwrap_or_default().to_string_lossy().into_owned());
+    let names = listed.iter().map(|path| files::name(path).into_owned());
     Ok(names.filter(|n| n == COVER || n.ends_with(".patch")).collect())
 }
 

@@ -17,7 +17,7 @@ use crate::ground::key::Key;
 pub fn patches(folder: &Path) -> Result<Vec<PathBuf>> {
     let mut list = files::list_if_there(folder)?;
     list.retain(|path| {
-        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        let name = files::name(path);
         name.ends_with(".patch") && name.starts_with(|c: char| c.is_ascii_digit()) && !name.starts_with("0000-")
     });
     Ok(list)
@@ -108,7 +108,7 @@ fn escape(path: &str) -> String {
 
 /// Names patch, file and hunk from what `git am` or `git apply` said.
 pub fn does_not_apply(patch: &Path, said: &str, base: &str) -> Error {
-    let name = patch.file_name().unwrap_or_default().to_string_lossy();
+    let name = files::name(patch);
     let todo = "apply it by hand to see why, or use the base that base.toml names; nothing was changed";
     let failed = said.lines().find_map(|l| l.strip_prefix("error: patch failed: "));
     let place = if let Some((file, line)) = failed.and_then(|f| f.rsplit_once(':')) {

@@ -97,7 +97,7 @@ fn walk(dir: &Path) -> Result<Vec<String>> {
     let mut folders = vec![PathBuf::new()];
     while let Some(folder) = folders.pop() {
         for entry in files::list_if_there(&dir.join(&folder))? {
-            let name = entry.file_name().unwrap_or_default().to_string_lossy().into_owned();
+            let name = files::name(&entry).into_owned();
             let hidden = name.starts_with('.') && !matches!(name.as_str(), ".gitignore" | ".kunitconfig");
             let made = LEFTOVERS.iter().any(|ending| name.ends_with(ending)) || name == "modules.order";
             if hidden || made {

@@ -197,7 +197,7 @@ pub fn load(root: &Path) -> Result<Vec<Control>> {
     let scenarios = scenario::load(root)?;
     let controls = parse(&text, &scenarios).map_err(wrong)?;
     let listed = files::list(&folder)?;
-    let names = listed.iter().map(|path| path.file_name().unwrap_or_default().to_string_lossy());
+    let names = listed.iter().map(|path| files::name(path));
     let patches: BTreeSet<String> = names.filter_map(|n| n.strip_suffix(".patch").map(str::to_owned)).collect();
     if let Some(name) = patches.iter().find(|p| !controls.iter().any(|c| c.name == **p)) {
         return Err(wrong(format!(": no control is called {name}, so {name}.patch never runs")));

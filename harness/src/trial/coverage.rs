@@ -51,7 +51,7 @@ pub fn update(root: &Path) -> Result<bool> {
 fn cases(root: &Path, given: &CasesGiven) -> Result<Cases> {
     let mut cases = given.cases.clone();
     for path in files::list(&root.join(MODULES))? {
-        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let name = files::name(&path).into_owned();
         let module = name.strip_suffix(".rs").or_else(|| name.strip_suffix(".c"));
         // Others are what a build leaves.
         let Some(module) = module.filter(|n| n.starts_with("lazy_map_") && !n.ends_with(".mod")) else {

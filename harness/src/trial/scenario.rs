@@ -215,7 +215,7 @@ pub fn load(root: &Path) -> Result<BTreeMap<String, Scenario>> {
 /// When it cannot be read (exit code 2).
 pub fn tests_in(folder: &Path) -> Result<Vec<String>> {
     let listed = files::list_if_there(folder)?;
-    let names = listed.iter().map(|path| path.file_name().unwrap_or_default().to_string_lossy().into_owned());
+    let names = listed.iter().map(|path| files::name(path).into_owned());
     Ok(names.filter(|name| kernel::is_test(name)).collect())
 }
 

@@ -167,7 +167,7 @@ pub fn run(options: &Options, args: &Args) -> Result<Exit> {
                 image::check_console(&hunt::version(&log), vmlinux)?;
             }
             let symbols = args.vmlinux.as_deref().map(Symbols::load).transpose()?.unwrap_or_default();
-            let name = args.console.file_name().unwrap_or_default().to_string_lossy();
+            let name = files::name(&args.console);
             let trace = read(path)?;
             if !trace.trim().is_empty() && !trace.lines().any(trace::is_event) {
                 let why = "no line begins with an event of QEMU's trace; give what `-trace` wrote";

@@ -127,7 +127,7 @@ fn chosen(options: &Options, names: &[String]) -> Result<Vec<Patch>> {
     let mut subjects = Vec::new();
     for mail in &mails {
         let text = files::read_text(mail)?;
-        let name = mail.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let name = files::name(mail).into_owned();
         let (subject, text) = quilted(&text).ok_or_else(|| {
             Error::could_not(format!("{} is not a mail with a patch; run make series", mail.display()))
         })?;
