@@ -22,7 +22,7 @@ use crate::source::{host, mailbox};
 use crate::trial::expect::Expect;
 use crate::trial::plan::Trial;
 use crate::trial::record::{self, Tool};
-use crate::trial::report::{Done, shown};
+use crate::trial::report::{self, Done, shown};
 use crate::trial::results_spec::{Row, SPEC, Spec};
 use crate::trial::run;
 use crate::trial::scenario::Scenario;
@@ -208,20 +208,24 @@ fn trial(of: &Trial, which: Which, tests: &[String]) -> Trial {
     }
 }
 
-/// What came out of a boot, and in which test.
+/// What came out of a boot, and in which test. If the kernel died, also the tests that failed before.
 fn outcome(done: &Done, booted: Option<&Booted>) -> (Outcome, String) {
     let bad = done.rows.iter().filter(|row| row.verdict != Verdict::Pass);
     // Those after the end of the boot were not reached.
     let reached: Vec<_> = bad.filter(|row| row.verdict != Verdict::Miss).collect();
-    let Some(last) = reached.last() else { return (Outcome::Pass, String::new()) };
-    let place = if done.ready { format!("in {}", last.test) } else { "before any test".to_owned() };
-    let names = || reached.iter().map(|row| row.test.as_str()).collect::<Vec<_>>().join(", ");
+    let Some((last, before)) = reached.split_last() else { return (Outcome::Pass, String::new()) };
+    let names = |rows: &[&report::Row]| rows.iter().map(|row| row.test.as_str()).collect::<Vec<_>>().join(", ");
+    let place = match (done.ready, before) {
+        (false, _) => "before any test".to_owned(),
+        (true, []) => format!("in {}", last.test),
+        (true, _) => format!("in {}, after {} failed", last.test, names(before)),
+    };
     match booted.map(|booted| &booted.run.reading.end) {
         Some(End::StackOverflow { .. }) => (Outcome::Killed, format!("stack overflow {place}")),
         Some(End::Panic { .. }) => (Outcome::Killed, format!("panic {place}")),
         Some(End::Oops { .. }) => (Outcome::Killed, format!("oops {place}")),
         Some(End::Hang(_) | End::Timeout(_)) => (Outcome::Hang, place),
-        _ if reached.iter().any(|row| row.verdict == Verdict::Fail) => (Outcome::Fail, names()),
+        _ if reached.iter().any(|row| row.verdict == Verdict::Fail) => (Outcome::Fail, names(&reached)),
         _ => {
             let why = last.why.first().unwrap_or(&last.observed);
             (Outcome::Error, format!("{}: {why}", last.test))
@@ -291,6 +295,8 @@ mod tests {
                     [    5.000000] Oops [#1]\n[    5.100000] Kernel panic - not syncing: Fatal exception\n";
         assert_eq!(of(oops, &exited), (Outcome::Killed, "oops in a".to_owned()));
         assert_eq!(of(&format!("ok 1 a\n{oops}"), &exited), (Outcome::Killed, "oops in b".to_owned()));
+        let both = of(&format!("not ok 1 a\n{oops}"), &exited);
+        assert_eq!(both, (Outcome::Killed, "oops in b, after a failed".to_owned()));
         let silent = Ending::Silent(std::time::Duration::from_secs(60));
         assert_eq!(of("ok 1 a\n", &silent), (Outcome::Hang, "in b".to_owned()));
         assert_eq!(of("ok 1 a\n", &Ending::Exited(1)).0, Outcome::Error);
