@@ -24,7 +24,7 @@ fn wrong_usage_is_64() {
     run(&["series-check", "--only", "26"]).fails(64, &["--build"]);
     run(&["series-check", "--build", "--only", "3-2"]).fails(64, &["'3-2'", "FIRST-LAST"]);
     run(&["series-check", "--build", "--only", "900"]).fails(64, &["--only 900", "no such part", "patches"]);
-    run(&["series-check", "--build", "--only", "rusty"]).fails(64, &["--only rusty", "did you mean `rust`"]);
+    run(&["series-check", "--build", "--only", "fixs"]).fails(64, &["--only fixs", "did you mean `fixes`"]);
     run(&["qemu", "--qemu", "9.2"]).fails(64, &["--qemu 9.2", "10.0 and 10.2"]);
     run(&["qemu", "--firmware", "1.7"]).fails(64, &["--firmware 1.7", "1.6 and 1.9"]);
     said(lab.tool().env("LAZYMAP_FIRMWARE", "/x").args(["qemu", "--firmware", "1.9"])).fails(64, &["LAZYMAP_FIRMWARE"]);
