@@ -214,18 +214,21 @@ fn outcome(done: &Done, booted: Option<&Booted>) -> (Outcome, String) {
     // Those after the end of the boot were not reached.
     let reached: Vec<_> = bad.filter(|row| row.verdict != Verdict::Miss).collect();
     let Some((last, before)) = reached.split_last() else { return (Outcome::Pass, String::new()) };
-    let names = |rows: &[&report::Row]| rows.iter().map(|row| row.test.as_str()).collect::<Vec<_>>().join(", ");
-    let place = match (done.ready, before) {
+    let failed = |rows: &[&report::Row]| {
+        let failed = rows.iter().filter(|row| row.verdict == Verdict::Fail);
+        failed.map(|row| row.test.as_str()).collect::<Vec<_>>().join(", ")
+    };
+    let place = match (done.ready, failed(before)) {
         (false, _) => "before any test".to_owned(),
-        (true, []) => format!("in {}", last.test),
-        (true, _) => format!("in {}, after {} failed", last.test, names(before)),
+        (true, before) if before.is_empty() => format!("in {}", last.test),
+        (true, before) => format!("in {}, after {before} failed", last.test),
     };
     match booted.map(|booted| &booted.run.reading.end) {
         Some(End::StackOverflow { .. }) => (Outcome::Killed, format!("stack overflow {place}")),
         Some(End::Panic { .. }) => (Outcome::Killed, format!("panic {place}")),
         Some(End::Oops { .. }) => (Outcome::Killed, format!("oops {place}")),
         Some(End::Hang(_) | End::Timeout(_)) => (Outcome::Hang, place),
-        _ if reached.iter().any(|row| row.verdict == Verdict::Fail) => (Outcome::Fail, names(&reached)),
+        _ if reached.iter().any(|row| row.verdict == Verdict::Fail) => (Outcome::Fail, failed(&reached)),
         _ => {
             let why = last.why.first().unwrap_or(&last.observed);
             (Outcome::Error, format!("{}: {why}", last.test))
