@@ -106,8 +106,9 @@ pub fn exist(only: &[Part], bases: &[Options]) -> Result<()> {
 }
 
 /// Builds the kernel at every patch, and at the end of each topic that is alone on what it needs, or those of them that
-/// `only` names, and boots it on harts that forget and on harts that remember. Gives how far each topic got. A patch that changes
-/// tests only runs those; the last one of a topic runs all. A kernel without tests gets those that run on any kernel.
+/// `only` names, and boots it on harts that forget and on harts that remember. Gives how far each topic got. A patch that
+/// changes tests only runs those; the last one of a topic runs all. A kernel without tests gets those that run on any
+/// kernel.
 ///
 /// A topic without the fixes need not survive harts that remember; it has to get as far as its tests.
 pub fn each(
