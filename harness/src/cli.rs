@@ -198,7 +198,7 @@ enum Verb {
         build: bool,
         /// Builds and boots only this part: a patch (`26`), several (`21-34`), or a topic. May be repeated
         #[arg(long, value_name = "PART", requires = "build")]
-        only: Vec<each::Part>,
+        only: Vec<each::Pick>,
     },
     /// Adds the series to the unpacked source package of Debian's kernel, as patches for quilt
     Quilt(quilt::Args),
@@ -620,7 +620,7 @@ fn prepared(options: &Options, verb: Verb, named: Named) -> Result<Work<'_>> {
 }
 
 /// Checks the series for each of these kernels, and prints one table of all topics.
-fn series_check(options: &Options, bases: &[Options], build: Option<&[each::Part]>) -> Result<Exit> {
+fn series_check(options: &Options, bases: &[Options], build: Option<&[each::Pick]>) -> Result<Exit> {
     let mut all = Checked::default();
     let ended: Result<()> = bases.iter().try_for_each(|options| {
         let checked = series::check::check(options, build)?;

@@ -9,7 +9,7 @@ use std::process::{Command, Stdio};
 use std::thread;
 
 use super::bots;
-use super::each::{self, Part};
+use super::each::{self, Pick};
 use super::rules;
 use super::topics::{self, Applied, Outcome, Row};
 use super::upstream;
@@ -62,7 +62,7 @@ pub struct Checked {
 ///
 /// # Errors
 /// When a check could not be made at all.
-pub fn check(options: &Options, build: Option<&[Part]>) -> Result<Checked> {
+pub fn check(options: &Options, build: Option<&[Pick]>) -> Result<Checked> {
     let base = &options.base;
     let source = Source::find(options)?;
     let rustfmt = host::for_series(options)?;

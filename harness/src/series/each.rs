@@ -39,14 +39,14 @@ const WINDOWS: [&str; 4] = ["window-1", "window-2", "window-3", "window-4"];
 
 /// Some of what [`each`] builds: `26`, `21-34` or the name of a topic.
 #[derive(Clone, Debug, Eq, PartialEq)]
-pub enum Part {
+pub enum Pick {
     /// The patches from one number to another, from 1.
     Patches { first: usize, last: usize },
     /// A topic on what it needs.
     Topic(String),
 }
 
-impl FromStr for Part {
+impl FromStr for Pick {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
@@ -61,7 +61,7 @@ impl FromStr for Part {
     }
 }
 
-impl fmt::Display for Part {
+impl fmt::Display for Pick {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Patches { first, last } if first == last => write!(f, "{first}"),
@@ -71,8 +71,8 @@ impl fmt::Display for Part {
     }
 }
 
-impl Part {
-    /// Whether the kernel at `at` of the series, from 0, is one of these.
+impl Pick {
+    /// Whether it means the kernel at `at` of the series, from 0.
     fn has(&self, at: usize, wanted: &Wanted<'_>) -> bool {
         match self {
             Self::Patches { first, last } => wanted.changed.is_some() && (*first..=*last).contains(&(at + 1)),
@@ -81,23 +81,26 @@ impl Part {
     }
 }
 
-/// Checks that the series of these kernels have these parts.
+/// Checks that the series of each of these kernels has these parts.
 ///
 /// # Errors
 /// When one of them lacks one (exit code 64).
-pub fn exist(only: &[Part], bases: &[Options]) -> Result<()> {
-    for options in bases.iter().filter(|_| !only.is_empty()) {
+pub fn exist(only: &[Pick], bases: &[Options]) -> Result<()> {
+    if only.is_empty() {
+        return Ok(());
+    }
+    for options in bases {
         let linux = &options.base.linux;
         let patches = mailbox::patches(&options.root.join(&linux.patches))?.len();
         let topics = || options.base.topics.iter().map(|topic| topic.name.as_str());
-        for part in only {
-            let why = match part {
-                Part::Patches { last, .. } if *last > patches => format!("it has {patches} patches"),
-                Part::Topic(name) if !topics().any(|topic| topic == name) => nearest::hint(name, topics()),
+        for pick in only {
+            let why = match pick {
+                Pick::Patches { last, .. } if *last > patches => format!("it has {patches} patches"),
+                Pick::Topic(name) if !topics().any(|topic| topic == name) => nearest::hint(name, topics()),
                 _ => continue,
             };
             return Err(Error::usage(format!(
-                "--only {part}: the series for {} has no such part; {why}",
+                "--only {pick}: the series for {} has no such part; {why}",
                 linux.version
             )));
         }
@@ -116,21 +119,27 @@ pub fn each(
     tip: &str,
     mails: &[PathBuf],
     topics: &[Applied],
-    only: &[Part],
+    only: &[Pick],
     result: &mut dyn FnMut(String, Result<String, String>),
 ) -> Result<Vec<Outcome>> {
     let mut lab = Lab::open(options)?;
     let commits = lab.tree.commits(tip)?;
-    let common = Common::build(&mut lab);
-    let names = common.as_ref().map(|common| common.names.join(", ")).map_err(|e| e.message.clone());
-    result("the tests that run on any kernel build".to_owned(), names);
-    let (common, usual) = (common.ok(), usual(&options.root)?);
-    let given = Given { usual: &usual, common: common.as_ref(), each_patch: !options.base.linux.is_whole() };
+    let picked = |(at, one): &(usize, Wanted<'_>)| only.is_empty() || only.iter().any(|pick| pick.has(*at, one));
+    let wanted: Vec<_> = wanted(mails, &commits, topics)?.into_iter().enumerate().filter(picked).collect();
+    let each_patch = !options.base.linux.is_whole();
+    // They take a kernel of their own to build, and only the end of a topic runs them, or each patch of a short series.
+    let common = if each_patch || wanted.iter().any(|(_, one)| one.topic.is_some()) {
+        let common = Common::build(&mut lab);
+        let names = common.as_ref().map(|common| common.names.join(", ")).map_err(|e| e.message.clone());
+        result("the tests that run on any kernel build".to_owned(), names);
+        common.ok()
+    } else {
+        None
+    };
+    let usual = usual(&options.root)?;
+    let given = Given { usual: &usual, common: common.as_ref(), each_patch };
     let mut known = BTreeMap::new();
-    for (at, one) in wanted(mails, &commits, topics)?.into_iter().enumerate() {
-        if !only.is_empty() && !only.iter().any(|part| part.has(at, &one)) {
-            continue;
-        }
+    for (_, one) in wanted {
         if one.changed.is_none() {
             lab.tree.keep_scratch(&one.short, one.commit)?;
         }
@@ -444,19 +453,19 @@ mod tests {
     }
 
     #[test]
-    fn parts_are_numbers_ranges_and_topics() {
-        let part = |text: &str| text.parse::<Part>();
+    fn picks_are_numbers_ranges_and_topics() {
+        let pick = |text: &str| text.parse::<Pick>();
         for text in ["1", "26", "21-34", "fixes"] {
-            assert_eq!(part(text).unwrap().to_string(), text);
+            assert_eq!(pick(text).unwrap().to_string(), text);
         }
-        assert_eq!(part("7-7").unwrap().to_string(), "7");
+        assert_eq!(pick("7-7").unwrap().to_string(), "7");
         for text in ["0", "0-3", "3-2", "3-", "1-2-3", "2x"] {
-            assert!(part(text).unwrap_err().contains("FIRST-LAST"), "{text}");
+            assert!(pick(text).unwrap_err().contains("FIRST-LAST"), "{text}");
         }
     }
 
     #[test]
-    fn a_part_names_patches_or_a_topic() {
+    fn a_pick_names_patches_or_a_topic() {
         let applied = |name: &str| Applied { name: name.to_owned(), commit: "c".to_owned(), fixed: true, alone: false };
         let (fixes, rust) = (applied("fixes"), applied("rust"));
         let kernel = |topic, patch: bool| Wanted {
@@ -468,8 +477,8 @@ mod tests {
         };
         let all = [kernel(None, true), kernel(Some(&fixes), true), kernel(None, true), kernel(Some(&rust), false)];
         let has = |text: &str| -> Vec<usize> {
-            let part: Part = text.parse().unwrap();
-            (0..all.len()).filter(|&at| part.has(at, &all[at])).collect()
+            let pick: Pick = text.parse().unwrap();
+            (0..all.len()).filter(|&at| pick.has(at, &all[at])).collect()
         };
         assert_eq!(has("2"), [1]);
         assert_eq!(has("2-9"), [1, 2]);
