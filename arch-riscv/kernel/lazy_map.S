@@ -25,9 +25,9 @@
  * tp is the only scratch register until a fault on a kernel address is certain;
  * its value waits in sscratch. Then sp and a0 are saved in thread_info:
  *
- *	a0 = the address of the word of lazy_map_synced with the hart's bit, then
- *	     the word as it was before the AMO set the bit
- *	sp = the bit: sll uses the cpu modulo 64
+ *	sp = the cpu, then the hart's bit: sll uses the cpu modulo 64
+ *	a0 = the address of the word of lazy_map_synced with that bit, then the
+ *	     word as it was before the AMO set the bit
  *
  * The bit is set before the fence. A mapping that is announced in between
  * clears it again, which costs one needless retry; the other way round the
@@ -62,8 +62,15 @@
 	csrr	tp, CSR_SCRATCH
 	REG_S	sp, TASK_TI_KERNEL_SP(tp)
 	REG_S	a0, TASK_TI_LAZY_MAP_A0(tp)
-	REG_L	a0, TASK_TI_LAZY_MAP_WORD(tp)
 	lw	sp, TASK_TI_CPU_NUM(tp)
+	/* gp may be anything, so the linker must not make use of it */
+	.option push
+	.option norelax
+	lla	a0, lazy_map_synced
+	.option pop
+	srli	tp, sp, 6
+	slli	tp, tp, 3
+	add	a0, a0, tp
 	li	tp, 1
 	sll	sp, tp, sp
 	amoor.d.aq a0, sp, (a0)

@@ -7,9 +7,9 @@
  */
 
 #include <linux/bitops.h>
+#include <linux/cache.h>
 #include <linux/cacheflush.h>
 #include <linux/cpumask.h>
-#include <linux/irqflags.h>
 #include <linux/kprobes.h>
 #include <linux/smp.h>
 #include <asm/barrier.h>
@@ -23,8 +23,9 @@
  * fence before it may believe a page fault.
  *
  * Only the hart itself sets its bit, with an AMO, because the word is shared.
+ * All harts read it, so nothing else is in its cache lines.
  */
-struct lazy_map_bits lazy_map_synced;
+struct cpumask lazy_map_synced __cacheline_aligned_in_smp;
 
 /**
  * flush_cache_vmap() - announce new mappings of kernel addresses
@@ -43,7 +44,7 @@ struct lazy_map_bits lazy_map_synced;
  */
 notrace void flush_cache_vmap(unsigned long start, unsigned long end)
 {
-	unsigned long *words = cpumask_bits(&lazy_map_synced.cpus);
+	unsigned long *words = cpumask_bits(&lazy_map_synced);
 	unsigned int i;
 
 	/*
@@ -70,22 +71,19 @@ NOKPROBE_SYMBOL(flush_cache_vmap);
  * Does at once what the hart does at its next page fault on a kernel address
  * otherwise, for code that must not take one: executes a fence if a mapping was
  * made since the last one. That the mappings in question have been announced
- * must be known to the hart, through a lock or another acquire.
+ * must be known to the hart, through a lock or another acquire: then the plain
+ * load of the bit sees that announcement, or a later fence of this hart.
  *
- * Context: Preemption disabled. Cannot be probed or traced: a fault that a tracer
- * takes between the AMO and the fence would be fatal.
+ * Context: Interrupts disabled. Cannot be probed or traced. A fault that a handler
+ * or a tracer takes between the AMO and the fence would be fatal.
  */
 notrace void local_sync_new_mappings(void)
 {
-	unsigned long *words = cpumask_bits(&lazy_map_synced.cpus);
+	unsigned long *words = cpumask_bits(&lazy_map_synced);
 	unsigned int cpu = smp_processor_id();
-	unsigned long flags;
 
 	if (test_bit(cpu, words))
 		return;
-
-	/* Nor may an interrupt handler take a fault in between */
-	local_irq_save(flags);
 
 	/*
 	 * Acquire, and then a fence, in this order, for the reasons given at
@@ -93,7 +91,5 @@ notrace void local_sync_new_mappings(void)
 	 */
 	if (!test_and_set_bit_lock(cpu, words))
 		local_flush_tlb_all();
-
-	local_irq_restore(flags);
 }
 NOKPROBE_SYMBOL(local_sync_new_mappings);
