@@ -38,6 +38,7 @@ use crate::{
         Once, //
     },
     sync::atomic::{
+        atomic_load,
         Acquire,
         Atomic,
         Relaxed,
@@ -448,7 +449,7 @@ fn run<T: Copy + Sync, F: Fn(T) + Sync>(
     loop {
         let (mut running, mut died) = (false, false);
         for thread in &threads {
-            // In this order: one that ends in between has not died.
+            // In this order, which `is_gone()` keeps: one that ends in between has not died.
             let gone = thread.is_gone();
             if !thread.call.control.done.load(Acquire) {
                 died |= gone;
@@ -543,11 +544,14 @@ impl<'a, T: Copy + Sync, F: Fn(T) + Sync> Thread<'a, T, F> {
         unsafe { bindings::wake_up_process(self.task.as_ptr()) };
     }
 
-    /// Whether the thread has exited, in whichever way.
+    /// Whether the thread has exited, in whichever way. If so, `done` does not change any more.
     fn is_gone(&self) -> bool {
-        // SAFETY: By the type invariant the task exists. The C code writes the field once, when the
-        // task has let go of everything.
-        unsafe { (&raw const (*self.task.as_ptr()).exit_state).read_volatile() != 0 }
+        // Acquire, so that `done` is read later. It pairs with atomic_dec_and_test() in do_exit()
+        // and atomic_inc_return() in make_task_dead(): either is a full barrier between the store
+        // to `done` and the one to this field.
+        // SAFETY: By the type invariant the task exists. The C code expects others to read the
+        // field at any time, as wait_consider_task() does.
+        unsafe { atomic_load(&raw mut (*self.task.as_ptr()).exit_state, Acquire) != 0 }
     }
 }
 
