@@ -558,25 +558,29 @@ impl<'a, T: Copy + Sync, F: Fn(T) + Sync> Thread<'a, T, F> {
 impl<T: Copy + Sync, F: Fn(T) + Sync> Drop for Thread<'_, T, F> {
     fn drop(&mut self) {
         let task = self.task.as_ptr();
-        if self.is_gone() && !self.call.control.done.load(Acquire) {
+        let gone = self.is_gone();
+        if gone && !self.call.control.done.load(Acquire) {
             DEATHS.fetch_add(1, Relaxed);
+        }
+        // One that oopsed again when it was exiting is gone, but nobody completes what
+        // kthread_stop() waits for.
+        if !gone {
+            // SAFETY: By the type invariant the task exists. This waits until the thread has
+            // exited, or keeps it from calling its function if it has not been started.
+            unsafe { bindings::kthread_stop(task) };
         }
         if self.deaths != deaths() {
             // What the dead one has registered may still use what is on its stack, or on that of
             // the thread that it borrowed from, so neither is given back. Nor is the task: the
             // kernel warns about one that is freed before its stack.
-            // SAFETY: By the type invariant the task exists.
-            unsafe { bindings::kthread_stop(task) };
             return;
         }
         if self.has_stack {
             // SAFETY: By the type invariant the reference is ours.
             unsafe { bindings::put_task_stack(task) };
         }
-        // SAFETY: By the type invariant the task exists, and the reference is ours. This waits
-        // until the thread has exited, or keeps it from calling its function if it has not been
-        // started.
-        unsafe { bindings::kthread_stop_put(task) };
+        // SAFETY: By the type invariant the reference is ours.
+        unsafe { bindings::put_task_struct(task) };
     }
 }
 
