@@ -48,7 +48,9 @@ impl<H: Handler> Handler for &H {
 /// Calls `scope` while `handler` is armed; returns what `scope` returns.
 ///
 /// The probe is disarmed when this function returns, and no CPU runs the handler any more. So the
-/// handler may borrow. See [`Registration::new()`] for `symbol` and `offset`.
+/// handler may borrow. What `scope` returns must be [`Send`], so it cannot be a guard that keeps
+/// interrupts disabled, or a lock held, while this function waits for that. See
+/// [`Registration::new()`] for `symbol` and `offset`.
 ///
 /// # Context
 ///
@@ -84,7 +86,7 @@ impl<H: Handler> Handler for &H {
 /// assert_eq!(count.0.load(Relaxed), 1);
 /// # Ok::<(), Error>(())
 /// ```
-pub fn armed<H: Handler, R>(
+pub fn armed<H: Handler, R: Send>(
     symbol: &'static CStr,
     offset: u32,
     handler: &H,

@@ -170,7 +170,8 @@ pub fn on_each_cpu_of_group<F: Fn(Member) + Sync>(f: F, watch: impl FnMut()) -> 
 /// Runs `f` while CPUs go neither offline nor online: requests for that fail.
 ///
 /// For what expects work to be done on the CPU that it was queued on, or counts CPUs. Nobody waits
-/// for `f`, so this cannot be part of a deadlock.
+/// for `f`, so this cannot be part of a deadlock. What `f` returns must be [`Send`], so it cannot
+/// be a guard that keeps interrupts disabled, or a lock held, while this function lets CPUs go.
 ///
 /// # Context
 ///
@@ -190,7 +191,7 @@ pub fn on_each_cpu_of_group<F: Fn(Member) + Sync>(f: F, watch: impl FnMut()) -> 
 /// assert_eq!(counts[0], counts[1]);
 /// # Ok::<(), Error>(())
 /// ```
-pub fn with_cpus_kept<R>(f: impl FnOnce() -> R) -> Result<R> {
+pub fn with_cpus_kept<R: Send>(f: impl FnOnce() -> R) -> Result<R> {
     smp::may_wait()?;
     let _kept = CpusKept::new();
     Ok(f())
