@@ -16,6 +16,10 @@ use crate::{
     prelude::*,
     smp,
     str::CStr,
+    time::{
+        delay::fsleep,
+        Delta, //
+    },
     types::Opaque, //
 };
 
@@ -101,7 +105,9 @@ pub fn armed<H: Handler, R: Send>(
 
 /// A probe that is armed as long as this object exists.
 ///
-/// Dropping it disarms the probe and waits until no CPU runs its handler any more, so it sleeps.
+/// Dropping it disarms the probe and waits until no CPU runs its handler any more, so it sleeps. If
+/// the kernel has found its own code to be corrupt, or memory is short, a probe that uses the
+/// function tracer's hook cannot be disarmed: then it warns, and sleeps for ever.
 ///
 /// # Invariants
 ///
@@ -185,9 +191,21 @@ impl<H: Handler> Registration<H> {
 #[pinned_drop]
 impl<H: Handler> PinnedDrop for Registration<H> {
     fn drop(self: Pin<&mut Self>) {
+        let kprobe = self.kprobe.get();
         // SAFETY: By the type invariant it is registered. This waits until no CPU is in the
         // handler.
-        unsafe { bindings::unregister_kprobe(self.kprobe.get()) };
+        unsafe { bindings::unregister_kprobe(kprobe) };
+        // If the probe cannot be disarmed, the C code clears the address, and tells nobody. Then
+        // `kprobe` is still listed, and the handler may be called at any time. They are gone as
+        // soon as this returns, and so is what the handler borrows.
+        // SAFETY: By the type invariant the struct is initialised, and nobody writes to the field
+        // any more.
+        let left = unsafe { (*kprobe).addr.is_null() };
+        if crate::warn_on!(left) {
+            loop {
+                fsleep(Delta::from_secs(1));
+            }
+        }
     }
 }
 
@@ -221,10 +239,6 @@ mod tests {
         sync::atomic::{
             Atomic,
             Relaxed, //
-        },
-        time::{
-            delay::fsleep,
-            Delta, //
         }, //
     };
 
