@@ -54,7 +54,9 @@ impl<T: Tracer> Tracer for &T {
 /// returns.
 ///
 /// Tracing has ended when this function returns, and no CPU runs the tracer any more. So it may
-/// borrow. See [`Registration::new()`] for `functions`.
+/// borrow. What `scope` returns must be [`Send`], so it cannot be a guard that keeps interrupts
+/// disabled, or a lock held, while this function waits for that. See [`Registration::new()`] for
+/// `functions`.
 ///
 /// # Context
 ///
@@ -85,7 +87,11 @@ impl<T: Tracer> Tracer for &T {
 /// assert!(count.0.load(Relaxed) >= 2);
 /// # Ok::<(), Error>(())
 /// ```
-pub fn traced<T: Tracer, R>(functions: &CStr, tracer: &T, scope: impl FnOnce() -> R) -> Result<R> {
+pub fn traced<T: Tracer, R: Send>(
+    functions: &CStr,
+    tracer: &T,
+    scope: impl FnOnce() -> R,
+) -> Result<R> {
     // SAFETY: It is dropped when this function returns.
     pin_init::stack_try_pin_init!(let _registration =? unsafe {
         Registration::<&T>::new(functions, tracer)

@@ -16,6 +16,10 @@ use crate::{
     prelude::*,
     smp,
     str::CStr,
+    time::{
+        delay::fsleep,
+        Delta, //
+    },
     types::Opaque, //
 };
 
@@ -48,7 +52,9 @@ impl<H: Handler> Handler for &H {
 /// Calls `scope` while `handler` is armed; returns what `scope` returns.
 ///
 /// The probe is disarmed when this function returns, and no CPU runs the handler any more. So the
-/// handler may borrow. See [`Registration::new()`] for `symbol` and `offset`.
+/// handler may borrow. What `scope` returns must be [`Send`], so it cannot be a guard that keeps
+/// interrupts disabled, or a lock held, while this function waits for that. See
+/// [`Registration::new()`] for `symbol` and `offset`.
 ///
 /// # Context
 ///
@@ -84,7 +90,7 @@ impl<H: Handler> Handler for &H {
 /// assert_eq!(count.0.load(Relaxed), 1);
 /// # Ok::<(), Error>(())
 /// ```
-pub fn armed<H: Handler, R>(
+pub fn armed<H: Handler, R: Send>(
     symbol: &'static CStr,
     offset: u32,
     handler: &H,
@@ -99,7 +105,9 @@ pub fn armed<H: Handler, R>(
 
 /// A probe that is armed as long as this object exists.
 ///
-/// Dropping it disarms the probe and waits until no CPU runs its handler any more, so it sleeps.
+/// Dropping it disarms the probe and waits until no CPU runs its handler any more, so it sleeps. If
+/// the kernel has found its own code to be corrupt, or memory is short, a probe that uses the
+/// function tracer's hook cannot be disarmed: then it warns, and sleeps for ever.
 ///
 /// # Invariants
 ///
@@ -183,9 +191,21 @@ impl<H: Handler> Registration<H> {
 #[pinned_drop]
 impl<H: Handler> PinnedDrop for Registration<H> {
     fn drop(self: Pin<&mut Self>) {
+        let kprobe = self.kprobe.get();
         // SAFETY: By the type invariant it is registered. This waits until no CPU is in the
         // handler.
-        unsafe { bindings::unregister_kprobe(self.kprobe.get()) };
+        unsafe { bindings::unregister_kprobe(kprobe) };
+        // If the probe cannot be disarmed, the C code clears the address, and tells nobody. Then
+        // `kprobe` is still listed, and the handler may be called at any time. They are gone as
+        // soon as this returns, and so is what the handler borrows.
+        // SAFETY: By the type invariant the struct is initialised, and nobody writes to the field
+        // any more.
+        let left = unsafe { (*kprobe).addr.is_null() };
+        if crate::warn_on!(left) {
+            loop {
+                fsleep(Delta::from_secs(1));
+            }
+        }
     }
 }
 
@@ -219,10 +239,6 @@ mod tests {
         sync::atomic::{
             Atomic,
             Relaxed, //
-        },
-        time::{
-            delay::fsleep,
-            Delta, //
         }, //
     };
 

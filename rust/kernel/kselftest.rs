@@ -32,9 +32,10 @@
 //! [`glob_match()`](srctree/lib/glob.c): `insmod example.ko 'case=read*'`.
 //!
 //! Each case runs in a thread of its own, so one in which the kernel oopses is a failed case, and
-//! `insmod` returns. As what that thread has left behind may still use the module, the module stays
-//! loaded for good then, and the cases that remain are skipped. A signal for `insmod` asks the
-//! threads to stop, see [`should_stop()`](crate::kthread::should_stop).
+//! `insmod` returns. If the kernel oopses in a thread that a case has made with [`kthread`], the
+//! case ends where it waits for that. As what a dead thread has left behind may still use the
+//! module, the module stays loaded for good then, and the cases that remain are skipped. A signal
+//! for `insmod` asks the threads to stop, see [`should_stop()`](crate::kthread::should_stop).
 //!
 //! The C form of this is `tools/testing/selftests/kselftest_module.h` with `kselftest/module.sh`
 //! beside it, whose modules count checks and have no cases. As there, the module says `test: Y` in
@@ -428,7 +429,13 @@ pub fn run(
     let mut selected = KVec::new();
     for case in cases {
         if selection.has(case.name)? {
-            selected.push(*case, GFP_KERNEL)?;
+            let test = Test {
+                module,
+                name: case.name,
+                failures: Atomic::new(0),
+                kept: Atomic::new(false),
+            };
+            selected.push((*case, test), GFP_KERNEL)?;
         }
     }
     if selected.is_empty() && !cases.is_empty() {
@@ -441,14 +448,8 @@ pub fn run(
     let (mut passed, mut failed, mut skipped) = (0, 0, 0);
     say(module, fmt!("KTAP version 1"));
     say(module, fmt!("1..{}", selected.len()));
-    for (index, case) in selected.iter().enumerate() {
+    for (index, (case, test)) in selected.iter().enumerate() {
         let (number, name) = (index + 1, case.name);
-        let test = Test {
-            module,
-            name,
-            failures: Atomic::new(0),
-            kept: Atomic::new(false),
-        };
         if dead {
             test.skip(fmt!("an earlier case has left something behind"));
             skipped += 1;
@@ -472,7 +473,7 @@ pub fn run(
         }
         let start = Instant::<Monotonic>::now();
         let deaths = kthread::deaths();
-        let end = kthread::in_thread(|_| function(&test), || {});
+        let end = kthread::in_thread(|_| function(test), || {});
         if kthread::deaths() != deaths {
             test.keep_module(fmt!("a thread that ran its code has died"));
         }
@@ -524,6 +525,10 @@ pub fn run(
         fmt!("# Totals: pass:{passed} fail:{failed} xfail:0 xpass:0 skip:{skipped} error:0"),
     );
 
+    if dead {
+        // What has been left behind may use the `Test`, for instance a probe that counts failures.
+        core::mem::forget(selected);
+    }
     if passed + failed == 0 {
         return Err(EOPNOTSUPP);
     }
@@ -756,8 +761,7 @@ mod tests {
     }
 
     fn lets_one_die(test: &Test) -> super::Result {
-        let stopped = Atomic::new(false);
-        let ran = kthread::on_any_cpu(
+        let _ = kthread::on_any_cpu(
             2,
             |thread| {
                 if thread.number() == 0 {
@@ -766,12 +770,10 @@ mod tests {
                 while !kthread::should_stop() {
                     crate::time::delay::fsleep(crate::time::Delta::from_millis(1));
                 }
-                stopped.store(true, Relaxed);
             },
             || {},
         );
-        test.expect_eq(ran, Err(EOWNERDEAD), fmt!("threads"));
-        test.expect(stopped.load(Relaxed), fmt!("the other one has stopped"));
+        WENT_ON.fetch_add(1, Relaxed);
         Ok(())
     }
 
@@ -785,6 +787,7 @@ mod tests {
             // What it has left behind does no harm to others here.
             assert_eq!(verdict(&[case("passes", passes)]), Ok(()));
         }
+        assert_eq!(WENT_ON.load(Relaxed), 0);
     }
 
     fn select(pattern: &CStr) -> core::result::Result<(), Error> {

@@ -4,7 +4,8 @@
 //!
 //! The functions make threads, wait until they are gone, and then return, so closures may borrow
 //! from the caller. A thread that dies, because the kernel oopses in it, does not keep its maker
-//! waiting.
+//! waiting. A maker that is such a thread itself dies as well: what the dead one had registered may
+//! use what it has borrowed.
 //!
 //! [`in_thread()`] is like `Task::spawn()` of [the former `rust` branch], but waits, so that its
 //! closure may borrow and return something. The threads of [an earlier proposal] outlive the call
@@ -38,6 +39,7 @@ use crate::{
         Once, //
     },
     sync::atomic::{
+        atomic_load,
         Acquire,
         Atomic,
         Relaxed,
@@ -78,6 +80,13 @@ const POLL: Delta = Delta::from_millis(1);
 ///
 /// A thread that died does not run destructors. What it had registered stays registered, and locks
 /// that it held stay locked. Its stack is kept for ever. A module must not be unloaded after that.
+///
+/// What stays registered may use what the thread has borrowed. So a caller that is itself a thread
+/// made here gets no [`EOWNERDEAD`]: when the other threads are gone, it dies like the first one,
+/// and its own maker sees that. Any other caller gets the error, and nothing keeps what it has
+/// lent: `f` is dropped, and what is on the caller's stack goes when the caller returns. If `f`
+/// registers something, such a caller has to lend only what is static, or what it leaks when it
+/// gets the error. The compiler does not check that.
 ///
 /// # Examples
 ///
@@ -121,7 +130,7 @@ pub struct Member {
 ///
 /// # Errors
 ///
-/// As for [`on_each_cpu()`].
+/// As for [`on_each_cpu()`], which also says what a caller must not lend.
 ///
 /// # Examples
 ///
@@ -144,7 +153,7 @@ pub struct Member {
 /// ```
 pub fn on_each_cpu_of_group<F: Fn(Member) + Sync>(f: F, watch: impl FnMut()) -> Result {
     smp::may_wait()?;
-    let _kept = CpusKept::new();
+    let kept = CpusKept::new();
     // It does not change while CPUs are kept.
     let online = smp::online_mask();
     let count = online.weight();
@@ -155,13 +164,14 @@ pub fn on_each_cpu_of_group<F: Fn(Member) + Sync>(f: F, watch: impl FnMut()) -> 
             members.push((Member { cpu, number, count }, Some(cpu)), GFP_KERNEL)?;
         }
     }
-    run(&members, f, watch)
+    run(&members, f, watch, Some(kept))
 }
 
 /// Runs `f` while CPUs go neither offline nor online: requests for that fail.
 ///
 /// For what expects work to be done on the CPU that it was queued on, or counts CPUs. Nobody waits
-/// for `f`, so this cannot be part of a deadlock.
+/// for `f`, so this cannot be part of a deadlock. What `f` returns must be [`Send`], so it cannot
+/// be a guard that keeps interrupts disabled, or a lock held, while this function lets CPUs go.
 ///
 /// # Context
 ///
@@ -181,7 +191,7 @@ pub fn on_each_cpu_of_group<F: Fn(Member) + Sync>(f: F, watch: impl FnMut()) -> 
 /// assert_eq!(counts[0], counts[1]);
 /// # Ok::<(), Error>(())
 /// ```
-pub fn with_cpus_kept<R>(f: impl FnOnce() -> R) -> Result<R> {
+pub fn with_cpus_kept<R: Send>(f: impl FnOnce() -> R) -> Result<R> {
     smp::may_wait()?;
     let _kept = CpusKept::new();
     Ok(f())
@@ -254,7 +264,7 @@ impl Unbound {
 ///
 /// # Errors
 ///
-/// As for [`on_each_cpu()`].
+/// As for [`on_each_cpu()`], which also says what a caller must not lend.
 ///
 /// # Examples
 ///
@@ -288,6 +298,7 @@ pub fn on_any_cpu<F: Fn(&Unbound) + Sync>(count: u32, f: F, watch: impl FnMut())
             })
         },
         watch,
+        None,
     )
 }
 
@@ -302,7 +313,8 @@ pub fn on_any_cpu<F: Fn(&Unbound) + Sync>(count: u32, f: F, watch: impl FnMut())
 ///
 /// # Errors
 ///
-/// [`ENXIO`] when `cpu` is offline, and those of [`on_each_cpu()`].
+/// [`ENXIO`] when `cpu` is offline, and those of [`on_each_cpu()`], which also says what a caller
+/// must not lend. What `f` owns is kept with the stack of the thread.
 ///
 /// # Examples
 ///
@@ -321,12 +333,12 @@ pub fn on_cpu<R: Send, F: FnOnce(CpuId) -> R + Send>(
     watch: impl FnMut(),
 ) -> Result<R> {
     smp::may_wait()?;
-    let _kept = CpusKept::new();
+    let kept = CpusKept::new();
     if !smp::online_mask().test(cpu) {
         return Err(ENXIO);
     }
     let once = Once::new(f);
-    run(&[(cpu, Some(cpu))], |cpu| once.call(cpu), watch)?;
+    run(&[(cpu, Some(cpu))], |cpu| once.call(cpu), watch, Some(kept))?;
     once.result().ok_or(EOWNERDEAD)
 }
 
@@ -340,7 +352,8 @@ pub fn on_cpu<R: Send, F: FnOnce(CpuId) -> R + Send>(
 ///
 /// # Errors
 ///
-/// As for [`on_each_cpu()`].
+/// As for [`on_each_cpu()`], which also says what a caller must not lend. What `f` owns is kept
+/// with the stack of the thread.
 ///
 /// # Examples
 ///
@@ -360,7 +373,7 @@ pub fn in_thread<R: Send, F: FnOnce(&Unbound) -> R + Send>(f: F, watch: impl FnM
             _here: NotThreadSafe,
         })
     });
-    run(&[((), None)], |()| once.call(()), watch)?;
+    run(&[((), None)], |()| once.call(()), watch, None)?;
     once.result().ok_or(EOWNERDEAD)
 }
 
@@ -375,16 +388,26 @@ pub fn in_thread<R: Send, F: FnOnce(&Unbound) -> R + Send>(f: F, watch: impl FnM
 /// Any. In an interrupt the answer is about the interrupted task.
 #[inline]
 pub fn should_stop() -> bool {
-    // SAFETY: The current task is valid, and is one of ours, with our data, if it runs `enter()`.
-    // The data exists until the thread has announced in `do_exit()` that it ends; before that
-    // it sets PF_EXITING itself, so whoever interrupts it later sees that.
+    if !is_own_thread() {
+        return false;
+    }
+    // SAFETY: The current task runs `enter()`, so it has our data. That exists until the thread has
+    // announced in `do_exit()` that it ends; before that it sets PF_EXITING itself, so whoever
+    // interrupts it later sees that.
+    unsafe {
+        let data = bindings::kthread_data(bindings::get_current());
+        (*data.cast_const().cast::<Control>()).stop.load(Relaxed)
+    }
+}
+
+/// Whether the calling thread is one that a function of this module has made, and is not exiting.
+#[inline]
+fn is_own_thread() -> bool {
+    // SAFETY: The current task is valid.
     unsafe {
         let task = bindings::get_current();
         (*task).flags & (bindings::PF_KTHREAD | bindings::PF_EXITING) == bindings::PF_KTHREAD
             && bindings::kthread_func(task) == enter as *mut c_void
-            && (*bindings::kthread_data(task).cast_const().cast::<Control>())
-                .stop
-                .load(Relaxed)
     }
 }
 
@@ -414,11 +437,12 @@ pub fn deaths() -> u32 {
 static DEATHS: Atomic<u32> = Atomic::new(0);
 
 /// Runs `f` in a thread for each of `items`: its argument, and the CPU that the thread is bound to,
-/// which must stay online.
+/// which must stay online; `kept` is dropped when the threads are gone.
 fn run<T: Copy + Sync, F: Fn(T) + Sync>(
     items: &[(T, Option<CpuId>)],
     f: F,
     mut watch: impl FnMut(),
+    kept: Option<CpusKept>,
 ) -> Result {
     let count = items.len();
     let mut calls = KVec::with_capacity(count, GFP_KERNEL)?;
@@ -448,7 +472,7 @@ fn run<T: Copy + Sync, F: Fn(T) + Sync>(
     loop {
         let (mut running, mut died) = (false, false);
         for thread in &threads {
-            // In this order: one that ends in between has not died.
+            // In this order, which `is_gone()` keeps: one that ends in between has not died.
             let gone = thread.is_gone();
             if !thread.call.control.done.load(Acquire) {
                 died |= gone;
@@ -470,6 +494,15 @@ fn run<T: Copy + Sync, F: Fn(T) + Sync>(
         }
         watch();
         fsleep(POLL);
+    }
+    drop(threads);
+    drop(kept);
+    if result == Err(EOWNERDEAD) && is_own_thread() {
+        // What the dead thread had registered may use what it has borrowed: `f`, and what is on
+        // this stack or on that of a maker further up. So nothing of it may end.
+        // SAFETY: This does not return, so `done` of this thread stays false. Whoever has made it
+        // sees that it has died, and keeps the stack.
+        unsafe { bindings::do_exit(0) };
     }
     result
 }
@@ -503,8 +536,6 @@ struct Thread<'a, T: Copy + Sync, F: Fn(T) + Sync> {
     task: NonNull<bindings::task_struct>,
     has_stack: bool,
     call: &'a Call<'a, T, F>,
-    /// How many threads had died when this one was created.
-    deaths: u32,
 }
 
 impl<'a, T: Copy + Sync, F: Fn(T) + Sync> Thread<'a, T, F> {
@@ -534,7 +565,6 @@ impl<'a, T: Copy + Sync, F: Fn(T) + Sync> Thread<'a, T, F> {
             task: NonNull::new(task).ok_or(ENOMEM)?,
             has_stack,
             call,
-            deaths: deaths(),
         })
     }
 
@@ -543,36 +573,40 @@ impl<'a, T: Copy + Sync, F: Fn(T) + Sync> Thread<'a, T, F> {
         unsafe { bindings::wake_up_process(self.task.as_ptr()) };
     }
 
-    /// Whether the thread has exited, in whichever way.
+    /// Whether the thread has exited, in whichever way. If so, `done` does not change any more.
     fn is_gone(&self) -> bool {
-        // SAFETY: By the type invariant the task exists. The C code writes the field once, when the
-        // task has let go of everything.
-        unsafe { (&raw const (*self.task.as_ptr()).exit_state).read_volatile() != 0 }
+        // Acquire, so that `done` is read later. It pairs with atomic_dec_and_test() in do_exit()
+        // and atomic_inc_return() in make_task_dead(): either is a full barrier between the store
+        // to `done` and the one to this field.
+        // SAFETY: By the type invariant the task exists. The C code expects others to read the
+        // field at any time, as wait_consider_task() does.
+        unsafe { atomic_load(&raw mut (*self.task.as_ptr()).exit_state, Acquire) != 0 }
     }
 }
 
 impl<T: Copy + Sync, F: Fn(T) + Sync> Drop for Thread<'_, T, F> {
     fn drop(&mut self) {
         let task = self.task.as_ptr();
-        if self.is_gone() && !self.call.control.done.load(Acquire) {
+        let gone = self.is_gone();
+        if gone && !self.call.control.done.load(Acquire) {
             DEATHS.fetch_add(1, Relaxed);
-        }
-        if self.deaths != deaths() {
-            // What the dead one has registered may still use what is on its stack, or on that of
-            // the thread that it borrowed from, so neither is given back. Nor is the task: the
-            // kernel warns about one that is freed before its stack.
-            // SAFETY: By the type invariant the task exists.
-            unsafe { bindings::kthread_stop(task) };
+            // What it has registered may still use what is on its stack, so that is not given back.
+            // Nor is the task: the kernel warns about one that is freed before its stack.
             return;
+        }
+        // One that oopsed again when it was exiting is gone, but nobody completes what
+        // kthread_stop() waits for.
+        if !gone {
+            // SAFETY: By the type invariant the task exists. This waits until the thread has
+            // exited, or keeps it from calling its function if it has not been started.
+            unsafe { bindings::kthread_stop(task) };
         }
         if self.has_stack {
             // SAFETY: By the type invariant the reference is ours.
             unsafe { bindings::put_task_stack(task) };
         }
-        // SAFETY: By the type invariant the task exists, and the reference is ours. This waits
-        // until the thread has exited, or keeps it from calling its function if it has not been
-        // started.
-        unsafe { bindings::kthread_stop_put(task) };
+        // SAFETY: By the type invariant the reference is ours.
+        unsafe { bindings::put_task_struct(task) };
     }
 }
 
@@ -821,6 +855,28 @@ mod tests {
         assert_eq!(stopped.load(Relaxed), 2);
         assert_eq!(DEATHS.load(Relaxed), before + 1);
         assert!(!should_stop());
+        Ok(())
+    }
+
+    #[test]
+    fn the_maker_of_one_that_dies_dies_too() -> Result {
+        let went_on = Atomic::new(0u32);
+        let before = deaths();
+        let ran = in_thread(
+            |_| {
+                let _ = on_any_cpu(
+                    1,
+                    // SAFETY: Nothing that others use is on this stack.
+                    |_| unsafe { bindings::do_exit(0) },
+                    || {},
+                );
+                went_on.fetch_add(1, Relaxed);
+            },
+            || {},
+        );
+        assert_eq!(ran, Err(EOWNERDEAD));
+        assert_eq!(went_on.load(Relaxed), 0);
+        assert_eq!(deaths(), before + 2);
         Ok(())
     }
 

@@ -360,6 +360,9 @@ pub(crate) fn made_again<T>(
 }
 
 /// Reads at an address, if it is in the vmalloc range and nothing is mapped there.
+///
+/// Others may map something between the two. A read does not disturb those who use memory. It may
+/// disturb a device whose registers are mapped, so the README says to load no drivers meanwhile.
 fn in_vain(address: usize) {
     let pointer = core::ptr::with_exposed_provenance(address);
     // SAFETY: The function only compares the address.
@@ -378,8 +381,8 @@ fn try_read(address: usize) -> (Option<u64>, bool) {
     let (value, missing, status): (u64, usize, usize);
     let interrupts = interrupts_off();
     // SAFETY: The exception table makes execution continue behind an access that cannot be made.
-    // What is read is not used by others in a way that a read can disturb: it is memory, if it is
-    // anything. SPIE is of no use to anybody while interrupts are disabled.
+    // What is read is either in a sparse area, where there is nothing but memory, or what
+    // `in_vain()` allows. SPIE is of no use to anybody while interrupts are disabled.
     unsafe {
         asm!(
             "li {missing}, 1",

@@ -86,6 +86,8 @@ impl<T: Tracepoint, P: Probe<T>> Probe<T> for &P {
 /// Calls `scope` while `probe` is attached to the tracepoint `T`; returns what `scope` returns.
 ///
 /// The probe is detached when this function returns, and no CPU runs it any more. So it may borrow.
+/// What `scope` returns must be [`Send`], so it cannot be a guard that keeps interrupts disabled,
+/// or a lock held, while this function waits for that.
 ///
 /// # Context
 ///
@@ -123,7 +125,10 @@ impl<T: Tracepoint, P: Probe<T>> Probe<T> for &P {
 /// # }
 /// # Ok::<(), Error>(())
 /// ```
-pub fn attached<T: Tracepoint, P: Probe<T>, R>(probe: &P, scope: impl FnOnce() -> R) -> Result<R> {
+pub fn attached<T: Tracepoint, P: Probe<T>, R: Send>(
+    probe: &P,
+    scope: impl FnOnce() -> R,
+) -> Result<R> {
     // SAFETY: It is dropped when this function returns.
     pin_init::stack_try_pin_init!(let _registration =? unsafe {
         Registration::<T, &P>::new(probe)
@@ -459,7 +464,7 @@ mod tests {
         }
     }
 
-    fn attached_to_switches<R>(count: &Count, scope: impl FnOnce() -> R) -> Result<R> {
+    fn attached_to_switches<R: Send>(count: &Count, scope: impl FnOnce() -> R) -> Result<R> {
         attached::<SchedSwitch, _, _>(count, scope)
     }
 
