@@ -44,10 +44,11 @@ impl Plan {
         }
     }
 
-    /// For a kernel that is known to be broken: its holes, in a few seconds.
-    pub fn broken() -> Self {
+    /// For a kernel that is known to be broken: its holes, in a few seconds. What is broken outside of the windows needs
+    /// a hart that is not patient.
+    pub fn broken(patient: bool) -> Self {
         Self {
-            bounds: Bounds { depth: 2, mappings: 1, patient: true },
+            bounds: Bounds { depth: 2, mappings: 1, patient },
             starts: 2,
             limit: Limit { states: 400_000, first: false },
             ..Self::quick()

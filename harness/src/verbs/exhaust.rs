@@ -162,7 +162,8 @@ pub fn check(lab: &mut Lab, kernels: &Kernels, tier: Tier) -> Result<Vec<Checked
     let scenarios = scenario::choose(&root, &Which::Tier(tier))?;
     // One that this tier does not boot would be built for nothing else.
     let controls = control::choose(&root, &Which::Tier(tier))?;
-    let (plan, broken) = (Plan::quick(), Plan::broken());
+    let plan = Plan::quick();
+    let (patient, impatient) = (Plan::broken(true), Plan::broken(false));
     let (mut all, mut reports) = (Vec::new(), Vec::new());
     // While a kernel is searched, the next one is built.
     thread::scope(|scope| {
@@ -175,7 +176,9 @@ pub fn check(lab: &mut Lab, kernels: &Kernels, tier: Tier) -> Result<Vec<Checked
         let mut searches = Vec::new();
         for control in controls.iter().filter(|control| !control.exhaust.is_empty()) {
             let Some(run) = control.runs.first() else { continue };
-            searches.push((control, search(control::build(lab, control, &run.config), &broken)));
+            let in_a_window = control.exhaust.iter().any(|hole| matches!(hole, Hole::Window(_)));
+            let broken = if in_a_window { &patient } else { &impatient };
+            searches.push((control, search(control::build(lab, control, &run.config), broken)));
         }
         all.push(of_series("series", ended(series), &mut reports));
         if let Some(rich) = rich {
