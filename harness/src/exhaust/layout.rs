@@ -29,6 +29,8 @@ pub struct Layout {
     pub kernel_sp: u64,
     pub user_sp: u64,
     pub cpu: u64,
+    /// The pointer to the word with the hart's bit, if there is one.
+    pub word: Option<u64>,
     /// Slots that only the entry uses, and only for a few instructions.
     pub scratch: BTreeSet<u64>,
     /// log2 of the size of a stack; `None` if stacks are in the linear map.
@@ -158,6 +160,10 @@ impl Layout {
                 _ => None,
             })
             .collect();
+        let word = early.iter().find_map(|i| match i {
+            I::LD { rd, rs1: 4, offset } if *rd != 2 && !scratch.contains(&(*offset as u64)) => Some(*offset as u64),
+            _ => None,
+        });
         scratch.extend([user_sp, kernel_sp]);
         let shift = early.iter().find_map(|i| match i {
             I::SRLI { rd: 2, rs1: 2, shamt } => Some(*shamt),
@@ -185,6 +191,7 @@ impl Layout {
             kernel_sp,
             user_sp,
             cpu: cpu.ok_or("nothing loads the number of the CPU")?,
+            word,
             scratch,
             shift,
             gp: image.symbol("__global_pointer$").map(|s| s.0),

@@ -472,6 +472,9 @@ impl<'a> World<'a> {
             let (at, shift) = (layout.cpu & !7, (layout.cpu & 7) * 8);
             set(at, u64::from(root.cpu) << shift | 0x5a5a_5a5a << (32 - shift));
             set(layout.kernel_sp, self.top(task));
+            if let Some((offset, (word, _))) = layout.word.zip(mark).filter(|_| task == 0) {
+                set(offset, word);
+            }
             if let Some(offset) = layout.switch.as_ref().and_then(|s| s.prev_cpu) {
                 // A CPU that the task did not run on, or none.
                 let there = if task == 0 { root.cpu } else { u32::MAX - 1 };
@@ -1185,7 +1188,7 @@ impl<'a> World<'a> {
         let layout = self.layout;
         let known = |offset: u64| {
             layout.scratch.contains(&offset)
-                || [Some(layout.cpu), layout.saved_sum].contains(&Some(offset))
+                || [Some(layout.cpu), layout.word, layout.saved_sum].contains(&Some(offset))
                 || layout.saved.values().any(|o| *o == offset)
                 || layout.switch.as_ref().and_then(|s| s.prev_cpu).is_some_and(|o| o & !7 == offset)
                 || offset == layout.cpu & !7
