@@ -518,12 +518,12 @@ end cut-short=0
 lazymap-cost 1
 trap cause=3 from=kernel address=kernel end=handler instructions=75 times=40
 trap cause=8 from=user address=user end=handler instructions=66 times=900
-trap cause=c from=kernel address=kernel end=sret instructions=22 times=3
+trap cause=c from=kernel address=kernel end=sret instructions=26 times=3
 trap cause=c from=user address=user end=handler instructions=66 times=9
 trap cause=d from=kernel address=user end=handler instructions=72 times=7
 trap cause=d from=kernel address=kernel end=handler instructions=93 times=2
-trap cause=d from=kernel address=kernel end=sret instructions=22 times=30
-trap cause=f from=kernel address=kernel end=sret instructions=22 times=20
+trap cause=d from=kernel address=kernel end=sret instructions=26 times=30
+trap cause=f from=kernel address=kernel end=sret instructions=26 times=20
 trap cause=8000000000000005 from=kernel address=user end=handler instructions=66 times=100
 switch instructions=55 times=290
 switch instructions=61 times=10
@@ -555,7 +555,7 @@ end cut-short=5
         let rows = rows(BEFORE, AFTER);
         let counted = |key: &str| rows[key].counted;
         assert_eq!([counted("interrupt"), counted("user-address"), counted("breakpoint")], [Some(2), Some(2), Some(5)]);
-        assert_eq!(["absorbed-load", "absorbed-store", "absorbed-fetch"].map(counted), [Some(22); 3]);
+        assert_eq!(["absorbed-load", "absorbed-store", "absorbed-fetch"].map(counted), [Some(26); 3]);
         assert_eq!([counted("user"), counted("switch")], [Some(0), Some(5)]);
         assert_eq!([counted("announce"), counted("disturb")], [Some(0), Some(0)]);
         assert!(rows.values().all(|row| row.verdict == Verdict::Pass));
@@ -567,9 +567,9 @@ end cut-short=5
             ("interrupt", "cause=8000000000000005 from=kernel address=user end=handler instructions=66", "67", 5),
             ("user-address", "cause=d from=kernel address=user end=handler instructions=72", "75", 5),
             ("breakpoint", "cause=3 from=kernel address=kernel end=handler instructions=75", "76", 6),
-            ("absorbed-load", "cause=d from=kernel address=kernel end=sret instructions=22", "23", 23),
-            ("absorbed-store", "cause=f from=kernel address=kernel end=sret instructions=22", "23", 23),
-            ("absorbed-fetch", "cause=c from=kernel address=kernel end=sret instructions=22", "23", 23),
+            ("absorbed-load", "cause=d from=kernel address=kernel end=sret instructions=26", "27", 27),
+            ("absorbed-store", "cause=f from=kernel address=kernel end=sret instructions=26", "27", 27),
+            ("absorbed-fetch", "cause=c from=kernel address=kernel end=sret instructions=26", "27", 27),
             ("user", "cause=c from=user address=user end=handler instructions=66", "67", 1),
             ("switch", "switch instructions=55", "56", 6),
             ("announce", "announce marked=yes instructions=11 stores=0", "1", 1),
@@ -598,8 +598,8 @@ end cut-short=5
         assert_eq!(counted("trap cause=d from=kernel address=user end=handler instructions=60"), Some(2));
         assert_eq!(counted("trap cause=d from=kernel address=user end=sret instructions=80"), Some(2));
         assert_eq!(
-            with("trap cause=d from=kernel address=kernel end=sret instructions=23")["absorbed-load"].counted,
-            Some(23)
+            with("trap cause=d from=kernel address=kernel end=sret instructions=27")["absorbed-load"].counted,
+            Some(27)
         );
     }
 
@@ -682,6 +682,6 @@ end cut-short=5
         assert_eq!(text.lines().count(), PATHS.len() + 1);
         let line = text.lines().find(|line| line.starts_with("spurious fetch")).unwrap();
         let words: Vec<&str> = line.split_whitespace().collect();
-        assert_eq!(words[4..8], ["36", "22", "-", "ERROR:"], "{line}");
+        assert_eq!(words[4..8], ["36", "26", "-", "ERROR:"], "{line}");
     }
 }

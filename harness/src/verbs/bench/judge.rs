@@ -213,9 +213,9 @@ mod tests {
         // Two harts, each with a new and a migrated task; one of them is a victim.
         assert_eq!(verdicts(110, 100, 700, 1000), [Pass, Pass, Fail]);
         assert_eq!(verdicts(111, 100, 700, 1000)[0], Fail);
-        assert_eq!(verdicts(4, 0, 700, 1000), [Pass, Pass, Pass]);
-        assert_eq!(verdicts(5, 0, 700, 1000), [Pass, Pass, Fail]);
-        assert_eq!(verdicts(6, 0, 700, 1000)[0], Fail);
+        assert_eq!(verdicts(5, 0, 700, 1000), [Pass, Pass, Pass]);
+        assert_eq!(verdicts(6, 0, 700, 1000), [Fail, Pass, Pass]);
+        assert_eq!(verdicts(7, 0, 700, 1000), [Fail, Pass, Fail]);
     }
 
     #[test]
