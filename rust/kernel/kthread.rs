@@ -85,8 +85,8 @@ const POLL: Delta = Delta::from_millis(1);
 /// made here gets no [`EOWNERDEAD`]: when the other threads are gone, it dies like the first one,
 /// and its own maker sees that. Any other caller gets the error, and nothing keeps what it has
 /// lent: `f` is dropped, and what is on the caller's stack goes when the caller returns. If `f`
-/// registers something, such a caller has to lend only what is static, or what it leaks when it
-/// gets the error. The compiler does not check that.
+/// registers something, such a caller must lend only what is static, or what it leaks when it gets
+/// the error. The compiler does not check that.
 ///
 /// # Examples
 ///

@@ -361,8 +361,9 @@ pub(crate) fn made_again<T>(
 
 /// Reads at an address, if it is in the vmalloc range and nothing is mapped there.
 ///
-/// Others may map something between the two. A read does not disturb those who use memory. It may
-/// disturb a device whose registers are mapped, so the README says to load no drivers meanwhile.
+/// Others may map something between that check and the read. A read does not disturb those who use
+/// memory. It may disturb a device whose registers are mapped, so the README says to load no
+/// drivers meanwhile.
 fn in_vain(address: usize) {
     let pointer = core::ptr::with_exposed_provenance(address);
     // SAFETY: The function only compares the address.
